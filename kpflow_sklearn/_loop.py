@@ -1,0 +1,246 @@
+"""The training loop: one for every trainer of the package."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
+from tqdm import tqdm
+
+logger = logging.getLogger("kpflow_sklearn")
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The network after ``iteration`` parameter updates, as a state_dict of its own tensors."""
+
+    iteration: int
+    state: dict[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def take(cls, iteration: int, module: nn.Module) -> Snapshot:
+        """Copy the module's present state to the CPU."""
+        state = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+        return cls(iteration, state)
+
+
+@dataclass
+class LoopSettings:
+    """Settings of a training run, in the words of the trainers' parameters."""
+
+    optimizer: str | Callable[..., torch.optim.Optimizer]
+    learning_rate: float
+    weight_decay: float
+    max_iter: int
+    batch_size: int | None
+    tol: float
+    grad_clip: float | None
+    snapshots: int | Sequence[int]
+    constraint: Callable[[nn.Module], Any] | None
+    verbose: int | bool
+
+
+@dataclass
+class History:
+    """What a training run leaves: losses before each update, snapshots, and how it ended."""
+
+    losses: list[float]
+    snapshots: list[Snapshot]
+    optimizer_state: dict[str, Any]
+    diverged: bool = False
+
+    @property
+    def n_iter(self) -> int:
+        """Number of parameter updates made."""
+        return len(self.losses)
+
+
+def snapshot_iterations(snapshots: int | Sequence[int], max_iter: int) -> list[int]:
+    """Return the iterations to keep: log-spaced for a number, else the given ones.
+
+    Spacing is even in log(1 + iteration), first and last included; where whole numbers coincide
+    there are fewer.
+    """
+    if isinstance(snapshots, (int, np.integer)):
+        if snapshots < 1:
+            raise ValueError(f"snapshots must be at least 1, got {snapshots}.")
+        if snapshots == 1:
+            return [max_iter]
+        grid = np.expm1(np.linspace(0, np.log1p(max_iter), int(snapshots)))
+        return sorted({int(i) for i in np.round(grid)})
+    chosen = np.asarray(snapshots)
+    if chosen.ndim != 1 or len(chosen) == 0 or not np.issubdtype(chosen.dtype, np.integer):
+        raise ValueError(
+            f"snapshots must be an integer or a non-empty sequence of integers, got {snapshots!r}."
+        )
+    if chosen.min() < 0 or chosen.max() > max_iter:
+        raise ValueError(
+            f"snapshots must lie between 0 and max_iter={max_iter}, got {chosen.min()} to "
+            f"{chosen.max()}."
+        )
+    return sorted({int(i) for i in chosen})
+
+
+def make_optimizer(settings: LoopSettings, module: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer over the parameters that train."""
+    kind = settings.optimizer
+    if isinstance(kind, str):
+        if kind not in OPTIMIZERS:
+            raise ValueError(
+                f"optimizer must be one of {', '.join(map(repr, OPTIMIZERS))} or a "
+                f"torch.optim.Optimizer class, got {kind!r}."
+            )
+        kind = OPTIMIZERS[kind]
+    if not callable(kind):
+        raise ValueError(
+            f"optimizer must be a string or a torch.optim.Optimizer class, got {kind!r}."
+        )
+    options: dict[str, Any] = {"lr": settings.learning_rate}
+    if settings.weight_decay:
+        options["weight_decay"] = settings.weight_decay
+    return kind([p for p in module.parameters() if p.requires_grad], **options)
+
+
+def batches(
+    n_samples: int, batch_size: int | None, generator: torch.Generator
+) -> Iterator[np.ndarray]:
+    """Yield index batches for ever; every pass over the samples is shuffled afresh."""
+    if batch_size is None or batch_size >= n_samples:
+        everything = np.arange(n_samples)
+        while True:
+            yield everything
+    while True:
+        order = torch.randperm(n_samples, generator=generator).numpy()
+        for start in range(0, n_samples, batch_size):
+            yield order[start : start + batch_size]
+
+
+def train(
+    module: nn.Module,
+    batch_loss: Callable[[np.ndarray], Tensor],
+    n_samples: int,
+    settings: LoopSettings,
+    generator: torch.Generator,
+    *,
+    first_iteration: int = 0,
+    optimizer_state: dict[str, Any] | None = None,
+) -> History:
+    """Minimise ``batch_loss`` over the module's parameters.
+
+    Stops early when the loss, averaged over the last pass over the samples, is at most ``tol``,
+    and when it is no longer finite: then the last finite state is kept and a ConvergenceWarning
+    says so.
+
+    Parameters
+    ----------
+    module : Module
+        What is trained, in place.
+    batch_loss : callable
+        Maps the indices of a batch to its differentiable loss.
+    n_samples : int
+        Number of samples.
+    settings : LoopSettings
+        The rest.
+    generator : torch.Generator
+        Source of the shuffling.
+    first_iteration : int, default=0
+        Updates made before, on a warm start.
+    optimizer_state : dict, optional
+        Of an optimizer to continue with.
+
+    Returns
+    -------
+    History
+        Losses and snapshots.
+    """
+    optimizer = make_optimizer(settings, module)
+    if optimizer_state is not None:
+        optimizer.load_state_dict(optimizer_state)
+    wanted = {first_iteration + i for i in snapshot_iterations(settings.snapshots, settings.max_iter)}
+    size = n_samples if settings.batch_size is None else min(settings.batch_size, n_samples)
+    history = History([], [], {})
+    last_finite = Snapshot.take(first_iteration, module)
+    if first_iteration in wanted:
+        history.snapshots.append(last_finite)
+    stream = batches(n_samples, settings.batch_size, generator)
+    progress = tqdm(total=settings.max_iter, disable=not settings.verbose, desc="training")
+    with progress:
+        for iteration in range(first_iteration + 1, first_iteration + settings.max_iter + 1):
+            loss = _update(module, optimizer, batch_loss, next(stream), settings)
+            if not (math.isfinite(loss) and _all_finite(module)):
+                history.diverged = True
+                break
+            history.losses.append(loss)
+            progress.update()
+            progress.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            if iteration in wanted:
+                last_finite = Snapshot.take(iteration, module)
+                history.snapshots.append(last_finite)
+            if _reached(history.losses, settings.tol, math.ceil(n_samples / size)):
+                break
+    if history.diverged:
+        _restore(module, history, first_iteration, last_finite)
+    n_done = first_iteration + history.n_iter
+    ended_early = history.n_iter < settings.max_iter
+    if not history.snapshots or (ended_early and history.snapshots[-1].iteration != n_done):
+        history.snapshots.append(Snapshot.take(n_done, module))
+    history.optimizer_state = optimizer.state_dict()
+    logger.info("trained for %d iterations", history.n_iter)
+    return history
+
+
+def _update(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch_loss: Callable[[np.ndarray], Tensor],
+    batch: np.ndarray,
+    settings: LoopSettings,
+) -> float:
+    optimizer.zero_grad(set_to_none=True)
+    loss = batch_loss(batch)
+    loss.backward()
+    if settings.grad_clip is not None:
+        nn.utils.clip_grad_norm_(module.parameters(), settings.grad_clip)
+    optimizer.step()
+    if settings.constraint is not None:
+        with torch.no_grad():
+            settings.constraint(module)
+    return float(loss.detach())
+
+
+def _all_finite(module: nn.Module) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in module.parameters())
+
+
+def _reached(losses: list[float], tol: float, n_batches: int) -> bool:
+    """Whether the mean loss of the last pass over the samples is at most ``tol``."""
+    return tol > 0 and len(losses) >= n_batches and np.mean(losses[-n_batches:]) <= tol
+
+
+def _restore(
+    module: nn.Module, history: History, first_iteration: int, last_finite: Snapshot
+) -> None:
+    """Go back to the last finite snapshot and say so."""
+    module.load_state_dict(last_finite.state)
+    warnings.warn(
+        f"training diverged: the loss or a weight was no longer finite at iteration "
+        f"{first_iteration + history.n_iter + 1}; the network is the one of iteration "
+        f"{last_finite.iteration}, the last snapshot before. Lower learning_rate or init_scale, "
+        "or set grad_clip.",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
+    history.losses = history.losses[: last_finite.iteration - first_iteration]

@@ -1,0 +1,37 @@
+"""Random numbers from local generators: torch's and NumPy's global state is never advanced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+
+def draw_seed(random_state: int | np.random.RandomState | None) -> int:
+    """Draw one seed from a scikit-learn style ``random_state``.
+
+    None asks the operating system, not NumPy's global generator as scikit-learn does.
+    """
+    if random_state is None:
+        random_state = np.random.RandomState(np.random.SeedSequence().generate_state(4))
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+def torch_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """Return a torch generator of its own, seeded."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+@contextmanager
+def isolated_torch_seed(seed: int) -> Iterator[None]:
+    """Seed torch's global generator inside the block and restore it afterwards.
+
+    Only for calling code that is not ours (a user's module factory) and that knows no other
+    source of random numbers.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

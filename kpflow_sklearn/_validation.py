@@ -1,0 +1,148 @@
+"""Checks of what users hand in; errors name the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils import check_array, check_scalar
+from sklearn.utils.validation import validate_data
+
+
+ARRAY_OPTIONS: dict[str, Any] = {
+    "allow_nd": True,
+    "ensure_2d": False,
+    "dtype": [np.float64, np.float32],
+    "order": "C",
+}
+
+
+def check_sequences(X: ArrayLike, name: str = "X") -> np.ndarray:
+    """Return trials as a float array (n_trials, n_timesteps, n_features).
+
+    float32 stays; everything else becomes float64.
+    """
+    array = check_array(X, input_name=name, **ARRAY_OPTIONS)
+    if array.ndim != 3:
+        raise ValueError(
+            f"{name} must have shape (n_trials, n_timesteps, n_features), got an array of "
+            f"{array.ndim} dimensions with shape {array.shape}."
+        )
+    _refuse_empty_axes(array, name)
+    return array
+
+
+def check_estimator_sequences(
+    estimator: Any, X: ArrayLike, *, reset: bool
+) -> tuple[np.ndarray, bool]:
+    """Check X for an estimator and count its features on the last axis.
+
+    Returns
+    -------
+    X : ndarray of shape (n_trials, n_timesteps, n_features)
+        The trials.
+    single_step : bool
+        Whether X came with two dimensions and is taken as trials of one step (UserWarning).
+    """
+    array = validate_data(estimator, X, reset=reset, **ARRAY_OPTIONS)
+    single_step = array.ndim == 2
+    if single_step:
+        warnings.warn(
+            f"X of shape {array.shape} is taken as {len(array)} trials of a single step; give "
+            "an array of shape (n_trials, n_timesteps, n_features) for sequences.",
+            UserWarning,
+            stacklevel=4,
+        )
+        array = array[:, None, :]
+    if array.ndim != 3:
+        raise ValueError(
+            "X must have shape (n_trials, n_timesteps, n_features), got an array of "
+            f"{array.ndim} dimension(s) with shape {array.shape}. Reshape your data either using "
+            "array.reshape(-1, 1) if it has a single feature or array.reshape(1, -1) if it "
+            "contains a single sample."
+        )
+    _refuse_empty_axes(array, "X")
+    if reset:
+        estimator.n_features_in_ = array.shape[-1]
+    elif array.shape[-1] != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {array.shape[-1]} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input."
+        )
+    return array, single_step
+
+
+def _refuse_empty_axes(array: np.ndarray, name: str) -> None:
+    for axis, what in ((0, "trial"), (1, "time step"), (2, "feature")):
+        if array.shape[axis] == 0:
+            raise ValueError(
+                f"{name} must have at least one {what}, got shape {array.shape}: Found array "
+                f"with 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required."
+            )
+
+
+def check_mask(mask: ArrayLike | None, X: np.ndarray, name: str = "mask") -> np.ndarray | None:
+    """Return the boolean mask (n_trials, n_timesteps) of valid steps, a prefix of each trial."""
+    if mask is None:
+        return None
+    array = np.asarray(mask)
+    if array.shape != X.shape[:2]:
+        raise ValueError(
+            f"{name} must have shape (n_trials, n_timesteps) = {X.shape[:2]}, got {array.shape}."
+        )
+    if array.dtype != bool:
+        if not np.isin(array, (0, 1)).all():
+            raise ValueError(f"{name} must be boolean, got dtype {array.dtype} with other values.")
+        array = array.astype(bool)
+    if not array[:, 0].all():
+        raise ValueError(
+            f"{name} must mark at least the first step of each trial as valid; trial "
+            f"{int(np.argmin(array[:, 0]))} has none."
+        )
+    gaps = (array[:, 1:] & ~array[:, :-1]).any(axis=1)
+    if gaps.any():
+        raise ValueError(
+            f"{name} must be a prefix of each trial (valid steps first, then padding); trial "
+            f"{int(np.argmax(gaps))} has a valid step after an invalid one. For steps that "
+            "merely cost nothing, use loss_weight."
+        )
+    return array
+
+
+def check_positive_int(value: Any, name: str, minimum: int = 1) -> int:
+    """Return ``value`` if it is an integer of at least ``minimum``."""
+    check_scalar(value, name, numbers.Integral, min_val=minimum)
+    return int(value)
+
+
+def check_real(
+    value: Any, name: str, minimum: float | None = None, *, open_minimum: bool = False
+) -> float:
+    """Return ``value`` if it is a finite real number of at least (or above) ``minimum``."""
+    check_scalar(
+        value,
+        name,
+        numbers.Real,
+        min_val=minimum,
+        include_boundaries="neither" if open_minimum else "both",
+    )
+    if not np.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}.")
+    return float(value)
+
+
+def check_choice(value: Any, name: str, choices: tuple[str, ...]) -> Any:
+    """Return ``value`` if it is one of ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    return value
+
+
+def last_valid_step(mask: np.ndarray | None, X: np.ndarray) -> np.ndarray:
+    """Return the index of each trial's last valid step."""
+    if mask is None:
+        return np.full(len(X), X.shape[1] - 1)
+    return mask.sum(axis=1) - 1

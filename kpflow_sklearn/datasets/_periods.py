@@ -1,0 +1,147 @@
+"""What the task generators share: argument checks, trial periods, and the trial builder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import check_random_state
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+RandomStateLike: TypeAlias = int | np.random.RandomState | None
+
+FIXATION = 0
+DIRECTION = slice(1, 3)  # the cosine and the sine of an angle
+N_CHANNELS = 3
+
+
+def check_count(name: str, value: Any) -> int:
+    """Return `value` as an int if it is a positive integer, else raise ValueError."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+    return int(value)
+
+
+def check_number(name: str, value: Any, *, positive: bool = False) -> float:
+    """Return `value` as a float if it is finite and not negative (or positive), else raise."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or (positive and value == 0):
+        kind = "positive" if positive else "non-negative"
+        raise ValueError(f"{name} must be a {kind} finite number, got {value!r}.")
+    return float(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool if it is one, else raise ValueError."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def make_rng(random_state: RandomStateLike) -> np.random.RandomState:
+    """Return the generator for `random_state`; None is fresh entropy, not NumPy's global one."""
+    if random_state is None:
+        return np.random.RandomState()
+    rng: np.random.RandomState = check_random_state(random_state)
+    return rng
+
+
+@dataclass(frozen=True)
+class Periods:
+    """Numbers of steps of the four periods of a trial, in the order in which they come."""
+
+    context: int
+    stimulus: int
+    memory: int
+    response: int
+
+    @property
+    def stimulus_onset(self) -> int:
+        """First step of the stimulus period."""
+        return self.context
+
+    @property
+    def memory_onset(self) -> int:
+        """First step of the memory period."""
+        return self.context + self.stimulus
+
+    @property
+    def response_onset(self) -> int:
+        """First step of the response period."""
+        return self.memory_onset + self.memory
+
+    @property
+    def n_timesteps(self) -> int:
+        """Number of steps of the whole trial."""
+        return self.response_onset + self.response
+
+
+def count_steps(dt: Any, *, context: Any, stimulus: Any, memory: Any, response: Any) -> Periods:
+    """Check the lengths of the periods, given in units of time, and convert them to steps."""
+    dt = check_number("dt", dt, positive=True)
+    lengths = {"context": context, "stimulus": stimulus, "memory": memory, "response": response}
+    steps = {name: round(check_number(name, length) / dt) for name, length in lengths.items()}
+    # Without these two periods there is nothing to see or nothing to answer.
+    for name in ("stimulus", "response"):
+        if steps[name] == 0:
+            raise ValueError(
+                f"{name} must last at least one step of dt={dt!r}, got {lengths[name]!r}."
+            )
+    return Periods(**steps)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What sets one task apart: when the stimulus is seen, and whether to point away from it."""
+
+    family: Literal["memory", "delay", "react"]
+    anti: bool = False
+
+    def stimulus_steps(self, periods: Periods) -> slice:
+        """Return the steps during which the stimulus is on."""
+        onset = periods.response_onset if self.family == "react" else periods.stimulus_onset
+        offset = periods.memory_onset if self.family == "memory" else periods.n_timesteps
+        return slice(onset, offset)
+
+    def fixation_steps(self, periods: Periods) -> slice:
+        """Return the steps during which the fixation input is on."""
+        # In a reaction task the stimulus itself is the go signal: the fixation input stays on.
+        return slice(periods.n_timesteps if self.family == "react" else periods.response_onset)
+
+
+def build_trials(
+    angles: FloatArray, periods: Periods, rule: Rule
+) -> tuple[FloatArray, FloatArray]:
+    """Return the noise-free inputs and targets, (n_trials, n_timesteps, 3), one trial an angle."""
+    X = np.zeros((len(angles), periods.n_timesteps, N_CHANNELS))
+    y = np.zeros_like(X)
+    direction = np.column_stack([np.cos(angles), np.sin(angles)])[:, np.newaxis]
+    go = periods.response_onset
+
+    X[:, rule.fixation_steps(periods), FIXATION] = 1.0
+    X[:, rule.stimulus_steps(periods), DIRECTION] = direction
+    y[:, :go, FIXATION] = 1.0
+    # The opposite sign is the half turn of an anti task, without rounding.
+    y[:, go:, DIRECTION] = -direction if rule.anti else direction
+    return X, y
+
+
+def draw_angles(n_trials: int, evenly_spaced: bool, rng: np.random.RandomState) -> FloatArray:
+    """Return stimulus angles in [0, 2 pi): equally spaced in order, or uniform on the circle."""
+    if evenly_spaced:
+        return 2.0 * np.pi * np.arange(n_trials) / n_trials
+    return rng.uniform(0.0, 2.0 * np.pi, size=n_trials)
+
+
+def add_noise(
+    X: FloatArray, noise_std: float, dt: float, rng: np.random.RandomState
+) -> FloatArray:
+    """Return X with white Gaussian noise on every entry."""
+    if noise_std == 0.0:
+        return X
+    # Divided by sqrt(dt), the noise integrated over a given time does not depend on dt.
+    return X + rng.normal(scale=noise_std / np.sqrt(dt), size=X.shape)

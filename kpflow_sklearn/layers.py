@@ -1,0 +1,142 @@
+"""The layers of a recurrent network: run over a sequence, then linearized along the run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kpflow_sklearn.cells import Cell
+from kpflow_sklearn.cells._tangent import LayerWeights, MappedTangent
+from kpflow_sklearn.cells._user import UserTangent
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+
+
+class RecurrentWeights(nn.Module):
+    """The weights of a stack of layers under the names and shapes of ``torch.nn.RNNBase``.
+
+    Parameters
+    ----------
+    n_features, hidden_size, n_layers, n_gates : int
+        Sizes.
+    """
+
+    def __init__(self, n_features: int, hidden_size: int, n_layers: int, n_gates: int) -> None:
+        super().__init__()
+        rows = n_gates * hidden_size
+        for k in range(n_layers):
+            n_inputs = n_features if k == 0 else hidden_size
+            for name, shape in (
+                ("weight_ih", (rows, n_inputs)),
+                ("weight_hh", (rows, hidden_size)),
+                ("bias_ih", (rows,)),
+                ("bias_hh", (rows,)),
+            ):
+                self.register_parameter(f"{name}_l{k}", nn.Parameter(torch.empty(shape)))
+
+
+class MappedLayer:
+    """One layer of a built-in cell; reads its weights from a module with torch's names.
+
+    Parameters
+    ----------
+    cell : Cell
+        What the layer computes.
+    module : Module
+        Holds ``weight_ih_l{index}`` and the others: ours, or a ``torch.nn.RNN/GRU/LSTM``.
+    index : int
+        Which layer of the stack this is.
+    """
+
+    def __init__(self, cell: Cell, module: nn.Module, index: int) -> None:
+        self.cell, self.module, self.index = cell, module, index
+
+    def weights(self) -> LayerWeights:
+        """Return the layer's present weights."""
+        stems = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        names = tuple(f"{stem}_l{self.index}" for stem in stems)
+        values = [getattr(self.module, name, None) for name in names]
+        trainable = tuple(v is not None and v.requires_grad for v in values)
+        return LayerWeights(*values, names=names, trainable=trainable)  # type: ignore[arg-type]
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return getattr(self.module, f"weight_hh_l{self.index}").shape[1]
+
+    @property
+    def n_states(self) -> int:
+        """Number of state variables: units times the cell's parts."""
+        return self.cell.n_parts * self.n_units
+
+    def run(self, inputs: Tensor, initial: Tensor, noise: Tensor | None) -> Tensor:
+        """Return the states (B, T, n_states) for ``inputs`` (B, T, n_inputs)."""
+        w, cell = self.weights(), self.cell
+        feedforward = nn.functional.linear(inputs, w.ih, w.bias_ih)
+        z = initial.expand(len(inputs), -1).split(self.n_units, dim=-1)
+        states = []
+        for t, from_input in enumerate(feedforward.unbind(1)):
+            recurrent = nn.functional.linear(cell.rate(z[0]), w.hh, w.bias_hh)
+            z = cell.combine(cell.map_values(recurrent, from_input), z)
+            if noise is not None:
+                pushes = noise[:, t].split(self.n_units, dim=-1)
+                z = tuple(part + push for part, push in zip(z, pushes, strict=True))
+            states.append(z[0] if len(z) == 1 else torch.cat(z, dim=-1))
+        return torch.stack(states, dim=1)
+
+    def rates(self, states: Tensor) -> Tensor:
+        """Return what the layer sends on, (..., n_units), from its states."""
+        return self.cell.rate(states[..., : self.n_units])
+
+    def tangent(
+        self, inputs: Tensor, previous: Tensor, states: Tensor, mask: Tensor | None
+    ) -> MappedTangent:
+        """Linearize along a run given steps first, (T, B, ...)."""
+        w = self.weights()
+        detached = [None if v is None else v.detach() for v in (w.ih, w.hh, w.bias_ih, w.bias_hh)]
+        fixed = LayerWeights(*detached, w.names, w.trainable)  # type: ignore[arg-type]
+        return MappedTangent(self.cell, fixed, inputs, previous, states, mask)
+
+
+class UserLayer:
+    """A user's cell, a module with ``forward(x_t, h) -> h``.
+
+    Parameters
+    ----------
+    module : Module
+        The cell.
+    n_units : int
+        Length of its state.
+    """
+
+    def __init__(self, module: nn.Module, n_units: int) -> None:
+        self.module, self.n_units, self.n_states = module, n_units, n_units
+
+    def run(self, inputs: Tensor, initial: Tensor, noise: Tensor | None) -> Tensor:
+        """Return the states (B, T, n_states) for ``inputs`` (B, T, n_inputs)."""
+        z = initial.expand(len(inputs), -1)
+        states = []
+        for t, x in enumerate(inputs.unbind(1)):
+            z = self._checked_step(x, z)
+            z = z if noise is None else z + noise[:, t]
+            states.append(z)
+        return torch.stack(states, dim=1)
+
+    def _checked_step(self, x: Tensor, z: Tensor) -> Tensor:
+        new = self.module(x, z)
+        if not isinstance(new, Tensor) or new.shape != z.shape:
+            came = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise UnsupportedNetworkError(
+                f"the cell {type(self.module).__name__} must return the next state as a tensor of "
+                f"shape {tuple(z.shape)}, got {came}."
+            )
+        return new
+
+    def rates(self, states: Tensor) -> Tensor:
+        """Return what the layer sends on: its state."""
+        return states
+
+    def tangent(
+        self, inputs: Tensor, previous: Tensor, states: Tensor, mask: Tensor | None
+    ) -> UserTangent:
+        """Linearize along a run given steps first, (T, B, ...)."""
+        return UserTangent(self.module, inputs, previous, mask)

@@ -1,0 +1,159 @@
+"""linearize: a network on trials becomes its states and the operators K, P and PKP*."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kpflow_sklearn._validation import check_mask, check_sequences
+from kpflow_sklearn.losses import Objective
+from kpflow_sklearn.network import RecurrentNetwork, recognise_network
+from kpflow_sklearn.operators import (
+    FlowPropagator,
+    ParameterJacobian,
+    ParameterOperator,
+    TangentKernel,
+)
+from kpflow_sklearn.targets import TargetEncoder
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+class Linearization:
+    """A network linearized along its trajectories on given trials (see `linearize`).
+
+    Attributes
+    ----------
+    network : RecurrentNetwork
+        The network as step, readout and initial state.
+    states : Tensor of shape (n_trials, n_timesteps, n_states)
+        Z, the states after every step; an LSTM layer's are all h, then all c.
+    K, P, PKP : LinearOperator
+        Parameter operator, flow propagator and tangent kernel, on such trajectories.
+    J_theta : ParameterJacobian
+        The factor of K = J_theta J_theta*.
+    mask : Tensor of bool, shape (n_trials, n_timesteps), or None
+        Valid steps.
+    n_valid : int
+        N, their number.
+    """
+
+    def __init__(self, network: RecurrentNetwork, X: Tensor, mask: Tensor | None) -> None:
+        self.network, self.X, self.mask = network, X, mask
+        with torch.no_grad():
+            self.states = network.states(X)
+        self.tangent = network.tangent(X, self.states, mask)
+        self.n_valid = self.tangent.n_valid
+
+    @cached_property
+    def J_theta(self) -> ParameterJacobian:  # noqa: N802
+        """The derivative of each step by the parameters."""
+        return self.K.jacobian
+
+    @cached_property
+    def K(self) -> ParameterOperator:  # noqa: N802
+        """The parameter operator."""
+        return ParameterOperator(self.tangent)
+
+    @cached_property
+    def P(self) -> FlowPropagator:  # noqa: N802
+        """The linearized flow propagator."""
+        return FlowPropagator(self.tangent)
+
+    @cached_property
+    def PKP(self) -> TangentKernel:  # noqa: N802
+        """The tangent kernel of the states."""
+        return TangentKernel(self.K, self.P)
+
+    def error(
+        self,
+        y: ArrayLike | None = None,
+        *,
+        loss: str = "auto",
+        activity_l2: float = 0.0,
+        loss_weight: ArrayLike | None = None,
+    ) -> Tensor:
+        """Return Err, the derivative of the loss of each step by its state.
+
+        Equation: L = (1/N) sum_bt w_bt l(readout(z_bt), y_bt) and Err_bt = w_bt dl/dz_bt, so that
+        grad_theta L = J_theta* P* Err.
+
+        Parameters
+        ----------
+        y : array-like, optional
+            Targets, in any of the forms that `RecurrentTrainer.fit` takes.
+        loss : {"auto", "mse", "cross_entropy"}, default="auto"
+            The loss l.
+        activity_l2 : float, default=0.0
+            Weight of the penalty on the mean squared rate.
+        loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
+            w.
+
+        Returns
+        -------
+        Tensor of shape (n_trials, n_timesteps, n_states)
+            Err, zero on masked steps.
+        """
+        X = self.X.detach().cpu().numpy()
+        mask = None if self.mask is None else self.mask.cpu().numpy()
+        encoder = TargetEncoder(loss).fit(X, y)
+        targets = encoder.encode(X, y, mask=mask, loss_weight=loss_weight)
+        objective = Objective(encoder.loss_, activity_l2)
+        return objective.error(self.network, self.states, targets, self.mask)
+
+
+def linearize(
+    network: torch.nn.Module, X: ArrayLike | Tensor, mask: ArrayLike | None = None
+) -> Linearization:
+    """Linearize a recurrent network along its trajectories.
+
+    Parameters
+    ----------
+    network : Module
+        A fitted trainer's ``network_``, or a module with one ``torch.nn.RNN/GRU/LSTM`` and one
+        ``torch.nn.Linear`` readout.
+    X : array-like of shape (n_trials, n_timesteps, n_features)
+        Inputs; converted to the network's dtype.
+    mask : array-like of bool, shape (n_trials, n_timesteps), optional
+        Valid steps, a prefix of each trial.
+
+    Returns
+    -------
+    Linearization
+        States and operators.
+
+    Raises
+    ------
+    ValueError
+        If X or mask have the wrong shape or hold NaN or infinity.
+    UnsupportedNetworkError
+        If the module is of a kind that the analysis cannot take.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 8), "out": torch.nn.Linear(8, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> lin.PKP
+    TangentKernel((3, 5, 8) -> (3, 5, 8), torch.float32)
+    >>> (lin.P @ lin.states).shape
+    torch.Size([3, 5, 8])
+    """
+    view = recognise_network(network)
+    array = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
+    array = check_sequences(array)
+    valid = check_mask(mask, array)
+    device = view.initial_state.device
+    if valid is not None:
+        array = np.where(valid[..., None], array, 0)
+    return Linearization(
+        view,
+        torch.as_tensor(array, dtype=view.dtype, device=device),
+        None if valid is None else torch.as_tensor(valid, device=device),
+    )

@@ -1,0 +1,63 @@
+"""The training loss and its derivative by the states, Err."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.targets import Targets
+
+
+@dataclass(frozen=True)
+class Objective:
+    """L = (1/N) sum_bt w_bt l(readout(z_bt), y_bt) + activity_l2 * mean squared rate.
+
+    For "mse" l is the mean over outputs of the squared difference, as torch's MSELoss; for
+    "cross_entropy" the outputs are logits. The rate penalty is the mean over valid steps and
+    units of the squared rates of all layers.
+    """
+
+    loss: str
+    activity_l2: float = 0.0
+
+    def step_losses(self, network: RecurrentNetwork, states: Tensor, targets: Targets) -> Tensor:
+        """Return w_bt l_bt plus the penalty of the step, (n_trials, n_timesteps)."""
+        outputs = network.outputs(states)
+        weight = _tensor(targets.weight, outputs)
+        if self.loss == "mse":
+            squares = (outputs - _tensor(targets.values, outputs)) ** 2
+            losses = (squares * (weight if weight.ndim == 3 else weight[..., None])).mean(-1)
+        else:
+            labels = torch.as_tensor(np.ascontiguousarray(targets.values), device=outputs.device)
+            logits = outputs.flatten(0, -2)
+            entropy = functional.cross_entropy(logits, labels.flatten(), reduction="none")
+            losses = weight * entropy.reshape(weight.shape)
+        if self.activity_l2:
+            losses = losses + self.activity_l2 * (network.all_rates(states) ** 2).mean(-1)
+        return losses
+
+    def value(
+        self, network: RecurrentNetwork, states: Tensor, targets: Targets, mask: Tensor | None
+    ) -> Tensor:
+        """Return L, differentiable."""
+        losses = self.step_losses(network, states, targets)
+        return losses.mean() if mask is None else (losses * mask).sum() / mask.sum()
+
+    def error(
+        self, network: RecurrentNetwork, states: Tensor, targets: Targets, mask: Tensor | None
+    ) -> Tensor:
+        """Return Err = dl/dz, weights included, without the 1/N."""
+        z = states.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = self.step_losses(network, z, targets)
+            total = losses.sum() if mask is None else (losses * mask).sum()
+            return torch.autograd.grad(total, z)[0]
+
+
+def _tensor(values: np.ndarray, like: Tensor) -> Tensor:
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device)

@@ -1,0 +1,116 @@
+"""Lyapunov exponents of a network along its trajectories, and the dimension they imply."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from kpflow_sklearn._validation import check_positive_int
+from kpflow_sklearn.gramians import step_matrices
+from kpflow_sklearn.linearization import Linearization
+
+
+def lyapunov_exponents(
+    linearization: Linearization, n_exponents: int | None = None, burn_in: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Lyapunov exponents, averaged over trials, and their standard errors.
+
+    A QR factorisation follows ``n_exponents`` directions along the Jacobians J_t of each trial;
+    the logarithms of the diagonal of R, averaged over steps, are the trial's exponents (Benettin
+    et al. 1980). They describe the finite trials at hand, not an infinite time.
+
+    Parameters
+    ----------
+    linearization : Linearization
+        From `linearize`. Masked steps are left out.
+    n_exponents : int, optional
+        How many of the largest; default all, one a state.
+    burn_in : int, default=0
+        First steps whose growth is not counted, while the directions settle.
+
+    Returns
+    -------
+    exponents : ndarray of shape (n_exponents,)
+        Per step, in descending order; minus infinity for directions that die at once.
+    standard_error : ndarray of shape (n_exponents,)
+        Over trials; of one trial, over ten blocks of consecutive steps.
+
+    Raises
+    ------
+    ValueError
+        If ``n_exponents`` or ``burn_in`` do not fit the states and steps at hand.
+    """
+    tangent = linearization.tangent
+    n_trials, n_timesteps, n_states = tangent.shape
+    k = n_states if n_exponents is None else check_positive_int(n_exponents, "n_exponents")
+    if k > n_states:
+        raise ValueError(f"n_exponents must be at most the number of states {n_states}, got {k}.")
+    check_positive_int(burn_in, "burn_in", minimum=0)
+    if burn_in >= n_timesteps - 1:
+        raise ValueError(
+            f"burn_in must leave at least one of the {n_timesteps - 1} Jacobians J_2..J_T, got "
+            f"{burn_in}."
+        )
+    q = torch.eye(n_states, k, dtype=torch.float64, device=tangent.device)
+    q = q.expand(n_trials, n_states, k)
+    growth = []
+    for t in range(1, n_timesteps):
+        q_new, r = torch.linalg.qr(step_matrices(tangent, t)[0].double() @ q)
+        logs = r.diagonal(dim1=1, dim2=2).abs().log()
+        if tangent.mask is not None:
+            valid = tangent.mask[t].bool()
+            logs = torch.where(valid, logs, torch.nan)
+            q_new = torch.where(valid[..., None], q_new, q)
+        q = q_new
+        growth.append(logs)
+    kept = torch.stack(growth[burn_in:]).cpu().numpy()
+    return _average(kept)
+
+
+def _average(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average logs (n_steps, n_trials, k) over steps, then over trials or blocks of steps."""
+    if logs.shape[1] > 1:
+        counts = np.isfinite(logs) | np.isneginf(logs)
+        usable = counts.any(axis=(0, 2))
+        parts = np.where(counts, logs, 0).sum(0)[usable] / counts.sum(0)[usable]
+    else:
+        blocks = np.array_split(logs[:, 0], min(10, len(logs)))
+        parts = np.array([block.mean(0) for block in blocks])
+    order = np.argsort(-parts.mean(0), kind="stable")
+    mean = parts.mean(0)[order]
+    with np.errstate(invalid="ignore"):
+        error = parts.std(0, ddof=1)[order] / len(parts) ** 0.5 if len(parts) > 1 else 0 * mean
+    error = np.where(np.isneginf(mean), 0.0, error)
+    return mean, error
+
+
+def kaplan_yorke_dimension(exponents: ArrayLike) -> float:
+    """Return the Kaplan-Yorke dimension of a Lyapunov spectrum.
+
+    D = j + (lambda_1 + ... + lambda_j) / |lambda_{j+1}|, with j the largest number of exponents
+    whose sum is not negative; 0 if the first is negative.
+
+    Parameters
+    ----------
+    exponents : array-like of shape (n_exponents,)
+        The exponents; all of them, or enough for their sum to turn negative.
+
+    Returns
+    -------
+    float
+        The dimension; the number of exponents if their sum never turns negative.
+
+    Examples
+    --------
+    >>> round(kaplan_yorke_dimension([0.419, -1.623]), 3)
+    1.258
+    """
+    values = np.sort(np.asarray(exponents, dtype=float))[::-1]
+    sums = np.cumsum(values)
+    if sums[-1] >= 0:
+        return float(len(values))
+    j = int(np.argmax(sums < 0))
+    if j == 0:
+        return 0.0
+    return j + float(sums[j - 1] / abs(values[j]))

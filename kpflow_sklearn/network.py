@@ -1,0 +1,298 @@
+"""A recurrent network as the analysis sees it: step, readout and initial state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kpflow_sklearn._random import isolated_torch_seed, torch_generator
+from kpflow_sklearn.cells import make_cell
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.layers import MappedLayer, RecurrentWeights, UserLayer
+from kpflow_sklearn.tangent import NetworkTangent
+
+
+class RecurrentNetwork(nn.Module):
+    """z_t = f(z_{t-1}, x_t), outputs = readout(rates of the last layer).
+
+    Parameters
+    ----------
+    recurrent : Module
+        Holds the parameters theta of the step.
+    layers : list of MappedLayer or UserLayer
+        The step, layer by layer, reading ``recurrent``.
+    readout : Module
+        Maps the rates of the last layer to outputs.
+    initial_state : Tensor of shape (n_states,)
+        z_0, the layers' states one after another; an LSTM layer's are all h, then all c.
+    learn_initial_state : bool, default=False
+        Whether z_0 is a parameter.
+    """
+
+    def __init__(
+        self,
+        recurrent: nn.Module,
+        layers: list[MappedLayer] | list[UserLayer],
+        readout: nn.Module,
+        initial_state: Tensor,
+        learn_initial_state: bool = False,
+    ) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+        self.layers = layers
+        self.readout = readout
+        self.learn_initial_state = learn_initial_state
+        if learn_initial_state:
+            self.initial_state = nn.Parameter(initial_state)
+        else:
+            self.register_buffer("initial_state", initial_state)
+
+    @property
+    def n_states(self) -> int:
+        """Length of the state vector of all layers."""
+        return sum(layer.n_states for layer in self.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of states and parameters."""
+        return self.initial_state.dtype
+
+    def states(self, X: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Run the network.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        noise : Tensor of shape (n_trials, n_timesteps, n_states), optional
+            Added to the states after every step.
+
+        Returns
+        -------
+        Tensor of shape (n_trials, n_timesteps, n_states)
+            The states after every step.
+        """
+        inputs, found = X, []
+        sizes = [layer.n_states for layer in self.layers]
+        pushes = [None] * len(sizes) if noise is None else noise.split(sizes, dim=-1)
+        starts = self.initial_state.split(sizes)
+        for layer, z0, push in zip(self.layers, starts, pushes, strict=True):
+            found.append(layer.run(inputs, z0, push))
+            inputs = layer.rates(found[-1])
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+    def rates(self, states: Tensor) -> Tensor:
+        """Return the rates of the last layer, (..., n_units), which the readout sees."""
+        top = self.layers[-1]
+        return top.rates(states[..., self.n_states - top.n_states :])
+
+    def all_rates(self, states: Tensor) -> Tensor:
+        """Return the rates of every layer, (..., total number of units)."""
+        parts = states.split([layer.n_states for layer in self.layers], dim=-1)
+        return torch.cat([y.rates(z) for y, z in zip(self.layers, parts, strict=True)], dim=-1)
+
+    def outputs(self, states: Tensor) -> Tensor:
+        """Return the readout of the states."""
+        return self.readout(self.rates(states))
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Return the outputs (n_trials, n_timesteps, n_outputs) for inputs ``X``."""
+        return self.outputs(self.states(X))
+
+    def tangent(self, X: Tensor, states: Tensor, mask: Tensor | None) -> NetworkTangent:
+        """Linearize every layer along ``states``, the run for inputs ``X``.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        states : Tensor of shape (n_trials, n_timesteps, n_states)
+            What `states` returned for them.
+        mask : Tensor of shape (n_trials, n_timesteps) or None
+            Valid steps.
+
+        Returns
+        -------
+        NetworkTangent
+            The derivatives at every trial and step.
+        """
+        steps = states.detach().movedim(1, 0).contiguous()
+        first = self.initial_state.detach().expand(1, *steps.shape[1:])
+        previous = torch.cat([first, steps[:-1]])
+        inputs = X.movedim(1, 0).contiguous()
+        valid = None if mask is None else mask.to(states.dtype).T.unsqueeze(-1).contiguous()
+        tangents: list[Any] = []
+        start = 0
+        for layer in self.layers:
+            own = slice(start, start + layer.n_states)
+            z = steps[..., own].contiguous()
+            tangents.append(layer.tangent(inputs, previous[..., own].contiguous(), z, valid))
+            inputs, start = layer.rates(z).detach(), own.stop
+        n_trials, n_timesteps = states.shape[:2]
+        return NetworkTangent(
+            tangents, n_trials, n_timesteps, valid, self.learn_initial_state, steps
+        )
+
+
+def build_network(
+    cell: str | Callable[[int, int], nn.Module],
+    n_features: int,
+    n_outputs: int,
+    *,
+    hidden_size: int,
+    n_layers: int,
+    init_scale: float,
+    recurrent_init: str,
+    alpha: float,
+    learn_initial_state: bool,
+    dtype: torch.dtype,
+    seed: int,
+) -> RecurrentNetwork:
+    """Make an untrained network.
+
+    Recurrent weights are N(0, init_scale^2 / hidden_size) in each gate block for
+    ``recurrent_init="normal"``, so that the spectral radius is about ``init_scale``, or torch's
+    default times ``init_scale`` for "torch". All other weights follow torch's default, uniform in
+    +-1/sqrt(hidden_size). A user's cell keeps its own initialisation.
+
+    Parameters
+    ----------
+    cell : str or callable
+        Name of a built-in cell, or (n_features, hidden_size) -> module.
+    n_features, n_outputs, hidden_size, n_layers : int
+        Sizes.
+    init_scale : float
+        Gain of the recurrent weights.
+    recurrent_init : {"normal", "torch"}
+        Their distribution.
+    alpha : float
+        dt / tau of the leaky cells.
+    learn_initial_state : bool
+        Whether z_0, zero at first, is a parameter.
+    dtype : torch.dtype
+        Data type.
+    seed : int
+        Of the local generator.
+
+    Returns
+    -------
+    RecurrentNetwork
+        The network, on the CPU.
+    """
+    generator = torch_generator(seed)
+    layers: Any
+    if callable(cell):
+        with isolated_torch_seed(seed):
+            recurrent = cell(n_features, hidden_size)
+        if not isinstance(recurrent, nn.Module):
+            raise UnsupportedNetworkError(
+                "cell must be a callable (n_features, hidden_size) -> torch.nn.Module, but it "
+                f"returned a {type(recurrent).__name__}."
+            )
+        recurrent = recurrent.to(dtype)
+        layers = [UserLayer(recurrent, hidden_size)]
+    else:
+        kind = make_cell(cell, alpha)
+        recurrent = RecurrentWeights(n_features, hidden_size, n_layers, kind.n_gates).to(dtype)
+        layers = [MappedLayer(kind, recurrent, k) for k in range(n_layers)]
+        _initialise(recurrent, hidden_size, init_scale, recurrent_init, generator)
+    readout = nn.utils.skip_init(nn.Linear, hidden_size, n_outputs, dtype=dtype)
+    _uniform(readout, hidden_size, generator)
+    n_states = sum(layer.n_states for layer in layers)
+    z0 = torch.zeros(n_states, dtype=dtype)
+    return RecurrentNetwork(recurrent, layers, readout, z0, learn_initial_state)
+
+
+def _uniform(module: nn.Module, hidden_size: int, generator: torch.Generator) -> None:
+    bound = 1 / math.sqrt(hidden_size)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.uniform_(-bound, bound, generator=generator)
+
+
+def _initialise(
+    recurrent: nn.Module, hidden_size: int, scale: float, kind: str, generator: torch.Generator
+) -> None:
+    _uniform(recurrent, hidden_size, generator)
+    with torch.no_grad():
+        for name, p in recurrent.named_parameters():
+            if name.startswith("weight_hh"):
+                if kind == "normal":
+                    p.normal_(0, 1 / math.sqrt(hidden_size), generator=generator)
+                p *= scale
+
+
+def recognise_network(
+    module: nn.Module, recurrent: str | None = None, readout: str | None = None
+) -> RecurrentNetwork:
+    """View a module made elsewhere as step, readout and initial state; nothing is copied.
+
+    Parameters
+    ----------
+    module : Module
+        Holds one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear`` readout.
+    recurrent, readout : str, optional
+        Names of the two submodules, where they cannot be told.
+
+    Returns
+    -------
+    RecurrentNetwork
+        Shares the module's parameters; z_0 = 0, as torch has it.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If the parts cannot be told, or are of a kind that the analysis cannot take.
+    """
+    if isinstance(module, RecurrentNetwork):
+        return module
+    core = _find(module, nn.RNNBase, "recurrent", recurrent)
+    _refuse_unsupported(core)
+    name = core.mode.lower().removeprefix("rnn_")
+    linear = _find(module, nn.Linear, "readout", readout, in_features=core.hidden_size)
+    cell = make_cell(name)
+    layers = [MappedLayer(cell, core, k) for k in range(core.num_layers)]
+    weight = core.weight_hh_l0
+    z0 = weight.new_zeros(sum(y.n_states for y in layers)).detach()
+    return RecurrentNetwork(core, layers, linear, z0)
+
+
+def _find(
+    module: nn.Module, kind: type, role: str, name: str | None, in_features: int | None = None
+) -> Any:
+    modules = dict(module.named_modules())
+    if name is not None:
+        if name not in modules:
+            known = ", ".join(repr(n) for n in modules if n)
+            raise UnsupportedNetworkError(
+                f"{role}={name!r} is no submodule of {type(module).__name__}; it has {known}."
+            )
+        found = {name: modules[name]}
+    else:
+        found = {n: m for n, m in modules.items() if isinstance(m, kind)}
+        if in_features is not None:
+            found = {n: m for n, m in found.items() if m.in_features == in_features}
+    kinds = "torch.nn.RNN, GRU or LSTM" if kind is nn.RNNBase else "torch.nn.Linear"
+    if len(found) != 1 or not isinstance(next(iter(found.values())), kind):
+        raise UnsupportedNetworkError(
+            f"{role}: expected exactly one {kinds} in {type(module).__name__}"
+            f"{'' if in_features is None else f' with in_features={in_features}'}, found "
+            f"{', '.join(map(repr, found)) or 'none'}; give its name as {role}='...'."
+        )
+    return next(iter(found.values()))
+
+
+def _refuse_unsupported(core: nn.RNNBase) -> None:
+    for condition, what, remedy in (
+        (core.bidirectional, "bidirectional=True", "its states depend on later inputs"),
+        (core.proj_size > 0, f"proj_size={core.proj_size}", "train without a projection"),
+        (core.dropout > 0 and core.training, f"dropout={core.dropout}", "call module.eval()"),
+    ):
+        if condition:
+            raise UnsupportedNetworkError(
+                f"a {type(core).__name__} with {what} cannot be analysed: {remedy}."
+            )

@@ -1,0 +1,238 @@
+"""Matrix-free linear operators on batched tensors, and their algebra."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, overload
+
+import numpy as np
+import torch
+from scipy.sparse import linalg
+from torch import Tensor
+
+
+class LinearOperator:
+    """A linear map between spaces of tensors, applied without forming its matrix.
+
+    Operators act on the trailing axes, ``(..., *in_shape) -> (..., *out_shape)``, through ``@``,
+    and compose, add and scale. ``A.T`` is the adjoint in the inner product of trajectories,
+    <p, q> = (1/N) sum p.q, with N the number of valid (trial, step) pairs; between trajectories
+    it is the ordinary transpose. Subclasses define `_apply` and `_adjoint`.
+
+    Parameters
+    ----------
+    in_shape, out_shape : tuple of int
+        Shapes of one argument and of one result.
+    dtype : torch.dtype
+        Of the operator's data; arguments must have it.
+    device : torch.device
+        Where the operator's data lies.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        out_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.in_shape = tuple(in_shape)
+        self.out_shape = tuple(out_shape)
+        self.dtype = dtype
+        self.device = device
+
+    def _apply(self, q: Tensor) -> Tensor:
+        """Return the operator times ``q`` (..., *in_shape)."""
+        raise NotImplementedError
+
+    def _adjoint(self) -> LinearOperator:
+        """Return the adjoint operator."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and columns of the matrix."""
+        return math.prod(self.out_shape), math.prod(self.in_shape)
+
+    @property
+    def T(self) -> LinearOperator:  # noqa: N802
+        """The adjoint."""
+        return self._adjoint()
+
+    @overload
+    def __matmul__(self, other: LinearOperator) -> LinearOperator: ...
+    @overload
+    def __matmul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __matmul__(self, other: np.ndarray) -> np.ndarray: ...
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, LinearOperator):
+            return _Composed(self, other)
+        if isinstance(other, np.ndarray):
+            q = torch.as_tensor(other, dtype=self.dtype, device=self.device)
+            return (self @ q).cpu().numpy()
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        return self._checked_apply(other)
+
+    def _checked_apply(self, q: Tensor) -> Tensor:
+        name, trailing = type(self).__name__, tuple(q.shape[q.ndim - len(self.in_shape) :])
+        if q.ndim < len(self.in_shape) or trailing != self.in_shape:
+            raise ValueError(
+                f"{name} acts on tensors of shape (..., {', '.join(map(str, self.in_shape))}), "
+                f"got shape {tuple(q.shape)}."
+            )
+        if q.dtype != self.dtype or q.device != self.device:
+            raise ValueError(
+                f"{name} acts on tensors of dtype {self.dtype} on {self.device}, got {q.dtype} "
+                f"on {q.device}; convert the argument, or linearize the network in that dtype."
+            )
+        if q.numel() == 0:
+            return q.new_zeros(*q.shape[: q.ndim - len(self.in_shape)], *self.out_shape)
+        with torch.no_grad():
+            return self._apply(q)
+
+    def __add__(self, other: LinearOperator) -> LinearOperator:
+        return _Sum(self, other) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __sub__(self, other: LinearOperator) -> LinearOperator:
+        return self + (-1.0) * other if isinstance(other, LinearOperator) else NotImplemented
+
+    def __mul__(self, factor: float) -> LinearOperator:
+        return _Scaled(self, float(factor)) if np.isscalar(factor) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> LinearOperator:
+        return (-1.0) * self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.in_shape} -> {self.out_shape}, {self.dtype})"
+
+    def to_dense(self, chunk_size: int = 256) -> Tensor:
+        """Return the matrix, (prod(out_shape), prod(in_shape)), C order; for small problems.
+
+        Parameters
+        ----------
+        chunk_size : int, default=256
+            How many columns are computed at a time.
+
+        Returns
+        -------
+        Tensor
+            The matrix.
+        """
+        n = self.shape[1]
+        eye = torch.eye(n, dtype=self.dtype, device=self.device)
+        rows = [self @ e.reshape(-1, *self.in_shape) for e in eye.split(chunk_size)]
+        return torch.cat(rows).reshape(n, -1).mT.contiguous()
+
+    def to_scipy(self) -> linalg.LinearOperator:
+        """Return a `scipy.sparse.linalg.LinearOperator` on flat NumPy vectors and matrices.
+
+        Its ``rmatvec`` multiplies with the ordinary transpose of the matrix, as SciPy expects.
+
+        Returns
+        -------
+        scipy.sparse.linalg.LinearOperator
+            The exported operator.
+        """
+
+        def products(op: LinearOperator, scale: float) -> Any:
+            def matmat(v: np.ndarray) -> np.ndarray:
+                columns = np.ascontiguousarray(np.asarray(v).reshape(op.shape[1], -1).T)
+                out = op @ columns.reshape(-1, *op.in_shape)
+                return scale * out.reshape(len(columns), -1).T
+
+            return matmat
+
+        transpose_scale = self._transpose_scale()
+        forward, backward = products(self, 1.0), products(self.T, transpose_scale)
+        return linalg.LinearOperator(
+            self.shape,
+            matvec=lambda v: forward(v)[:, 0],
+            rmatvec=lambda v: backward(v)[:, 0],
+            matmat=forward,
+            rmatmat=backward,
+            dtype=np.dtype(str(self.dtype).removeprefix("torch.")),
+        )
+
+    def _transpose_scale(self) -> float:
+        """Return the factor that turns the adjoint into the ordinary transpose."""
+        return 1.0
+
+
+class _Adjoint(LinearOperator):
+    """The adjoint of an operator that supplies the product itself."""
+
+    def __init__(self, op: LinearOperator) -> None:
+        super().__init__(op.out_shape, op.in_shape, op.dtype, op.device)
+        self._op = op
+
+    def _apply(self, q: Tensor) -> Tensor:
+        return self._op._apply_adjoint(q)  # type: ignore[attr-defined]
+
+    def _adjoint(self) -> LinearOperator:
+        return self._op
+
+    def _transpose_scale(self) -> float:
+        return 1.0 / self._op._transpose_scale()
+
+    def __repr__(self) -> str:
+        return f"{self._op!r}.T"
+
+
+def _require_match(condition: bool, what: str, a: LinearOperator, b: LinearOperator) -> None:
+    if not condition:
+        raise ValueError(f"cannot {what} {a!r} and {b!r}: their shapes or dtypes do not fit.")
+
+
+class _Composed(LinearOperator):
+    def __init__(self, left: LinearOperator, right: LinearOperator) -> None:
+        _require_match(
+            left.in_shape == right.out_shape and left.dtype == right.dtype, "compose", left, right
+        )
+        super().__init__(right.in_shape, left.out_shape, left.dtype, left.device)
+        self._left, self._right = left, right
+
+    def _apply(self, q: Tensor) -> Tensor:
+        return self._left @ (self._right @ q)
+
+    def _adjoint(self) -> LinearOperator:
+        return self._right.T @ self._left.T
+
+    def _transpose_scale(self) -> float:
+        return self._left._transpose_scale() * self._right._transpose_scale()
+
+
+class _Sum(LinearOperator):
+    def __init__(self, a: LinearOperator, b: LinearOperator) -> None:
+        fit = a.in_shape == b.in_shape and a.out_shape == b.out_shape and a.dtype == b.dtype
+        _require_match(fit, "add", a, b)
+        super().__init__(a.in_shape, a.out_shape, a.dtype, a.device)
+        self._a, self._b = a, b
+
+    def _apply(self, q: Tensor) -> Tensor:
+        return (self._a @ q) + (self._b @ q)
+
+    def _adjoint(self) -> LinearOperator:
+        return self._a.T + self._b.T
+
+    def _transpose_scale(self) -> float:
+        return self._a._transpose_scale()
+
+
+class _Scaled(LinearOperator):
+    def __init__(self, op: LinearOperator, factor: float) -> None:
+        super().__init__(op.in_shape, op.out_shape, op.dtype, op.device)
+        self._op, self._factor = op, factor
+
+    def _apply(self, q: Tensor) -> Tensor:
+        return self._factor * (self._op @ q)
+
+    def _adjoint(self) -> LinearOperator:
+        return self._factor * self._op.T
+
+    def _transpose_scale(self) -> float:
+        return self._op._transpose_scale()

@@ -1,0 +1,36 @@
+"""PKP*, the tangent kernel of the states: what one step of gradient descent does to them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.operators._parameter import ParameterOperator
+from kpflow_sklearn.operators._propagator import FlowPropagator
+
+
+class TangentKernel(LinearOperator):
+    """PKP*, self-adjoint and positive semidefinite.
+
+    One full-batch gradient step of size eta moves the states by -eta PKP* Err + O(eta^2), with
+    Err the derivative of the loss at each step by the state. This holds for plain gradient
+    descent on the linearized trials, not for minibatches, momentum, clipping or Adam.
+
+    Parameters
+    ----------
+    parameter_operator : ParameterOperator
+        K.
+    propagator : FlowPropagator
+        P.
+    """
+
+    def __init__(self, parameter_operator: ParameterOperator, propagator: FlowPropagator) -> None:
+        self.K, self.P = parameter_operator, propagator
+        op = parameter_operator
+        super().__init__(op.in_shape, op.out_shape, op.dtype, op.device)
+
+    def _apply(self, q: Tensor) -> Tensor:
+        return self.P @ (self.K @ (self.P.T @ q))
+
+    def _adjoint(self) -> LinearOperator:
+        return self

@@ -1,0 +1,182 @@
+"""What every source of a trained recurrent network can do: predict, score, give its states."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from kpflow_sklearn._loop import Snapshot
+from kpflow_sklearn._validation import check_estimator_sequences, check_mask
+from kpflow_sklearn.losses import Objective
+from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.targets import TargetEncoder, Targets
+
+
+def to_tensors(
+    X: np.ndarray, mask: np.ndarray | None, network: RecurrentNetwork
+) -> tuple[Tensor, Tensor | None]:
+    """Move trials to the network's dtype and device; what the mask hides becomes zero."""
+    device = network.initial_state.device
+    if mask is not None:
+        X = np.where(mask[..., None], X, 0)
+    valid = None if mask is None else torch.as_tensor(mask, device=device)
+    return torch.as_tensor(X, dtype=network.dtype, device=device), valid
+
+
+class RecurrentModel(BaseEstimator):
+    """Base of `RecurrentTrainer` and `SavedTraining`: a fitted network and its history.
+
+    Attributes
+    ----------
+    network_ : RecurrentNetwork
+        The network, in the state of the last iteration.
+    snapshots_ : list of Snapshot
+        Its earlier states, by iteration.
+    encoder_ : TargetEncoder
+        The form of y.
+    objective_ : Objective
+        The loss.
+    """
+
+    network_: RecurrentNetwork
+    snapshots_: list[Snapshot]
+    encoder_: TargetEncoder
+    objective_: Objective
+    n_features_in_: int
+
+    def __sklearn_tags__(self) -> Tags:
+        """Return the tags: single steps (2-D) and sequences (3-D) are both taken."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = False
+        tags.non_deterministic = False
+        return tags
+
+    def _check_trials(
+        self, X: ArrayLike, mask: ArrayLike | None, *, reset: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None, bool]:
+        trials, single_step = check_estimator_sequences(self, X, reset=reset)
+        return trials, check_mask(mask, trials), single_step
+
+    def _fit_targets(
+        self,
+        trials: np.ndarray,
+        y: ArrayLike | None,
+        mask: np.ndarray | None,
+        loss_weight: ArrayLike | None,
+        single_step: bool,
+        loss: str,
+        activity_l2: float,
+    ) -> Targets:
+        """Learn the form of y; sets ``encoder_``, ``objective_`` and, for labels, ``classes_``."""
+        self.encoder_ = TargetEncoder(loss).fit(trials, y, single_step=single_step)
+        self.objective_ = Objective(self.encoder_.loss_, activity_l2)
+        if self.encoder_.classes_ is not None:
+            self.classes_ = self.encoder_.classes_
+        elif hasattr(self, "classes_"):
+            del self.classes_
+        return self.encoder_.encode(
+            trials, y, mask=mask, loss_weight=loss_weight, single_step=single_step
+        )
+
+    def _run(self, trials: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return states and outputs, in pieces so that many trials fit."""
+        inputs, _ = to_tensors(trials, mask, self.network_)
+        states, outputs = [], []
+        with torch.no_grad():
+            for piece in inputs.split(512):
+                states.append(self.network_.states(piece))
+                outputs.append(self.network_.outputs(states[-1]))
+        return torch.cat(states).cpu().numpy(), torch.cat(outputs).cpu().numpy()
+
+    def trajectories(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+        """Return the network's states on trials.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps; states elsewhere are zero.
+
+        Returns
+        -------
+        ndarray of shape (n_trials, n_timesteps, n_states)
+            States after every step; an LSTM layer's are all h, then all c.
+        """
+        check_is_fitted(self, "network_")
+        trials, valid, _ = self._check_trials(X, mask)
+        states = self._run(trials, valid)[0]
+        return states if valid is None else states * valid[..., None]
+
+    def predict(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+        """Predict targets in the form of the y given to `fit`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps, a prefix of each trial.
+
+        Returns
+        -------
+        ndarray
+            (n_trials, n_timesteps, n_outputs) values, (n_trials, n_timesteps) classes, or one
+            value or class a trial, (n_trials,).
+        """
+        check_is_fitted(self, "network_")
+        trials, valid, single_step = self._check_trials(X, mask)
+        predicted = self.encoder_.decode(self._run(trials, valid)[1], valid)
+        is_single_series = single_step and self.encoder_.form_ == "next_input"
+        return predicted[:, 0] if is_single_series else predicted
+
+    def score(
+        self, X: ArrayLike, y: ArrayLike | None = None, *, mask: ArrayLike | None = None
+    ) -> float:
+        """Return the accuracy (classes) or R^2 (values, mean over outputs) on valid steps.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        y : array-like
+            Targets, in the form given to `fit`.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps.
+
+        Returns
+        -------
+        float
+            The score; 1 is best.
+        """
+        check_is_fitted(self, "network_")
+        trials, valid, single_step = self._check_trials(X, mask)
+        outputs = self._run(trials, valid)[1]
+        return self.encoder_.score(trials, y, outputs, mask=valid, single_step=single_step)
+
+    def network_at(self, snapshot: Snapshot) -> RecurrentNetwork:
+        """Return a copy of the network as it was at ``snapshot``.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            One of ``snapshots_``.
+
+        Returns
+        -------
+        RecurrentNetwork
+            An independent network.
+        """
+        network: Any = copy.deepcopy(self.network_)
+        network.load_state_dict(snapshot.state)
+        return network

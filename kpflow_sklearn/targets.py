@@ -1,0 +1,228 @@
+"""Targets in the forms users give them, brought to one: a value and a weight for every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+
+from kpflow_sklearn._validation import check_choice, last_valid_step
+
+LOSSES = ("auto", "mse", "cross_entropy")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the loss compares with, step by step.
+
+    Attributes
+    ----------
+    values : ndarray
+        (n_trials, n_timesteps, n_outputs) floats for mse, (n_trials, n_timesteps) class indices
+        for cross_entropy.
+    weight : ndarray of shape (n_trials, n_timesteps) or (n_trials, n_timesteps, n_outputs)
+        w >= 0; zero where nothing is asked.
+    """
+
+    values: np.ndarray
+    weight: np.ndarray
+
+    def __getitem__(self, trials: np.ndarray) -> Targets:
+        return Targets(self.values[trials], self.weight[trials])
+
+
+class TargetEncoder:
+    """Learns which form y has and translates between that form and `Targets`.
+
+    ======================================== ====================================================
+    y                                        meaning
+    ======================================== ====================================================
+    (n_trials, n_timesteps, n_outputs)       a target value at every step
+    (n_trials, n_timesteps) integers, 3-D X  a class at every step
+    (n_trials,)                              one value (floats) or class at the last valid step
+    (n_trials, n_outputs), 2-D X             values at the single step
+    None                                     the next input; of single steps, the input itself
+    ======================================== ====================================================
+
+    The loss is (1/N) sum_bt w_bt l_bt over the N valid steps. Where the form asks for fewer than
+    N targets (the last step, the next input), their weight is N over their number, so that the
+    loss is the mean over the targets there are.
+
+    Parameters
+    ----------
+    loss : {"auto", "mse", "cross_entropy"}
+        "auto" takes cross_entropy for classes and mse for values.
+    """
+
+    def __init__(self, loss: str = "auto") -> None:
+        self.loss = loss
+
+    def fit(self, X: np.ndarray, y: ArrayLike | None, *, single_step: bool = False) -> TargetEncoder:
+        """Learn the form of ``y`` for trials ``X`` (n_trials, n_timesteps, n_features)."""
+        check_choice(self.loss, "loss", LOSSES)
+        if y is None:
+            if self.loss == "cross_entropy":
+                raise ValueError("loss='cross_entropy' needs y, got None.")
+            self.form_, self.loss_, self.classes_ = "next_input", "mse", None
+            self.n_outputs_ = X.shape[2]
+            return self
+        y = self._check_shape(X, y, single_step)
+        is_label = y.dtype.kind not in "fc" and not (single_step and y.ndim == 2)
+        if y.ndim == 3:
+            is_label = False
+        self.loss_ = self.loss
+        if self.loss == "auto":
+            self.loss_ = "cross_entropy" if is_label else "mse"
+        if self.loss_ == "cross_entropy" and y.ndim == 3:
+            raise ValueError(
+                "loss='cross_entropy' needs y of shape (n_trials,) or (n_trials, n_timesteps), "
+                f"got shape {y.shape}."
+            )
+        self.form_ = "last_step" if y.ndim == 1 or single_step else "every_step"
+        self.n_dims_ = y.ndim
+        self.classes_ = None
+        self.n_outputs_ = 1 if y.ndim == 1 or self.loss_ == "cross_entropy" else y.shape[-1]
+        if self.loss_ == "cross_entropy":
+            check_classification_targets(y.ravel())
+            self.classes_ = np.unique(y)
+            self.n_outputs_ = len(self.classes_)
+        elif y.dtype.kind in "OUSb":
+            self._numeric(y)
+        return self
+
+    def _check_shape(self, X: np.ndarray, y: ArrayLike, single_step: bool) -> np.ndarray:
+        if np.ndim(y) <= 1 or (np.ndim(y) == 2 and np.shape(y)[1] == 1 and single_step):
+            y = column_or_1d(y, warn=True)
+        y = np.asarray(y)
+        if y.dtype.kind in "fc" or y.ndim == 3:
+            y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y")
+        if len(y) != len(X):
+            raise ValueError(
+                f"y has {len(y)} trials and X has {len(X)}: Found input variables with "
+                f"inconsistent numbers of samples: [{len(X)}, {len(y)}]."
+            )
+        steps = X.shape[1]
+        if y.ndim == 3 and y.shape[1] == steps:
+            return y
+        if y.ndim == 1 or (y.ndim == 2 and single_step):
+            return y
+        if y.ndim == 2 and y.shape[1] == steps and y.dtype.kind in "iub":
+            return y
+        hint = (
+            " For one value a step, give y[:, :, None]."
+            if y.ndim == 2 and y.shape[1] == steps
+            else ""
+        )
+        raise ValueError(
+            f"y must have shape ({len(X)}, {steps}, n_outputs), or ({len(X)}, {steps}) with "
+            f"integer classes, or ({len(X)},), got {y.dtype} values of shape {y.shape}.{hint}"
+        )
+
+    def _numeric(self, y: np.ndarray) -> np.ndarray:
+        try:
+            return y.astype(np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"loss='mse' needs numbers in y, got dtype {y.dtype}; use loss='cross_entropy' "
+                "for labels."
+            ) from None
+
+    def encode(
+        self,
+        X: np.ndarray,
+        y: ArrayLike | None,
+        *,
+        mask: np.ndarray | None = None,
+        loss_weight: ArrayLike | None = None,
+        single_step: bool = False,
+    ) -> Targets:
+        """Return the targets of every step, in the form learnt by `fit`."""
+        n_trials, n_steps = X.shape[:2]
+        valid = np.ones((n_trials, n_steps), bool) if mask is None else mask
+        if self.form_ == "next_input":
+            if y is not None:
+                raise ValueError("y must be None, as it was on fit (the next input is predicted).")
+            values, asked = _next_input(X, valid)
+        else:
+            if y is None:
+                raise ValueError("y is needed, got None.")
+            y = self._check_shape(X, y, single_step)
+            if y.ndim != self.n_dims_:
+                raise ValueError(f"y must have {self.n_dims_} dimensions as on fit, got {y.ndim}.")
+            values = self._to_values(y, X.dtype)
+            asked = valid
+            if self.form_ == "last_step":
+                values = np.repeat(values[:, None], n_steps, axis=1)
+                asked = np.zeros_like(valid)
+                asked[np.arange(n_trials), last_valid_step(mask, X)] = True
+        weight = asked.astype(X.dtype) * (valid.sum() / asked.sum())
+        if loss_weight is not None:
+            extra = _check_loss_weight(loss_weight, X, self.n_outputs_, self.loss_)
+            weight = weight * extra if extra.ndim == 2 else weight[..., None] * extra
+        return Targets(values, weight.astype(X.dtype))
+
+    def _to_values(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        if self.classes_ is None:
+            values = self._numeric(y).astype(dtype)
+            values = values[:, None] if values.ndim == 1 else values
+            if values.shape[-1] != self.n_outputs_:
+                raise ValueError(
+                    f"y must have {self.n_outputs_} outputs as on fit, got {values.shape[-1]}."
+                )
+            return values
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(f"y holds labels that were not seen on fit: {list(unknown[:5])}.")
+        return np.searchsorted(self.classes_, y)
+
+    def decode(self, outputs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """Turn the network's outputs (n_trials, n_timesteps, n_outputs) into the form of y."""
+        if self.form_ == "last_step":
+            outputs = outputs[np.arange(len(outputs)), last_valid_step(mask, outputs)]
+        if self.classes_ is not None:
+            return self.classes_[outputs.argmax(axis=-1)]
+        return outputs[:, 0] if self.form_ == "last_step" and self.n_dims_ == 1 else outputs
+
+    def score(self, X: np.ndarray, y: ArrayLike | None, outputs: np.ndarray, *,
+              mask: np.ndarray | None, single_step: bool = False) -> float:
+        """Return accuracy for classes and R^2 (mean over outputs) for values, where asked."""
+        targets = self.encode(X, y, mask=mask, single_step=single_step)
+        asked = targets.weight > 0
+        truth = targets.values[asked]
+        if self.classes_ is not None:
+            return float(accuracy_score(truth, outputs[asked].argmax(axis=-1)))
+        return float(r2_score(truth, outputs[asked]))
+
+
+def _next_input(X: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Targets are the next valid input; trials of a single step reconstruct it."""
+    if X.shape[1] == 1:
+        return X.copy(), valid
+    values = np.concatenate([X[:, 1:], np.zeros_like(X[:, :1])], axis=1)
+    asked = np.concatenate([valid[:, 1:], np.zeros_like(valid[:, :1])], axis=1)
+    if not asked.any():
+        raise ValueError("y=None predicts the next input, but mask leaves one step per trial.")
+    return values, asked
+
+
+def _check_loss_weight(
+    loss_weight: ArrayLike, X: np.ndarray, n_outputs: int, loss: str
+) -> np.ndarray:
+    weight = check_array(
+        loss_weight, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="loss_weight"
+    )
+    shapes = [X.shape[:2]] if loss == "cross_entropy" else [X.shape[:2], (*X.shape[:2], n_outputs)]
+    if weight.shape not in shapes:
+        raise ValueError(
+            f"loss_weight must have shape {' or '.join(map(str, shapes))}, got {weight.shape}."
+        )
+    if (weight < 0).any() or not (weight > 0).any():
+        raise ValueError(
+            "loss_weight must be non-negative with at least one positive entry, got values from "
+            f"{weight.min():g} to {weight.max():g}."
+        )
+    return weight

@@ -1,0 +1,128 @@
+"""The networks that every operator test runs on, as data: add a case and it joins them all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kpflow_sklearn import Linearization, linearize
+from kpflow_sklearn.cells import CELL_NAMES
+from kpflow_sklearn.network import RecurrentNetwork, build_network
+from tests import oracle
+
+N_TRIALS, N_TIMESTEPS, N_FEATURES, N_UNITS, N_OUTPUTS = 3, 5, 2, 4, 2
+# Loads what forward mode needs inside torch, which warns of its own deprecated names.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),))
+
+RAGGED = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], dtype=bool)
+
+
+class MyCell(nn.Module):
+    """A cell the package does not know, with a gain that mixes its parameters."""
+
+    def __init__(self, n_features: int, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(n_features + hidden_size, hidden_size)
+        self.gain = nn.Parameter(torch.full((hidden_size,), 0.7))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next state."""
+        return h + self.gain * (torch.sin(self.inner(torch.cat([x, h], dim=-1))) - 0.3 * h**2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network on one set of trials."""
+
+    name: str
+    cell: str | Callable
+    n_layers: int = 1
+    alpha: float = 0.4
+    learn_initial_state: bool = False
+    initial_state: float = 0.0
+    mask: np.ndarray | None = None
+    dtype: torch.dtype = torch.float64
+
+
+CASES = [
+    *(Case(name, name) for name in CELL_NAMES),
+    *(Case(f"{name}-2layers", name, n_layers=2) for name in CELL_NAMES),
+    *(Case(f"{name}-ragged", name, mask=RAGGED) for name in CELL_NAMES),
+    *(
+        Case(f"{name}-trained_z0", name, learn_initial_state=True, initial_state=0.5)
+        for name in CELL_NAMES
+    ),
+    Case("gru-nonzero_z0", "gru", initial_state=0.5),
+    Case("lstm-3layers-ragged-trained_z0", "lstm", 3, 0.4, True, 0.5, RAGGED),
+    Case("leaky_voltage-2layers-ragged", "leaky_voltage", 2, mask=RAGGED),
+    Case("user", MyCell),
+    Case("user-ragged-trained_z0", MyCell, 1, 1.0, True, 0.5, RAGGED),
+    Case("user-nn.GRUCell", nn.GRUCell),
+]
+IDS = [case.name for case in CASES]
+
+
+def build(case: Case) -> tuple[RecurrentNetwork, np.ndarray]:
+    """Return the case's untrained network and its inputs."""
+    network = build_network(
+        case.cell,
+        N_FEATURES,
+        N_OUTPUTS,
+        hidden_size=N_UNITS,
+        n_layers=case.n_layers,
+        init_scale=1.3,
+        recurrent_init="normal",
+        alpha=case.alpha,
+        learn_initial_state=case.learn_initial_state,
+        dtype=case.dtype,
+        seed=3,
+    )
+    rng = np.random.default_rng(7)
+    z0 = case.initial_state * rng.standard_normal(network.n_states)
+    with torch.no_grad():
+        network.initial_state.copy_(torch.as_tensor(z0))
+    return network, rng.standard_normal((N_TRIALS, N_TIMESTEPS, N_FEATURES))
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A case with our linearization and the dense reference."""
+
+    case: Case
+    linearization: Linearization
+    dense: oracle.DenseOperators
+    arguments: tuple
+    options: dict
+
+
+def compare(case: Case, network: RecurrentNetwork, X: np.ndarray) -> Solved:
+    """Linearize a network and compute its dense reference."""
+    cell = case.cell if isinstance(case.cell, str) else network.recurrent
+    parameters = {
+        name: p.detach().double().clone() for name, p in network.recurrent.named_parameters()
+    }
+    z0 = network.initial_state.detach().double().clone()
+    arguments = (cell, parameters, torch.as_tensor(X), z0)
+    options = {
+        "mask": None if case.mask is None else torch.as_tensor(case.mask),
+        "n_layers": case.n_layers,
+        "alpha": case.alpha,
+        "learn_initial_state": case.learn_initial_state,
+    }
+    dense = oracle.dense_operators(*arguments, **options)
+    return Solved(case, linearize(network, X, case.mask), dense, arguments, options)
+
+
+@lru_cache(maxsize=None)
+def solve(case_name: str) -> Solved:
+    """Compare a case with its reference, once for all tests."""
+    case = CASES[IDS.index(case_name)]
+    return compare(case, *build(case))

@@ -1,0 +1,426 @@
+"""K, P and PKP* against dense matrices: one checker for every operator of every case."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse.linalg import eigsh
+from torch import Tensor
+
+from kpflow_sklearn import Linearization, linearize
+from kpflow_sklearn.operators import LinearOperator, ParameterJacobian
+from tests import oracle
+from tests.cases import CASES, IDS, RAGGED, Solved, build, solve
+
+TOLERANCE = 1e-10
+BUILT_IN = [case for case in CASES if isinstance(case.cell, str)]
+every_case = pytest.mark.parametrize("name", IDS)
+
+
+def distance(found: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float:
+    """Return the largest deviation, relative to the largest entry expected."""
+    found, expected = torch.as_tensor(found), torch.as_tensor(expected)
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    """Return standard normal numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------ the shared checker
+
+
+def check_operator(op: LinearOperator, dense: Tensor, adjoint_scale: float = 1.0) -> None:
+    """Check an operator and its adjoint against their matrices, in every way they are used.
+
+    ``adjoint_scale`` is what the adjoint has on the ordinary transpose: 1/N for J_theta.
+    """
+    check_products(op, dense)
+    check_products(op.T, adjoint_scale * dense.T)
+    check_products(op.T.T, dense)
+    check_adjoint_identity(op, adjoint_scale)
+    check_scipy(op, dense)
+    check_scipy(op.T, adjoint_scale * dense.T)
+
+
+def check_products(op: LinearOperator, dense: Tensor) -> None:
+    """Compare products with those of the matrix, for every layout of the argument."""
+    assert op.shape == dense.shape
+    assert distance(op.to_dense(), dense) < TOLERANCE
+    assert distance(op.to_dense(chunk_size=7), dense) < TOLERANCE
+    p, q = random(2, *op.in_shape)
+    assert distance(op @ (2 * p - 3 * q), 2 * (op @ p) - 3 * (op @ q)) < TOLERANCE
+    for argument in layouts(op.in_shape):
+        before = argument.clone()
+        flat = argument.reshape(-1, op.shape[1]) @ dense.T
+        expected = flat.reshape(*argument.shape[: argument.ndim - len(op.in_shape)], *op.out_shape)
+        assert distance(op @ argument, expected) < TOLERANCE
+        from_numpy = op @ argument.numpy()
+        assert isinstance(from_numpy, np.ndarray) and distance(from_numpy, expected) < TOLERANCE
+        assert torch.equal(argument, before)
+
+
+def layouts(shape: tuple[int, ...]) -> list[Tensor]:
+    """Return arguments with any leading axes and memory layouts."""
+    reverse = tuple(range(len(shape), -1, -1))
+    wide = random(2, *shape[:-1], 3 * shape[-1])
+    return [
+        random(*shape),
+        random(3, *shape),
+        random(2, 3, *shape),
+        random(*shape[::-1], 3).permute(reverse),
+        wide[..., ::3],
+        wide[..., 1 : shape[-1] + 1],
+        random(*shape).expand(2, *shape),
+    ]
+
+
+def check_adjoint_identity(op: LinearOperator, adjoint_scale: float) -> None:
+    """Check <p, A q> = <A.T p, q>, with 1/N in the inner product of trajectories."""
+    q, p = random(*op.in_shape), random(*op.out_shape, seed=1)
+    left, right = adjoint_scale * (p * (op @ q)).sum(), ((op.T @ p) * q).sum()
+    assert abs(left - right) < TOLERANCE * (op.T @ p).norm() * q.norm()
+
+
+def check_scipy(op: LinearOperator, dense: Tensor) -> None:
+    """Compare the export: ordinary transposes, vectors as (n,) and (n, 1), several columns."""
+    exported, matrix = op.to_scipy(), dense.numpy()
+    assert exported.shape == op.shape and exported.dtype == matrix.dtype
+    for there, back in ((exported, matrix), (exported.T, matrix.T)):
+        for v in (random(back.shape[1]), random(back.shape[1], 1), random(back.shape[1], 3)):
+            assert distance(there @ v.numpy(), back @ v.numpy()) < TOLERANCE
+    column = random(dense.shape[1], 1).numpy()
+    assert exported.matvec(column).shape == (dense.shape[0], 1)
+    assert exported.rmatvec(random(dense.shape[0]).numpy()).shape == (dense.shape[1],)
+
+
+# --------------------------------------------------------------------- operators against dense
+
+
+@dataclass(frozen=True)
+class Known:
+    """An operator of a linearization and its matrix, made from those of the reference."""
+
+    operator: Callable[[Linearization], LinearOperator]
+    dense: Callable[[oracle.DenseOperators], Tensor]
+
+
+KNOWN = {
+    "K": Known(lambda lin: lin.K, lambda d: d.K),
+    "P": Known(lambda lin: lin.P, lambda d: d.P),
+    "P.inverse()": Known(lambda lin: lin.P.inverse(), lambda d: d.P_inverse),
+    "PKP": Known(lambda lin: lin.PKP, lambda d: d.PKP),
+    "P @ K @ P.T": Known(lambda lin: lin.P @ lin.K @ lin.P.T, lambda d: d.P @ d.K @ d.P.T),
+    "P.T @ K": Known(lambda lin: lin.P.T @ lin.K, lambda d: d.P.T @ d.K),
+    "P + K": Known(lambda lin: lin.P + lin.K, lambda d: d.P + d.K),
+    "2 P - K / 3": Known(lambda lin: 2 * lin.P - lin.K * (1 / 3), lambda d: 2 * d.P - d.K / 3),
+    "-P.T": Known(lambda lin: -lin.P.T, lambda d: -d.P.T),
+    "J @ J.T": Known(lambda lin: lin.J_theta @ lin.J_theta.T, lambda d: d.K),
+}
+
+
+@every_case
+@pytest.mark.parametrize("operator", KNOWN)
+def test_operator_matches_dense(name, operator):
+    solved, known = solve(name), KNOWN[operator]
+    check_operator(known.operator(solved.linearization), known.dense(solved.dense))
+
+
+def in_coordinates_of(jacobian: ParameterJacobian, dense: oracle.DenseOperators) -> Tensor:
+    """Return the reference's J_theta with its columns in the order of the operator's."""
+    n_parameters = jacobian.shape[1]
+    place = jacobian.to_parameters(torch.arange(n_parameters))
+    assert set(place) == set(dense.parameter_names)
+    order = torch.cat([place[name].flatten() for name in dense.parameter_names])
+    assert torch.equal(order.sort().values, torch.arange(n_parameters))
+    matrix = torch.empty_like(dense.J_theta)
+    matrix[:, order] = dense.J_theta
+    return matrix
+
+
+@every_case
+def test_J_theta_matches_dense(name):
+    solved = solve(name)
+    J, N = solved.linearization.J_theta, solved.dense.n_valid
+    matrix = in_coordinates_of(J, solved.dense)
+    check_operator(J, matrix, 1 / N)
+    check_operator(solved.linearization.P @ J, solved.dense.P @ matrix, 1 / N)
+    check_operator(2 * J - J * 0.5, 1.5 * matrix, 1 / N)
+
+
+@every_case
+def test_components_match_dense(name):
+    solved = solve(name)
+    components = solved.linearization.K.components
+    expected = dense_components(solved)
+    assert set(components) == set(expected)
+    for component, matrix in expected.items():
+        check_operator(components[component], matrix)
+
+
+# The weight map that each block of rows of torch's weights belongs to, in torch's order.
+LSTM_MAPS = ("input_gate", "forget_gate", "cell_candidate", "output_gate")
+MAPS = {
+    "gru": {
+        "ih": ("reset", "update", "candidate_input"),
+        "hh": ("reset", "update", "candidate_state"),
+    },
+    "lstm": {"ih": LSTM_MAPS, "hh": LSTM_MAPS},
+}
+
+
+def dense_components(solved: Solved) -> dict[str, Tensor]:
+    """Return every K_j from the columns of the reference's J_theta that belong to it."""
+    owners = np.array(column_owners(solved))
+    found = {}
+    for owner in dict.fromkeys(owners):
+        block = solved.dense.J_theta[:, owners == owner]
+        found[str(owner)] = block @ block.T / solved.dense.n_valid
+    return found
+
+
+def column_owners(solved: Solved) -> list[str]:
+    """Return the component that each column of the reference's J_theta belongs to."""
+    case, dense = solved.case, solved.dense
+    maps = MAPS.get(case.cell, {"ih": ("recurrent",), "hh": ("recurrent",)})
+    owners = []
+    for name, size in zip(dense.parameter_names, dense.parameter_sizes, strict=True):
+        if name == oracle.INITIAL_STATE or not isinstance(case.cell, str):
+            owners += [name] * size
+            continue
+        stem, layer = name.split("_l")
+        blocks = maps[stem[-2:]]
+        prefix = f"layer{layer}." if case.n_layers > 1 else ""
+        owners += [prefix + block for block in blocks for _ in range(size // len(blocks))]
+    return owners
+
+
+# ------------------------------------------------------------------------------ their structure
+
+
+def dense_blocks(op: LinearOperator) -> Tensor:
+    """Return the matrix with its axes apart: (B, T, H, B, T, H)."""
+    return op.to_dense().reshape(*op.out_shape, *op.in_shape)
+
+
+def unit_labels(solved: Solved) -> Tensor:
+    """Return the number of the unit that each state belongs to, distinct between layers."""
+    labels, start = [], 0
+    for layer in solved.linearization.network.layers:
+        units = torch.arange(start, start + layer.n_units)
+        labels.append(units.repeat(layer.n_states // layer.n_units))
+        start += layer.n_units
+    return torch.cat(labels)
+
+
+@every_case
+def test_states_match_unrolled_network(name):
+    solved = solve(name)
+    assert distance(solved.linearization.states, solved.dense.states) < 1e-12
+
+
+@every_case
+def test_PKP_is_the_tangent_kernel_of_the_unrolled_network(name):
+    solved = solve(name)
+    kernel = oracle.unrolled_tangent_kernel(*solved.arguments, **solved.options)
+    assert distance(solved.linearization.PKP.to_dense(), kernel) < TOLERANCE
+
+
+@every_case
+def test_components_sum_to_K(name):
+    K = solve(name).linearization.K
+    total = sum(part.to_dense() for part in K.components.values())
+    assert distance(total, K.to_dense()) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [c.name for c in BUILT_IN if not c.learn_initial_state])
+def test_K_is_exactly_zero_between_units(name):
+    solved = solve(name)
+    units, K = unit_labels(solved), dense_blocks(solved.linearization.K)
+    different = units[:, None] != units[None, :]
+    between = K.permute(2, 5, 0, 1, 3, 4)[different]
+    assert different.any() and torch.count_nonzero(between) == 0
+
+
+@pytest.mark.parametrize("name", [c.name for c in CASES if c.learn_initial_state])
+def test_trained_initial_state_acts_on_the_first_step_alone(name):
+    solved = solve(name)
+    part = dense_blocks(solved.linearization.K.components["initial_state"])
+    assert part[:, 0, :, :, 0].abs().max() > 0
+    assert torch.count_nonzero(part[:, 1:]) == torch.count_nonzero(part[..., 1:, :]) == 0
+
+
+@every_case
+def test_K_and_PKP_are_positive_semidefinite(name):
+    lin = solve(name).linearization
+    for op in (lin.K, lin.PKP, *lin.K.components.values()):
+        eigenvalues = torch.linalg.eigvalsh(op.to_dense())
+        assert eigenvalues[0] > -1e-12 * eigenvalues[-1]
+
+
+@every_case
+def test_inverse_undoes_P_on_valid_steps(name):
+    lin = solve(name).linearization
+    identity = torch.eye(lin.P.shape[0], dtype=torch.float64)
+    if lin.mask is not None:
+        identity *= lin.mask[..., None].expand(lin.states.shape).flatten()
+    check_operator(lin.P @ lin.P.inverse(), identity)
+    check_operator(lin.P.inverse() @ lin.P, identity)
+
+
+@every_case
+def test_P_is_block_diagonal_over_trials(name):
+    lin = solve(name).linearization
+    for op in (lin.P, lin.P.T, lin.P.inverse()):
+        blocks = dense_blocks(op)
+        for b in range(len(lin.X)):
+            others = [a for a in range(len(lin.X)) if a != b]
+            assert torch.count_nonzero(blocks[b][:, :, others]) == 0
+
+
+@every_case
+def test_P_is_causal(name):
+    P = dense_blocks(solve(name).linearization.P)
+    for t in range(P.shape[1]):
+        assert torch.count_nonzero(P[:, t, :, :, t + 1 :]) == 0
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES if case.mask is not None])
+def test_masked_rows_and_columns_are_exactly_zero(name):
+    lin = solve(name).linearization
+    absent = ~lin.mask
+    ops = [lin.K, lin.P, lin.P.T, lin.P.inverse(), lin.P.inverse().T, lin.PKP]
+    for op in ops + list(lin.K.components.values()):
+        blocks = dense_blocks(op)
+        assert torch.count_nonzero(blocks[absent]) == 0
+        assert torch.count_nonzero(blocks.permute(3, 4, 5, 0, 1, 2)[absent]) == 0
+
+
+@every_case
+def test_trailing_padding_changes_nothing(name):
+    lin = solve(name).linearization
+    n_trials, n_steps, _ = lin.X.shape
+    mask = torch.ones(n_trials, n_steps) if lin.mask is None else lin.mask
+    X = torch.cat([lin.X, 10 * random(n_trials, 2, lin.X.shape[2])], dim=1)
+    padded = linearize(lin.network, X, torch.nn.functional.pad(mask, (0, 2)).numpy())
+    assert padded.n_valid == lin.n_valid
+    for op, longer in ((lin.P, padded.P), (lin.K, padded.K), (lin.PKP, padded.PKP)):
+        blocks = dense_blocks(longer)
+        kept = blocks[:, :n_steps, :, :, :n_steps]
+        assert distance(kept, dense_blocks(op)) < 1e-14
+        assert torch.count_nonzero(blocks) == torch.count_nonzero(kept)
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm-2layers", "user"])
+def test_what_stands_at_masked_steps_is_ignored(name):
+    network, X = build(CASES[IDS.index(name)])
+    other = np.where(RAGGED[..., None], X, 1e3)
+    a, b = linearize(network, X, RAGGED), linearize(network, other, RAGGED)
+    assert torch.equal(a.PKP.to_dense(), b.PKP.to_dense())
+
+
+# --------------------------------------------------------------------------- precision and use
+
+
+@every_case
+def test_float32_agrees_with_float64(name):
+    exact = solve(name).linearization
+    single = linearize(copy.deepcopy(exact.network).float(), exact.X, exact.mask)
+    assert single.states.dtype == single.K.dtype == torch.float32
+    tolerance = torch.finfo(torch.float32).eps * exact.K.shape[0]
+    for found, op in ((single.K, exact.K), (single.P, exact.P), (single.PKP, exact.PKP)):
+        assert found.to_dense().dtype == torch.float32
+        assert distance(found.to_dense().double(), op.to_dense()) < tolerance
+        assert found.to_scipy().dtype == np.float32
+        assert (found @ np.ones(op.in_shape, np.float32)).dtype == np.float32
+
+
+def test_eigsh_finds_the_spectrum_of_K():
+    solved = solve("gru-trained_z0")
+    found = eigsh(solved.linearization.K.to_scipy(), k=4, return_eigenvectors=False)
+    expected = torch.linalg.eigvalsh(solved.dense.K)[-4:]
+    assert distance(np.sort(found), expected) < TOLERANCE
+
+
+@every_case
+def test_zero_size_batches(name):
+    lin = solve(name).linearization
+    for op in (lin.K, lin.P, lin.P.T, lin.P.inverse(), lin.PKP, lin.J_theta, lin.J_theta.T):
+        for leading in ((0,), (2, 0), (0, 3)):
+            out = op @ torch.empty(*leading, *op.in_shape, dtype=op.dtype)
+            assert out.shape == (*leading, *op.out_shape) and out.dtype == op.dtype
+
+
+def test_read_only_numpy_arguments():
+    P = solve("gru").linearization.P
+    q = random(*P.in_shape).numpy()
+    q.setflags(write=False)
+    assert distance(P @ q, P @ q.copy()) == 0
+
+
+def test_numpy_arguments_with_negative_strides():
+    P = solve("gru").linearization.P
+    q = random(*P.in_shape).numpy()[:, ::-1]
+    assert distance(P @ q, P @ q.copy()) == 0
+
+
+# -------------------------------------------------------------------------------------- errors
+
+SHAPE = (3, 5, 4)
+BAD_ARGUMENTS = {
+    "wrong shape": (torch.zeros(3, 5, 3), "(..., 3, 5, 4), got shape (3, 5, 3)"),
+    "axes swapped": (torch.zeros(5, 3, 4), "(..., 3, 5, 4), got shape (5, 3, 4)"),
+    "too few axes": (torch.zeros(5, 4), "(..., 3, 5, 4), got shape (5, 4)"),
+    "batch last": (torch.zeros(3, 5, 4, 2), "(..., 3, 5, 4), got shape (3, 5, 4, 2)"),
+    "wrong dtype": (torch.zeros(SHAPE), "dtype torch.float64 on cpu, got torch.float32"),
+    "integers": (torch.zeros(SHAPE, dtype=int), "dtype torch.float64 on cpu, got torch.int64"),
+}
+
+
+@pytest.mark.parametrize("argument, message", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+@pytest.mark.parametrize("operator", ["K", "P", "P.inverse()", "PKP", "P @ K @ P.T", "2 P - K / 3"])
+def test_bad_arguments_are_refused(operator, argument, message):
+    op = KNOWN[operator].operator(solve("gru").linearization)
+    for a in (op, op.T):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            a @ argument
+
+
+def test_numpy_arguments_of_wrong_shape_are_refused():
+    with pytest.raises(ValueError, match=re.escape("got shape (3, 5, 3)")):
+        solve("gru").linearization.P @ np.zeros((3, 5, 3))
+
+
+def test_J_theta_names_its_parameter_space():
+    J = solve("gru").linearization.J_theta
+    with pytest.raises(ValueError, match=re.escape(f"(..., {J.shape[1]}), got shape (7,)")):
+        J @ torch.zeros(7, dtype=torch.float64)
+
+
+def test_operators_that_do_not_fit_are_refused():
+    lin, other = solve("gru").linearization, solve("lstm").linearization
+    single = linearize(copy.deepcopy(lin.network).float(), lin.X)
+    for wrong in (other.P, single.P, lin.J_theta.T @ lin.K):
+        with pytest.raises(ValueError, match="cannot compose .*do not fit"):
+            lin.K @ wrong
+    for wrong in (other.K, single.K, lin.J_theta):
+        with pytest.raises(ValueError, match="cannot add .*do not fit"):
+            lin.K + wrong
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [lambda P: P @ [1.0], lambda P: P @ 2, lambda P: P * P, lambda P: P + 1, lambda P: P - 1],
+)
+def test_operators_do_not_act_on_other_types(expression):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        expression(solve("gru").linearization.P)
