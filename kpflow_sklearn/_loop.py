@@ -169,7 +169,9 @@ def train(
     optimizer = make_optimizer(settings, module)
     if optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
-    wanted = {first_iteration + i for i in snapshot_iterations(settings.snapshots, settings.max_iter)}
+    wanted = {
+        first_iteration + i for i in snapshot_iterations(settings.snapshots, settings.max_iter)
+    }
     size = n_samples if settings.batch_size is None else min(settings.batch_size, n_samples)
     history = History([], [], {})
     last_finite = Snapshot.take(first_iteration, module)
@@ -227,7 +229,8 @@ def _all_finite(module: nn.Module) -> bool:
 
 def _reached(losses: list[float], tol: float, n_batches: int) -> bool:
     """Whether the mean loss of the last pass over the samples is at most ``tol``."""
-    return tol > 0 and len(losses) >= n_batches and np.mean(losses[-n_batches:]) <= tol
+    enough = tol > 0 and len(losses) >= n_batches
+    return enough and float(np.mean(losses[-n_batches:])) <= tol
 
 
 def _restore(

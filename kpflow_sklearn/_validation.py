@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from sklearn.utils import check_array, check_scalar
 from sklearn.utils.validation import validate_data
 
-
 ARRAY_OPTIONS: dict[str, Any] = {
     "allow_nd": True,
     "ensure_2d": False,
@@ -36,7 +35,7 @@ def check_sequences(X: ArrayLike, name: str = "X") -> np.ndarray:
 
 
 def check_estimator_sequences(
-    estimator: Any, X: ArrayLike, *, reset: bool
+    estimator: Any, X: ArrayLike, *, reset: bool, warn: bool = True
 ) -> tuple[np.ndarray, bool]:
     """Check X for an estimator and count its features on the last axis.
 
@@ -49,13 +48,14 @@ def check_estimator_sequences(
     """
     array = validate_data(estimator, X, reset=reset, **ARRAY_OPTIONS)
     single_step = array.ndim == 2
-    if single_step:
+    if single_step and warn:
         warnings.warn(
             f"X of shape {array.shape} is taken as {len(array)} trials of a single step; give "
             "an array of shape (n_trials, n_timesteps, n_features) for sequences.",
             UserWarning,
             stacklevel=4,
         )
+    if single_step:
         array = array[:, None, :]
     if array.ndim != 3:
         raise ValueError(
@@ -119,19 +119,43 @@ def check_positive_int(value: Any, name: str, minimum: int = 1) -> int:
 
 
 def check_real(
-    value: Any, name: str, minimum: float | None = None, *, open_minimum: bool = False
+    value: Any,
+    name: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    *,
+    open_minimum: bool = False,
 ) -> float:
-    """Return ``value`` if it is a finite real number of at least (or above) ``minimum``."""
+    """Return ``value`` if it is a finite real number in the closed (or half-open) range."""
     check_scalar(
         value,
         name,
         numbers.Real,
         min_val=minimum,
-        include_boundaries="neither" if open_minimum else "both",
+        max_val=maximum,
+        include_boundaries=_boundaries(maximum, open_minimum),
     )
     if not np.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value!r}.")
     return float(value)
+
+
+def _boundaries(maximum: float | None, open_minimum: bool) -> str:
+    """Say which ends belong to the range, in the words of ``check_scalar``."""
+    if not open_minimum:
+        return "both"
+    return "neither" if maximum is None else "right"
+
+
+def check_subset(value: Any, name: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``value`` as a tuple if it is a non-empty sequence of distinct ``choices``."""
+    found = () if isinstance(value, str) else tuple(value)
+    if not found or len(set(found)) != len(found) or not set(found) <= set(choices):
+        raise ValueError(
+            f"{name} must be a sequence of one or more of {', '.join(map(repr, choices))}, got "
+            f"{value!r}."
+        )
+    return found
 
 
 def check_choice(value: Any, name: str, choices: tuple[str, ...]) -> Any:

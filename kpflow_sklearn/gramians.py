@@ -13,46 +13,65 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn.cells._tangent import MapBlock
-from kpflow_sklearn.operators import FlowPropagator, LinearOperator, ParameterOperator
+from kpflow_sklearn.operators import (
+    FlowPropagator,
+    LinearOperator,
+    ParameterOperator,
+    TangentKernel,
+)
 from kpflow_sklearn.tangent import LayerBlock, NetworkTangent
 
 AXES = ("all", "trial", "time", "hidden")
 
 
-def map_blocks(op: LinearOperator) -> list[LayerBlock] | None:
-    """Return the weight maps that make up K, or None if they do not (user's cell, trained z_0)."""
+def map_blocks(op: LinearOperator) -> list[tuple[MapBlock, slice]] | None:
+    """Return the weight maps that make up K, each with the states of its layer.
+
+    None if K has other parts (a user's cell, a trained initial state), or is no K.
+    """
     if not isinstance(op, ParameterOperator):
         return None
-    blocks: list[Any] = op.jacobian.blocks
-    mapped = all(isinstance(b, LayerBlock) and isinstance(b.block, MapBlock) for b in blocks)
-    return blocks if mapped else None
+    found = []
+    for block in op.jacobian.blocks:
+        if not (isinstance(block, LayerBlock) and isinstance(block.block, MapBlock)):
+            return None
+        found.append((block.block, block.states))
+    return found
+
+
+def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
+    """Return the weight maps of each layer, by the first of its states."""
+    layers: dict[int, list[MapBlock]] = {}
+    for block, states in map_blocks(op) or []:
+        layers.setdefault(states.start, []).append(block)
+    return layers
 
 
 def unit_eigenvalues(op: ParameterOperator) -> np.ndarray:
     """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
-    found = [torch.linalg.eigvalsh(grams.double()).flatten() for grams in _unit_grams(op)]
+    found = [torch.linalg.eigvalsh(grams.double()).flatten() for grams in _unit_grams(op).values()]
     values = torch.cat(found).clamp(min=0).sort(descending=True).values
     return values.cpu().numpy()
 
 
-def _unit_grams(op: ParameterOperator) -> list[Tensor]:
-    """Return F_i^T F_i, (n_units, n_columns, n_columns), layer by layer, unit by unit."""
-    layers: dict[int, list[Any]] = {}
-    for block in map_blocks(op) or []:
-        layers.setdefault(block.states.start, []).append(block.block)
-    return [
-        torch.stack([_unit_gram(blocks, i, op.tangent.n_valid) for i in range(blocks[0].n_units)])
-        for blocks in layers.values()
-    ]
+def _unit_grams(op: ParameterOperator) -> dict[int, Tensor]:
+    """Return F_i^T F_i, (n_units, n_columns, n_columns), of each layer by its first state.
+
+    Equation: K_i = F_i F_i^T with F_i = [S_1i * U_1, ..., S_Mi * U_M] / sqrt(N), so that the
+    non-zero eigenvalues of K are those of all F_i^T F_i.
+    """
+    n_valid = op.tangent.n_valid
+    return {
+        start: torch.stack([_unit_gram(maps, i, n_valid) for i in range(maps[0].n_units)])
+        for start, maps in _by_layer(op).items()
+    }
 
 
 def _unit_gram(blocks: list[MapBlock], unit: int, n_valid: int) -> Tensor:
     n_parts = blocks[0].sensitivity.shape[2]
     gram: Any = 0
     for p in range(n_parts):
-        pieces = [
-            (b.features * b.sensitivity[:, :, p, unit, None]).flatten(0, 1) for b in blocks
-        ]
+        pieces = [(b.features * b.sensitivity[:, :, p, unit, None]).flatten(0, 1) for b in blocks]
         factor = torch.cat(pieces, dim=-1)
         gram = gram + factor.mT @ factor
     return gram / n_valid
@@ -70,19 +89,17 @@ def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
     """
     n_trials, n_timesteps, n_states = op.in_shape
     candidates = []
-    starts = sorted({b.states.start for b in map_blocks(op) or []})
-    for start, grams in zip(starts, _unit_grams(op), strict=True):
+    for start, grams in _unit_grams(op).items():
         values, vectors = torch.linalg.eigh(grams.double())
-        keep = min(k, values.shape[-1])
         for i in range(len(grams)):
-            for r in range(1, keep + 1):
+            for r in range(1, min(k, values.shape[-1]) + 1):
                 candidates.append((float(values[i, -r]), start, i, vectors[i, :, -r]))
     best = sorted(candidates, key=lambda c: -c[0])[:k]
     functions = torch.zeros(
         len(best), n_timesteps, n_trials, n_states, dtype=op.dtype, device=op.device
     )
     for out, (_, start, unit, vector) in zip(functions, best, strict=True):
-        blocks = [b.block for b in map_blocks(op) or [] if b.states.start == start]
+        blocks = _by_layer(op)[start]
         pieces = vector.to(op.dtype).split([b.features.shape[-1] for b in blocks])
         for b, piece in zip(blocks, pieces, strict=True):
             along = b.features @ piece
@@ -104,8 +121,8 @@ def parameter_gram(op: ParameterOperator, axis: str) -> Tensor:
     n_trials, n_timesteps, n_states = op.in_shape
     size = {"trial": n_trials, "time": n_timesteps, "hidden": n_states}[axis]
     gram = torch.zeros(size, size, dtype=torch.float64, device=op.device)
-    for block in map_blocks(op) or []:
-        u, s = block.block.features, block.block.sensitivity
+    for block, states in map_blocks(op) or []:
+        u, s = block.features, block.sensitivity
         if axis == "hidden":
             weights = (u**2).sum(-1)[:, :, None, None] * s
             pairs = torch.einsum("tbpi,tbqi->pqi", weights, s).double()
@@ -113,8 +130,8 @@ def parameter_gram(op: ParameterOperator, axis: str) -> Tensor:
             unit = torch.arange(n_units, device=op.device)
             for p in range(n_parts):
                 for q in range(n_parts):
-                    rows = block.states.start + p * n_units + unit
-                    gram[rows, block.states.start + q * n_units + unit] += pairs[p, q]
+                    rows = states.start + p * n_units + unit
+                    gram[rows, states.start + q * n_units + unit] += pairs[p, q]
         else:
             s = s.flatten(-2)
             if axis == "time":
@@ -170,3 +187,52 @@ def propagator_gram(op: FlowPropagator) -> tuple[Tensor, Tensor, float]:
     by_trial = sum(r.diagonal(dim1=1, dim2=2).sum(1) for r in reach)
     hidden = sum(r.sum(0) for r in reach)
     return hidden, by_trial, square  # type: ignore[return-value]
+
+
+def gram_factor(op: LinearOperator, gram: str = "natural") -> tuple[LinearOperator, float]:
+    """Return A and c such that the operator's Gram is c A A^T (ordinary transpose).
+
+    Parameters
+    ----------
+    op : LinearOperator
+        The operator.
+    gram : {"natural", "square"}, default="natural"
+        Which Gram.
+
+    Returns
+    -------
+    factor : LinearOperator
+        A.
+    scale : float
+        c.
+    """
+    if gram == "natural" and isinstance(op, ParameterOperator):
+        return op.jacobian, 1 / op.tangent.n_valid
+    if gram == "natural" and isinstance(op, TangentKernel):
+        return op.P @ op.K.jacobian, 1 / op.K.tangent.n_valid
+    return op, 1.0
+
+
+def dense_gram(op: LinearOperator, axis: str, gram: str) -> Tensor:
+    """Return the reduced Gram from the operator's matrix; for small problems."""
+    factor, scale = gram_factor(op, gram)
+    dense = factor.to_dense().double()
+    if axis == "all":
+        return scale * (dense @ dense.mT)
+    columns = dense.mT.reshape(-1, *op.out_shape)
+    dim = {"trial": 1, "time": 2, "hidden": 3}[axis]
+    flat = columns.movedim(dim, 0).flatten(1)
+    return scale * (flat @ flat.mT)
+
+
+def mean_gram(op: LinearOperator, axis: str, gram: str) -> Tensor:
+    """Return the Gram of the signal averaged over the other axes: exact, one product an entry."""
+    factor, scale = gram_factor(op, gram)
+    dim = {"trial": 0, "time": 1, "hidden": 2}[axis]
+    size = op.out_shape[dim]
+    average = torch.zeros(size, *op.out_shape, dtype=op.dtype, device=op.device)
+    for i, row in enumerate(average):
+        row.select(dim, i).fill_(size / op.shape[0])
+    # The scale of the adjoint squares to that of the Gram: A^T = c' A*, G = c A A^T.
+    pulled = (factor.T @ average).reshape(size, -1).double() * factor._transpose_scale()
+    return scale * (pulled @ pulled.mT)

@@ -10,6 +10,8 @@ from kpflow_sklearn.cells._tangent import LayerWeights, MappedTangent
 from kpflow_sklearn.cells._user import UserTangent
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
+WEIGHT_STEMS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 class RecurrentWeights(nn.Module):
     """The weights of a stack of layers under the names and shapes of ``torch.nn.RNNBase``.
@@ -52,16 +54,20 @@ class MappedLayer:
 
     def weights(self) -> LayerWeights:
         """Return the layer's present weights."""
-        stems = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        names = tuple(f"{stem}_l{self.index}" for stem in stems)
-        values = [getattr(self.module, name, None) for name in names]
-        trainable = tuple(v is not None and v.requires_grad for v in values)
-        return LayerWeights(*values, names=names, trainable=trainable)  # type: ignore[arg-type]
+        names = tuple(f"{stem}_l{self.index}" for stem in WEIGHT_STEMS)
+        tensors = tuple(getattr(self.module, name, None) for name in names)
+        trainable = tuple(v is not None and v.requires_grad for v in tensors)
+        return LayerWeights(tensors, names, trainable)
 
     @property
     def n_units(self) -> int:
         """Number of units."""
         return getattr(self.module, f"weight_hh_l{self.index}").shape[1]
+
+    @property
+    def n_features(self) -> int:
+        """Length of the layer's input."""
+        return getattr(self.module, f"weight_ih_l{self.index}").shape[1]
 
     @property
     def n_states(self) -> int:
@@ -91,10 +97,8 @@ class MappedLayer:
         self, inputs: Tensor, previous: Tensor, states: Tensor, mask: Tensor | None
     ) -> MappedTangent:
         """Linearize along a run given steps first, (T, B, ...)."""
-        w = self.weights()
-        detached = [None if v is None else v.detach() for v in (w.ih, w.hh, w.bias_ih, w.bias_hh)]
-        fixed = LayerWeights(*detached, w.names, w.trainable)  # type: ignore[arg-type]
-        return MappedTangent(self.cell, fixed, inputs, previous, states, mask)
+        weights = self.weights().detach()
+        return MappedTangent(self.cell, weights, inputs, previous, states, mask)
 
 
 class UserLayer:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from kpflow_sklearn._validation import check_mask, check_sequences
 from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.network import RecurrentNetwork, recognise_network
+from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.operators import (
     FlowPropagator,
     ParameterJacobian,
     ParameterOperator,
     TangentKernel,
 )
+from kpflow_sklearn.recognition import recognise_network
 from kpflow_sklearn.targets import TargetEncoder
 
 if TYPE_CHECKING:

@@ -61,7 +61,9 @@ class TargetEncoder:
     def __init__(self, loss: str = "auto") -> None:
         self.loss = loss
 
-    def fit(self, X: np.ndarray, y: ArrayLike | None, *, single_step: bool = False) -> TargetEncoder:
+    def fit(
+        self, X: np.ndarray, y: ArrayLike | None, *, single_step: bool = False
+    ) -> TargetEncoder:
         """Learn the form of ``y`` for trials ``X`` (n_trials, n_timesteps, n_features)."""
         check_choice(self.loss, "loss", LOSSES)
         if y is None:
@@ -94,10 +96,10 @@ class TargetEncoder:
             self._numeric(y)
         return self
 
-    def _check_shape(self, X: np.ndarray, y: ArrayLike, single_step: bool) -> np.ndarray:
-        if np.ndim(y) <= 1 or (np.ndim(y) == 2 and np.shape(y)[1] == 1 and single_step):
+    def _check_shape(self, X: np.ndarray, values: ArrayLike, single_step: bool) -> np.ndarray:
+        y = np.asarray(values)
+        if y.ndim <= 1 or (y.ndim == 2 and y.shape[1] == 1 and single_step):
             y = column_or_1d(y, warn=True)
-        y = np.asarray(y)
         if y.dtype.kind in "fc" or y.ndim == 3:
             y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y")
         if len(y) != len(X):
@@ -187,8 +189,15 @@ class TargetEncoder:
             return self.classes_[outputs.argmax(axis=-1)]
         return outputs[:, 0] if self.form_ == "last_step" and self.n_dims_ == 1 else outputs
 
-    def score(self, X: np.ndarray, y: ArrayLike | None, outputs: np.ndarray, *,
-              mask: np.ndarray | None, single_step: bool = False) -> float:
+    def score(
+        self,
+        X: np.ndarray,
+        y: ArrayLike | None,
+        outputs: np.ndarray,
+        *,
+        mask: np.ndarray | None,
+        single_step: bool = False,
+    ) -> float:
         """Return accuracy for classes and R^2 (mean over outputs) for values, where asked."""
         targets = self.encode(X, y, mask=mask, single_step=single_step)
         asked = targets.weight > 0

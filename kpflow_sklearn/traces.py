@@ -54,11 +54,10 @@ class HalfSamples:
 
 def white(shape: tuple[int, ...], seed: int, indices: range, like: LinearOperator) -> Tensor:
     """Return standard normal probes, each from its own seed, so that batches do not matter."""
-    rows = [
-        torch.randn(shape, generator=torch_generator(seed + 7919 * i), dtype=torch.float64)
-        for i in indices
-    ]
-    return torch.stack(rows).to(like.device, like.dtype)
+    out = torch.empty(len(indices), *shape, dtype=torch.float64)
+    for row, index in zip(out, indices, strict=True):
+        torch.randn(shape, generator=torch_generator(seed + 7919 * index), out=row)
+    return out.to(like.device, like.dtype)
 
 
 def half_samples(

@@ -1,4 +1,4 @@
-"""RecurrentTrainer: a scikit-learn estimator that trains a recurrent network and keeps snapshots."""
+"""RecurrentTrainer: train a recurrent network and keep its state over training."""
 
 from __future__ import annotations
 
@@ -106,6 +106,8 @@ class RecurrentTrainer(RecurrentModel):
     >>> [snapshot.iteration for snapshot in trainer.snapshots_]
     [0, 4, 20]
     """
+
+    _optimizer_state: dict[str, Any] | None
 
     def __init__(
         self,
@@ -284,7 +286,7 @@ class RecurrentTrainer(RecurrentModel):
         return network.to(self.device)
 
     def _check_continues(self, network: RecurrentNetwork) -> None:
-        found = network.readout.weight.shape[0]
+        found = network.n_outputs
         if found != self.encoder_.n_outputs_:
             raise ValueError(
                 f"warm_start: y has {self.encoder_.n_outputs_} outputs, but the network to be "

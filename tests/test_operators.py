@@ -16,18 +16,11 @@ from torch import Tensor
 from kpflow_sklearn import Linearization, linearize
 from kpflow_sklearn.operators import LinearOperator, ParameterJacobian
 from tests import oracle
-from tests.cases import CASES, IDS, RAGGED, Solved, build, solve
+from tests.cases import CASES, IDS, RAGGED, Solved, build, distance, solve
 
 TOLERANCE = 1e-10
 BUILT_IN = [case for case in CASES if isinstance(case.cell, str)]
 every_case = pytest.mark.parametrize("name", IDS)
-
-
-def distance(found: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float:
-    """Return the largest deviation, relative to the largest entry expected."""
-    found, expected = torch.as_tensor(found), torch.as_tensor(expected)
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -46,7 +39,6 @@ def check_operator(op: LinearOperator, dense: Tensor, adjoint_scale: float = 1.0
     """
     check_products(op, dense)
     check_products(op.T, adjoint_scale * dense.T)
-    check_products(op.T.T, dense)
     check_adjoint_identity(op, adjoint_scale)
     check_scipy(op, dense)
     check_scipy(op.T, adjoint_scale * dense.T)
@@ -56,30 +48,26 @@ def check_products(op: LinearOperator, dense: Tensor) -> None:
     """Compare products with those of the matrix, for every layout of the argument."""
     assert op.shape == dense.shape
     assert distance(op.to_dense(), dense) < TOLERANCE
-    assert distance(op.to_dense(chunk_size=7), dense) < TOLERANCE
+    for q in layouts(op.in_shape):
+        before = q.clone()
+        leading = q.shape[: q.ndim - len(op.in_shape)]
+        expected = (q.reshape(-1, op.shape[1]) @ dense.T).reshape(*leading, *op.out_shape)
+        assert distance(op @ q, expected) < TOLERANCE
+        assert torch.equal(q, before)
     p, q = random(2, *op.in_shape)
     assert distance(op @ (2 * p - 3 * q), 2 * (op @ p) - 3 * (op @ q)) < TOLERANCE
-    for argument in layouts(op.in_shape):
-        before = argument.clone()
-        flat = argument.reshape(-1, op.shape[1]) @ dense.T
-        expected = flat.reshape(*argument.shape[: argument.ndim - len(op.in_shape)], *op.out_shape)
-        assert distance(op @ argument, expected) < TOLERANCE
-        from_numpy = op @ argument.numpy()
-        assert isinstance(from_numpy, np.ndarray) and distance(from_numpy, expected) < TOLERANCE
-        assert torch.equal(argument, before)
+    from_numpy = op @ q.numpy()
+    assert isinstance(from_numpy, np.ndarray) and distance(from_numpy, op @ q) < TOLERANCE
 
 
 def layouts(shape: tuple[int, ...]) -> list[Tensor]:
-    """Return arguments with any leading axes and memory layouts."""
+    """Return arguments with no, one and two leading axes, in several memory layouts."""
     reverse = tuple(range(len(shape), -1, -1))
-    wide = random(2, *shape[:-1], 3 * shape[-1])
     return [
         random(*shape),
-        random(3, *shape),
         random(2, 3, *shape),
         random(*shape[::-1], 3).permute(reverse),
-        wide[..., ::3],
-        wide[..., 1 : shape[-1] + 1],
+        random(2, *shape[:-1], 3 * shape[-1])[..., 1::3],
         random(*shape).expand(2, *shape),
     ]
 
@@ -89,18 +77,19 @@ def check_adjoint_identity(op: LinearOperator, adjoint_scale: float) -> None:
     q, p = random(*op.in_shape), random(*op.out_shape, seed=1)
     left, right = adjoint_scale * (p * (op @ q)).sum(), ((op.T @ p) * q).sum()
     assert abs(left - right) < TOLERANCE * (op.T @ p).norm() * q.norm()
+    assert distance(op.T.T @ q, op @ q) < TOLERANCE
 
 
 def check_scipy(op: LinearOperator, dense: Tensor) -> None:
-    """Compare the export: ordinary transposes, vectors as (n,) and (n, 1), several columns."""
+    """Compare the export: the ordinary transpose, vectors (n,) and (n, 1), several columns."""
     exported, matrix = op.to_scipy(), dense.numpy()
     assert exported.shape == op.shape and exported.dtype == matrix.dtype
-    for there, back in ((exported, matrix), (exported.T, matrix.T)):
-        for v in (random(back.shape[1]), random(back.shape[1], 1), random(back.shape[1], 3)):
-            assert distance(there @ v.numpy(), back @ v.numpy()) < TOLERANCE
-    column = random(dense.shape[1], 1).numpy()
-    assert exported.matvec(column).shape == (dense.shape[0], 1)
-    assert exported.rmatvec(random(dense.shape[0]).numpy()).shape == (dense.shape[1],)
+    v, w = random(dense.shape[1], 3).numpy(), random(dense.shape[0], 3).numpy()
+    assert distance(exported.matvec(v[:, 0]), matrix @ v[:, 0]) < TOLERANCE
+    assert distance(exported.matvec(v[:, :1]), matrix @ v[:, :1]) < TOLERANCE
+    assert distance(exported.matmat(v), matrix @ v) < TOLERANCE
+    assert distance(exported.rmatvec(w[:, 0]), matrix.T @ w[:, 0]) < TOLERANCE
+    assert distance(exported.rmatmat(w), matrix.T @ w) < TOLERANCE
 
 
 # --------------------------------------------------------------------- operators against dense
@@ -120,8 +109,6 @@ KNOWN = {
     "P.inverse()": Known(lambda lin: lin.P.inverse(), lambda d: d.P_inverse),
     "PKP": Known(lambda lin: lin.PKP, lambda d: d.PKP),
     "P @ K @ P.T": Known(lambda lin: lin.P @ lin.K @ lin.P.T, lambda d: d.P @ d.K @ d.P.T),
-    "P.T @ K": Known(lambda lin: lin.P.T @ lin.K, lambda d: d.P.T @ d.K),
-    "P + K": Known(lambda lin: lin.P + lin.K, lambda d: d.P + d.K),
     "2 P - K / 3": Known(lambda lin: 2 * lin.P - lin.K * (1 / 3), lambda d: 2 * d.P - d.K / 3),
     "-P.T": Known(lambda lin: -lin.P.T, lambda d: -d.P.T),
     "J @ J.T": Known(lambda lin: lin.J_theta @ lin.J_theta.T, lambda d: d.K),
@@ -273,8 +260,8 @@ def test_inverse_undoes_P_on_valid_steps(name):
     identity = torch.eye(lin.P.shape[0], dtype=torch.float64)
     if lin.mask is not None:
         identity *= lin.mask[..., None].expand(lin.states.shape).flatten()
-    check_operator(lin.P @ lin.P.inverse(), identity)
-    check_operator(lin.P.inverse() @ lin.P, identity)
+    for op in (lin.P @ lin.P.inverse(), lin.P.inverse() @ lin.P, lin.P.T @ lin.P.inverse().T):
+        assert distance(op.to_dense(), identity) < TOLERANCE
 
 
 @every_case
@@ -360,6 +347,12 @@ def test_zero_size_batches(name):
             assert out.shape == (*leading, *op.out_shape) and out.dtype == op.dtype
 
 
+@pytest.mark.parametrize("chunk_size", [1, 7, 60, 1000])
+def test_to_dense_in_chunks(chunk_size):
+    P = solve("gru").linearization.P
+    assert distance(P.to_dense(chunk_size=chunk_size), solve("gru").dense.P) < TOLERANCE
+
+
 def test_read_only_numpy_arguments():
     P = solve("gru").linearization.P
     q = random(*P.in_shape).numpy()
@@ -371,6 +364,18 @@ def test_numpy_arguments_with_negative_strides():
     P = solve("gru").linearization.P
     q = random(*P.in_shape).numpy()[:, ::-1]
     assert distance(P @ q, P @ q.copy()) == 0
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm-2layers", "user-ragged-trained_z0"])
+def test_operators_outlive_a_change_of_the_weights(name):
+    case = CASES[IDS.index(name)]
+    network, X = build(case)
+    lin = linearize(network, X, case.mask)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(1.5)
+    assert distance(lin.P.to_dense(), solve(name).dense.P) < TOLERANCE
+    assert distance(lin.K.to_dense(), solve(name).dense.K) < TOLERANCE
 
 
 # -------------------------------------------------------------------------------------- errors
@@ -387,7 +392,9 @@ BAD_ARGUMENTS = {
 
 
 @pytest.mark.parametrize("argument, message", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
-@pytest.mark.parametrize("operator", ["K", "P", "P.inverse()", "PKP", "P @ K @ P.T", "2 P - K / 3"])
+@pytest.mark.parametrize(
+    "operator", ["K", "P", "P.inverse()", "PKP", "P @ K @ P.T", "2 P - K / 3"]
+)
 def test_bad_arguments_are_refused(operator, argument, message):
     op = KNOWN[operator].operator(solve("gru").linearization)
     for a in (op, op.T):

@@ -98,7 +98,9 @@ class Cell:
         sensitivity = [
             [zero if (s := column[j]) is None else s for column in columns] for j in range(len(a))
         ]
-        direct = [[column[len(a) + q] for column in columns] for q in range(len(z))]
+        direct: list[list[Tensor | None]] = [
+            [column[len(a) + q] for column in columns] for q in range(len(z))
+        ]
         return sensitivity, direct
 
     def rate_derivative(self, h: Tensor) -> Tensor | None:

@@ -17,14 +17,52 @@ from kpflow_sklearn.cells._base import Cell
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """Weights of one layer under torch's names, and which of them train."""
+    """Weights of one layer, in the order weight_ih, weight_hh, bias_ih, bias_hh.
 
-    ih: Tensor
-    hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    names: tuple[str, str, str, str]
-    trainable: tuple[bool, bool, bool, bool]
+    Attributes
+    ----------
+    tensors : tuple of (Tensor or None)
+        The weights; None for a missing bias.
+    names : tuple of str
+        What the module calls them.
+    trainable : tuple of bool
+        Which of them are in theta.
+    """
+
+    tensors: tuple[Tensor | None, ...]
+    names: tuple[str, ...]
+    trainable: tuple[bool, ...]
+
+    @property
+    def ih(self) -> Tensor:
+        """Weights of the input."""
+        return self._needed(0)
+
+    @property
+    def hh(self) -> Tensor:
+        """Weights of the previous state."""
+        return self._needed(1)
+
+    def _needed(self, index: int) -> Tensor:
+        tensor = self.tensors[index]
+        if tensor is None:
+            raise AttributeError(f"the layer has no {self.names[index]}")
+        return tensor
+
+    @property
+    def bias_ih(self) -> Tensor | None:
+        """Bias beside the input."""
+        return self.tensors[2]
+
+    @property
+    def bias_hh(self) -> Tensor | None:
+        """Bias beside the previous state."""
+        return self.tensors[3]
+
+    def detach(self) -> LayerWeights:
+        """Return the weights without their history."""
+        tensors = tuple(None if v is None else v.detach() for v in self.tensors)
+        return LayerWeights(tensors, self.names, self.trainable)
 
 
 @dataclass(frozen=True)
@@ -149,9 +187,7 @@ class MappedTangent:
         self._state_maps = [(j, m.gate) for j, m in enumerate(cell.maps) if m.state]
         self._input_maps = [(j, m.gate) for j, m in enumerate(cell.maps) if m.input]
 
-    def _through_maps(
-        self, maps: list[tuple[int, int]], t: int, u: Tensor, w: Tensor
-    ) -> Tensor:
+    def _through_maps(self, maps: list[tuple[int, int]], t: int, u: Tensor, w: Tensor) -> Tensor:
         """Return sum over maps of S_j (W_j u) at step t, by parts."""
         gates = torch.matmul(u, w.mT).unflatten(-1, (self.cell.n_gates, 1, self.n_units))
         s = self.sensitivity[t]
@@ -214,14 +250,11 @@ class MappedTangent:
         ones = self.inputs.new_ones(*self.inputs.shape[:-1], 1)
         w = self.weights
         sources = (self.inputs, self.rates, ones, ones)
-        present = (True, True, w.bias_ih is not None, w.bias_hh is not None)
         found = []
         for j, m in enumerate(self.cell.maps):
             rows = slice(m.gate * self.n_units, (m.gate + 1) * self.n_units)
             used = (m.input, m.state, m.input, m.state)
-            chosen = [
-                i for i in (1, 0, 2, 3) if used[i] and present[i] and w.trainable[i]
-            ]
+            chosen = [i for i in (1, 0, 2, 3) if used[i] and w.trainable[i]]
             if chosen:
                 columns = [
                     ParameterSlice(w.names[i], rows, sources[i].shape[-1], i >= 2) for i in chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, overload
 
 import numpy as np
@@ -100,7 +101,9 @@ class LinearOperator:
         return self + (-1.0) * other if isinstance(other, LinearOperator) else NotImplemented
 
     def __mul__(self, factor: float) -> LinearOperator:
-        return _Scaled(self, float(factor)) if np.isscalar(factor) else NotImplemented
+        if not isinstance(factor, numbers.Real):
+            return NotImplemented
+        return _Scaled(self, float(factor))
 
     __rmul__ = __mul__
 

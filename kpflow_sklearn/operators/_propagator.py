@@ -12,7 +12,7 @@ from kpflow_sklearn.tangent import NetworkTangent
 class FlowPropagator(LinearOperator):
     """P, the response of the trajectory to a push on every step.
 
-    Equation: (P q)_t = q_t + J_t (P q)_{t-1}, and backwards (P* q)_t = q_t + J_{t+1}^T (P* q)_{t+1}.
+    Equations: (P q)_t = q_t + J_t (P q)_{t-1} and (P* q)_t = q_t + J_{t+1}^T (P* q)_{t+1}.
     Block diagonal over trials; the first step's Jacobian is never used. In a stack of layers the
     push also climbs from layer to layer within a step.
 

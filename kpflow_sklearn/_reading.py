@@ -1,0 +1,124 @@
+"""A paragraph that reads a fitted analysis in words; each claim is computed from its numbers."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from kpflow_sklearn.results import select
+
+
+def table_of(results: pd.DataFrame, bottleneck: pd.DataFrame) -> pd.DataFrame:
+    """Return the table to print: a row a snapshot, time-axis rank and dimension an operator."""
+    loss = select(results, "network", "loss")["value"]
+    columns = {"loss": loss.map("{:.4g}".format)}
+    for name in ("K", "P", "PKP"):
+        label = name.replace("PKP", "PKP*")
+        rank = select(results, name, "rank", "time")
+        dimension = select(results, name, "effective_dimension", "time")
+        columns[f"rank {label}"] = _formatted(rank, "{:.0f}")
+        columns[f"eff. dim. {label}"] = _formatted(dimension, "{:.2f}")
+    agreement = select(results, "PKP", "flow_agreement")["value"]
+    columns["flow agr."] = agreement.map(lambda v: "-" if pd.isna(v) else f"{v:+.2f}")
+    if len(bottleneck):
+        columns["narrower"] = bottleneck.set_index("iteration")["narrower"]
+    return pd.DataFrame(columns, index=loss.index)
+
+
+def _formatted(rows: pd.DataFrame, form: str) -> pd.Series:
+    """Write values with their standard error where they have one."""
+
+    def one(row: pd.Series) -> str:
+        if pd.isna(row["value"]):
+            return "-"
+        value = form.format(row["value"])
+        return f"{value} ± {row['std_error']:.2g}" if row["std_error"] > 0 else value
+
+    return pd.Series({i: one(r) for i, r in rows.iterrows()}, dtype=object)
+
+
+def read_in_words(
+    results: pd.DataFrame,
+    bottleneck: pd.DataFrame,
+    signals: pd.DataFrame,
+    *,
+    n_timesteps: int,
+    n_states: int,
+    rank_threshold: float = 0.95,
+) -> str:
+    """Return one paragraph on what K and P did, computed from the tables."""
+    loss = select(results, "network", "loss")["value"]
+    sentences = [_loss_sentence(loss)]
+    sentences.append(_rank_sentence(bottleneck, n_timesteps, rank_threshold))
+    sentences.append(_narrow_sentence(bottleneck))
+    sentences.append(_state_sentence(signals, n_states))
+    sentences.append(_agreement_sentence(results))
+    return " ".join(s for s in sentences if s)
+
+
+def _loss_sentence(loss: pd.Series) -> str:
+    first, last = loss.iloc[0], loss.iloc[-1]
+    if len(loss) == 1:
+        return f"At iteration {loss.index[0]} the loss on the analysis trials is {last:.3g}."
+    verb = "fell" if last < first else "rose" if last > first else "stayed"
+    return (
+        f"From iteration {loss.index[0]} to {loss.index[-1]} the loss on the analysis trials "
+        f"{verb} from {first:.3g} to {last:.3g}."
+    )
+
+
+def _range(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
+
+
+def _rank_sentence(bottleneck: pd.DataFrame, n_timesteps: int, threshold: float) -> str:
+    if not len(bottleneck):
+        return ""
+    k, p, pkp = (_range(bottleneck[f"{name}_rank"]) for name in ("K", "P", "PKP"))
+    return (
+        f"On the time axis ({n_timesteps} steps) the rank, at {threshold:.0%} of the trace, is "
+        f"{k} for K, {p} for P and {pkp} for the tangent kernel PKP*."
+    )
+
+
+def _narrow_sentence(bottleneck: pd.DataFrame) -> str:
+    if not len(bottleneck):
+        return ""
+    named = bottleneck["narrower"]
+    n = len(named)
+    if named.isin(["K", "P"]).all() and named.nunique() == 1:
+        name, ratio = named.iloc[0], bottleneck["ratio"]
+        span = f"{ratio.min():.1f}" if n == 1 else f"{ratio.min():.1f} to {ratio.max():.1f}"
+        where = "At every snapshot" if n > 1 else "There"
+        within = int((bottleneck["PKP_rank"] <= bottleneck[f"{name}_rank"]).sum())
+        kept = "at all of them" if within == n else f"at {within} of {n}"
+        return (
+            f"{where} {name} is the narrower of the two, {span} times, and the rank of PKP* stays "
+            f"within that of {name} {kept if n > 1 else ('too' if within else 'not')}."
+        )
+    counts = ", ".join(f"{name} at {count}" for name, count in named.value_counts().items())
+    return (
+        f"Which operator is the narrower one changes or is not clear: {counts} of {n} snapshots."
+    )
+
+
+def _state_sentence(signals: pd.DataFrame, n_states: int) -> str:
+    first, last = signals["Z"].iloc[0], signals["Z"].iloc[-1]
+    change = signals["PKP*Err"].iloc[-1]
+    verb = "went" if len(signals) > 1 else "is"
+    span = f"from {first:.2f} to {last:.2f}" if len(signals) > 1 else f"{last:.2f}"
+    return (
+        f"The effective dimension of the states (of {n_states}) {verb} {span}; that of the change "
+        f"which the next gradient step would make is {change:.2f} at the end."
+    )
+
+
+def _agreement_sentence(results: pd.DataFrame) -> str:
+    agreement = select(results, "PKP", "flow_agreement")["value"].dropna()
+    if not len(agreement):
+        return ""
+    return (
+        "PKP* describes plain gradient descent on these trials; the cosine of its prediction with "
+        f"the states' change to the next snapshot ranged from {agreement.min():+.2f} to "
+        f"{agreement.max():+.2f}."
+    )

@@ -1,0 +1,94 @@
+"""The tasks of the command line: trials to train on, trials to analyse, and what colours them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kpflow_sklearn.datasets import make_flip_flop, make_memory_pro, make_multitask
+
+
+@dataclass(frozen=True)
+class Task:
+    """Trials, and settings that train on them within a minute or two."""
+
+    X: np.ndarray
+    y: np.ndarray | None
+    X_analysis: np.ndarray | None = None
+    y_analysis: np.ndarray | None = None
+    color_by: np.ndarray | None = None
+    color_label: str = ""
+    cyclic: bool = False
+    max_iter: int = 300
+    tasks: np.ndarray | None = None
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """The trials whose states are drawn."""
+        return self.X if self.X_analysis is None else self.X_analysis
+
+
+def load_task(name: str, seed: int) -> Task:
+    """Return one of the built-in tasks."""
+    return {
+        "memory_pro": _memory_pro,
+        "flip_flop": _flip_flop,
+        "multitask": _multitask,
+        "digits": _digits,
+    }[name](seed)
+
+
+def load_file(path: str) -> Task:
+    """Return the trials of an .npz file with arrays X and, optionally, y.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read or holds no X.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"--data: there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays: dict[str, Any] = {name: file[name] for name in file.files}
+    except Exception as error:  # Whatever NumPy says of a foreign file, it is the file's fault.
+        raise ValueError(f"--data: {path} is no .npz file of plain arrays ({error})") from error
+    if "X" not in arrays:
+        raise ValueError(f"--data: {path} holds no array X, but {', '.join(arrays) or 'nothing'}")
+    y = arrays.get("y")
+    labels = y if y is not None and y.ndim == 1 and y.dtype.kind in "iufb" else None
+    return Task(arrays["X"], y, color_by=labels, color_label="y" if labels is not None else "")
+
+
+def _memory_pro(seed: int) -> Task:
+    periods: dict[str, Any] = {"stimulus": 20, "memory": 20, "response": 20}
+    X, y = make_memory_pro(256, **periods, noise_std=0.1, random_state=seed)
+    Xa, ya, angles = make_memory_pro(32, **periods, evenly_spaced=True, return_stimuli=True)
+    return Task(X, y, Xa, ya, angles, "stimulus angle", cyclic=True)
+
+
+def _flip_flop(seed: int) -> Task:
+    X, y = make_flip_flop(256, n_timesteps=60, noise_std=0.1, random_state=seed)
+    Xa, ya = make_flip_flop(32, n_timesteps=60, evenly_spaced=True, random_state=seed + 1)
+    pattern = (ya[:, -1] > 0) @ (2 ** np.arange(ya.shape[-1]))
+    return Task(X, y, Xa, ya, pattern, "bits at the end, as a number")
+
+
+def _multitask(seed: int) -> Task:
+    noise = 0.1 * np.sqrt(2)
+    X, y, tasks = make_multitask(64, noise_std=noise, random_state=seed)
+    Xa, ya, labels = make_multitask(16, evenly_spaced=True)
+    code = np.unique(labels, return_inverse=True)[1]
+    names = ", ".join(f"{i} {n}" for i, n in enumerate(np.unique(labels)))
+    return Task(X, y, Xa, ya, code, names, max_iter=500, tasks=tasks)
+
+
+def _digits(seed: int) -> Task:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    X = digits.images / 16.0
+    return Task(X, digits.target, color_by=digits.target, color_label="digit")

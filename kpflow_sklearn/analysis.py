@@ -1,0 +1,192 @@
+"""Everything measured of one snapshot: spectra, signals, weight maps, Lyapunov exponents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kpflow_sklearn._spectrum import Spectrum, spectrum_of_gram
+from kpflow_sklearn.linearization import Linearization
+from kpflow_sklearn.losses import Objective
+from kpflow_sklearn.modes import fix_signs, leading_modes
+from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.recurrent_model import to_tensors
+from kpflow_sklearn.results import row
+from kpflow_sklearn.spectra import OperatorSpectra
+from kpflow_sklearn.targets import Targets
+from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.weight_maps import weight_map_table
+
+OPERATORS = ("K", "P", "PKP")
+SIGNALS = ("Err", "P*Err", "KP*Err", "PKP*Err", "Z")
+
+
+@dataclass(frozen=True)
+class SpectralSettings:
+    """How the operators are measured, in the words of `KPFlowAnalyzer`'s parameters."""
+
+    operators: tuple[str, ...]
+    axes: tuple[str, ...]
+    rank_threshold: float
+    gram: str
+    reduction: str
+    method: str
+    n_probes: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class AnalysisTrials:
+    """The trials that every snapshot is analysed on."""
+
+    X: np.ndarray
+    targets: Targets
+    mask: np.ndarray | None
+
+
+class SnapshotAnalysis:
+    """A network at one iteration, linearized on the analysis trials.
+
+    Parameters
+    ----------
+    network : RecurrentNetwork
+        The network at that iteration.
+    iteration : int
+        Number of parameter updates before it.
+    trials : AnalysisTrials
+        What it is linearized on.
+    objective : Objective
+        The loss.
+    """
+
+    def __init__(
+        self,
+        network: RecurrentNetwork,
+        iteration: int,
+        trials: AnalysisTrials,
+        objective: Objective,
+    ) -> None:
+        self.iteration, self.trials = iteration, trials
+        X, mask = to_tensors(trials.X, trials.mask, network)
+        self.linearization = lin = Linearization(network, X, mask)
+        with torch.no_grad():
+            self.loss = float(objective.value(network, lin.states, trials.targets, mask))
+        error = objective.error(network, lin.states, trials.targets, mask)
+        states = lin.states if mask is None else lin.states * mask[..., None]
+        adjoint = lin.P.T @ error
+        forcing = lin.K @ adjoint
+        chain = (error, adjoint, forcing, lin.P @ forcing, states)
+        self.signals: dict[str, Tensor] = dict(zip(SIGNALS, chain, strict=True))
+
+    @property
+    def operators(self) -> dict[str, LinearOperator]:
+        """The operators by name."""
+        lin = self.linearization
+        return {"K": lin.K, "P": lin.P, "PKP": lin.PKP}
+
+    def spectra(self, settings: SpectralSettings) -> dict[str, OperatorSpectra]:
+        """Return the spectra of each operator."""
+        return {
+            name: OperatorSpectra(
+                op,
+                gram=settings.gram,
+                reduction=settings.reduction,
+                method=settings.method,
+                n_probes=settings.n_probes,
+                random_state=settings.seed,
+            )
+            for name, op in self.operators.items()
+        }
+
+    def rows(
+        self, spectra: dict[str, OperatorSpectra], settings: SpectralSettings
+    ) -> list[dict[str, Any]]:
+        """Return the rows of ``results_`` for this snapshot."""
+        n_trials = len(self.trials.X)
+        out = [row(self.iteration, "network", "", "loss", self.loss, n_trials=n_trials)]
+        for name in settings.operators:
+            for axis in settings.axes:
+                found = spectra[name].on(axis)
+                about: dict[str, Any] = {
+                    "method": found.method,
+                    "reduction": "" if axis == "all" else settings.reduction,
+                    "n_trials": n_trials,
+                }
+                for quantity, estimate in _quantities(found, settings.rank_threshold).items():
+                    out.append(row(self.iteration, name, axis, quantity, estimate, **about))
+        agreement = self.direction_agreement()
+        out.append(
+            row(self.iteration, "PKP", "all", "direction_agreement", agreement, n_trials=n_trials)
+        )
+        return out
+
+    def direction_agreement(self) -> Estimate:
+        """Return the cosine of PKP*Err with PP*Err.
+
+        The second is how the states would move if every push on them could be made; a small
+        cosine says that the parameters misdirect the correction.
+        """
+        free = self.linearization.P @ self.signals["P*Err"]
+        return _cosine(self.signals["PKP*Err"], free, "the error signal is zero")
+
+    def flow_agreement(self, later: SnapshotAnalysis) -> Estimate:
+        """Return the cosine of -PKP*Err with the change of the states up to a later snapshot."""
+        change = later.signals["Z"] - self.signals["Z"]
+        reason = "the states did not change, or no change is predicted"
+        return _cosine(-self.signals["PKP*Err"], change, reason)
+
+    def signal_dimensions(self) -> dict[str, Any]:
+        """Return the effective dimension (hidden axis, uncentred) of each signal."""
+        out: dict[str, Any] = {"iteration": self.iteration}
+        for name, signal in self.signals.items():
+            flat = signal.flatten(0, 1).double()
+            moments = flat.mT @ flat
+            out[name] = spectrum_of_gram(moments).effective_dimension.value
+        return out
+
+    def modes(self, name: str, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k leading singular values of an operator and its Gram's eigenfunctions."""
+        values, functions = leading_modes(self.operators[name], k, random_state=seed)
+        return (np.sqrt(values) if name == "P" else values), functions
+
+    def hidden_components(self, k: int, settings: SpectralSettings) -> np.ndarray:
+        """Return the leading eigenvectors of hidden-axis PKP*, (at most k, n_states)."""
+        kernel = OperatorSpectra(
+            self.linearization.PKP, n_probes=settings.n_probes, random_state=settings.seed
+        )
+        vectors = torch.linalg.eigh(kernel.hidden_gram()).eigenvectors.flip(1).mT[:k]
+        return fix_signs(vectors).cpu().numpy()
+
+    def weight_maps(self, rank_threshold: float) -> pd.DataFrame:
+        """Return the weight-map table, one row a map."""
+        return weight_map_table(self.linearization.K, rank_threshold)
+
+
+def _quantities(found: Spectrum, rank_threshold: float) -> dict[str, Estimate]:
+    return {
+        "trace": found.trace,
+        "norm": _root(found.square),
+        "effective_dimension": found.effective_dimension,
+        "rank": found.rank(rank_threshold),
+    }
+
+
+def _root(square: Estimate) -> Estimate:
+    """Return the square root of an estimate, its error carried to first order."""
+    if not square.value > 0:
+        return Estimate(0.0) if square.value == 0 else square
+    root = square.value**0.5
+    return Estimate(root, square.std_error / (2 * root))
+
+
+def _cosine(a: Tensor, b: Tensor, reason: str) -> Estimate:
+    norms = float(a.double().norm() * b.double().norm())
+    if not norms > 0:
+        return Estimate.missing(reason)
+    return Estimate(float((a.double() * b.double()).sum()) / norms)

@@ -1,0 +1,301 @@
+"""KPFlowAnalyzer: train a recurrent network, or take a trained one, and read K and P off it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from tqdm import tqdm
+
+from kpflow_sklearn._random import draw_seed
+from kpflow_sklearn._validation import (
+    check_choice,
+    check_positive_int,
+    check_real,
+    check_subset,
+)
+from kpflow_sklearn.analysis import (
+    OPERATORS,
+    AnalysisTrials,
+    SnapshotAnalysis,
+    SpectralSettings,
+)
+from kpflow_sklearn.analyzer_base import POOLINGS, RecurrentAnalyzer
+from kpflow_sklearn.bottleneck import bottleneck_table
+from kpflow_sklearn.gramians import AXES
+from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
+from kpflow_sklearn.results import row, select, to_frame
+from kpflow_sklearn.spectra import GRAMS, METHODS, REDUCTIONS
+from kpflow_sklearn.traces import Estimate
+
+
+class KPFlowAnalyzer(RecurrentAnalyzer):
+    """Explain gradient descent on a recurrent network by its operators K and P.
+
+    Under gradient descent the states of a recurrent network move by -eta PKP* Err: the error is
+    carried back in time by P*, turned into a feasible change of each step by the parameter
+    operator K, and carried forward by the propagator P. `fit` trains the network, linearizes
+    every snapshot on the same trials and measures rank and effective dimension of K, P and PKP*.
+
+    Parameters
+    ----------
+    trainer : RecurrentTrainer, SavedTraining, FrozenEstimator or torch.nn.Module, optional
+        Where the network comes from; it is cloned and fitted. A module is analysed as it is, as
+        by ``SavedTraining(module)``. None trains a GRU of 64 units.
+    n_components : int, default=5
+        Leading modes kept of each operator, and directions that `transform` projects on (at most
+        the number of states).
+    operators : sequence of {"K", "P", "PKP"}, default=("K", "P", "PKP")
+        What to measure.
+    axes : sequence of {"all", "trial", "time", "hidden"}, default=("all", "time", "hidden")
+        Kept axes of the Grams; the time axis is always measured.
+    rank_threshold : float, default=0.95
+        Share of the whole trace that defines the rank.
+    gram : {"natural", "square"}, default="natural"
+        K, PKP* and PP*, or OO* for each operator.
+    reduction : {"trace", "mean"}, default="trace"
+        How a Gram is reduced to an axis: partial trace, or Gram of the averaged signal.
+    method : {"auto", "exact", "randomized"}, default="auto"
+        "auto" is exact where that is cheap; ``results_`` says which was used.
+    n_probes : int, default=30
+        Random vectors of an estimate.
+    analysis_trials : int, default=64
+        Number of trials analysed, drawn from X (stratified by ``tasks``), unless ``X_analysis``
+        is given to `fit`.
+    pooling : {"last", "mean", "flatten"}, default="last"
+        How `transform` reduces the steps of a trial.
+    random_state : int, RandomState or None, default=None
+        Seed of the choice of trials, of the estimates, and of a trainer whose own is None.
+    verbose : bool or int, default=False
+        Whether to show a progress bar over snapshots (and a default trainer its own).
+
+    Attributes
+    ----------
+    results_ : DataFrame
+        One row for each (iteration, operator, axis, quantity): value, std_error (0 if exact),
+        method, reduction, n_trials, and the reason where a value is missing.
+    k_rank_, p_rank_, pkp_rank_ : float
+        Time-axis ranks at the last snapshot; None for an operator not measured.
+    effective_dimensions_ : DataFrame
+        Operator x axis, at the last snapshot.
+    bottleneck_ : DataFrame
+        For each iteration the time-axis ranks and which operator is the narrower one.
+    signal_dimensions_ : DataFrame
+        For each iteration the effective dimension (hidden axis, uncentred) of Err, P*Err, KP*Err,
+        PKP*Err and of the states Z.
+    weight_maps_ : DataFrame
+        For each weight map the dimensions of its activity, sensitivity and K_j, with the bounds
+        that hold; empty for a user's cell or a trained initial state.
+    singular_values_ : dict of str to ndarray of shape (k,)
+        Largest singular values of each operator at the last snapshot.
+    eigenfunctions_ : dict of str to ndarray of shape (k, n_trials, n_timesteps, n_states)
+        The eigenfunctions of K, PKP* and PP* that belong to them; the entry of largest magnitude
+        is positive.
+    components_ : ndarray of shape (n_components_, n_states)
+        Leading eigenvectors of hidden-axis PKP*: the directions in which training can move the
+        states.
+    n_components_ : int
+        Their number.
+    lyapunov_exponents_, lyapunov_std_error_ : ndarray of shape (n_states,)
+        Per unit of time (``dt`` of the trainer), at the last snapshot, over the analysed trials;
+        empty for trials of fewer than three steps.
+    kaplan_yorke_dimension_ : float
+        Of these exponents; None where there are none.
+    loss_curve_ : ndarray of shape (n_iter_,)
+        The trainer's.
+    n_iter_ : int
+        Number of parameter updates.
+    trainer_ : estimator
+        The fitted trainer.
+    network_ : Module
+        Its network.
+    snapshots_ : list of Snapshot
+        Its states over training.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, for a classification only.
+    n_features_in_ : int
+        Size of the last axis of X.
+
+    Notes
+    -----
+    PKP* describes plain full-batch gradient descent on the analysed trials. Minibatches, momentum,
+    clipping and Adam are not this flow; the quantity ``flow_agreement``, the cosine of the
+    predicted change of the states with the measured one up to the next snapshot, tells how far
+    the description carries.
+
+    Examples
+    --------
+    >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+    >>> from kpflow_sklearn.datasets import make_memory_pro
+    >>> X, y = make_memory_pro(8, stimulus=3, memory=3, response=3, evenly_spaced=True)
+    >>> trainer = RecurrentTrainer(hidden_size=6, max_iter=10, snapshots=2, random_state=0)
+    >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+    >>> analyzer.bottleneck_["iteration"].tolist()
+    [0, 10]
+    >>> analyzer.transform(X).shape
+    (8, 5)
+    """
+
+    def __init__(
+        self,
+        trainer: Any = None,
+        *,
+        n_components: int = 5,
+        operators: Sequence[str] = OPERATORS,
+        axes: Sequence[str] = ("all", "time", "hidden"),
+        rank_threshold: float = 0.95,
+        gram: str = "natural",
+        reduction: str = "trace",
+        method: str = "auto",
+        n_probes: int = 30,
+        analysis_trials: int = 64,
+        pooling: str = "last",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool | int = False,
+    ) -> None:
+        self.trainer = trainer
+        self.n_components = n_components
+        self.operators = operators
+        self.axes = axes
+        self.rank_threshold = rank_threshold
+        self.gram = gram
+        self.reduction = reduction
+        self.method = method
+        self.n_probes = n_probes
+        self.analysis_trials = analysis_trials
+        self.pooling = pooling
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        loss_weight: ArrayLike | None = None,
+        tasks: ArrayLike | None = None,
+        X_analysis: ArrayLike | None = None,
+        y_analysis: ArrayLike | None = None,
+    ) -> KPFlowAnalyzer:
+        """Fit the trainer and analyse each of its snapshots.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs; a 2-D X is taken as trials of a single step, with a UserWarning.
+        y : array-like, optional
+            Targets, in the forms that `RecurrentTrainer.fit` takes.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps, a prefix of each trial.
+        loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
+            w >= 0, what each step costs.
+        tasks : array-like of shape (n_trials,), optional
+            A label a trial; the analysed trials hold each label in equal share.
+        X_analysis, y_analysis : array-like, optional
+            Trials to analyse instead of a choice from X, whole and of equal weight.
+
+        Returns
+        -------
+        KPFlowAnalyzer
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or an array is not as described; the message names it.
+        """
+        self._check_parameters()
+        seed = draw_seed(self.random_state)
+        trials = self._fit_trainer(
+            X,
+            y,
+            seed,
+            mask=mask,
+            loss_weight=loss_weight,
+            tasks=tasks,
+            X_analysis=X_analysis,
+            y_analysis=y_analysis,
+        )
+        self._analyse(trials, self._settings(seed))
+        return self
+
+    def _check_parameters(self) -> None:
+        check_positive_int(self.n_components, "n_components")
+        check_positive_int(self.n_probes, "n_probes", minimum=3)
+        check_positive_int(self.analysis_trials, "analysis_trials")
+        check_subset(self.operators, "operators", OPERATORS)
+        check_subset(self.axes, "axes", AXES)
+        check_real(self.rank_threshold, "rank_threshold", 0, 1, open_minimum=True)
+        check_choice(self.gram, "gram", GRAMS)
+        check_choice(self.reduction, "reduction", REDUCTIONS)
+        check_choice(self.method, "method", METHODS)
+        check_choice(self.pooling, "pooling", POOLINGS)
+
+    def _settings(self, seed: int) -> SpectralSettings:
+        axes = tuple(self.axes) if "time" in self.axes else (*self.axes, "time")
+        return SpectralSettings(
+            tuple(self.operators),
+            axes,
+            self.rank_threshold,
+            self.gram,
+            self.reduction,
+            self.method,
+            self.n_probes,
+            seed,
+        )
+
+    def _analyse(self, trials: AnalysisTrials, settings: SpectralSettings) -> None:
+        rows: list[dict[str, Any]] = []
+        signals, previous = [], None
+        progress = tqdm(self.snapshots_, disable=not self.verbose, desc="analysis")
+        for snapshot in progress:
+            network = self.trainer_.network_at(snapshot)
+            found = SnapshotAnalysis(network, snapshot.iteration, trials, self.trainer_.objective_)
+            spectra = found.spectra(settings)
+            rows += found.rows(spectra, settings)
+            signals.append(found.signal_dimensions())
+            if previous is not None:
+                rows.append(_agreement_row(previous, previous.flow_agreement(found), trials))
+            previous = found
+        nothing_later = Estimate.missing("there is no later snapshot to compare with")
+        rows.append(_agreement_row(found, nothing_later, trials))
+        self.results_ = to_frame(rows)
+        self.signal_dimensions_ = pd.DataFrame(signals).set_index("iteration")
+        self._describe_last(found, settings)
+
+    def _describe_last(self, last: SnapshotAnalysis, settings: SpectralSettings) -> None:
+        """Set the attributes that belong to the last snapshot."""
+        at_last = self.results_[self.results_["iteration"] == last.iteration]
+        for name in OPERATORS:
+            found = select(at_last, name, "rank", "time")["value"]
+            setattr(self, f"{name.lower()}_rank_", float(found.iloc[0]) if len(found) else None)
+        dimensions = at_last[at_last["quantity"] == "effective_dimension"]
+        table = dimensions.pivot(index="operator", columns="axis", values="value")
+        self.effective_dimensions_ = table.loc[list(settings.operators), list(settings.axes)]
+        self.bottleneck_ = bottleneck_table(self.results_)
+        self.weight_maps_ = last.weight_maps(self.rank_threshold)
+        self.singular_values_, self.eigenfunctions_ = {}, {}
+        for name in settings.operators:
+            values, functions = last.modes(name, self.n_components, settings.seed)
+            self.singular_values_[name], self.eigenfunctions_[name] = values, functions
+        self.components_ = last.hidden_components(self.n_components, settings)
+        self.n_components_ = len(self.components_)
+        self.lyapunov_exponents_ = self.lyapunov_std_error_ = np.empty(0)
+        self.kaplan_yorke_dimension_: float | None = None
+        if last.linearization.states.shape[1] >= 3:
+            exponents, error = lyapunov_exponents(last.linearization)
+            dt = getattr(self.trainer_, "dt", 1.0)
+            self.lyapunov_exponents_, self.lyapunov_std_error_ = exponents / dt, error / dt
+            self.kaplan_yorke_dimension_ = kaplan_yorke_dimension(exponents)
+
+
+def _agreement_row(
+    analysis: SnapshotAnalysis, agreement: Estimate, trials: AnalysisTrials
+) -> dict[str, Any]:
+    return row(
+        analysis.iteration, "PKP", "all", "flow_agreement", agreement, n_trials=len(trials.X)
+    )

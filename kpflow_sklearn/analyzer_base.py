@@ -1,0 +1,236 @@
+"""What all recurrent analyzers share: the trainer they fit, and the trained network's answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from kpflow_sklearn._validation import check_estimator_sequences, last_valid_step
+from kpflow_sklearn.analysis import AnalysisTrials
+from kpflow_sklearn.checkpoints import as_trainer
+from kpflow_sklearn.trials import choose_trials
+from kpflow_sklearn.verification import verify_network
+
+POOLINGS = ("last", "mean", "flatten")
+
+
+class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Base of the analyzers of recurrent networks.
+
+    A subclass stores ``trainer``, ``pooling``, ``analysis_trials``, ``random_state`` and
+    ``verbose``, calls `_fit_trainer` from its ``fit`` and sets ``components_``.
+    """
+
+    trainer: Any
+    pooling: str
+    analysis_trials: int
+    verbose: bool | int
+    components_: np.ndarray
+    n_components_: int
+    n_features_in_: int
+
+    def __sklearn_tags__(self) -> Tags:
+        """Return the tags: single steps (2-D) and sequences (3-D) are both taken."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = False
+        return tags
+
+    def _fit_trainer(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        seed: int,
+        *,
+        mask: ArrayLike | None,
+        loss_weight: ArrayLike | None,
+        **analysis: ArrayLike | None,
+    ) -> AnalysisTrials:
+        """Fit a clone of the trainer and return the trials to analyse."""
+        trials, single_step = check_estimator_sequences(self, X, reset=True, warn=False)
+        self.trainer_ = as_trainer(
+            self.trainer, clone=clone, random_state=seed, verbose=self.verbose
+        )
+        # Handed on only where given: a frozen trainer takes no such arguments.
+        options = {"mask": mask, "loss_weight": loss_weight}
+        self.trainer_.fit(X, y, **{k: v for k, v in options.items() if v is not None})
+        self._copy_trainer_attributes()
+        self._n_timesteps = trials.shape[1]
+        return choose_trials(
+            self.trainer_.encoder_,
+            trials,
+            y,
+            mask=mask,
+            loss_weight=loss_weight,
+            n_trials=self.analysis_trials,
+            single_step=single_step,
+            seed=seed,
+            **analysis,
+        )
+
+    def _copy_trainer_attributes(self) -> None:
+        trainer = self.trainer_
+        self.network_, self.snapshots_ = trainer.network_, trainer.snapshots_
+        self.loss_curve_, self.n_iter_ = trainer.loss_curve_, trainer.n_iter_
+        if hasattr(trainer, "classes_"):
+            self.classes_ = trainer.classes_
+        elif hasattr(self, "classes_"):
+            del self.classes_
+
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> RecurrentAnalyzer:
+        """Fit the trainer and analyse its snapshots; every subclass defines it."""
+        raise NotImplementedError
+
+    def fit_transform(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        **fit_params: Any,
+    ) -> np.ndarray:
+        """Fit, then transform the same trials.
+
+        Parameters
+        ----------
+        X, y, mask
+            As in `fit`.
+        **fit_params
+            The other arguments of `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_trials, n_features_out)
+            As from `transform`.
+        """
+        return self.fit(X, y, mask=mask, **fit_params).transform(X, mask=mask)  # type: ignore[call-arg]
+
+    def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+        """Project the states of trials on ``components_``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps.
+
+        Returns
+        -------
+        ndarray of shape (n_trials, n_components_)
+            Projections at the last valid step or averaged over valid steps, or of shape
+            (n_trials, n_timesteps * n_components_) for ``pooling="flatten"``.
+        """
+        check_is_fitted(self, "components_")
+        trials, _ = check_estimator_sequences(self, X, reset=False, warn=False)
+        if self.pooling == "flatten" and trials.shape[1] != self._n_timesteps:
+            raise ValueError(
+                f"pooling='flatten' needs X with {self._n_timesteps} steps as on fit, got "
+                f"{trials.shape[1]}."
+            )
+        states = self.trainer_.trajectories(X, mask=mask)
+        projected = states @ self.components_.T.astype(states.dtype)
+        valid = None if mask is None else np.asarray(mask, dtype=bool)
+        if self.pooling == "last":
+            return projected[np.arange(len(projected)), last_valid_step(valid, trials)]
+        if self.pooling == "mean":
+            return projected.mean(1) if valid is None else projected.sum(1) / valid.sum(1)[:, None]
+        return projected.reshape(len(projected), -1)
+
+    def predict(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+        """Predict targets with the trained network.
+
+        Parameters
+        ----------
+        X, mask
+            As in `transform`.
+
+        Returns
+        -------
+        ndarray
+            In the form of the y given to `fit`.
+        """
+        check_is_fitted(self, "components_")
+        check_estimator_sequences(self, X, reset=False, warn=False)
+        return self.trainer_.predict(X, mask=mask)
+
+    def score(
+        self, X: ArrayLike, y: ArrayLike | None = None, *, mask: ArrayLike | None = None
+    ) -> float:
+        """Return the trained network's accuracy (classes) or R^2 (values).
+
+        Parameters
+        ----------
+        X, y, mask
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            The score; 1 is best.
+        """
+        check_is_fitted(self, "components_")
+        check_estimator_sequences(self, X, reset=False, warn=False)
+        return self.trainer_.score(X, y, mask=mask)
+
+    def trajectories(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+        """Return the trained network's states.
+
+        Parameters
+        ----------
+        X, mask
+            As in `transform`.
+
+        Returns
+        -------
+        ndarray of shape (n_trials, n_timesteps, n_states)
+            States after every step.
+        """
+        check_is_fitted(self, "components_")
+        return self.trainer_.trajectories(X, mask=mask)
+
+    def verify(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        loss_weight: ArrayLike | None = None,
+    ) -> pd.DataFrame:
+        """Check the identities behind the analysis on the trained network, in float64.
+
+        Parameters
+        ----------
+        X, y, mask, loss_weight
+            Trials, as in `fit`; at most ``analysis_trials`` of them are used.
+
+        Returns
+        -------
+        DataFrame
+            Columns identity, error (relative unless said otherwise), tolerance, passed.
+        """
+        check_is_fitted(self, "components_")
+        trials, single_step = check_estimator_sequences(self, X, reset=False, warn=False)
+        chosen = choose_trials(
+            self.trainer_.encoder_,
+            trials,
+            y,
+            mask=mask,
+            loss_weight=loss_weight,
+            n_trials=self.analysis_trials,
+            single_step=single_step,
+            seed=0,
+        )
+        return verify_network(self.network_, chosen, self.trainer_.objective_)
+
+    @property
+    def _n_features_out(self) -> int:
+        steps = self._n_timesteps if self.pooling == "flatten" else 1
+        return steps * self.n_components_

@@ -1,0 +1,50 @@
+"""Which operator is the narrow one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from kpflow_sklearn.results import select
+
+COLUMNS = ["iteration", "K_rank", "P_rank", "PKP_rank", "narrower", "ratio"]
+
+
+def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the time-axis ranks over training and which operator they call the bottleneck.
+
+    ``narrower`` is "K" or "P", the one with the smaller rank, and ``ratio`` how many times
+    smaller it is; "neither" if the rank of PKP* exceeds both, and "undecided" if the two are
+    equal within 1.96 standard errors of their difference or one of them is missing.
+
+    Parameters
+    ----------
+    results : DataFrame
+        A ``results_`` table; the result is empty unless K, P and PKP were measured.
+
+    Returns
+    -------
+    DataFrame
+        Columns iteration, K_rank, P_rank, PKP_rank, narrower, ratio.
+    """
+    ranks = {name: select(results, name, "rank", "time") for name in ("K", "P", "PKP")}
+    if any(len(found) == 0 for found in ranks.values()):
+        return pd.DataFrame(columns=COLUMNS)
+    rows = []
+    for iteration in ranks["K"].index:
+        value = {name: float(found.loc[iteration, "value"]) for name, found in ranks.items()}
+        error = {name: float(found.loc[iteration, "std_error"]) for name, found in ranks.items()}
+        rows.append([iteration, *value.values(), *_judge(value, error)])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _judge(value: dict[str, float], error: dict[str, float]) -> tuple[str, float]:
+    k, p, pkp = value["K"], value["P"], value["PKP"]
+    if not np.isfinite([k, p]).all():
+        return "undecided", float("nan")
+    ratio = max(k, p) / min(k, p)
+    if pkp > max(k, p):
+        return "neither", ratio
+    if abs(k - p) <= 1.96 * np.hypot(error["K"], error["P"]):
+        return "undecided", ratio
+    return ("K" if k < p else "P"), ratio

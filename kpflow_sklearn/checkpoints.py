@@ -1,0 +1,242 @@
+"""SavedTraining: a network somebody else trained, alone or with its checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from kpflow_sklearn._loop import Snapshot
+from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
+from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.recognition import recognise_network
+from kpflow_sklearn.recurrent_model import RecurrentModel, to_tensors
+from kpflow_sklearn.training import RecurrentTrainer
+
+
+class SavedTraining(RecurrentModel):
+    """A trained network that this package did not make, in a trainer's place.
+
+    Nothing is trained: `fit` recognises the parts of the module, loads the checkpoints and checks
+    that the rebuilt step reproduces the module's own states.
+
+    Parameters
+    ----------
+    network : Module
+        A module with one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear``
+        readout. It is copied, never changed.
+    checkpoints : sequence of state_dict, optional
+        The module's states over training, in order; None analyses the present state alone.
+    recurrent, readout : str, optional
+        Names of the two submodules, where the module has several.
+    loss : {"auto", "mse", "cross_entropy"}, default="auto"
+        What the network was trained on; "auto" as in `RecurrentTrainer`.
+    iterations : sequence of int, optional
+        Number of parameter updates before each checkpoint; default 0, 1, 2, ...
+
+    Attributes
+    ----------
+    network_ : RecurrentNetwork
+        A copy of the module, as step, readout and initial state, in the last state.
+    snapshots_ : list of Snapshot
+        One a checkpoint.
+    n_iter_ : int
+        Iteration of the last checkpoint.
+    loss_curve_ : ndarray of shape (0,)
+        Empty: the losses of somebody else's training are not known.
+    n_features_in_ : int
+        Size of the last axis of X.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import SavedTraining
+    >>> from kpflow_sklearn.datasets import make_flip_flop
+    >>> X, y = make_flip_flop(8, n_timesteps=10, random_state=0)
+    >>> module = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 6), "out": torch.nn.Linear(6, 3)})
+    >>> saved = SavedTraining(module, [module.state_dict()], iterations=[500]).fit(X, y)
+    >>> saved.trajectories(X).shape
+    (8, 10, 6)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        checkpoints: Sequence[Mapping[str, Tensor]] | None = None,
+        *,
+        recurrent: str | None = None,
+        readout: str | None = None,
+        loss: str = "auto",
+        iterations: Sequence[int] | None = None,
+    ) -> None:
+        self.network = network
+        self.checkpoints = checkpoints
+        self.recurrent = recurrent
+        self.readout = readout
+        self.loss = loss
+        self.iterations = iterations
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        loss_weight: ArrayLike | None = None,
+    ) -> SavedTraining:
+        """Recognise the network and load its checkpoints; nothing is trained.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Trials, on which the rebuilt step is checked.
+        y : array-like, optional
+            Targets, in the forms that `RecurrentTrainer.fit` takes.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps.
+        loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
+            w >= 0, what each step costs.
+
+        Returns
+        -------
+        SavedTraining
+            Itself.
+
+        Raises
+        ------
+        UnsupportedNetworkError
+            If the module is of a kind that the analysis cannot take.
+        CheckpointError
+            If a checkpoint does not fit the module.
+        ValueError
+            If X, y or the number of iterations do not fit.
+        """
+        if not isinstance(self.network, nn.Module):
+            raise UnsupportedNetworkError(
+                f"network must be a torch.nn.Module, got a {type(self.network).__name__}."
+            )
+        trials, valid, single_step = self._check_trials(X, mask, reset=True)
+        module = copy.deepcopy(self.network).eval()
+        view = recognise_network(module, self.recurrent, self.readout)
+        self._check_sizes(view, trials)
+        self._fit_targets(trials, y, valid, loss_weight, single_step, self.loss, 0.0)
+        self._check_outputs(view)
+        states = [module.state_dict()] if self.checkpoints is None else self.checkpoints
+        self.snapshots_ = []
+        for index, (iteration, state) in enumerate(
+            zip(self._checked_iterations(len(states)), states, strict=True)
+        ):
+            _load(module, state, index)
+            self.snapshots_.append(Snapshot.take(iteration, view))
+        _check_reproduces(view, trials, valid)
+        self.network_ = view
+        self.n_iter_ = self.snapshots_[-1].iteration
+        self.loss_curve_ = np.empty(0)
+        return self
+
+    def _checked_iterations(self, n_checkpoints: int) -> list[int]:
+        if n_checkpoints == 0:
+            raise ValueError("checkpoints must hold at least one state_dict, got none.")
+        if self.iterations is None:
+            return list(range(n_checkpoints))
+        found = [int(i) for i in self.iterations]
+        if len(found) != n_checkpoints:
+            raise ValueError(
+                f"iterations must give one number for each of the {n_checkpoints} checkpoints, "
+                f"got {len(found)}."
+            )
+        if found[0] < 0 or any(b <= a for a, b in zip(found, found[1:], strict=False)):
+            raise ValueError(f"iterations must increase from at least 0, got {found}.")
+        return found
+
+    def _check_sizes(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
+        expected = view.layers[0].n_features  # type: ignore[union-attr]
+        if trials.shape[-1] != expected:
+            raise ValueError(
+                f"X has {trials.shape[-1]} features, but the network takes {expected}."
+            )
+
+    def _check_outputs(self, view: RecurrentNetwork) -> None:
+        found = view.n_outputs
+        asked = self.encoder_.n_outputs_
+        if self.encoder_.classes_ is not None and asked <= found:
+            # A network may know more classes than the trials at hand show.
+            if asked < found and not _are_indices(self.encoder_.classes_, found):
+                raise ValueError(
+                    f"y has {asked} classes and the readout {found} outputs: give labels "
+                    f"0..{found - 1}, so that it is clear which output is which."
+                )
+            if asked < found:
+                self.encoder_.classes_ = self.classes_ = np.arange(found)
+                self.encoder_.n_outputs_ = found
+            return
+        if asked != found:
+            raise ValueError(f"y asks for {asked} outputs, but the readout has {found}.")
+
+
+def as_trainer(trainer: Any, *, clone: Callable, random_state: int, verbose: bool | int) -> Any:
+    """Return an unfitted copy of what an analyzer was given as ``trainer``.
+
+    None stands for a GRU of 64 units, and a bare module for ``SavedTraining(module)``. A trainer
+    without a seed of its own takes ``random_state``.
+    """
+    if trainer is None:
+        return RecurrentTrainer(random_state=random_state, verbose=verbose)
+    if isinstance(trainer, nn.Module):
+        return SavedTraining(trainer)
+    if not hasattr(trainer, "fit") or isinstance(trainer, type):
+        raise ValueError(
+            "trainer must be a RecurrentTrainer, a SavedTraining, a FrozenEstimator of one, a "
+            f"torch.nn.Module or None, got {trainer!r}."
+        )
+    fresh = clone(trainer)
+    if "random_state" in fresh.get_params(deep=False) and fresh.random_state is None:
+        fresh.set_params(random_state=random_state)
+    return fresh
+
+
+def _are_indices(classes: np.ndarray, n_outputs: int) -> bool:
+    return classes.dtype.kind in "iu" and classes.min() >= 0 and classes.max() < n_outputs
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], index: int) -> None:
+    """Load one checkpoint, or say what does not fit."""
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"checkpoints[{index}] must be a state_dict, got a {type(state).__name__}."
+        )
+    own = module.state_dict()
+    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
+    shapes = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if state[name].shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        raise CheckpointError(
+            f"checkpoints[{index}] does not fit {type(module).__name__}: missing keys "
+            f"{sorted(missing)}, unexpected keys {sorted(unexpected)}, other shapes {shapes}."
+        )
+    module.load_state_dict(state)
+
+
+def _check_reproduces(view: RecurrentNetwork, trials: np.ndarray, mask: np.ndarray | None) -> None:
+    """Compare the rebuilt step with the module's own forward pass."""
+    core = view.recurrent
+    X, _ = to_tensors(trials[:8], None if mask is None else mask[:8], view)
+    with torch.no_grad():
+        ours = view.rates(view.states(X))
+        theirs = core(X if core.batch_first else X.transpose(0, 1))[0]
+    theirs = theirs if core.batch_first else theirs.transpose(0, 1)
+    difference = float((ours - theirs).abs().max())
+    # Rounding accumulates over the steps; anything else is of the size of the states.
+    if not difference <= 100 * X.shape[1] * torch.finfo(view.dtype).eps:
+        raise UnsupportedNetworkError(
+            f"the rebuilt step does not reproduce the states of {type(core).__name__}: they "
+            f"differ by up to {difference:.2g}."
+        )

@@ -1,0 +1,45 @@
+"""What the figures share: colours that colour-blind readers can tell apart, and axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Okabe and Ito's colours, with markers that tell the lines apart in grey as well.
+OPERATOR_STYLE: dict[str, dict[str, Any]] = {
+    "K": {"color": "#0072B2", "marker": "o", "label": "K"},
+    "P": {"color": "#D55E00", "marker": "s", "label": "P"},
+    "PKP": {"color": "#009E73", "marker": "^", "label": "PKP*"},
+}
+
+
+def new_axes(ax: Axes | None) -> Axes:
+    """Return ``ax``, or the only axes of a new figure."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]
+
+
+def plain_log_scale(ax: Axes) -> None:
+    """Put dimensions on a logarithmic scale with plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def iteration_axis(ax: Axes, last: int) -> None:
+    """Put training iterations on a scale that shows both the first steps and the last."""
+    from matplotlib.ticker import StrMethodFormatter
+
+    ax.set_xscale("symlog", linthresh=1)
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.set_xlim(-0.05, max(last, 1) * 1.15)
+    ax.set_xlabel("iteration")
+    ax.spines[["top", "right"]].set_visible(False)

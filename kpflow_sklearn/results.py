@@ -1,0 +1,169 @@
+"""The one tidy table that every analysis fills, and its file format."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kpflow_sklearn.traces import Estimate
+
+SCHEMA_VERSION = 1
+
+#: Columns of ``results_``. ``value`` is NaN only where ``reason`` says why.
+COLUMNS = {
+    "iteration": "int64",
+    "operator": "str",
+    "axis": "str",
+    "quantity": "str",
+    "value": "float64",
+    "std_error": "float64",
+    "method": "str",
+    "reduction": "str",
+    "n_trials": "int64",
+    "reason": "str",
+}
+
+
+def row(
+    iteration: int,
+    operator: str,
+    axis: str,
+    quantity: str,
+    estimate: Estimate | float,
+    *,
+    method: str = "exact",
+    reduction: str = "",
+    n_trials: int,
+) -> dict[str, Any]:
+    """Return one row of the table; a plain number is exact."""
+    if not isinstance(estimate, Estimate):
+        estimate = Estimate(float(estimate))
+    if np.isnan(estimate.value) and not estimate.reason:
+        estimate = Estimate.missing("not a finite number")
+    return {
+        "iteration": iteration,
+        "operator": operator,
+        "axis": axis,
+        "quantity": quantity,
+        "value": estimate.value,
+        "std_error": estimate.std_error,
+        "method": method,
+        "reduction": reduction,
+        "n_trials": n_trials,
+        "reason": estimate.reason,
+    }
+
+
+def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows as a table of the schema."""
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def select(
+    results: pd.DataFrame, operator: str, quantity: str, axis: str | None = None
+) -> pd.DataFrame:
+    """Return the rows of one quantity over training, indexed by iteration.
+
+    Parameters
+    ----------
+    results : DataFrame
+        A ``results_`` table.
+    operator, quantity : str
+        Which.
+    axis : str, optional
+        Which axis, where there are several.
+
+    Returns
+    -------
+    DataFrame
+        Columns value, std_error, method, reason.
+    """
+    chosen = (results["operator"] == operator) & (results["quantity"] == quantity)
+    if axis is not None:
+        chosen &= results["axis"] == axis
+    return results[chosen].set_index("iteration")[["value", "std_error", "method", "reason"]]
+
+
+def provenance(**extra: Any) -> dict[str, str]:
+    """Return the versions, and whatever else is given, that a written table should carry.
+
+    Parameters
+    ----------
+    **extra
+        Further entries, the seed or the command say.
+
+    Returns
+    -------
+    dict of str to str
+        Name and value.
+    """
+    found = {"schema_version": str(SCHEMA_VERSION), "python": platform.python_version()}
+    for package in ("kpflow-sklearn", "torch", "numpy", "scikit-learn", "pandas"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found | {name: str(value) for name, value in extra.items()}
+
+
+def write_results(
+    results: pd.DataFrame, path: str | PathLike, about: Mapping[str, str] | None = None
+) -> None:
+    """Write a table as CSV, with its provenance in comment lines at the top.
+
+    Parameters
+    ----------
+    results : DataFrame
+        A ``results_`` table.
+    path : path-like
+        File to write.
+    about : mapping, optional
+        Provenance; default `provenance`.
+    """
+    lines = [f"# {name}: {value}" for name, value in (about or provenance()).items()]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write("\n".join(lines) + "\n")
+        results.to_csv(file, index=False)
+
+
+def read_results(path: str | PathLike) -> pd.DataFrame:
+    """Read a table that `write_results` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    DataFrame
+        The table, its provenance in ``attrs``.
+
+    Raises
+    ------
+    ValueError
+        If the file has another schema.
+    """
+    about = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if not line.startswith("# "):
+                break
+            name, _, value = line[2:].rstrip("\n").partition(": ")
+            about[name] = value
+    table = pd.read_csv(path, skiprows=len(about), keep_default_na=False, na_values={"value": ""})
+    if about.get("schema_version") != str(SCHEMA_VERSION) or set(table) != set(COLUMNS):
+        raise ValueError(
+            f"{path} is no results table of schema {SCHEMA_VERSION}: it has schema "
+            f"{about.get('schema_version', 'none')} and columns {', '.join(map(str, table))}."
+        )
+    table["std_error"] = pd.to_numeric(table["std_error"], errors="coerce")
+    table = table.astype(COLUMNS)
+    table.attrs.update(about)
+    return table

@@ -1,0 +1,75 @@
+"""The choice of the trials that every snapshot is analysed on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from kpflow_sklearn._validation import check_mask, check_sequences
+from kpflow_sklearn.analysis import AnalysisTrials
+from kpflow_sklearn.targets import TargetEncoder
+
+
+def choose_trials(
+    encoder: TargetEncoder,
+    X: np.ndarray,
+    y: ArrayLike | None,
+    *,
+    mask: ArrayLike | None,
+    loss_weight: ArrayLike | None,
+    n_trials: int,
+    single_step: bool,
+    seed: int,
+    tasks: ArrayLike | None = None,
+    X_analysis: ArrayLike | None = None,
+    y_analysis: ArrayLike | None = None,
+) -> AnalysisTrials:
+    """Return the trials to analyse: those given for it, or a seeded choice from X."""
+    if X_analysis is None and y_analysis is not None:
+        raise ValueError("y_analysis was given without X_analysis.")
+    if X_analysis is not None:
+        given = check_sequences(_as_sequences(X_analysis, single_step), "X_analysis")
+        if given.shape[-1] != X.shape[-1]:
+            raise ValueError(
+                f"X_analysis must have {X.shape[-1]} features as X has, got {given.shape[-1]}."
+            )
+        if y is not None and y_analysis is None:
+            raise ValueError("y_analysis is needed with X_analysis when y is given, got None.")
+        targets = encoder.encode(given, y_analysis, single_step=single_step)
+        return AnalysisTrials(given, targets, None)
+    valid = check_mask(mask, X)
+    index = _stratified_choice(len(X), n_trials, tasks, seed)
+    targets = encoder.encode(
+        X[index],
+        None if y is None else np.asarray(y)[index],
+        mask=None if valid is None else valid[index],
+        loss_weight=None if loss_weight is None else np.asarray(loss_weight)[index],
+        single_step=single_step,
+    )
+    return AnalysisTrials(X[index], targets, None if valid is None else valid[index])
+
+
+def _as_sequences(X: ArrayLike, single_step: bool) -> np.ndarray:
+    array = np.asarray(X)
+    return array[:, None, :] if single_step and array.ndim == 2 else array
+
+
+def _stratified_choice(
+    n_available: int, n_trials: int, tasks: ArrayLike | None, seed: int
+) -> np.ndarray:
+    """Return sorted trial indices, each task in equal share as far as its trials reach."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(n_available)
+    if tasks is not None:
+        labels = np.asarray(tasks)
+        if labels.shape != (n_available,):
+            raise ValueError(
+                f"tasks must hold one label a trial, shape ({n_available},), got {labels.shape}."
+            )
+        # Take the first trial of every task, then the second of every task, and so on.
+        turn = np.empty(n_available, dtype=int)
+        for label in np.unique(labels):
+            mine = order[labels[order] == label]
+            turn[mine] = np.arange(len(mine))
+        order = order[np.argsort(turn[order], kind="stable")]
+    return np.sort(order[: min(n_trials, n_available)])

@@ -1,0 +1,192 @@
+"""The identities behind the analysis, checked on the network at hand, in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kpflow_sklearn._random import draw_seed, torch_generator
+from kpflow_sklearn.analysis import AnalysisTrials
+from kpflow_sklearn.gramians import gram_factor, map_blocks, parameter_gram
+from kpflow_sklearn.linearization import Linearization
+from kpflow_sklearn.losses import Objective
+from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.operators import ParameterOperator
+from kpflow_sklearn.recurrent_model import to_tensors
+from kpflow_sklearn.traces import half_samples, whole_moments
+
+#: Errors of identities in float64, relative to the size of what is compared.
+ROUNDING = 1e-9
+
+
+def verify_network(
+    network: RecurrentNetwork,
+    trials: AnalysisTrials,
+    objective: Objective,
+    random_state: int | np.random.RandomState | None = 0,
+) -> pd.DataFrame:
+    """Check the identities of the analysis on a network and trials.
+
+    Parameters
+    ----------
+    network : RecurrentNetwork
+        The network; a float64 copy is checked.
+    trials : AnalysisTrials
+        Trials and targets.
+    objective : Objective
+        The loss.
+    random_state : int, RandomState or None, default=0
+        Seed of the test vectors.
+
+    Returns
+    -------
+    DataFrame
+        Columns identity, error, tolerance, passed.
+    """
+    network = copy.deepcopy(network).double().cpu()
+    checks = _Checks(network, trials, objective, draw_seed(random_state))
+    rows = [
+        ("gradient = J_theta* P* Err", checks.gradient(), ROUNDING),
+        ("<p, P q> = <P* p, q>", checks.adjoint(), ROUNDING),
+        ("<p, K q> = <K p, q>", checks.symmetry(), ROUNDING),
+        ("P^-1 P q = q", checks.inverse(), ROUNDING),
+        ("sum of the K_j = K", checks.components(), ROUNDING),
+        ("gradient step moves states by -eta PKP* Err", *checks.one_step()),
+        ("tr K by weight maps = by random vectors (in std. errors)", checks.trace(), 4.0),
+    ]
+    if map_blocks(checks.lin.K) is not None:
+        rows.append(("blocks of K between different units = 0", checks.unit_blocks(), 0.0))
+    table = pd.DataFrame(rows, columns=["identity", "error", "tolerance"])
+    table["passed"] = table["error"] <= table["tolerance"]
+    return table
+
+
+class _Checks:
+    """One linearization, and the test vectors that the identities share."""
+
+    def __init__(
+        self, network: RecurrentNetwork, trials: AnalysisTrials, objective: Objective, seed: int
+    ) -> None:
+        self.network, self.targets, self.objective = network, trials.targets, objective
+        self.X, self.mask = to_tensors(trials.X, trials.mask, network)
+        self.lin = Linearization(network, self.X, self.mask)
+        self.error = objective.error(network, self.lin.states, self.targets, self.mask)
+        self.seed = seed
+        generator = torch_generator(seed)
+        shape = (2, *self.lin.states.shape)
+        self.p, self.q = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if self.mask is not None:
+            self.p, self.q = self.p * self.mask[..., None], self.q * self.mask[..., None]
+
+    def _theta(self) -> dict[str, Tensor]:
+        named: dict[str, Tensor] = {
+            n: p for n, p in self.network.recurrent.named_parameters() if p.requires_grad
+        }
+        if self.network.learn_initial_state:
+            named["initial_state"] = self.network.initial_state
+        return named
+
+    def _predicted_gradient(self) -> dict[str, Tensor]:
+        flat = self.lin.J_theta.T @ (self.lin.P.T @ self.error)
+        return self.lin.J_theta.to_parameters(flat)
+
+    def gradient(self) -> float:
+        """Return the relative error of the gradient against automatic differentiation."""
+        theta = self._theta()
+        states = self.network.states(self.X)
+        loss = self.objective.value(self.network, states, self.targets, self.mask)
+        found = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
+        predicted = self._predicted_gradient()
+        pairs = [
+            (predicted[n], torch.zeros_like(p) if g is None else g)
+            for (n, p), g in zip(theta.items(), found, strict=True)
+        ]
+        size = max(float(g.abs().max()) for _, g in pairs)
+        return max(float((a - g).abs().max()) for a, g in pairs) / max(size, 1e-300)
+
+    def adjoint(self) -> float:
+        """Return the relative difference of the two inner products with P."""
+        return _difference(self.p, self.lin.P @ self.q, self.lin.P.T @ self.p, self.q)
+
+    def symmetry(self) -> float:
+        """Return the relative difference of the two inner products with K."""
+        return _difference(self.p, self.lin.K @ self.q, self.lin.K @ self.p, self.q)
+
+    def inverse(self) -> float:
+        """Return the relative error of undoing P."""
+        back = self.lin.P.inverse() @ (self.lin.P @ self.q)
+        return float((back - self.q).abs().max() / (self.lin.P @ self.q).abs().max())
+
+    def components(self) -> float:
+        """Return the relative error of the sum over weight maps."""
+        whole: Any = self.lin.K @ self.q
+        total: Any = sum(op @ self.q for op in self.lin.K.components.values())
+        return float((total - whole).abs().max() / whole.abs().max().clamp(min=1e-300))
+
+    def one_step(self) -> tuple[float, float]:
+        """Return the relative error of a small gradient step's effect, and what it may be.
+
+        The error is linear in the step, so a step ten times larger bounds it: for a smooth
+        network the ratio is ten, and five is asked for.
+        """
+        predicted = -(self.lin.PKP @ self.error)
+        size = float(predicted.norm())
+        if size == 0:
+            return 0.0, ROUNDING
+        eta = 1e-5 * float(self.lin.states.norm()) / size
+        small, large = (self._step_error(step, predicted) for step in (eta, 10 * eta))
+        return small, max(large / 5, 1e-6)
+
+    def _step_error(self, eta: float, predicted: Tensor) -> float:
+        moved = copy.deepcopy(self.network)
+        gradient = self._predicted_gradient()
+        with torch.no_grad():
+            for name, p in moved.recurrent.named_parameters():
+                if name in gradient:
+                    p.sub_(eta * gradient[name])
+            if moved.learn_initial_state:
+                moved.initial_state.sub_(eta * gradient["initial_state"])
+            change = (moved.states(self.X) - self.lin.states) / eta
+        if self.mask is not None:
+            change = change * self.mask[..., None]
+        return float((change - predicted).norm() / predicted.norm())
+
+    def trace(self) -> float:
+        """Return the distance of two routes to tr K, in standard errors of the random one."""
+        factor, scale = gram_factor(self.lin.K)
+        samples = half_samples(factor, scale, n_modes=0, n_probes=30, seed=self.seed)
+        estimate = whole_moments(samples).trace()
+        exact = _exact_trace(self.lin.K)
+        return abs(estimate.value - exact) / max(estimate.std_error, ROUNDING * exact, 1e-300)
+
+    def unit_blocks(self) -> float:
+        """Return the largest response of other units to a push on one (0, exactly)."""
+        n_states = self.q.shape[-1]
+        start = self.lin.tangent.slices[0].start
+        first = self.lin.tangent.layers[0]
+        push = torch.zeros_like(self.q)
+        own = torch.arange(start, first.n_states, first.n_units)
+        push[..., own] = self.q[..., own]
+        others = torch.ones(n_states, dtype=torch.bool)
+        others[own] = False
+        return float((self.lin.K @ push)[..., others].abs().max()) if others.any() else 0.0
+
+
+def _difference(p: Tensor, Aq: Tensor, Ap: Tensor, q: Tensor) -> float:
+    left, right = float((p * Aq).sum()), float((Ap * q).sum())
+    return abs(left - right) / max(float(p.norm() * Aq.norm()), 1e-300)
+
+
+def _exact_trace(op: ParameterOperator) -> float:
+    """Return tr K, from its structure or else from the columns of J_theta."""
+    if map_blocks(op) is not None:
+        return float(parameter_gram(op, "time").trace())
+    n = op.jacobian.shape[1]
+    eye = torch.eye(n, dtype=op.dtype, device=op.device)
+    total = sum(float(((op.jacobian @ rows) ** 2).sum()) for rows in eye.split(64))
+    return total / op.tangent.n_valid

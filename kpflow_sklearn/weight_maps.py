@@ -1,0 +1,86 @@
+"""The weight-map table: what each map's activity and sensitivity say of the rank of K_j."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kpflow_sklearn._spectrum import spectrum_of_gram
+from kpflow_sklearn.cells._tangent import MapBlock
+from kpflow_sklearn.gramians import map_blocks, parameter_gram
+from kpflow_sklearn.operators import ParameterOperator
+
+
+def weight_map_table(op: ParameterOperator, rank_threshold: float) -> pd.DataFrame:
+    """Return one row for each weight map of K: dimensions of u_j, S_j and K_j, and bounds.
+
+    Of the exact ranks it holds that rank K_j,i <= rank u_j for every unit i, and
+    rank tr_H K_j <= rank u_j * rank S_j. For the rank at a threshold neither holds when S varies;
+    what bounds that of K_j,i is the least r for which the r leading directions of u_j, weighted by
+    the unit's S^2, miss at most 1 - threshold of sum S^2 |u|^2.
+
+    Parameters
+    ----------
+    op : ParameterOperator
+        K; the table is empty if it is not made of weight maps alone.
+    rank_threshold : float
+        Share of the trace that defines a rank.
+
+    Returns
+    -------
+    DataFrame
+        Columns map, u_effective_dimension, u_rank, u_exact_rank, S_effective_dimension, S_rank,
+        S_exact_rank, K_time_effective_dimension, K_time_rank, K_time_rank_bound (of the exact
+        rank), K_unit_rank (largest over units) and K_unit_rank_bound.
+    """
+    parts = op.components if map_blocks(op) is not None else {}
+    return pd.DataFrame([_row(name, part, rank_threshold) for name, part in parts.items()])
+
+
+def _row(name: str, op: ParameterOperator, rank_threshold: float) -> dict[str, Any]:
+    block: MapBlock = op.jacobian.blocks[0].block
+    u = block.features.flatten(0, 1).double()
+    s = block.sensitivity.flatten(0, 1).flatten(1).double()
+    u_gram, s_gram = u.mT @ u, s.mT @ s
+    activity, sensitivity = spectrum_of_gram(u_gram), spectrum_of_gram(s_gram)
+    time = spectrum_of_gram(parameter_gram(op, "time"))
+    u_exact, s_exact = _exact_rank(u_gram), _exact_rank(s_gram)
+    unit_rank, unit_bound = _unit_ranks(u, block, rank_threshold)
+    return {
+        "map": name,
+        "u_effective_dimension": activity.effective_dimension.value,
+        "u_rank": activity.rank(rank_threshold).value,
+        "u_exact_rank": u_exact,
+        "S_effective_dimension": sensitivity.effective_dimension.value,
+        "S_rank": sensitivity.rank(rank_threshold).value,
+        "S_exact_rank": s_exact,
+        "K_time_effective_dimension": time.effective_dimension.value,
+        "K_time_rank": time.rank(rank_threshold).value,
+        "K_time_rank_bound": min(u_exact * s_exact, op.in_shape[1]),
+        "K_unit_rank": unit_rank,
+        "K_unit_rank_bound": unit_bound,
+    }
+
+
+def _exact_rank(gram: Tensor) -> int:
+    """Return the numerical rank of a Gram, at the rounding of float32 activity or better."""
+    values = torch.linalg.eigvalsh(gram)
+    return int((values > 1e-12 * len(gram) * values[-1].clamp(min=0)).sum())
+
+
+def _unit_ranks(u: Tensor, block: MapBlock, threshold: float) -> tuple[int, int]:
+    """Return the largest rank of K_j,i over units i, and the largest of their bounds."""
+    basis = torch.linalg.eigh(u.mT @ u).eigenvectors.flip(1)
+    along = (u @ basis) ** 2
+    sensitivity = block.sensitivity.flatten(0, 1).double()
+    ranks, bounds = [0], [0]
+    for i in range(block.n_units):
+        weight = (sensitivity[:, :, i] ** 2).sum(1)
+        missed = 1 - (weight @ along).cumsum(0) / (weight @ along).sum().clamp(min=1e-300)
+        bounds.append(int((missed > 1 - threshold + 1e-12).sum()) + 1)
+        found = spectrum_of_gram((u * weight[:, None]).mT @ u).rank(threshold)
+        ranks.append(0 if found.reason else int(found.value))
+    return max(ranks), max(bounds)

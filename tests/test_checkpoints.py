@@ -1,0 +1,446 @@
+"""Networks that somebody else trained: modules and state_dicts from a plain torch loop."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.frozen import FrozenEstimator
+from torch import Tensor, nn
+
+from kpflow_sklearn import (
+    CheckpointError,
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    SavedTraining,
+    UnsupportedNetworkError,
+)
+from kpflow_sklearn.results import select
+
+N_TRIALS, N_STEPS, N_FEATURES, N_UNITS, N_OUTPUTS = 6, 5, 2, 4, 3
+ITERATIONS = [0, 3, 10]
+rng = np.random.default_rng(1)
+X = rng.standard_normal((N_TRIALS, N_STEPS, N_FEATURES))
+Y = rng.standard_normal((N_TRIALS, N_STEPS, N_OUTPUTS))
+LABELS = np.array(["b", "a", "c", "a", "b", "c"])
+MASK = np.arange(N_STEPS) < np.array([5, 4, 3, 2, 1, 5])[:, None]
+
+
+class TheirNetwork(nn.Module):
+    """A network as people write it."""
+
+    def __init__(self, kind: Callable[..., nn.RNNBase], **options) -> None:
+        super().__init__()
+        self.core = kind(N_FEATURES, N_UNITS, dtype=torch.float64, **options)
+        self.drop = nn.Dropout(0.0)
+        self.decoder = nn.Linear(N_UNITS, N_OUTPUTS, dtype=torch.float64)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the outputs for inputs with trials first."""
+        if not self.core.batch_first:
+            return self.decoder(self.drop(self.core(inputs.transpose(0, 1))[0])).transpose(0, 1)
+        return self.decoder(self.drop(self.core(inputs)[0]))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to set up torch's recurrent modules."""
+
+    module: Callable[..., nn.RNNBase]
+    options: dict = field(default_factory=dict)
+    n_states: int = N_UNITS
+
+
+KINDS = {
+    "gru": Kind(nn.GRU, {"batch_first": True}),
+    "gru, steps first": Kind(nn.GRU),
+    "gru, no bias": Kind(nn.GRU, {"bias": False, "batch_first": True}),
+    "tanh": Kind(nn.RNN, {"batch_first": True}),
+    "relu": Kind(nn.RNN, {"nonlinearity": "relu", "batch_first": True}),
+    "lstm, 2 layers": Kind(nn.LSTM, {"num_layers": 2, "batch_first": True}, 4 * N_UNITS),
+    "lstm, 2 layers, steps first, no bias": Kind(
+        nn.LSTM, {"num_layers": 2, "bias": False}, 4 * N_UNITS
+    ),
+}
+
+
+def seeded(kind: Callable[..., nn.Module], *sizes: int, seed: int = 0, **options) -> nn.Module:
+    """Make a module in double precision, its weights drawn outside the global generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind(*sizes, dtype=torch.float64, **options)
+
+
+def make(name: str) -> TheirNetwork:
+    """Return an untrained module, its weights drawn outside the global generator."""
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        return TheirNetwork(KINDS[name].module, **KINDS[name].options)
+
+
+def squared_error(outputs: Tensor) -> Tensor:
+    return nn.functional.mse_loss(outputs, torch.as_tensor(Y))
+
+
+@cache
+def trained(name: str) -> tuple[TheirNetwork, list[dict[str, Tensor]]]:
+    """Train as people do; return the module and the states they saved. Not to be changed."""
+    module, saved = make(name), []
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.02)
+    for iteration in range(ITERATIONS[-1] + 1):
+        if iteration in ITERATIONS:
+            saved.append(copy.deepcopy(module.state_dict()))
+        optimizer.zero_grad()
+        squared_error(module(torch.as_tensor(X))).backward()
+        optimizer.step()
+    return module, saved
+
+
+def analyzer(trainer, **options) -> KPFlowAnalyzer:
+    return KPFlowAnalyzer(trainer, random_state=0, **options)
+
+
+@cache
+def analysed(name: str) -> KPFlowAnalyzer:
+    return analyzer(SavedTraining(*trained(name), iterations=ITERATIONS)).fit(X, Y)
+
+
+# ------------------------------------------------------------------------- what is read off them
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_loss_at_each_checkpoint_is_that_of_plain_torch(name):
+    module, states = trained(name)
+    found = select(analysed(name).results_, "network", "loss")["value"]
+    expected = []
+    for state in states:
+        own = copy.deepcopy(module)
+        own.load_state_dict(state)
+        with torch.no_grad():
+            expected.append(float(squared_error(own(torch.as_tensor(X)))))
+    assert list(found.index) == ITERATIONS
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert len(set(expected)) == len(expected)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_predictions_are_those_of_the_last_checkpoint(name):
+    module, states = trained(name)
+    saved = SavedTraining(module, states[:2]).fit(X, Y)
+    own = copy.deepcopy(module)
+    own.load_state_dict(states[1])
+    with torch.no_grad():
+        expected = own(torch.as_tensor(X)).numpy()
+    np.testing.assert_allclose(saved.predict(X), expected, atol=1e-14)
+    assert saved.trajectories(X).shape == (N_TRIALS, N_STEPS, KINDS[name].n_states)
+    assert saved.n_iter_ == 1
+    assert saved.loss_curve_.shape == (0,)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_identities_hold_on_their_network(name):
+    table = analysed(name).verify(X, Y)
+    assert table["passed"].all(), table
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_their_module_is_not_changed(mode):
+    module, states = trained("gru")
+    module = copy.deepcopy(module).train(mode == "train")
+    module.drop.p = 0.9
+    before = copy.deepcopy(module.state_dict())
+    saved_before = copy.deepcopy(states)
+    found = analyzer(SavedTraining(module, states, iterations=ITERATIONS)).fit(X, Y)
+    assert module.training == module.drop.training == (mode == "train")
+    assert all(p.grad is None for p in module.parameters())
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    for state, old in zip(states, saved_before, strict=True):
+        for name, value in state.items():
+            torch.testing.assert_close(value, old[name], rtol=0, atol=0)
+    # Dropout plays no part in the analysis.
+    pd.testing.assert_frame_equal(found.results_, analysed("gru").results_)
+
+
+def test_a_bare_module_is_analysed_as_it_is():
+    module, states = trained("gru")
+    module = copy.deepcopy(module)
+    module.load_state_dict(states[0])
+    found = analyzer(module).fit(X, Y)
+    assert isinstance(found.trainer_, SavedTraining)
+    assert found.n_iter_ == 0
+    assert found.loss_curve_.shape == (0,)
+    assert found.results_["iteration"].unique().tolist() == [0]
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, states[0][name], rtol=0, atol=0)
+    same = found.results_["quantity"] != "flow_agreement"
+    first = analysed("gru").results_.query("iteration == 0 and quantity != 'flow_agreement'")
+    pd.testing.assert_frame_equal(found.results_[same], first.reset_index(drop=True))
+
+
+def test_iterations_are_counted_without_being_given():
+    module, states = trained("gru")
+    found = SavedTraining(module, states).fit(X, Y)
+    assert [s.iteration for s in found.snapshots_] == [0, 1, 2]
+
+
+def test_one_present_state_may_carry_an_iteration():
+    found = SavedTraining(trained("gru")[0], iterations=[500]).fit(X, Y)
+    assert [s.iteration for s in found.snapshots_] == [500]
+    assert found.n_iter_ == 500
+
+
+def test_a_mask_goes_to_their_network():
+    module, states = trained("lstm, 2 layers")
+    found = analyzer(SavedTraining(module, states)).fit(X, Y, mask=MASK)
+    own = copy.deepcopy(module)
+    own.load_state_dict(states[-1])
+    with torch.no_grad():
+        outputs = own(torch.as_tensor(X)).numpy()
+    loss = select(found.results_, "network", "loss")["value"].loc[2]
+    assert loss == pytest.approx(((outputs - Y) ** 2)[MASK].mean(), rel=1e-12)
+
+
+def test_their_classes_are_the_outputs():
+    module, _ = trained("gru")
+    found = SavedTraining(module).fit(X, LABELS)
+    with torch.no_grad():
+        logits = module(torch.as_tensor(X)).numpy()[:, -1]
+    np.testing.assert_array_equal(found.predict(X), np.array(["a", "b", "c"])[logits.argmax(1)])
+    # The trials at hand show two of the three classes that the readout knows.
+    partial = SavedTraining(module).fit(X, [0, 2, 0, 2, 0, 2])
+    np.testing.assert_array_equal(partial.predict(X), logits.argmax(1))
+    assert list(partial.classes_) == [0, 1, 2]
+
+
+def test_a_network_in_single_precision_stays_so():
+    module = copy.deepcopy(trained("gru")[0]).float()
+    found = SavedTraining(module).fit(X, Y)
+    assert found.predict(X).dtype == np.float32
+    double = SavedTraining(trained("gru")[0]).fit(X, Y)
+    np.testing.assert_allclose(found.predict(X), double.predict(X), atol=1e-5)
+
+
+def test_a_pair_of_recurrent_parts_and_readouts_is_told_apart_by_name():
+    first, second = trained("gru")[0], trained("tanh")[0]
+    both = nn.ModuleDict({"first": first, "second": second})
+    found = SavedTraining(both, recurrent="second.core", readout="second.decoder").fit(X, Y)
+    np.testing.assert_allclose(
+        found.predict(X), SavedTraining(second).fit(X, Y).predict(X), rtol=1e-14
+    )
+
+
+# --------------------------------------------------------------------- frozen and own trainings
+
+
+@cache
+def own_trainer(cell: str = "gru") -> RecurrentTrainer:
+    trainer = RecurrentTrainer(
+        cell, hidden_size=N_UNITS, max_iter=8, snapshots=3, learning_rate=0.02, random_state=0
+    )
+    return trainer.fit(X, Y)
+
+
+def assert_same_analysis(found: KPFlowAnalyzer, expected: KPFlowAnalyzer, rtol: float) -> None:
+    pd.testing.assert_frame_equal(found.results_, expected.results_, rtol=rtol)
+    pd.testing.assert_frame_equal(found.bottleneck_, expected.bottleneck_, rtol=rtol)
+    np.testing.assert_allclose(found.components_, expected.components_, atol=100 * rtol)
+    np.testing.assert_allclose(found.predict(X), expected.predict(X), rtol=rtol)
+
+
+def test_a_frozen_trainer_is_analysed_without_training():
+    trainer = own_trainer()
+    found = analyzer(FrozenEstimator(trainer)).fit(X, Y)
+    assert found.network_ is trainer.network_
+    assert found.n_iter_ == 8
+    np.testing.assert_array_equal(found.loss_curve_, trainer.loss_curve_)
+    assert_same_analysis(found, analyzer(trainer).fit(X, Y), rtol=0)
+
+
+def test_a_frozen_trainer_can_be_analysed_on_other_trials():
+    other = np.random.default_rng(9).standard_normal((3, 7, N_FEATURES))
+    target = np.zeros((3, 7, N_OUTPUTS))
+    found = analyzer(FrozenEstimator(own_trainer())).fit(other, target)
+    predicted = own_trainer().predict(other)
+    loss = select(found.results_, "network", "loss")["value"].loc[8]
+    assert loss == pytest.approx((predicted**2).mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_our_weights_in_torchs_module_give_the_same_analysis(cell):
+    trainer = own_trainer(cell)
+    core = seeded({"gru": nn.GRU, "lstm": nn.LSTM}[cell], N_FEATURES, N_UNITS)
+    readout = seeded(nn.Linear, N_UNITS, N_OUTPUTS)
+    module = nn.ModuleDict({"recurrent": core, "readout": readout})
+    states = [
+        {k: v for k, v in snapshot.state.items() if k != "initial_state"}
+        for snapshot in trainer.snapshots_
+    ]
+    iterations = [snapshot.iteration for snapshot in trainer.snapshots_]
+    found = analyzer(SavedTraining(module, states, iterations=iterations)).fit(X, Y)
+    assert_same_analysis(found, analyzer(FrozenEstimator(trainer)).fit(X, Y), rtol=1e-10)
+
+
+# ---------------------------------------------------------------------------------------- errors
+
+
+BAD_STATES = {
+    "missing key": (
+        {"decoder.bias": None},
+        r"checkpoints\[1\] does not fit TheirNetwork: missing keys \['decoder.bias'\], unexpected",
+    ),
+    "unexpected key": (
+        {"extra": torch.ones(1)},
+        r"checkpoints\[1\] .* missing keys \[\], unexpected keys \['extra'\]",
+    ),
+    "other shape": (
+        {"decoder.bias": torch.ones(7)},
+        r"checkpoints\[1\] .* other shapes \['decoder.bias \(7,\) for \(3,\)'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_STATES)
+def test_a_checkpoint_that_does_not_fit_is_named(name):
+    entries, message = BAD_STATES[name]
+    module, states = trained("gru")
+    changed = {k: v for k, v in (states[1] | entries).items() if v is not None}
+    with pytest.raises(CheckpointError, match=message):
+        SavedTraining(module, [states[0], changed, states[2]]).fit(X, Y)
+
+
+def test_a_checkpoint_must_be_a_state_dict():
+    module, states = trained("gru")
+    with pytest.raises(CheckpointError, match=r"checkpoints\[1\] must be a state_dict, got a int"):
+        SavedTraining(module, [states[0], 3]).fit(X, Y)
+
+
+BAD_ITERATIONS = {
+    "too few": ([0, 1], "iterations must give one number for each of the 3 checkpoints, got 2"),
+    "not increasing": ([0, 5, 5], r"iterations must increase from at least 0, got \[0, 5, 5\]"),
+    "negative": ([-1, 0, 1], r"iterations must increase from at least 0, got \[-1, 0, 1\]"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ITERATIONS)
+def test_iterations_are_checked(name):
+    iterations, message = BAD_ITERATIONS[name]
+    with pytest.raises(ValueError, match=message):
+        SavedTraining(*trained("gru"), iterations=iterations).fit(X, Y)
+
+
+CORE = seeded(nn.GRU, N_FEATURES, N_UNITS)
+FIRST, SECOND = (seeded(nn.Linear, N_UNITS, N_OUTPUTS, seed=k) for k in (1, 2))
+UNSUPPORTED = {
+    "bidirectional": (
+        {"core": seeded(nn.GRU, N_FEATURES, N_UNITS, bidirectional=True), "out": FIRST},
+        {},
+        "GRU with bidirectional=True cannot be analysed",
+    ),
+    "projection": (
+        {"core": seeded(nn.LSTM, N_FEATURES, N_UNITS, proj_size=2), "out": FIRST},
+        {},
+        "LSTM with proj_size=2 cannot be analysed",
+    ),
+    "no readout": (
+        {"core": CORE},
+        {},
+        "readout: expected exactly one torch.nn.Linear in ModuleDict .*found none",
+    ),
+    "no readout that fits": (
+        {"core": CORE, "out": seeded(nn.Linear, 7, N_OUTPUTS)},
+        {},
+        "with in_features=4, found none; give its name as readout='...'",
+    ),
+    "two readouts": (
+        {"core": CORE, "a": FIRST, "b": SECOND},
+        {},
+        "found 'a', 'b'; give its name as readout='...'",
+    ),
+    "no recurrent part": (
+        {"out": FIRST},
+        {},
+        "recurrent: expected exactly one torch.nn.RNN, GRU or LSTM in ModuleDict, found none",
+    ),
+    "a cell alone": (
+        {"core": seeded(nn.GRUCell, N_FEATURES, N_UNITS), "out": FIRST},
+        {},
+        "recurrent: expected exactly one torch.nn.RNN, GRU or LSTM .* found none",
+    ),
+    "two recurrent parts": (
+        {"core": CORE, "second": seeded(nn.GRU, N_FEATURES, N_UNITS), "out": FIRST},
+        {},
+        "found 'core', 'second'; give its name as recurrent='...'",
+    ),
+    "unknown name": (
+        {"core": CORE, "a": FIRST, "b": SECOND},
+        {"readout": "c"},
+        "readout='c' is no submodule of ModuleDict; it has 'core', 'a', 'b'",
+    ),
+    "a name of the wrong kind": (
+        {"core": CORE, "out": FIRST},
+        {"readout": "core"},
+        "readout: expected exactly one torch.nn.Linear .* found 'core'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_an_unsupported_network_is_refused(name):
+    modules, options, message = UNSUPPORTED[name]
+    with pytest.raises(UnsupportedNetworkError, match=message):
+        SavedTraining(nn.ModuleDict(modules), **options).fit(X, Y)
+
+
+def test_a_network_must_be_a_module():
+    with pytest.raises(UnsupportedNetworkError, match="network must be a torch.nn.Module, got a "):
+        SavedTraining("model.pt").fit(X, Y)
+
+
+def test_two_readouts_are_told_apart_by_name():
+    module = nn.ModuleDict({"core": CORE, "a": FIRST, "b": SECOND})
+    assert not torch.isclose(FIRST.weight, SECOND.weight).any()
+    for name in "ab":
+        found = SavedTraining(module, readout=name).fit(X, Y)
+        torch.testing.assert_close(found.network_.readout.weight, module[name].weight)
+
+
+def test_no_checkpoints_at_all():
+    with pytest.raises(ValueError, match="checkpoints must hold at least one state_dict"):
+        SavedTraining(trained("gru")[0], []).fit(X, Y)
+
+
+BAD_DATA = {
+    "features": (X[..., :1], Y, "X has 1 features, but the network takes 2"),
+    "outputs": (X, Y[..., :2], "y asks for 2 outputs, but the readout has 3"),
+    "next input": (X, None, "y asks for 2 outputs, but the readout has 3"),
+    "too many classes": (X, [0, 1, 2, 3, 0, 1], "y asks for 4 outputs, but the readout has 3"),
+    "too few classes": (X, list("ababab"), r"y has 2 classes and the readout 3 .* labels 0\.\.2"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_data_that_do_not_fit_the_network(name):
+    inputs, y, message = BAD_DATA[name]
+    with pytest.raises(ValueError, match=message):
+        SavedTraining(trained("gru")[0]).fit(inputs, y)
+
+
+def test_a_recurrent_part_that_computes_something_else_is_refused():
+    class Doubled(nn.GRU):
+        def forward(self, inputs, hx=None):
+            states, last = super().forward(inputs, hx)
+            return 2 * states, last
+
+    module = nn.ModuleDict({"core": seeded(Doubled, N_FEATURES, N_UNITS), "out": FIRST})
+    message = "the rebuilt step does not reproduce the states of Doubled: they differ by up to"
+    with pytest.raises(UnsupportedNetworkError, match=message):
+        SavedTraining(module).fit(X, Y)

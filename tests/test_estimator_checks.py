@@ -1,0 +1,165 @@
+"""scikit-learn's own checks of the estimators, and what its tools expect beyond them."""
+
+from __future__ import annotations
+
+import pickle
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+
+TRAINER = RecurrentTrainer(hidden_size=4, max_iter=20, snapshots=2, learning_rate=0.05)
+ANALYZER = KPFlowAnalyzer(TRAINER)
+# scikit-learn checks on tables, which are taken as trials of a single step, with this warning.
+single_steps = pytest.mark.filterwarnings("ignore:X of shape:UserWarning")
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((12, 5, 3))
+Y = X.cumsum(axis=1)[..., :2]
+SHORT = np.arange(5) < rng.integers(1, 6, 12)[:, None]
+
+
+def unfitted(kind: str, **options) -> BaseEstimator:
+    """Return an estimator with seeds, ready to fit."""
+    trainer = clone(TRAINER).set_params(random_state=0)
+    if kind == "trainer":
+        return trainer.set_params(**options)
+    return KPFlowAnalyzer(trainer, n_components=3, random_state=0, **options)
+
+
+@cache
+def fitted(kind: str, **options) -> BaseEstimator:
+    """Return an estimator fitted on X and Y, once for all tests; not to be changed."""
+    return unfitted(kind, **options).fit(X, Y)
+
+
+kinds = pytest.mark.parametrize("kind", ["trainer", "analyzer"])
+
+
+@single_steps
+@parametrize_with_checks([TRAINER, ANALYZER])
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "at_least"), [(TRAINER, 40), (ANALYZER, 45)], ids=["trainer", "analyzer"]
+)
+def test_the_suite_has_not_shrunk(estimator, at_least):
+    # A tag that says too little would silently take checks away.
+    assert len(list(estimator_checks_generator(estimator))) >= at_least
+    tags = get_tags(estimator).input_tags
+    assert tags.two_d_array
+    assert tags.three_d_array
+    assert not tags.allow_nan
+
+
+@kinds
+def test_clone_is_unfitted_with_equal_parameters(kind):
+    original = fitted(kind)
+    copy = clone(original)
+    before, after = original.get_params(), copy.get_params()
+    assert before.keys() == after.keys()
+    for name in before.keys() - {"trainer"}:
+        assert before[name] == after[name], name
+    assert not any(name.endswith("_") and not name.startswith("_") for name in vars(copy))
+
+
+def test_fit_leaves_the_given_trainer_alone():
+    given = unfitted("trainer", random_state=None)
+    analyzer = KPFlowAnalyzer(given, random_state=0).fit(X, Y)
+    assert analyzer.trainer is given
+    assert analyzer.trainer_ is not given
+    assert given.random_state is None
+    assert not hasattr(given, "network_")
+
+
+@kinds
+def test_pickle_keeps_the_predictions(kind):
+    original = fitted(kind)
+    copy = pickle.loads(pickle.dumps(original))
+    np.testing.assert_array_equal(copy.predict(X), original.predict(X))
+    np.testing.assert_array_equal(copy.trajectories(X), original.trajectories(X))
+    assert copy.score(X, Y) == original.score(X, Y)
+    if kind == "analyzer":
+        np.testing.assert_array_equal(copy.transform(X), original.transform(X))
+        pd.testing.assert_frame_equal(copy.results_, original.results_)
+        pd.testing.assert_frame_equal(copy.verify(X, Y), original.verify(X, Y))
+
+
+def test_pickled_trainer_continues_its_training():
+    original = unfitted("trainer", warm_start=True).fit(X, Y)
+    copy = pickle.loads(pickle.dumps(original))
+    np.testing.assert_array_equal(copy.fit(X, Y).predict(X), original.fit(X, Y).predict(X))
+    assert copy.n_iter_ == 40
+
+
+@kinds
+def test_features_are_counted_on_the_last_axis(kind):
+    assert fitted(kind).n_features_in_ == 3
+
+
+@kinds
+@single_steps
+def test_a_table_is_as_many_trials_of_one_step(kind):
+    flat = unfitted(kind).fit(X[:, 0], Y[:, 0])
+    deep = unfitted(kind).fit(X[:, :1], Y[:, :1])
+    assert flat.n_features_in_ == 3
+    np.testing.assert_allclose(flat.predict(X[:, 0]), deep.predict(X[:, :1])[:, 0], atol=1e-12)
+    np.testing.assert_allclose(flat.loss_curve_, deep.loss_curve_, atol=1e-12)
+
+
+@kinds
+def test_a_table_is_announced(kind):
+    with pytest.warns(UserWarning, match=r"X of shape \(12, 3\) is taken as 12 trials"):
+        unfitted(kind).fit(X[:, 0], Y[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "n_out"),
+    [({}, 3), ({"pooling": "mean"}, 3), ({"pooling": "flatten"}, 15)],
+    ids=["last", "mean", "flatten"],
+)
+def test_feature_names_belong_to_the_columns(options, n_out):
+    analyzer = fitted("analyzer", **options)
+    names = analyzer.get_feature_names_out()
+    assert list(names) == [f"kpflowanalyzer{i}" for i in range(n_out)]
+    assert analyzer.transform(X).shape == (12, n_out)
+
+
+def test_set_output_pandas_gives_a_named_table():
+    analyzer = unfitted("analyzer").set_output(transform="pandas")
+    found = analyzer.fit_transform(X, Y)
+    assert isinstance(found, pd.DataFrame)
+    assert list(found) == list(analyzer.get_feature_names_out())
+    np.testing.assert_array_equal(found.to_numpy(), fitted("analyzer").transform(X))
+    masked = analyzer.transform(X, mask=SHORT)
+    assert isinstance(masked, pd.DataFrame)
+    np.testing.assert_array_equal(masked.to_numpy(), fitted("analyzer").transform(X, mask=SHORT))
+
+
+@pytest.mark.parametrize("container", [list, pd.Series], ids=["list", "Series"])
+@kinds
+def test_labels_may_come_in_any_container(kind, container):
+    labels = np.array(["left", "right", "up"] * 4)
+    found = unfitted(kind).fit(X, container(labels))
+    np.testing.assert_array_equal(found.predict(X), unfitted(kind).fit(X, labels).predict(X))
+
+
+@kinds
+def test_a_refit_forgets_the_last_fit(kind):
+    estimator = unfitted(kind).fit(X, ["a", "b", "c"] * 4)
+    assert list(estimator.classes_) == ["a", "b", "c"]
+    estimator.fit(X[:, :3, :2], Y[:, :3])
+    assert not hasattr(estimator, "classes_")
+    assert estimator.n_features_in_ == 2
+    fresh = unfitted(kind).fit(X[:, :3, :2], Y[:, :3])
+    np.testing.assert_array_equal(estimator.loss_curve_, fresh.loss_curve_)
+    assert estimator.n_iter_ == fresh.n_iter_
+    assert [s.iteration for s in estimator.snapshots_] == [s.iteration for s in fresh.snapshots_]

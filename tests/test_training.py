@@ -1,0 +1,677 @@
+"""RecurrentTrainer: against loops written in plain torch, and each parameter for what it says."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kpflow_sklearn import RecurrentTrainer
+from kpflow_sklearn._loop import batches, snapshot_iterations
+from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.network import RecurrentNetwork
+from tests.cases import MyCell
+
+N_TRIALS, N_STEPS, N_FEATURES, N_OUTPUTS, N_UNITS = 12, 6, 2, 3, 4
+rng = np.random.default_rng(3)
+X = rng.standard_normal((N_TRIALS, N_STEPS, N_FEATURES))
+Y = rng.standard_normal((N_TRIALS, N_STEPS, N_OUTPUTS))
+LABELS = np.array(["left", "right", "up"])[rng.integers(0, 3, N_TRIALS)]
+CLASSES = rng.integers(0, 3, (N_TRIALS, N_STEPS))
+MASK = np.arange(N_STEPS) < rng.integers(1, N_STEPS + 1, N_TRIALS)[:, None]
+WEIGHT = rng.uniform(0, 2, (N_TRIALS, N_STEPS))
+X_TORCH, Y_TORCH, VALID = (torch.as_tensor(a) for a in (X, Y, MASK))
+
+TORCH_CELLS: dict[str, Callable[..., nn.RNNBase]] = {
+    "tanh": nn.RNN,
+    "relu": lambda *args, **options: nn.RNN(*args, nonlinearity="relu", **options),
+    "gru": nn.GRU,
+    "lstm": nn.LSTM,
+}
+
+
+def trainer(**options) -> RecurrentTrainer:
+    """Return a small unfitted trainer; keywords replace its parameters."""
+    defaults = dict(hidden_size=N_UNITS, max_iter=10, batch_size=None, snapshots=2, random_state=0)
+    return RecurrentTrainer(**defaults | options)
+
+
+def parameters(network: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float = 1e-12):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=atol, msg=name)
+
+
+# ------------------------------------------------------------------- against loops in plain torch
+
+
+class PlainNetwork(nn.Module):
+    """The same network from torch's own modules, with the same names."""
+
+    def __init__(self, cell: str, n_layers: int, n_outputs: int, learn_initial_state: bool):
+        super().__init__()
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            make, options = TORCH_CELLS[cell], dict(batch_first=True, dtype=torch.float64)
+            self.recurrent = make(N_FEATURES, N_UNITS, n_layers, **options)
+            self.readout = nn.Linear(N_UNITS, n_outputs, dtype=torch.float64)
+        n_states = N_UNITS * n_layers * (2 if cell == "lstm" else 1)
+        z0 = torch.zeros(n_states, dtype=torch.float64)
+        self.initial_state = nn.Parameter(z0) if learn_initial_state else None
+        self.n_layers = n_layers
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rates of the top layer and outputs."""
+        start = None
+        if self.initial_state is not None:
+            layers = self.initial_state.reshape(self.n_layers, 1, -1)
+            start = layers.expand(-1, len(inputs), -1).contiguous()
+            if isinstance(self.recurrent, nn.LSTM):
+                start = tuple(part.contiguous() for part in start.chunk(2, dim=-1))
+        rates = self.recurrent(inputs, start)[0]
+        return rates, self.readout(rates)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One call of the trainer and the loss that it should minimise."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    y: np.ndarray | None = field(default_factory=lambda: Y)
+    options: dict = field(default_factory=dict)
+    fit: dict = field(default_factory=dict)
+    optimizer: Callable = torch.optim.SGD
+    optimizer_options: dict = field(default_factory=dict)
+    clip: float | None = None
+
+    @property
+    def n_outputs(self) -> int:
+        return N_FEATURES if self.y is None else N_OUTPUTS
+
+
+def mse(rates: Tensor, outputs: Tensor) -> Tensor:
+    return functional.mse_loss(outputs, Y_TORCH)
+
+
+def masked_mse(rates: Tensor, outputs: Tensor) -> Tensor:
+    return functional.mse_loss(outputs[VALID], Y_TORCH[VALID])
+
+
+def weighted_mse(rates: Tensor, outputs: Tensor) -> Tensor:
+    return (torch.as_tensor(WEIGHT)[..., None] * (outputs - Y_TORCH) ** 2).mean()
+
+
+def masked_and_weighted_mse(rates: Tensor, outputs: Tensor) -> Tensor:
+    squares = torch.as_tensor(WEIGHT)[..., None] * (outputs - Y_TORCH) ** 2
+    return squares[VALID].mean()
+
+
+def last_step_entropy(rates: Tensor, outputs: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs[:, -1], torch.as_tensor(LABEL_INDEX))
+
+
+def last_valid_step_entropy(rates: Tensor, outputs: Tensor) -> Tensor:
+    at_end = outputs[torch.arange(N_TRIALS), VALID.sum(1) - 1]
+    return functional.cross_entropy(at_end, torch.as_tensor(LABEL_INDEX))
+
+
+def per_step_entropy(rates: Tensor, outputs: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs.flatten(0, 1), torch.as_tensor(CLASSES).flatten())
+
+
+def next_input(rates: Tensor, outputs: Tensor) -> Tensor:
+    return functional.mse_loss(outputs[:, :-1], X_TORCH[:, 1:])
+
+
+def with_rate_penalty(rates: Tensor, outputs: Tensor) -> Tensor:
+    return mse(rates, outputs) + 0.5 * (rates**2).mean()
+
+
+LABEL_INDEX = np.unique(LABELS, return_inverse=True)[1]
+SGD = {"optimizer": "sgd", "learning_rate": 0.1}
+TRAININGS = {
+    **{cell: Training(mse, options=SGD | {"cell": cell}) for cell in TORCH_CELLS},
+    "two layers": Training(mse, options=SGD | {"cell": "lstm", "n_layers": 2}),
+    "trained initial state": Training(mse, options=SGD | {"learn_initial_state": True}),
+    "trained initial state, lstm": Training(
+        mse, options=SGD | {"cell": "lstm", "learn_initial_state": True}
+    ),
+    "mask": Training(masked_mse, options=SGD, fit={"mask": MASK}),
+    "loss_weight": Training(weighted_mse, options=SGD, fit={"loss_weight": WEIGHT}),
+    "mask and loss_weight": Training(
+        masked_and_weighted_mse, options=SGD, fit={"mask": MASK, "loss_weight": WEIGHT}
+    ),
+    "labels": Training(last_step_entropy, LABELS, SGD),
+    "labels, mask": Training(last_valid_step_entropy, LABELS, SGD, {"mask": MASK}),
+    "class a step": Training(per_step_entropy, CLASSES, SGD),
+    "next input": Training(next_input, None, SGD),
+    "activity_l2": Training(with_rate_penalty, options=SGD | {"activity_l2": 0.5}),
+    "grad_clip": Training(mse, options=SGD | {"grad_clip": 0.05}, clip=0.05),
+    "sgd, weight_decay": Training(
+        mse, options=SGD | {"weight_decay": 0.3}, optimizer_options={"weight_decay": 0.3}
+    ),
+    "adam": Training(mse, options={"learning_rate": 0.1}, optimizer=torch.optim.Adam),
+    "adam, weight_decay": Training(
+        mse,
+        options={"learning_rate": 0.1, "weight_decay": 0.3},
+        optimizer=torch.optim.Adam,
+        optimizer_options={"weight_decay": 0.3},
+    ),
+    "RMSprop": Training(
+        mse,
+        options={"learning_rate": 0.1, "optimizer": torch.optim.RMSprop},
+        optimizer=torch.optim.RMSprop,
+    ),
+}
+
+
+def plain_training(training: Training, network: PlainNetwork, n_steps: int) -> list[float]:
+    """Train with a loop as anybody would write it; return the losses before each step."""
+    optimizer = training.optimizer(network.parameters(), lr=0.1, **training.optimizer_options)
+    losses = []
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        loss = training.loss(*network(X_TORCH))
+        loss.backward()
+        if training.clip is not None:
+            assert nn.utils.clip_grad_norm_(network.parameters(), training.clip) > training.clip
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_training_equals_a_plain_torch_loop(name):
+    training = TRAININGS[name]
+    found = trainer(max_iter=4, snapshots=[0, 4], **training.options)
+    found.fit(X, training.y, **training.fit)
+    plain = PlainNetwork(found.cell, found.n_layers, training.n_outputs, found.learn_initial_state)
+    start = found.snapshots_[0].state
+    plain.load_state_dict({k: start[k] for k in plain.state_dict()})
+    losses = plain_training(training, plain, 4)
+    np.testing.assert_allclose(found.loss_curve_, losses, rtol=1e-10)
+    assert_close(parameters(found.network_), parameters(plain))
+    moved = {k: float((p - start[k]).abs().max()) for k, p in parameters(plain).items()}
+    assert min(moved.values()) > 1e-5
+
+
+def test_one_step_of_sgd_is_parameter_minus_rate_times_gradient():
+    found = trainer(optimizer="sgd", learning_rate=0.3, max_iter=1).fit(X, Y)
+    network = found.network_at(found.snapshots_[0])
+    functional.mse_loss(network(X_TORCH), Y_TORCH).backward()
+    expected = {n: (p - 0.3 * p.grad).detach() for n, p in network.named_parameters()}
+    assert_close(parameters(found.network_), expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("cell", [MyCell, nn.GRUCell])
+def test_a_callable_cell_trains_like_a_plain_torch_loop(cell):
+    found = trainer(cell=cell, optimizer="sgd", learning_rate=0.1, max_iter=3).fit(X, Y)
+    network = found.network_at(found.snapshots_[0])
+    step, readout = network.recurrent, network.readout
+    assert type(step) is cell
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(3):
+        h, outputs = torch.zeros(N_TRIALS, N_UNITS, dtype=torch.float64), []
+        for t in range(N_STEPS):
+            h = step(X_TORCH[:, t], h)
+            outputs.append(readout(h))
+        optimizer.zero_grad()
+        functional.mse_loss(torch.stack(outputs, 1), Y_TORCH).backward()
+        optimizer.step()
+    assert_close(parameters(found.network_), parameters(network))
+
+
+# --------------------------------------------------------------------------- what comes out of it
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_loss_falls_in_the_precision_of_X(dtype):
+    X, y = make_memory_pro(16, stimulus=3, memory=3, response=3, random_state=0)
+    found = trainer(hidden_size=12, max_iter=80, learning_rate=0.02, snapshots=3)
+    found.fit(X.astype(dtype), y)
+    assert found.loss_curve_[-1] < 0.3 * found.loss_curve_[0]
+    torch_dtype = torch.float32 if dtype == np.float32 else torch.float64
+    assert {p.dtype for p in found.network_.parameters()} == {torch_dtype}
+    assert {t.dtype for s in found.snapshots_ for t in s.state.values()} == {torch_dtype}
+    assert found.predict(X.astype(dtype)).dtype == dtype
+    assert found.trajectories(X.astype(dtype)).dtype == dtype
+    assert found.score(X.astype(dtype), y) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "expected"),
+    [
+        (np.float32, None, torch.float32),
+        (np.float16, None, torch.float64),
+        (np.int64, None, torch.float64),
+        (np.float64, "float32", torch.float32),
+        (np.float32, "float64", torch.float64),
+    ],
+)
+def test_dtype_decides_the_precision(given, dtype, expected):
+    found = trainer(dtype=dtype, max_iter=1).fit((4 * X).astype(given), Y)
+    assert found.network_.dtype == expected
+
+
+@pytest.mark.parametrize("batch_size", [None, 4, 5])
+def test_iterations_are_parameter_updates(batch_size):
+    calls = []
+    found = trainer(max_iter=7, batch_size=batch_size, constraint=calls.append).fit(X, Y)
+    assert found.n_iter_ == 7
+    assert found.loss_curve_.shape == (7,)
+    assert len(calls) == 7
+
+
+def test_no_update_leaves_the_network_untrained():
+    found = trainer(max_iter=0).fit(X, Y)
+    assert found.n_iter_ == 0
+    assert found.loss_curve_.shape == (0,)
+    assert [s.iteration for s in found.snapshots_] == [0]
+
+
+# -------------------------------------------------------------------------------------- snapshots
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "max_iter", "expected"),
+    [
+        (4, 999, [0, 9, 99, 999]),  # even in log(1 + iteration)
+        (2, 10, [0, 10]),
+        (1, 10, [10]),
+        (10, 2, [0, 1, 2]),
+        (3, 0, [0]),
+        ([0, 3, 8], 10, [0, 3, 8]),
+        ([8, 3, 3], 10, [3, 8]),
+        (np.array([5]), 10, [5]),
+        (range(0, 11, 5), 10, [0, 5, 10]),
+    ],
+)
+def test_which_iterations_are_kept(snapshots, max_iter, expected):
+    assert snapshot_iterations(snapshots, max_iter) == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 5}, {"optimizer": "sgd"}])
+def test_a_snapshot_is_the_network_after_so_many_updates(options):
+    found = trainer(max_iter=9, snapshots=[0, 4, 9], **options).fit(X, Y)
+    assert [s.iteration for s in found.snapshots_] == [0, 4, 9]
+    for snapshot in found.snapshots_:
+        shorter = trainer(max_iter=snapshot.iteration, **options).fit(X, Y)
+        expected = dict(shorter.network_.state_dict())
+        assert_close(snapshot.state, expected, atol=0)
+        assert_close(dict(found.network_at(snapshot).state_dict()), expected, atol=0)
+    assert_close(found.snapshots_[-1].state, dict(found.network_.state_dict()), atol=0)
+
+
+def test_snapshots_share_no_memory_with_the_network():
+    found = trainer().fit(X, Y)
+    before = {k: v.clone() for k, v in found.snapshots_[-1].state.items()}
+    with torch.no_grad():
+        for p in found.network_.parameters():
+            p.add_(1)
+        for p in found.network_at(found.snapshots_[-1]).parameters():
+            p.add_(1)
+    assert_close(found.snapshots_[-1].state, before, atol=0)
+
+
+def test_the_last_state_is_kept_when_training_ends_early():
+    found = trainer(max_iter=50, tol=1e9, snapshots=[0, 50]).fit(X, Y)
+    assert found.n_iter_ == 1
+    assert [s.iteration for s in found.snapshots_] == [0, 1]
+
+
+# ------------------------------------------------------------------------- batches and randomness
+
+
+@pytest.mark.parametrize(("n_samples", "batch_size"), [(12, 4), (12, 5), (3, 1)])
+def test_every_pass_takes_every_trial_once_in_a_new_order(n_samples, batch_size):
+    stream = batches(n_samples, batch_size, torch.Generator().manual_seed(0))
+    n_batches = -(-n_samples // batch_size)
+    passes = [np.concatenate([next(stream) for _ in range(n_batches)]) for _ in range(3)]
+    for order in passes:
+        assert sorted(order) == list(range(n_samples))
+    assert len({tuple(order) for order in passes}) == 3
+
+
+@pytest.mark.parametrize("batch_size", [None, N_TRIALS, 1000])
+def test_a_large_batch_is_the_full_batch(batch_size):
+    stream = batches(N_TRIALS, batch_size, torch.Generator().manual_seed(0))
+    for _ in range(3):
+        np.testing.assert_array_equal(next(stream), np.arange(N_TRIALS))
+
+
+def test_minibatches_differ_from_the_full_batch():
+    full, mini = trainer().fit(X, Y), trainer(batch_size=4).fit(X, Y)
+    assert_close(mini.snapshots_[0].state, full.snapshots_[0].state, atol=0)
+    assert np.abs(full.loss_curve_ - mini.loss_curve_).min() > 1e-6
+
+
+STOCHASTIC = {
+    "minibatches": {"batch_size": 4},
+    "noise": {"noise_std": 0.1},
+    "callable cell": {"cell": MyCell},
+}
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_the_seed_decides_all_numbers(name):
+    options = STOCHASTIC[name]
+    first, again, other = (trainer(random_state=s, **options).fit(X, Y) for s in (5, 5, 6))
+    np.testing.assert_array_equal(first.loss_curve_, again.loss_curve_)
+    assert_close(parameters(first.network_), parameters(again.network_), atol=0)
+    assert not np.isclose(first.loss_curve_, other.loss_curve_).any()
+
+
+def test_without_a_seed_every_fit_differs():
+    first, second = (trainer(random_state=None).fit(X, Y) for _ in range(2))
+    assert not np.isclose(first.loss_curve_, second.loss_curve_).any()
+
+
+def test_a_RandomState_is_advanced():
+    state = np.random.RandomState(0)
+    first, second = (trainer(random_state=state).fit(X, Y) for _ in range(2))
+    assert not np.isclose(first.loss_curve_, second.loss_curve_).any()
+
+
+def global_state() -> dict[str, object]:
+    """Return what a library must not touch."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": (kind, keys.tobytes(), position, has_gauss, gauss),
+        "random": random.getstate(),
+        "threads": torch.get_num_threads(),
+        "interop": torch.get_num_interop_threads(),
+        "dtype": torch.get_default_dtype(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "errors": np.geterr(),
+    }
+
+
+@pytest.mark.parametrize("random_state", [0, None])
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_no_global_state_is_touched(name, random_state):
+    before = global_state()
+    trainer(random_state=random_state, **STOCHASTIC[name]).fit(X, Y).predict(X)
+    assert global_state() == before
+
+
+def test_the_global_seed_does_not_matter():
+    curves = []
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            curves.append(trainer(cell=MyCell, batch_size=4).fit(X, Y).loss_curve_)
+    np.testing.assert_array_equal(*curves)
+
+
+# ------------------------------------------------------------------------------------- parameters
+
+
+def test_noise_enters_the_training_and_not_the_prediction():
+    quiet, noisy = trainer().fit(X, Y), trainer(noise_std=0.3).fit(X, Y)
+    assert_close(noisy.snapshots_[0].state, quiet.snapshots_[0].state, atol=0)
+    assert np.abs(noisy.loss_curve_ - quiet.loss_curve_).min() > 1e-4
+    np.testing.assert_array_equal(noisy.predict(X), noisy.predict(X))
+    with torch.no_grad():
+        expected = noisy.network_(X_TORCH).numpy()
+    np.testing.assert_allclose(noisy.predict(X), expected, atol=1e-14)
+
+
+def test_noise_has_the_standard_deviation_asked_for():
+    # Without recurrence z = tanh(W x + b) + noise, so the mean square grows by the variance.
+    options = dict(cell="tanh", init_scale=0, hidden_size=16, max_iter=1, activity_l2=1e6)
+    many = np.repeat(X, 20, axis=0)
+    quiet, noisy = (
+        trainer(noise_std=std, **options).fit(many).loss_curve_[0] / 1e6 for std in (0, 0.7)
+    )
+    # 23,040 draws: the standard error of their mean square is about 1 %.
+    assert noisy - quiet == pytest.approx(0.7**2, rel=0.04)
+
+
+def test_the_initial_state_is_trained_only_when_asked():
+    fixed, learnt = trainer().fit(X, Y), trainer(learn_initial_state=True).fit(X, Y)
+    assert "initial_state" not in parameters(fixed.network_)
+    assert torch.count_nonzero(fixed.network_.initial_state) == 0
+    assert torch.count_nonzero(learnt.snapshots_[0].state["initial_state"]) == 0
+    assert torch.count_nonzero(learnt.network_.initial_state) == N_UNITS
+
+
+def test_the_constraint_holds_after_every_update():
+    def stay_non_negative(network):
+        assert isinstance(network, RecurrentNetwork)
+        assert not torch.is_grad_enabled()
+        network.recurrent.weight_hh_l0.clamp_(min=0)
+
+    options = dict(max_iter=6, snapshots=range(7), learning_rate=0.1)
+    free = trainer(**options).fit(X, Y)
+    found = trainer(constraint=stay_non_negative, **options).fit(X, Y)
+    for snapshot in found.snapshots_[1:]:
+        assert snapshot.state["recurrent.weight_hh_l0"].min() == 0
+    assert free.snapshots_[-1].state["recurrent.weight_hh_l0"].min() < 0
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_tol_stops_once_the_mean_loss_of_a_pass_reaches_it(batch_size):
+    options = dict(max_iter=60, learning_rate=0.02, batch_size=batch_size)
+    full = trainer(**options).fit(X, Y).loss_curve_
+    n_batches = 1 if batch_size is None else 3
+    means = np.convolve(full, np.ones(n_batches) / n_batches, mode="valid")
+    tol = means[:30].min() * 1.000001
+    expected = int(np.argmax(means <= tol)) + n_batches
+    found = trainer(tol=tol, **options).fit(X, Y)
+    assert found.n_iter_ == expected < 60
+    np.testing.assert_array_equal(found.loss_curve_, full[:expected])
+    assert found.snapshots_[-1].iteration == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer": "sgd"}, {"noise_std": 0.1}, {"learn_initial_state": True, "cell": "lstm"}],
+)
+def test_warm_start_continues(options):
+    whole = trainer(max_iter=40, snapshots=[0, 20, 40], **options).fit(X, Y)
+    parts = trainer(max_iter=20, warm_start=True, **options).fit(X, Y).fit(X, Y)
+    assert parts.n_iter_ == 40
+    np.testing.assert_allclose(parts.loss_curve_, whole.loss_curve_, rtol=1e-12)
+    assert_close(parameters(parts.network_), parameters(whole.network_))
+    assert [s.iteration for s in parts.snapshots_] == [0, 20, 40]
+    for mine, theirs in zip(parts.snapshots_, whole.snapshots_, strict=True):
+        assert_close(mine.state, theirs.state)
+
+
+def test_without_warm_start_fit_begins_anew():
+    twice = trainer().fit(X, Y).fit(X, Y)
+    np.testing.assert_array_equal(twice.loss_curve_, trainer().fit(X, Y).loss_curve_)
+    assert twice.n_iter_ == 10
+
+
+def test_divergence_warns_and_leaves_the_last_finite_network():
+    steep = trainer(
+        cell="relu", optimizer="sgd", learning_rate=1e6, max_iter=40, snapshots=range(41)
+    )
+    with pytest.warns(ConvergenceWarning, match="training diverged.*Lower learning_rate"):
+        steep.fit(X, Y)
+    n_done = steep.n_iter_
+    assert 0 < n_done < 40
+    assert [s.iteration for s in steep.snapshots_] == list(range(n_done + 1))
+    assert_close(dict(steep.network_.state_dict()), steep.snapshots_[-1].state, atol=0)
+    assert all(torch.isfinite(p).all() for p in steep.network_.parameters())
+    assert steep.loss_curve_.shape == (n_done,)
+    assert np.isfinite(steep.loss_curve_).all()
+
+
+def test_divergence_goes_back_as_far_as_there_are_snapshots():
+    steep = trainer(
+        cell="relu", optimizer="sgd", learning_rate=1e6, max_iter=40, snapshots=[0, 1, 40]
+    )
+    with pytest.warns(ConvergenceWarning, match="the network is the one of iteration 1, "):
+        steep.fit(X, Y)
+    assert steep.n_iter_ == 1
+    assert [s.iteration for s in steep.snapshots_] == [0, 1]
+
+
+def test_verbose_shows_a_progress_bar_with_the_loss(capsys):
+    found = trainer(verbose=True).fit(X, Y)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "training: 100%" in shown.err
+    assert "10/10" in shown.err
+    assert f"loss={found.loss_curve_[-1]:.4g}" in shown.err
+
+
+def test_without_verbose_nothing_is_shown(capsys):
+    trainer().fit(X, Y).predict(X)
+    shown = capsys.readouterr()
+    assert shown.out == shown.err == ""
+
+
+@pytest.mark.parametrize("init", ["normal", "torch"])
+def test_init_scale_multiplies_the_recurrent_weights_alone(init):
+    one, two = (
+        trainer(init_scale=g, recurrent_init=init, max_iter=0).fit(X, Y).network_ for g in (1, 2)
+    )
+    for name, p in parameters(one).items():
+        factor = 2 if "weight_hh" in name else 1
+        torch.testing.assert_close(parameters(two)[name], factor * p, rtol=1e-14, atol=0)
+
+
+def test_dt_and_tau_enter_the_leaky_cells_by_their_ratio():
+    def curve(**options):
+        return trainer(cell="leaky", **options).fit(X, Y).loss_curve_
+
+    np.testing.assert_array_equal(curve(dt=0.1, tau=0.4), curve(dt=0.25))
+    np.testing.assert_allclose(curve(dt=2.0, tau=2.0), trainer(cell="tanh").fit(X, Y).loss_curve_)
+    assert not np.isclose(curve(dt=0.5), curve()).any()
+
+
+# ---------------------------------------------------------------------------------- mask, targets
+
+
+@pytest.mark.parametrize("padding", [0.0, -7.0, 1e6])
+def test_what_the_mask_hides_changes_nothing(padding):
+    expected = trainer().fit(X, Y, mask=MASK)
+    X_padded, Y_padded = (np.where(MASK[..., None], a, padding) for a in (X, Y))
+    found = trainer().fit(X_padded, Y_padded, mask=MASK)
+    np.testing.assert_array_equal(found.loss_curve_, expected.loss_curve_)
+    assert_close(parameters(found.network_), parameters(expected.network_), atol=0)
+    np.testing.assert_array_equal(
+        found.trajectories(X_padded, mask=MASK), expected.trajectories(X, mask=MASK)
+    )
+    assert found.score(X_padded, Y_padded, mask=MASK) == expected.score(X, Y, mask=MASK)
+
+
+def test_more_padding_changes_nothing():
+    expected = trainer().fit(X, Y, mask=MASK)
+    longer = [(0, 0), (0, 3), (0, 0)]
+    X_long, Y_long = np.pad(X, longer), np.pad(Y, longer)
+    mask = np.pad(MASK, longer[:2])
+    found = trainer().fit(X_long, Y_long, mask=mask)
+    np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-12)
+    assert_close(parameters(found.network_), parameters(expected.network_))
+    assert found.score(X_long, Y_long, mask=mask) == pytest.approx(expected.score(X, Y, mask=MASK))
+
+
+def test_a_full_mask_is_no_mask():
+    np.testing.assert_allclose(
+        trainer().fit(X, Y, mask=np.ones_like(MASK)).loss_curve_,
+        trainer().fit(X, Y).loss_curve_,
+        rtol=1e-12,
+    )
+
+
+def test_padding_with_nan_is_refused_and_says_where():
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        trainer().fit(np.where(MASK[..., None], X, np.nan), Y, mask=MASK)
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        trainer().fit(X, np.where(MASK[..., None], Y, np.nan), mask=MASK)
+
+
+def test_a_step_without_weight_is_still_a_step():
+    # It costs nothing, but counts in N and carries the states on: no mask does that.
+    weight = np.ones((N_TRIALS, N_STEPS))
+    weight[:, : N_STEPS // 2] = 0
+    found = trainer(max_iter=1).fit(X, Y, loss_weight=weight)
+    with torch.no_grad():
+        outputs = found.network_at(found.snapshots_[0])(X_TORCH)
+    expected = functional.mse_loss(outputs[:, 3:], Y_TORCH[:, 3:]) / 2
+    assert found.loss_curve_[0] == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_a_weight_may_be_given_for_each_output():
+    weight = rng.uniform(0, 2, Y.shape)
+    found = trainer(max_iter=1).fit(X, Y, loss_weight=weight)
+    with torch.no_grad():
+        outputs = found.network_at(found.snapshots_[0])(X_TORCH).numpy()
+    assert found.loss_curve_[0] == pytest.approx((weight * (outputs - Y) ** 2).mean(), rel=1e-12)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task that can be learnt, and how well it should be."""
+
+    y: np.ndarray | None
+    shape: tuple
+    at_least: float
+    dtype_kind: str
+    X: np.ndarray = field(default_factory=lambda: X)
+
+
+SIGN = X.sum(axis=2) > 0
+TASKS = {
+    "string labels": Task(np.where(SIGN[:, -1], "yes", "no"), (N_TRIALS,), 0.99, "U"),
+    "integer labels": Task(np.where(SIGN[:, -1], 7, -2), (N_TRIALS,), 0.99, "i"),
+    "class a step": Task(np.where(SIGN, 3, 1), (N_TRIALS, N_STEPS), 0.95, "i"),
+    "number a trial": Task(X[:, -1, 0], (N_TRIALS,), 0.8, "f"),
+    "value a step": Task(X.cumsum(1)[..., :1], (N_TRIALS, N_STEPS, 1), 0.8, "f"),
+    "next input": Task(None, X.shape, 0.8, "f", X=np.repeat(X[:, :1], N_STEPS, axis=1)),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_predictions_have_the_form_of_y_and_are_learnt(name):
+    task = TASKS[name]
+    found = trainer(hidden_size=10, max_iter=120, learning_rate=0.05).fit(task.X, task.y)
+    predicted = found.predict(task.X)
+    assert predicted.shape == task.shape
+    assert predicted.dtype.kind == task.dtype_kind
+    assert found.score(task.X, task.y) >= task.at_least
+    if task.dtype_kind != "f":
+        np.testing.assert_array_equal(found.classes_, np.unique(task.y))
+        assert (predicted == task.y).mean() == pytest.approx(found.score(task.X, task.y))
+    else:
+        assert not hasattr(found, "classes_")
+
+
+def test_a_prediction_is_read_at_the_last_valid_step():
+    found = trainer().fit(X, LABELS, mask=MASK)
+    for trial in range(N_TRIALS):
+        alone = X[trial : trial + 1, : MASK[trial].sum()]
+        assert found.predict(alone)[0] == found.predict(X, mask=MASK)[trial]
+
+
+def test_trajectories_are_the_states_of_every_step():
+    found = trainer(cell="lstm", n_layers=2).fit(X, Y)
+    states = found.trajectories(X)
+    assert states.shape == (N_TRIALS, N_STEPS, 2 * 2 * N_UNITS)
+    plain = PlainNetwork("lstm", 2, N_OUTPUTS, False)
+    plain.load_state_dict({k: found.network_.state_dict()[k] for k in plain.state_dict()})
+    with torch.no_grad():
+        top, (h, c) = plain.recurrent(X_TORCH)
+    np.testing.assert_allclose(states[..., 8:12], top.numpy(), atol=1e-14)
+    last = torch.cat([h[0], c[0], h[1], c[1]], dim=-1)
+    np.testing.assert_allclose(states[:, -1], last.numpy(), atol=1e-14)
+    masked = found.trajectories(X, mask=MASK)
+    np.testing.assert_allclose(masked, np.where(MASK[..., None], states, 0), atol=1e-14)
