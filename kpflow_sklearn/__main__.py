@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,15 +120,13 @@ def _analyse(task: Task, options: argparse.Namespace) -> KPFlowAnalyzer:
         verbose=True,
     )
     analyzer = KPFlowAnalyzer(trainer, random_state=options.seed, verbose=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        return analyzer.fit(
-            task.X,
-            task.y,
-            tasks=task.tasks,
-            X_analysis=task.X_analysis,
-            y_analysis=task.y_analysis,
-        )
+    return analyzer.fit(
+        task.X,
+        task.y,
+        tasks=task.tasks,
+        X_analysis=task.X_analysis,
+        y_analysis=task.y_analysis,
+    )
 
 
 def _print_reading(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> None:

@@ -317,6 +317,12 @@ def test_a_checkpoint_that_does_not_fit_is_named(name):
         SavedTraining(module, [states[0], changed, states[2]]).fit(X, Y)
 
 
+def test_a_checkpoint_holds_tensors():
+    module, states = trained("gru")
+    with pytest.raises(CheckpointError, match=r"checkpoints\[0\] .*decoder.bias"):
+        SavedTraining(module, [states[0] | {"decoder.bias": 0.5}]).fit(X, Y)
+
+
 def test_a_checkpoint_must_be_a_state_dict():
     module, states = trained("gru")
     with pytest.raises(CheckpointError, match=r"checkpoints\[1\] must be a state_dict, got a int"):
@@ -325,6 +331,8 @@ def test_a_checkpoint_must_be_a_state_dict():
 
 BAD_ITERATIONS = {
     "too few": ([0, 1], "iterations must give one number for each of the 3 checkpoints, got 2"),
+    "fractions": ([0.2, 1.0, 1.7], "iterations must .* integers"),
+    "words": ("abc", "iterations must .* integers"),
     "not increasing": ([0, 5, 5], r"iterations must increase from at least 0, got \[0, 5, 5\]"),
     "negative": ([-1, 0, 1], r"iterations must increase from at least 0, got \[-1, 0, 1\]"),
 }
@@ -385,6 +393,11 @@ UNSUPPORTED = {
         {"readout": "c"},
         "readout='c' is no submodule of ModuleDict; it has 'core', 'a', 'b'",
     ),
+    "a named readout that does not fit": (
+        {"core": CORE, "out": seeded(nn.Linear, 7, N_OUTPUTS)},
+        {"readout": "out"},
+        "in_features=4",
+    ),
     "a name of the wrong kind": (
         {"core": CORE, "out": FIRST},
         {"readout": "core"},
@@ -432,6 +445,26 @@ def test_data_that_do_not_fit_the_network(name):
     inputs, y, message = BAD_DATA[name]
     with pytest.raises(ValueError, match=message):
         SavedTraining(trained("gru")[0]).fit(inputs, y)
+
+
+IGNORED = {
+    "encoder": {"encoder": seeded(nn.Linear, N_FEATURES, N_FEATURES), "core": CORE, "out": FIRST},
+    "hidden": {"core": CORE, "out": FIRST, "hidden": seeded(nn.Linear, N_OUTPUTS, N_OUTPUTS)},
+    "norm": {"core": CORE, "norm": seeded(nn.LayerNorm, N_UNITS), "out": FIRST},
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_parts_that_the_analysis_would_ignore_are_named(name):
+    # Their outputs are not the readout of the recurrent states of X: the loss would be wrong.
+    with pytest.raises((UnsupportedNetworkError, UserWarning), match=name):
+        SavedTraining(nn.ModuleDict(IGNORED[name])).fit(X, Y)
+
+
+def test_a_network_that_trains_nothing_is_refused():
+    module = copy.deepcopy(trained("gru")[0]).requires_grad_(False)
+    with pytest.raises(UnsupportedNetworkError, match="requires_grad"):
+        analyzer(module).fit(X, Y)
 
 
 def test_a_recurrent_part_that_computes_something_else_is_refused():

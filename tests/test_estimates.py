@@ -29,6 +29,7 @@ SPECTRA = {
     "flat": np.ones(60),
 }
 CASE_OPERATORS = ("gru P", "gru PKP", "lstm PKP", "tanh-ragged P")
+FAST = ("steep", "slow decay", "flat", "gru P", "lstm PKP")
 
 
 def matrix_with(singular_values: np.ndarray) -> np.ndarray:
@@ -109,7 +110,7 @@ every_quantity = pytest.mark.parametrize("axis, quantity", QUANTITIES)
 # ----------------------------------------------------------------------------------- coverage
 
 
-@pytest.mark.parametrize("regime", ["steep", "slow decay", "flat", *CASE_OPERATORS])
+@pytest.mark.parametrize("regime", FAST)
 @every_quantity
 def test_intervals_cover_the_truth(regime, axis, quantity):
     coverage = sample(regime)[axis, quantity].coverage
@@ -125,7 +126,7 @@ def test_intervals_cover_the_truth_in_95_of_100(regime, n_probes, axis, quantity
     assert 0.93 <= coverage <= 0.97
 
 
-@pytest.mark.parametrize("regime", ["steep", "slow decay", *CASE_OPERATORS])
+@pytest.mark.parametrize("regime", [r for r in FAST if r != "flat"])
 @every_quantity
 def test_standard_error_is_the_size_of_the_error(regime, axis, quantity):
     found = sample(regime)[axis, quantity]
@@ -140,11 +141,10 @@ def test_standard_error_of_a_flat_spectrum_is_not_too_small(axis, quantity):
     assert np.sqrt((found.std_error**2).mean()) > 0.85 * found.rms
 
 
-@pytest.mark.parametrize("regime", ["gru P", "slow decay"])
 @every_quantity
-def test_error_falls_with_the_square_root_of_the_probes(regime, axis, quantity):
-    few = sample(regime, n_probes=10)[axis, quantity]
-    many = sample(regime, n_probes=40)[axis, quantity]
+def test_error_falls_with_the_square_root_of_the_probes(axis, quantity):
+    few = sample("gru P", n_probes=8, n_modes=0)[axis, quantity]
+    many = sample("gru P", n_probes=32, n_modes=0)[axis, quantity]
     # Each of the two errs by 5 to 10%.
     assert few.rms / many.rms == pytest.approx(2, abs=0.5)
     assert np.mean(few.std_error) / np.mean(many.std_error) == pytest.approx(2, abs=0.4)
@@ -162,46 +162,52 @@ def test_relative_error_of_a_trace_is_that_of_the_effective_dimension():
 # --------------------------------------------------------------------------------------- bias
 
 
-@pytest.mark.parametrize("regime", ["slow decay", "gru P", "lstm PKP"])
-@pytest.mark.parametrize("n_modes", [0, 10])
+@pytest.mark.parametrize("regime, n_probes, n_modes", [
+    ("slow decay", 10, 0), ("gru P", 10, 0), ("steep", 30, 10), ("lstm PKP", 30, 10)
+])
 @pytest.mark.parametrize("axis", ["all", "time"])
 @pytest.mark.parametrize("quantity", ["trace", "square"])
-def test_trace_and_square_are_unbiased(regime, n_modes, axis, quantity):
-    found = sample(regime, n_probes=10, n_modes=n_modes)[axis, quantity]
+def test_trace_and_square_are_unbiased(regime, n_probes, n_modes, axis, quantity):
+    found = sample(regime, n_probes, n_modes)[axis, quantity]
     assert abs(found.error.mean()) < 4 * found.standard_error_of_mean
-
-
-def plug_in(regime: str, n_probes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return time-axis squares and effective dimensions of the average Gram, seed by seed."""
-    op, _ = known(regime)
-    squares, dimensions = [], []
-    for seed in range(N_SEEDS):
-        shared = OperatorSpectra(
-            op, method="randomized", n_modes=0, n_probes=n_probes, random_state=seed
-        )
-        gram = axis_grams(shared.samples.probes, "time").mean(0)
-        squares.append(float((gram**2).sum()))
-        dimensions.append(float(gram.trace()) ** 2 / squares[-1])
-    return np.array(squares), np.array(dimensions)
 
 
 @pytest.mark.parametrize("regime", ["slow decay", "gru P"])
 def test_squares_from_different_probes_lack_the_bias_of_the_plug_in(regime):
-    ours = sample(regime, n_probes=10, n_modes=0)
-    squares, dimensions = plug_in(regime, n_probes=10)
-    expected = truth(regime, "time")
-    square, dimension = ours["time", "square"], ours["time", "effective_dimension"]
-    assert squares.mean() - expected["square"] > 4 * squares.std() / N_SEEDS**0.5
-    assert abs(square.error.mean()) < 4 * square.standard_error_of_mean
-    bias = expected["effective_dimension"] - dimensions.mean()
-    assert bias > 4 * dimensions.std() / N_SEEDS**0.5
-    assert abs(dimension.error.mean()) < bias / 2
+    op, _ = known(regime)
+    n_probes, expected = 10, truth(regime, "all")
+    plug_in = np.empty(N_SEEDS)
+    for seed in range(N_SEEDS):
+        probes = half_samples(op, 1.0, n_modes=0, n_probes=n_probes, seed=seed).probes.flatten(1)
+        plug_in[seed] = ((probes @ probes.T) ** 2).sum() / n_probes**2
+    # For normal w, E |A w|^4 = (tr G)^2 + 2 tr G^2.
+    bias = (expected["trace"] ** 2 + expected["square"]) / n_probes
+    spread = plug_in.std() / N_SEEDS**0.5
+    assert bias > 10 * spread
+    assert abs(plug_in.mean() - expected["square"] - bias) < 4 * spread
+    ours = sample(regime, n_probes, n_modes=0)["all", "square"]
+    assert abs(ours.error.mean()) < 4 * ours.standard_error_of_mean
+
+
+def test_effective_dimension_of_few_probes_is_not_too_low():
+    n_probes, expected = 10, truth("slow decay", "time")["effective_dimension"]
+    plug_in = np.empty(N_SEEDS)
+    for seed in range(N_SEEDS):
+        samples = half_samples(
+            known("slow decay")[0], 1.0, n_modes=0, n_probes=n_probes, seed=seed
+        )
+        gram = axis_grams(samples.probes, "time").mean(0)
+        plug_in[seed] = gram.trace() ** 2 / (gram**2).sum()
+    bias = expected - plug_in.mean()
+    assert bias > 10 * plug_in.std() / N_SEEDS**0.5
+    ours = sample("slow decay", n_probes, n_modes=0)["time", "effective_dimension"]
+    assert abs(ours.error.mean()) < bias / 4
 
 
 # ------------------------------------------------------------------------------------ deflation
 
 
-@pytest.mark.parametrize("regime, factor", [("steep", 20), ("gru PKP", 5)])
+@pytest.mark.parametrize("regime, factor", [("steep", 20), ("lstm PKP", 3)])
 @every_quantity
 def test_deflated_modes_reduce_the_error_of_steep_spectra(regime, factor, axis, quantity):
     plain = sample(regime, n_modes=0)[axis, quantity]

@@ -222,6 +222,7 @@ BAD_Y = {
         r"'cross_entropy' needs y .* got .*\(4, 3, 2\)",
     ),
     "numbers as labels": (NUMBERS, "cross_entropy", "continuous"),
+    "integers a step as numbers": (CLASSES, "mse", r"y .*shape.* \(4, 3\)"),
     "labels as numbers": (LABELS, "mse", "loss='mse' needs numbers in y, got dtype <U4"),
     "no labels": (None, "cross_entropy", "loss='cross_entropy' needs y, got None"),
     "unknown loss": (VALUES, "mae", "loss must be one of 'auto', 'mse', .*, got 'mae'"),
@@ -260,6 +261,11 @@ def test_there_must_be_a_next_input():
 
 BAD_WEIGHTS = {
     "negative": ("value a step", -ONES, "loss_weight must be non-negative.* from -1 to -1"),
+    "zero where asked": (
+        "number a trial",
+        1 - AT_END,
+        "loss_weight must .* at least one positive",
+    ),
     "all zero": ("value a step", 0 * ONES, "loss_weight must .* at least one positive"),
     "of trials": ("value a step", ONES[:, 0], r"\(4, 3\) or \(4, 3, 2\), got \(4,\)"),
     "of logits": ("class a step", np.ones((4, 3, 3)), r"shape \(4, 3\), got \(4, 3, 3\)"),

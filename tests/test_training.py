@@ -498,6 +498,29 @@ def test_without_warm_start_fit_begins_anew():
     assert twice.n_iter_ == 10
 
 
+def test_warm_start_honours_parameters_changed_in_between():
+    found = trainer(warm_start=True, learning_rate=0.05).fit(X, Y)
+    before = parameters(found.network_)
+    found.set_params(learning_rate=1e-12).fit(X, Y)
+    assert_close(parameters(found.network_), before, atol=1e-9)
+    # Another optimizer begins without the memory of the last one.
+    found.set_params(optimizer="sgd", learning_rate=0.1, max_iter=1).fit(X, Y)
+    network = found.network_at(found.snapshots_[-2])
+    functional.mse_loss(network(X_TORCH), Y_TORCH).backward()
+    expected = {n: (p - 0.1 * p.grad).detach() for n, p in network.named_parameters()}
+    assert_close(parameters(found.network_), expected)
+
+
+def test_warm_start_goes_on_after_a_divergence():
+    steep = trainer(cell="relu", learning_rate=1e30, max_iter=20, warm_start=True)
+    with pytest.warns(ConvergenceWarning):
+        steep.fit(X, Y)
+    n_done = steep.n_iter_
+    steep.set_params(learning_rate=1e-3).fit(X, Y)
+    assert steep.n_iter_ == n_done + 20
+    assert np.isfinite(steep.loss_curve_).all()
+
+
 def test_divergence_warns_and_leaves_the_last_finite_network():
     steep = trainer(
         cell="relu", optimizer="sgd", learning_rate=1e6, max_iter=40, snapshots=range(41)
@@ -536,6 +559,18 @@ def test_without_verbose_nothing_is_shown(capsys):
     trainer().fit(X, Y).predict(X)
     shown = capsys.readouterr()
     assert shown.out == shown.err == ""
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+def test_read_only_data_give_no_warning(mask):
+    # As they come from a memory map, or from joblib's workers. torch warns once unless told.
+    inputs, targets = X.copy(), Y.copy()
+    inputs.flags.writeable = targets.flags.writeable = False
+    torch.set_warn_always(True)
+    try:
+        trainer().fit(inputs, targets, mask=mask).predict(inputs, mask=mask)
+    finally:
+        torch.set_warn_always(False)
 
 
 @pytest.mark.parametrize("init", ["normal", "torch"])

@@ -1,0 +1,331 @@
+"""Bad arguments: the error's type, and a message that names the argument and what came."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import Ridge
+from torch import nn
+
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, UnsupportedNetworkError
+
+N_TRIALS, N_STEPS, N_FEATURES, N_OUTPUTS = 6, 5, 2, 3
+rng = np.random.default_rng(0)
+X = rng.standard_normal((N_TRIALS, N_STEPS, N_FEATURES))
+Y = rng.standard_normal((N_TRIALS, N_STEPS, N_OUTPUTS))
+LABELS = np.array(["a", "b", "c"] * 2)
+MASK = np.arange(N_STEPS) < np.array([5, 4, 3, 2, 1, 5])[:, None]
+
+
+def changed(array: np.ndarray, index: tuple, value: float) -> np.ndarray:
+    out = array.copy()
+    out[index] = value
+    return out
+
+
+def trainer(**options) -> RecurrentTrainer:
+    return RecurrentTrainer(
+        **dict(hidden_size=4, max_iter=3, snapshots=2, random_state=0) | options
+    )
+
+
+def analyzer(source=None, **options) -> KPFlowAnalyzer:
+    return KPFlowAnalyzer(trainer() if source is None else source, random_state=0, **options)
+
+
+def make(kind: str) -> RecurrentTrainer | KPFlowAnalyzer:
+    return trainer() if kind == "trainer" else analyzer()
+
+
+both = pytest.mark.parametrize("kind", ["trainer", "analyzer"])
+
+
+# ---------------------------------------------------------------------- the trainer's parameters
+
+TRAINER_PARAMETERS = [
+    ("cell", "elman", ValueError, "cell must be one of 'gru', .* or a callable .*, got 'elman'"),
+    ("cell", 3, ValueError, "cell must be one of 'gru', .*, got 3"),
+    ("cell", lambda n_in, n: None, UnsupportedNetworkError, "cell must be .*Module.* NoneType"),
+    ("cell", lambda n_in, n: nn.GRUCell(n_in, n + 1), RuntimeError, "."),
+    ("cell", lambda n_in, n: nn.LSTMCell(n_in, n), (ValueError, RuntimeError), "."),
+    ("hidden_size", 0, ValueError, "hidden_size == 0, must be >= 1"),
+    ("hidden_size", -4, ValueError, "hidden_size == -4, must be >= 1"),
+    ("hidden_size", 4.0, TypeError, "hidden_size must be an instance of int, not float"),
+    ("n_layers", 0, ValueError, "n_layers == 0, must be >= 1"),
+    ("init_scale", -1.0, ValueError, "init_scale == -1.0, must be >= 0"),
+    ("init_scale", float("inf"), ValueError, "init_scale must be finite, got inf"),
+    ("init_scale", "large", TypeError, "init_scale must be an instance of float, not str"),
+    ("recurrent_init", "orthogonal", ValueError, "recurrent_init must be .*, got 'orthogonal'"),
+    ("dt", 2.0, ValueError, "dt must be at most tau .*, got dt=2.0 and tau=1.0"),
+    ("dt", 0, ValueError, "dt == 0, must be > 0"),
+    ("tau", -1.0, ValueError, "tau == -1.0, must be > 0"),
+    ("noise_std", -0.1, ValueError, "noise_std == -0.1, must be >= 0"),
+    ("constraint", "positive", ValueError, "constraint must be callable, got 'positive'"),
+    ("loss", "mae", ValueError, "loss must be one of 'auto', 'mse', .*, got 'mae'"),
+    ("activity_l2", -0.1, ValueError, "activity_l2 == -0.1, must be >= 0"),
+    ("weight_decay", -0.1, ValueError, "weight_decay == -0.1, must be >= 0"),
+    ("optimizer", "lbfgs", ValueError, "optimizer must be one of 'sgd', 'adam' .*, got 'lbfgs'"),
+    ("optimizer", 3, ValueError, "optimizer must be a string or .*, got 3"),
+    ("optimizer", torch.optim.LBFGS, ValueError, "optimizer .*LBFGS"),
+    ("optimizer", dict, ValueError, "optimizer must be .*, got <class 'dict'>"),
+    ("learning_rate", 0, ValueError, "learning_rate == 0, must be > 0"),
+    ("learning_rate", float("nan"), ValueError, "learning_rate must be finite, got nan"),
+    ("max_iter", -1, ValueError, "max_iter == -1, must be >= 0"),
+    ("max_iter", 1.5, TypeError, "max_iter must be an instance of int, not float"),
+    ("batch_size", 0, ValueError, "batch_size == 0, must be >= 1"),
+    ("tol", -1e-3, ValueError, "tol == -0.001, must be >= 0"),
+    ("grad_clip", 0.0, ValueError, "grad_clip == 0.0, must be > 0"),
+    ("snapshots", 0, ValueError, "snapshots must be at least 1, got 0"),
+    ("snapshots", [], ValueError, r"snapshots must be an integer or .*, got \[\]"),
+    ("snapshots", [0, 9], ValueError, "snapshots must lie .* max_iter=3, got 0 to 9"),
+    ("snapshots", [-1, 2], ValueError, "snapshots must lie .* max_iter=3, got -1 to 2"),
+    ("snapshots", [0.5], ValueError, r"snapshots must be .* of integers, got \[0.5\]"),
+    ("snapshots", "all", ValueError, "snapshots must be .* of integers, got 'all'"),
+    ("snapshots", None, ValueError, "snapshots must be .* of integers, got None"),
+    ("dtype", "float16", ValueError, "dtype must be one of 'float32', .*, got 'float16'"),
+    ("dtype", np.float32, ValueError, "dtype must be one of 'float32', .*, got <class"),
+    ("device", "abacus", ValueError, "device .*abacus"),
+    ("random_state", "seed", ValueError, "'seed' cannot be used to seed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    TRAINER_PARAMETERS,
+    ids=[f"{name}={str(value)[:20]}" for name, value, *_ in TRAINER_PARAMETERS],
+)
+def test_trainer_parameters(name, value, error, message):
+    with pytest.raises(error, match=message):
+        trainer(**{name: value}).fit(X, Y)
+
+
+def test_a_callable_cell_has_one_layer():
+    with pytest.raises(ValueError, match="n_layers must be 1 for a callable cell, got 2"):
+        trainer(cell=nn.GRUCell, n_layers=2).fit(X, Y)
+
+
+# --------------------------------------------------------------------- the analyzer's parameters
+
+ANALYZER_PARAMETERS = [
+    ("n_components", 0, ValueError, "n_components == 0, must be >= 1"),
+    ("n_components", 2.5, TypeError, "n_components must be an instance of int, not float"),
+    ("operators", "K", ValueError, "operators must be a sequence .* 'K', 'P', 'PKP', got 'K'"),
+    ("operators", ("K", "Q"), ValueError, r"operators must be .*, got \('K', 'Q'\)"),
+    ("operators", (), ValueError, r"operators must be .* one or more .*, got \(\)"),
+    ("operators", ("K", "K"), ValueError, r"operators must be .*, got \('K', 'K'\)"),
+    ("operators", None, (TypeError, ValueError), "operators must be .*None"),
+    ("axes", ("time", "unit"), ValueError, r"axes must be .* 'hidden', got \('time', 'unit'\)"),
+    ("axes", 3, (TypeError, ValueError), "axes must be .*3"),
+    ("rank_threshold", 0, ValueError, "rank_threshold == 0, must be > 0"),
+    ("rank_threshold", 1.01, ValueError, "rank_threshold == 1.01, must be <= 1"),
+    ("gram", "cube", ValueError, "gram must be one of 'natural', 'square', got 'cube'"),
+    ("reduction", "sum", ValueError, "reduction must be one of 'trace', 'mean', got 'sum'"),
+    ("method", "fast", ValueError, "method must be one of 'auto', .*, got 'fast'"),
+    ("n_probes", 2, ValueError, "n_probes == 2, must be >= 3"),
+    ("analysis_trials", 0, ValueError, "analysis_trials == 0, must be >= 1"),
+    ("pooling", "max", ValueError, "pooling must be one of 'last', .*, got 'max'"),
+    ("trainer", "gru", ValueError, "trainer must be a RecurrentTrainer.*, got 'gru'"),
+    ("trainer", RecurrentTrainer, ValueError, "trainer must be .*, got <class .*RecurrentTrainer"),
+    ("trainer", Ridge(), ValueError, r"trainer must be .*, got Ridge\(\)"),
+    ("random_state", "seed", ValueError, "'seed' cannot be used to seed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    ANALYZER_PARAMETERS,
+    ids=[f"{name}={str(value)[:20]}" for name, value, *_ in ANALYZER_PARAMETERS],
+)
+def test_analyzer_parameters(name, value, error, message):
+    with pytest.raises(error, match=message):
+        analyzer().set_params(**{name: value}).fit(X, Y)
+
+
+def test_exact_refuses_what_is_too_large_for_it():
+    many = np.zeros((40, 50, 1))
+    source = trainer(hidden_size=10, max_iter=0, snapshots=1)
+    message = r"method='exact' is limited to 8192 .* axis 'time', got 20000; .*method='auto'"
+    with pytest.raises(ValueError, match=message):
+        analyzer(source, method="exact", operators=("P",)).fit(many, many)
+
+
+# -------------------------------------------------------------------------------------- the data
+
+DATA = {
+    "X of one axis": (X[0, 0], Y, {}, r"X must have shape .*, got an array of 1 .* \(2,\)"),
+    "X of four axes": (X[None], Y, {}, r"X must have shape .*, got an array of 4 .* \(1, 6, 5, 2\)"),
+    "NaN in X": (changed(X, (2, 3, 0), np.nan), Y, {}, "Input X contains NaN"),
+    "infinity in X": (changed(X, (2, 3, 0), np.inf), Y, {}, "Input X contains infinity"),
+    "strings in X": (np.full(X.shape, "a"), Y, {}, "could not convert string to float"),
+    "no trials": (X[:0], Y[:0], {}, r"0 sample\(s\) \(shape=\(0, 5, 2\)\)"),
+    "no steps": (X[:, :0], Y[:, :0], {}, r"X must have at least one time step, got .*\(6, 0, 2\)"),
+    "no features": (X[..., :0], Y, {}, r"X must have at least one feature, got .*\(6, 5, 0\)"),
+    "NaN in y": (X, changed(Y, (0, 0, 0), np.nan), {}, "Input y contains NaN"),
+    "infinity in y": (X, changed(Y, (0, 0, 0), np.inf), {}, "Input y contains infinity"),
+    "y of other length": (X, Y[:4], {}, "y has 4 trials and X has 6"),
+    "y of other steps": (X, Y[:, :3], {}, r"y must have shape \(6, 5, n_outputs\).*\(6, 3, 3\)"),
+    "y without its last axis": (X, Y[..., 0], {}, r"y must have .*\(6, 5\)\. .* y\[:, :, None\]"),
+    "mask of other shape": (X, Y, {"mask": MASK[:, :3]}, r"mask .* = \(6, 5\), got \(6, 3\)"),
+    "mask with a gap": (
+        X, Y, {"mask": changed(MASK, (4, 3), True)}, "mask must be a prefix .*; trial 4 .*loss_weight"
+    ),
+    "mask without a step": (
+        X, Y, {"mask": changed(MASK, (3,), False)}, "mask must mark .* first step .*; trial 3 has none"
+    ),
+    "mask of counts": (X, Y, {"mask": 2 * MASK}, "mask must be boolean, got dtype int64"),
+    "negative loss_weight": (
+        X, Y, {"loss_weight": 1 - 3.0 * MASK}, "loss_weight must be non-negative .* from -2 to 1"
+    ),
+    "loss_weight of other shape": (
+        X, Y, {"loss_weight": np.ones(6)}, r"loss_weight must have shape \(6, 5\) or .*, got \(6,\)"
+    ),
+    "NaN in loss_weight": (
+        X, Y, {"loss_weight": np.full((6, 5), np.nan)}, "Input loss_weight contains NaN"
+    ),
+    "loss_weight on padding alone": (
+        X, Y, {"mask": MASK, "loss_weight": 1.0 - MASK}, "loss_weight must .* at least one positive"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATA)
+@both
+def test_data(kind, name):
+    inputs, y, options, message = DATA[name]
+    with pytest.raises(ValueError, match=message):
+        make(kind).fit(inputs, y, **options)
+
+
+ANALYSIS_DATA = {
+    "tasks of other length": ({"tasks": ["a", "b"]}, r"tasks must .* shape \(6,\), got \(2,\)"),
+    "tasks of two axes": ({"tasks": np.ones((6, 1))}, r"tasks must .* \(6,\), got \(6, 1\)"),
+    "no targets for the trials": ({"X_analysis": X}, "y_analysis is needed .*, got None"),
+    "targets alone": ({"y_analysis": Y}, "y_analysis was given without X_analysis"),
+    "other features": (
+        {"X_analysis": X[..., :1], "y_analysis": Y},
+        "X_analysis must have 2 features as X has, got 1",
+    ),
+    "NaN": ({"X_analysis": X * np.nan, "y_analysis": Y}, "Input X_analysis contains NaN"),
+    "one axis": (
+        {"X_analysis": X[0, 0], "y_analysis": Y},
+        r"X_analysis must have shape .*, got an array of 1 .* \(2,\)",
+    ),
+    "other outputs": (
+        {"X_analysis": X, "y_analysis": Y[..., :2]},
+        "y.* must have 3 outputs as on fit, got 2",
+    ),
+    "other length": ({"X_analysis": X, "y_analysis": Y[:4]}, "y.* has 4 trials and X.* has 6"),
+}
+
+
+@pytest.mark.parametrize("name", ANALYSIS_DATA)
+def test_analysis_data(name):
+    options, message = ANALYSIS_DATA[name]
+    with pytest.raises(ValueError, match=message):
+        analyzer().fit(X, Y, **options)
+
+
+# ------------------------------------------------------------------------------- after the fitting
+
+CALLS = ["predict", "trajectories", "score", "transform", "verify"]
+
+
+def call(estimator, name: str, inputs, *targets, **options):
+    arguments = targets if name in ("score", "verify") else ()
+    return getattr(estimator, name)(inputs, *arguments, **options)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@both
+def test_unfitted(kind, name):
+    estimator = make(kind)
+    if not hasattr(estimator, name):
+        pytest.skip(f"{type(estimator).__name__} has no {name}")
+    with pytest.raises(NotFittedError, match=f"This {type(estimator).__name__} instance is not"):
+        call(estimator, name, X, Y)
+
+
+LATER = {
+    "other features": (X[..., :1], {}, r"X has 1 features, but \w+ is expecting 2 features"),
+    "one axis": (X[0, 0], {}, "X must have shape .*, got an array of 1"),
+    "NaN": (changed(X, (0, 0, 0), np.nan), {}, "Input X contains NaN"),
+    "mask of other shape": (X, {"mask": MASK[:2]}, r"mask .* = \(6, 5\), got \(2, 5\)"),
+    "mask with a gap": (X, {"mask": changed(MASK, (4, 3), True)}, "mask must be a prefix"),
+}
+
+
+@pytest.mark.parametrize("problem", LATER)
+@pytest.mark.parametrize("name", CALLS)
+@both
+def test_data_after_the_fit(kind, name, problem):
+    estimator = make(kind)
+    if not hasattr(estimator, name):
+        pytest.skip(f"{type(estimator).__name__} has no {name}")
+    inputs, options, message = LATER[problem]
+    estimator.fit(X, Y)
+    with pytest.raises(ValueError, match=message):
+        call(estimator, name, inputs, Y, **options)
+
+
+TARGETS_LATER = {
+    "none": (Y, None, "y is needed, got None"),
+    "other form": (Y, Y[:, 0, 0], "y must have 3 dimensions as on fit, got 1"),
+    "other outputs": (Y, Y[..., :2], "y must have 3 outputs as on fit, got 2"),
+    "other length": (Y, Y[:2], "y has 2 trials and X has 6"),
+    "new label": (LABELS, ["a", "b", "z"] * 2, "y holds labels that were not seen on fit: .*z"),
+    "never any": (None, Y, "y must be None, as it was on fit"),
+}
+
+
+@pytest.mark.parametrize("problem", TARGETS_LATER)
+@pytest.mark.parametrize("name", ["score", "verify"])
+def test_targets_after_the_fit(name, problem):
+    fitted_on, y, message = TARGETS_LATER[problem]
+    found = analyzer().fit(X, fitted_on)
+    with pytest.raises(ValueError, match=message):
+        getattr(found, name)(X, y)
+
+
+def test_flatten_needs_the_steps_of_the_fit():
+    found = analyzer(pooling="flatten").fit(X, Y)
+    with pytest.raises(
+        ValueError, match="pooling='flatten' needs X with 5 steps as on fit, got 3"
+    ):
+        found.transform(X[:, :3])
+
+
+WARM = {
+    "outputs": (X, Y[..., :1], "warm_start: y has 1 outputs, .* has 3"),
+    "features": (X[..., :1], Y, "warm_start: X has 1 features, .* 2"),
+}
+
+
+@pytest.mark.parametrize("name", WARM)
+def test_warm_start_needs_data_that_fit_the_network(name):
+    inputs, y, message = WARM[name]
+    found = trainer(warm_start=True).fit(X, Y)
+    with pytest.raises(ValueError, match=message):
+        found.fit(inputs, y)
+
+
+FROZEN = {
+    "features": (X[..., :1], Y, "X has 1 features, .* 2"),
+    "outputs": (X, Y[..., :1], "y must have 3 outputs as on fit, got 1"),
+    "form": (X, LABELS, "y must have 3 dimensions as on fit, got 1"),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_frozen_trainer_needs_data_that_fit_it(name):
+    inputs, y, message = FROZEN[name]
+    frozen = FrozenEstimator(trainer().fit(X, Y))
+    with pytest.raises(ValueError, match=message):
+        analyzer(frozen).fit(inputs, y)
+
+
+def test_a_frozen_trainer_must_be_fitted():
+    with pytest.raises(NotFittedError, match="RecurrentTrainer instance is not fitted"):
+        analyzer(FrozenEstimator(trainer())).fit(X, Y)

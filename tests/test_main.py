@@ -1,0 +1,119 @@
+"""The command: what it prints and writes, and how it refuses bad options and files."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from kpflow_sklearn.__main__ import main
+from kpflow_sklearn.results import read_results, select
+
+QUICK = ["--hidden-size", "6", "--max-iter", "4", "--snapshots", "2"]
+
+
+def run(tmp_path, *options):
+    return main([*options, *QUICK, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("task", ["memory_pro", "flip_flop", "multitask", "digits"])
+def test_each_task_prints_the_table_and_writes_both_files(task, tmp_path, capsys):
+    assert run(tmp_path, "--task", task) == 0
+    printed = capsys.readouterr().out
+    for heading in ("loss", "rank K", "eff. dim. P", "rank PKP*", "narrower"):
+        assert heading in printed
+    results = read_results(tmp_path / "out" / "results.csv")
+    loss = select(results, "network", "loss")["value"]
+    assert list(loss.index) == [0, 4]
+    assert f"from {loss[0]:.3g} to {loss[4]:.3g}" in printed
+    assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ranks_in_words_are_those_of_the_table(tmp_path, capsys):
+    assert run(tmp_path, "--seed", "3") == 0
+    results = read_results(tmp_path / "out" / "results.csv")
+    k = sorted({int(r) for r in select(results, "K", "rank", "time")["value"]})
+    words = f"{k[0]}" if len(k) == 1 else f"{k[0]} to {k[-1]}"
+    assert f"is {words} for K" in " ".join(capsys.readouterr().out.split())
+
+
+def test_same_seed_same_numbers(tmp_path):
+    for folder in ("a", "b"):
+        assert run(tmp_path / folder, "--seed", "5", "--cell", "tanh") == 0
+    a, b = (read_results(tmp_path / f / "out" / "results.csv") for f in "ab")
+    np.testing.assert_array_equal(a["value"], b["value"])
+
+
+def test_provenance_names_seed_dtype_and_versions(tmp_path):
+    assert run(tmp_path, "--seed", "5") == 0
+    about = read_results(tmp_path / "out" / "results.csv").attrs
+    assert about["seed"] == "5"
+    assert about["dtype"] == "float32"
+    assert about["torch"].startswith("2.")
+    assert "--hidden-size 6" in about["command"]
+
+
+@pytest.mark.parametrize("with_y", [True, False])
+def test_own_trials_from_a_file(with_y, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"X": rng.standard_normal((12, 6, 2))}
+    if with_y:
+        arrays["y"] = np.arange(12) % 3
+    np.savez(tmp_path / "trials.npz", **arrays)
+    assert run(tmp_path, "--data", str(tmp_path / "trials.npz")) == 0
+    assert (tmp_path / "out" / "figure.png").exists()
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("absent.npz", None, "there is no file"),
+        ("text.npz", b"not an archive", "is no .npz file of plain arrays"),
+        ("other.npz", {"Z": np.zeros(3)}, "holds no array X, but Z"),
+        ("flat.npz", {"X": np.zeros(3)}, r"X must have shape \(n_trials, n_timesteps"),
+        ("nan.npz", {"X": np.full((2, 3, 1), np.nan)}, "Input X contains NaN"),
+        ("short.npz", {"X": np.zeros((4, 3, 1)), "y": np.zeros(3)}, "y has 3 trials and X has 4"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_exit_code_2(name, content, message, tmp_path, capsys):
+    path = tmp_path / name
+    if isinstance(content, dict):
+        np.savez(path, **content)
+    elif content is not None:
+        path.write_bytes(content)
+    assert run(tmp_path, "--data", str(path)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("python -m kpflow_sklearn: error: ")
+    assert re.search(message, lines[0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--cell", "perceptron"], "argument --cell: invalid choice: 'perceptron'"),
+        (["--hidden-size", "0"], "argument --hidden-size: must be at least 1, got 0"),
+        (["--init-scale", "nan"], "argument --init-scale: must be a finite number"),
+        (["--seed", "-1"], "argument --seed: must not be negative, got -1"),
+        (["--max-iter", "some"], "argument --max-iter: invalid"),
+        (["--task", "digits", "--data", "x.npz"], "not allowed with argument"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+    ],
+)
+def test_bad_options_exit_with_2_and_no_traceback(options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(options)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for option in ("task", "data", "cell", "hidden-size", "init-scale", "max-iter", "snapshots"):
+        assert f"--{option}" in printed

@@ -1,0 +1,99 @@
+"""The figures by their content: what is drawn where, and how it is labelled."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+from kpflow_sklearn.plotting import CollapseDisplay, TrajectoryDisplay
+from kpflow_sklearn.results import select
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(scope="module")
+def trials():
+    return np.random.default_rng(0).standard_normal((6, 8, 2))
+
+
+@pytest.fixture(scope="module")
+def analyzer(trials):
+    trainer = RecurrentTrainer(hidden_size=5, max_iter=6, snapshots=3, random_state=0)
+    return KPFlowAnalyzer(trainer, method="randomized", random_state=0).fit(trials)
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+@pytest.mark.parametrize("quantity", ["rank", "effective_dimension", "trace", "norm"])
+def test_collapse_draws_the_values_with_95_percent_bars(analyzer, quantity, ax):
+    display = CollapseDisplay.from_estimator(analyzer, quantity=quantity, ax=ax)
+    assert display.ax_ is ax
+    assert display.figure_ is ax.figure
+    for container, name in zip(ax.containers, ("K", "P", "PKP"), strict=True):
+        rows = select(analyzer.results_, name, quantity, "time")
+        line, _, (bars,) = container
+        np.testing.assert_array_equal(line.get_xdata(), rows.index)
+        np.testing.assert_array_equal(line.get_ydata(), rows["value"])
+        half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
+        np.testing.assert_allclose(half, 1.96 * rows["std_error"], atol=1e-9)
+    assert quantity.split("_")[0] in ax.get_ylabel()
+    assert ax.get_xlabel() == "iteration"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["K", "P", "PKP*"]
+
+
+def test_missing_values_are_not_drawn(analyzer, ax):
+    results = analyzer.results_.copy()
+    gone = (results["operator"] == "P") & (results["iteration"] == 0)
+    results.loc[gone, "value"] = np.nan
+    CollapseDisplay(results).plot(ax=ax)
+    assert 0 not in ax.containers[1][0].get_xdata()
+
+
+def test_loss_is_the_table_s(analyzer, ax):
+    CollapseDisplay(analyzer.results_).plot_loss(ax=ax)
+    loss = select(analyzer.results_, "network", "loss")["value"]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), loss)
+
+
+def test_collapse_refuses_what_was_not_measured(analyzer):
+    with pytest.raises(ValueError, match="no quantity 'rank' on axis 'trial'"):
+        CollapseDisplay.from_estimator(analyzer, quantity="rank", axis="trial")
+
+
+def test_trajectories_are_the_leading_components(analyzer, trials, ax):
+    display = TrajectoryDisplay.from_estimator(analyzer, trials, color_by=np.arange(6), ax=ax)
+    states = analyzer.trajectories(trials)
+    flat = states.reshape(-1, 5) - states.reshape(-1, 5).mean(0)
+    variances = np.linalg.svd(flat, compute_uv=False) ** 2
+    np.testing.assert_allclose(
+        display.explained_variance_ratio_, (variances / variances.sum())[:2], rtol=1e-9
+    )
+    np.testing.assert_allclose((display.projections_**2).sum((0, 1)), variances[:2], rtol=1e-9)
+    curves = [line for line in ax.lines if len(line.get_xdata()) > 1]
+    assert len(curves) == 6
+    np.testing.assert_array_equal(curves[2].get_xydata(), display.projections_[2])
+    assert f"{variances[0] / variances.sum():.0%}" in ax.get_xlabel()
+
+
+def test_masked_steps_are_not_drawn(analyzer, trials, ax):
+    mask = np.ones((6, 8), dtype=bool)
+    mask[1, 3:] = False
+    TrajectoryDisplay.from_estimator(analyzer, trials, mask=mask, ax=ax)
+    curves = [line for line in ax.lines if len(line.get_xdata()) > 1]
+    assert [len(curve.get_xdata()) for curve in curves] == [8, 3, 8, 8, 8, 8]
+
+
+def test_one_unit_and_constant_states_are_drawn(ax):
+    display = TrajectoryDisplay(np.ones((2, 3, 1))).plot(ax=ax)
+    assert np.isfinite(display.projections_).all()
+
+
+def test_color_by_must_fit_the_trials(analyzer, trials):
+    with pytest.raises(ValueError, match=r"one number a trial, shape \(6,\), got \(5,\)"):
+        TrajectoryDisplay.from_estimator(analyzer, trials, color_by=np.arange(5))

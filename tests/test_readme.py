@@ -1,0 +1,34 @@
+"""The README keeps its promises: two commands, files that exist, code that runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_exactly_two_one_line_commands_that_make_their_own_environment():
+    commands = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
+    assert len(commands) == 2
+    for command in commands:
+        assert command.count("\n") == 1
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")
+    assert commands[0].strip().endswith("-m kpflow_sklearn")
+    assert commands[1].strip().endswith("-m pytest")
+
+
+def test_linked_files_exist():
+    links = re.findall(r"\]\(([^):]+)\)", README)
+    assert len(links) >= 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_python_example_runs():
+    example = re.findall(r"```python\n(.*?)```", README, flags=re.S)[0]
+    small = example.replace("256", "8").replace("hidden_size=64", "hidden_size=4, max_iter=5")
+    assert small != example
+    scope: dict = {}
+    exec(small, scope)
+    assert scope["analyzer"].verify(scope["X"], scope["y"])["passed"].all()
