@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import warnings
@@ -59,7 +60,7 @@ class History:
 
     losses: list[float]
     snapshots: list[Snapshot]
-    optimizer_state: dict[str, Any]
+    optimizer_state: dict[str, Any] | None = None
     diverged: bool = False
 
     @property
@@ -104,14 +105,23 @@ def make_optimizer(settings: LoopSettings, module: nn.Module) -> torch.optim.Opt
                 f"torch.optim.Optimizer class, got {kind!r}."
             )
         kind = OPTIMIZERS[kind]
-    if not callable(kind):
+    if not callable(kind) or (
+        isinstance(kind, type) and not issubclass(kind, torch.optim.Optimizer)
+    ):
         raise ValueError(
             f"optimizer must be a string or a torch.optim.Optimizer class, got {kind!r}."
         )
     options: dict[str, Any] = {"lr": settings.learning_rate}
     if settings.weight_decay:
         options["weight_decay"] = settings.weight_decay
-    return kind([p for p in module.parameters() if p.requires_grad], **options)
+    made = kind([p for p in module.parameters() if p.requires_grad], **options)
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"optimizer must make one step a gradient, but {type(made).__name__} evaluates the "
+            "loss itself."
+        )
+    return made
 
 
 def batches(
@@ -168,12 +178,12 @@ def train(
     """
     optimizer = make_optimizer(settings, module)
     if optimizer_state is not None:
-        optimizer.load_state_dict(optimizer_state)
+        _continue(optimizer, optimizer_state)
     wanted = {
         first_iteration + i for i in snapshot_iterations(settings.snapshots, settings.max_iter)
     }
     size = n_samples if settings.batch_size is None else min(settings.batch_size, n_samples)
-    history = History([], [], {})
+    history = History([], [])
     last_finite = Snapshot.take(first_iteration, module)
     if first_iteration in wanted:
         history.snapshots.append(last_finite)
@@ -199,9 +209,18 @@ def train(
     ended_early = history.n_iter < settings.max_iter
     if not history.snapshots or (ended_early and history.snapshots[-1].iteration != n_done):
         history.snapshots.append(Snapshot.take(n_done, module))
-    history.optimizer_state = optimizer.state_dict()
+    # What an optimizer remembers of a divergence would spoil the next updates.
+    history.optimizer_state = None if history.diverged else optimizer.state_dict()
     logger.info("trained for %d iterations", history.n_iter)
     return history
+
+
+def _continue(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over another optimizer's memory, but keep the present settings."""
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def _update(

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._validation import check_real
 from kpflow_sklearn.traces import (
+    OVERFLOW,
+    ZERO,
     Estimate,
     HalfSamples,
     Moments,
@@ -62,8 +65,11 @@ class Spectrum:
         Estimate
             The rank; missing where the known eigenvalues do not reach that far.
         """
+        check_real(threshold, "rank_threshold", 0, 1, open_minimum=True)
+        if self.trace.reason:
+            return self.trace
         if self.trace.value <= 0:
-            return Estimate.missing("the operator is zero")
+            return Estimate.missing(ZERO)
         # Rounding must not ask for one eigenvalue more than there are.
         goal = threshold - 1e-12
         shares = np.cumsum(self.eigenvalues) / self.trace.value
@@ -95,30 +101,50 @@ def spectrum_of_gram(gram: Tensor | np.ndarray) -> Spectrum:
     Returns
     -------
     Spectrum
-        Complete and exact.
+        Complete and exact; all missing if the matrix is not finite.
     """
     matrix = np.asarray(gram.cpu() if isinstance(gram, Tensor) else gram, dtype=np.float64)
+    if not np.isfinite(matrix).all():
+        return missing_spectrum(OVERFLOW, "exact")
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1].clip(min=0)
     return spectrum_of_eigenvalues(values)
 
 
 def spectrum_of_eigenvalues(values: np.ndarray) -> Spectrum:
-    """Return the spectrum of a Gram whose non-zero eigenvalues are all known."""
-    total, square = float(values.sum()), float((values**2).sum())
-    return Spectrum(
-        values, Estimate(total), Estimate(square), exact_ratio(total, square), "exact", True
-    )
+    """Return the spectrum of a Gram whose non-zero eigenvalues are all known, in float64."""
+    if not np.isfinite(values).all():
+        return missing_spectrum(OVERFLOW, "exact")
+    scale = max(values.max(initial=0.0), np.finfo(float).tiny)
+    scaled = values / scale
+    total, square = float(scaled.sum()), float((scaled**2).sum())
+    known = (_scaled(total, scale), _scaled(square, scale, 2), exact_ratio(total, square))
+    return Spectrum(values, *known, method="exact", complete=True)
+
+
+def missing_spectrum(reason: str, method: str) -> Spectrum:
+    """Return a spectrum of which nothing is known, for a reason."""
+    nothing = Estimate.missing(reason)
+    return Spectrum(np.empty(0), nothing, nothing, nothing, method, complete=False)
 
 
 def exact_ratio(total: float, square: float) -> Estimate:
     """Return the effective dimension from tr G and tr G^2."""
-    if square <= 0:
-        return Estimate.missing("the operator is zero")
-    return Estimate(total**2 / square)
+    if not np.isfinite([total, square]).all():
+        return Estimate.missing(OVERFLOW)
+    return Estimate(total**2 / square) if square > 0 else Estimate.missing(ZERO)
+
+
+def _scaled(value: float, scale: float, power: int = 1) -> Estimate:
+    """Return value * scale**power, or say that it is too large for a number."""
+    with np.errstate(over="ignore"):
+        found = value * np.float64(scale) ** power
+    return Estimate(float(found)) if np.isfinite(found) else Estimate.missing(OVERFLOW)
 
 
 def sampled_spectrum(samples: HalfSamples, axis: str) -> Spectrum:
     """Return the spectrum on one axis as random half-factors show it."""
+    if not (samples.modes.isfinite().all() and samples.probes.isfinite().all()):
+        return missing_spectrum(OVERFLOW, "randomized")
     if axis == "all":
         moments = whole_moments(samples)
         modes = samples.modes.flatten(1).double()
@@ -139,10 +165,8 @@ def sampled_spectrum(samples: HalfSamples, axis: str) -> Spectrum:
 
 
 def _from_moments(moments: Moments, values: np.ndarray) -> Spectrum:
-    ratio = moments.effective_dimension()
-    if not np.isfinite(ratio.value):
-        ratio = Estimate.missing("the operator is zero")
-    return Spectrum(values, moments.trace(), moments.square(), ratio, "randomized", False)
+    known = (moments.trace(), moments.square(), moments.effective_dimension())
+    return Spectrum(values, *known, method="randomized", complete=False)
 
 
 def _share_errors(known: Tensor, sampled: Tensor, vectors: Tensor) -> np.ndarray:

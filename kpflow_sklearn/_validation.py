@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,8 @@ def _boundaries(maximum: float | None, open_minimum: bool) -> str:
 
 def check_subset(value: Any, name: str, choices: tuple[str, ...]) -> tuple[str, ...]:
     """Return ``value`` as a tuple if it is a non-empty sequence of distinct ``choices``."""
-    found = () if isinstance(value, str) else tuple(value)
+    is_sequence = isinstance(value, Iterable) and not isinstance(value, str)
+    found = tuple(value) if is_sequence else ()
     if not found or len(set(found)) != len(found) or not set(found) <= set(choices):
         raise ValueError(
             f"{name} must be a sequence of one or more of {', '.join(map(repr, choices))}, got "

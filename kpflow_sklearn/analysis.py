@@ -20,7 +20,7 @@ from kpflow_sklearn.recurrent_model import to_tensors
 from kpflow_sklearn.results import row
 from kpflow_sklearn.spectra import OperatorSpectra
 from kpflow_sklearn.targets import Targets
-from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.traces import NOISY, OVERFLOW, Estimate
 from kpflow_sklearn.weight_maps import weight_map_table
 
 OPERATORS = ("K", "P", "PKP")
@@ -85,6 +85,12 @@ class SnapshotAnalysis:
         self.signals: dict[str, Tensor] = dict(zip(SIGNALS, chain, strict=True))
 
     @property
+    def longest_trial(self) -> int:
+        """Number of valid steps of the longest trial."""
+        mask = self.trials.mask
+        return self.trials.X.shape[1] if mask is None else int(mask.sum(1).max())
+
+    @property
     def operators(self) -> dict[str, LinearOperator]:
         """The operators by name."""
         lin = self.linearization
@@ -146,8 +152,8 @@ class SnapshotAnalysis:
         out: dict[str, Any] = {"iteration": self.iteration}
         for name, signal in self.signals.items():
             flat = signal.flatten(0, 1).double()
-            moments = flat.mT @ flat
-            out[name] = spectrum_of_gram(moments).effective_dimension.value
+            flat = flat / flat.abs().max().clamp(min=torch.finfo(flat.dtype).tiny)
+            out[name] = spectrum_of_gram(flat.mT @ flat).effective_dimension.value
         return out
 
     def modes(self, name: str, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +166,14 @@ class SnapshotAnalysis:
         kernel = OperatorSpectra(
             self.linearization.PKP, n_probes=settings.n_probes, random_state=settings.seed
         )
-        vectors = torch.linalg.eigh(kernel.hidden_gram()).eigenvectors.flip(1).mT[:k]
+        gram = kernel.hidden_gram()
+        if not gram.isfinite().all():
+            raise ValueError(
+                "the network's states or Jacobians overflow on the analysis trials: the leading "
+                "directions of PKP* cannot be had. Analyse an earlier snapshot, or train with a "
+                "smaller learning_rate or init_scale."
+            )
+        vectors = torch.linalg.eigh(gram).eigenvectors.flip(1).mT[:k]
         return fix_signs(vectors).cpu().numpy()
 
     def weight_maps(self, rank_threshold: float) -> pd.DataFrame:
@@ -180,13 +193,17 @@ def _quantities(found: Spectrum, rank_threshold: float) -> dict[str, Estimate]:
 def _root(square: Estimate) -> Estimate:
     """Return the square root of an estimate, its error carried to first order."""
     if not square.value > 0:
-        return Estimate(0.0) if square.value == 0 else square
+        known = square.reason or square.value == 0
+        return square if known else Estimate.missing(NOISY)
     root = square.value**0.5
     return Estimate(root, square.std_error / (2 * root))
 
 
 def _cosine(a: Tensor, b: Tensor, reason: str) -> Estimate:
-    norms = float(a.double().norm() * b.double().norm())
-    if not norms > 0:
+    sizes = [float(v.abs().max()) for v in (a, b)]
+    if not np.isfinite(sizes).all():
+        return Estimate.missing(OVERFLOW)
+    if not min(sizes) > 0:
         return Estimate.missing(reason)
-    return Estimate(float((a.double() * b.double()).sum()) / norms)
+    a, b = a.double() / sizes[0], b.double() / sizes[1]
+    return Estimate(float((a * b).sum() / (a.norm() * b.norm())))

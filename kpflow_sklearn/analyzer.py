@@ -101,7 +101,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Their number.
     lyapunov_exponents_, lyapunov_std_error_ : ndarray of shape (n_states,)
         Per unit of time (``dt`` of the trainer), at the last snapshot, over the analysed trials;
-        empty for trials of fewer than three steps.
+        empty for trials of a single step.
     kaplan_yorke_dimension_ : float
         Of these exponents; None where there are none.
     loss_curve_ : ndarray of shape (n_iter_,)
@@ -286,7 +286,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.n_components_ = len(self.components_)
         self.lyapunov_exponents_ = self.lyapunov_std_error_ = np.empty(0)
         self.kaplan_yorke_dimension_: float | None = None
-        if last.linearization.states.shape[1] >= 3:
+        if last.longest_trial >= 2:
             exponents, error = lyapunov_exponents(last.linearization)
             dt = getattr(self.trainer_, "dt", 1.0)
             self.lyapunov_exponents_, self.lyapunov_std_error_ = exponents / dt, error / dt

@@ -61,6 +61,11 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         # Handed on only where given: a frozen trainer takes no such arguments.
         options = {"mask": mask, "loss_weight": loss_weight}
         self.trainer_.fit(X, y, **{k: v for k, v in options.items() if v is not None})
+        if self.trainer_.n_features_in_ != self.n_features_in_:
+            raise ValueError(
+                f"X has {self.n_features_in_} features, but the frozen trainer is expecting "
+                f"{self.trainer_.n_features_in_} features as input."
+            )
         self._copy_trainer_attributes()
         self._n_timesteps = trials.shape[1]
         return choose_trials(

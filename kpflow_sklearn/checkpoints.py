@@ -123,9 +123,16 @@ class SavedTraining(RecurrentModel):
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
         module = copy.deepcopy(self.network).eval()
         view = recognise_network(module, self.recurrent, self.readout)
+        if not any(p.requires_grad for p in view.recurrent.parameters()):
+            raise UnsupportedNetworkError(
+                "no parameter of the recurrent part trains (requires_grad is False for all), so "
+                "K is zero and there is nothing to analyse."
+            )
         self._check_sizes(view, trials)
         self._fit_targets(trials, y, valid, loss_weight, single_step, self.loss, 0.0)
-        self._check_outputs(view)
+        self.encoder_.match_outputs(view.n_outputs)
+        if self.encoder_.classes_ is not None:
+            self.classes_ = self.encoder_.classes_
         states = [module.state_dict()] if self.checkpoints is None else self.checkpoints
         self.snapshots_ = []
         for index, (iteration, state) in enumerate(
@@ -144,6 +151,9 @@ class SavedTraining(RecurrentModel):
             raise ValueError("checkpoints must hold at least one state_dict, got none.")
         if self.iterations is None:
             return list(range(n_checkpoints))
+        whole = all(isinstance(i, (int, np.integer)) for i in self.iterations)
+        if not whole:
+            raise ValueError(f"iterations must be integers, got {self.iterations!r}.")
         found = [int(i) for i in self.iterations]
         if len(found) != n_checkpoints:
             raise ValueError(
@@ -161,23 +171,6 @@ class SavedTraining(RecurrentModel):
                 f"X has {trials.shape[-1]} features, but the network takes {expected}."
             )
 
-    def _check_outputs(self, view: RecurrentNetwork) -> None:
-        found = view.n_outputs
-        asked = self.encoder_.n_outputs_
-        if self.encoder_.classes_ is not None and asked <= found:
-            # A network may know more classes than the trials at hand show.
-            if asked < found and not _are_indices(self.encoder_.classes_, found):
-                raise ValueError(
-                    f"y has {asked} classes and the readout {found} outputs: give labels "
-                    f"0..{found - 1}, so that it is clear which output is which."
-                )
-            if asked < found:
-                self.encoder_.classes_ = self.classes_ = np.arange(found)
-                self.encoder_.n_outputs_ = found
-            return
-        if asked != found:
-            raise ValueError(f"y asks for {asked} outputs, but the readout has {found}.")
-
 
 def as_trainer(trainer: Any, *, clone: Callable, random_state: int, verbose: bool | int) -> Any:
     """Return an unfitted copy of what an analyzer was given as ``trainer``.
@@ -189,7 +182,7 @@ def as_trainer(trainer: Any, *, clone: Callable, random_state: int, verbose: boo
         return RecurrentTrainer(random_state=random_state, verbose=verbose)
     if isinstance(trainer, nn.Module):
         return SavedTraining(trainer)
-    if not hasattr(trainer, "fit") or isinstance(trainer, type):
+    if not isinstance(getattr(trainer, "estimator", trainer), RecurrentModel):
         raise ValueError(
             "trainer must be a RecurrentTrainer, a SavedTraining, a FrozenEstimator of one, a "
             f"torch.nn.Module or None, got {trainer!r}."
@@ -198,10 +191,6 @@ def as_trainer(trainer: Any, *, clone: Callable, random_state: int, verbose: boo
     if "random_state" in fresh.get_params(deep=False) and fresh.random_state is None:
         fresh.set_params(random_state=random_state)
     return fresh
-
-
-def _are_indices(classes: np.ndarray, n_outputs: int) -> bool:
-    return classes.dtype.kind in "iu" and classes.min() >= 0 and classes.max() < n_outputs
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], index: int) -> None:
@@ -213,9 +202,9 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], index: int) -> None:
     own = module.state_dict()
     missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
     shapes = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if state[name].shape != own[name].shape
+        f"{name} {_shape(state[name])} for {_shape(own[name])}"
+        for name in sorted(own.keys() & state.keys())
+        if _shape(state[name]) != _shape(own[name])
     ]
     if missing or unexpected or shapes:
         raise CheckpointError(
@@ -223,6 +212,10 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], index: int) -> None:
             f"{sorted(missing)}, unexpected keys {sorted(unexpected)}, other shapes {shapes}."
         )
     module.load_state_dict(state)
+
+
+def _shape(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _check_reproduces(view: RecurrentNetwork, trials: np.ndarray, mask: np.ndarray | None) -> None:

@@ -21,6 +21,7 @@ from kpflow_sklearn.operators import (
 )
 from kpflow_sklearn.tangent import LayerBlock, NetworkTangent
 
+ROUNDING = 1e-12
 AXES = ("all", "trial", "time", "hidden")
 
 
@@ -50,6 +51,8 @@ def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
 def unit_eigenvalues(op: ParameterOperator) -> np.ndarray:
     """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
     found = [torch.linalg.eigvalsh(grams.double()).flatten() for grams in _unit_grams(op).values()]
+    if not found:
+        return np.empty(0)
     values = torch.cat(found).clamp(min=0).sort(descending=True).values
     return values.cpu().numpy()
 
@@ -83,7 +86,7 @@ def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
     Returns
     -------
     eigenvalues : ndarray of shape (k,)
-        In descending order.
+        In descending order; fewer than k if K has fewer that are not zero.
     eigenfunctions : Tensor of shape (k, n_trials, n_timesteps, n_states)
         Orthonormal.
     """
@@ -95,6 +98,9 @@ def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
             for r in range(1, min(k, values.shape[-1]) + 1):
                 candidates.append((float(values[i, -r]), start, i, vectors[i, :, -r]))
     best = sorted(candidates, key=lambda c: -c[0])[:k]
+    # An eigenvalue at the level of rounding belongs to no direction of K.
+    size = max((c[0] for c in candidates), default=0.0)
+    best = [c for c in best if c[0] > ROUNDING * size]
     functions = torch.zeros(
         len(best), n_timesteps, n_trials, n_states, dtype=op.dtype, device=op.device
     )
@@ -108,7 +114,7 @@ def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
                 out[:, :, index] += b.sensitivity[:, :, p, unit] * along
     norms = functions.flatten(1).norm(dim=1).clamp(min=torch.finfo(op.dtype).tiny)
     functions /= norms[:, None, None, None]
-    return np.array([max(c[0], 0.0) for c in best]), functions.transpose(1, 2)
+    return np.array([c[0] for c in best]), functions.transpose(1, 2)
 
 
 def parameter_gram(op: ParameterOperator, axis: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn._validation import check_mask, check_sequences
 from kpflow_sklearn.losses import Objective
 from kpflow_sklearn.network import RecurrentNetwork
@@ -99,10 +101,16 @@ class Linearization:
         -------
         Tensor of shape (n_trials, n_timesteps, n_states)
             Err, zero on masked steps.
+
+        Raises
+        ------
+        ValueError
+            If y or loss_weight have the wrong shape, or do not fit the network's outputs.
         """
         X = self.X.detach().cpu().numpy()
         mask = None if self.mask is None else self.mask.cpu().numpy()
-        encoder = TargetEncoder(loss).fit(X, y)
+        encoder = TargetEncoder(loss).fit(X, y, mask=mask)
+        encoder.match_outputs(self.network.n_outputs)
         targets = encoder.encode(X, y, mask=mask, loss_weight=loss_weight)
         objective = Objective(encoder.loss_, activity_l2)
         return objective.error(self.network, self.states, targets, self.mask)
@@ -146,7 +154,8 @@ def linearize(
     >>> (lin.P @ lin.states).shape
     torch.Size([3, 5, 8])
     """
-    view = recognise_network(network)
+    # A copy, so that the operators outlive further training of the network.
+    view = copy.deepcopy(recognise_network(network)).eval()
     array = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
     array = check_sequences(array)
     valid = check_mask(mask, array)
@@ -155,6 +164,6 @@ def linearize(
         array = np.where(valid[..., None], array, 0)
     return Linearization(
         view,
-        torch.as_tensor(array, dtype=view.dtype, device=device),
-        None if valid is None else torch.as_tensor(valid, device=device),
+        as_tensor(array, view.dtype, device),
+        None if valid is None else as_tensor(valid, device=device),
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.targets import Targets
 
@@ -28,12 +29,12 @@ class Objective:
     def step_losses(self, network: RecurrentNetwork, states: Tensor, targets: Targets) -> Tensor:
         """Return w_bt l_bt plus the penalty of the step, (n_trials, n_timesteps)."""
         outputs = network.outputs(states)
-        weight = _tensor(targets.weight, outputs)
+        weight = _like(targets.weight, outputs)
         if self.loss == "mse":
-            squares = (outputs - _tensor(targets.values, outputs)) ** 2
+            squares = (outputs - _like(targets.values, outputs)) ** 2
             losses = (squares * (weight if weight.ndim == 3 else weight[..., None])).mean(-1)
         else:
-            labels = torch.as_tensor(np.ascontiguousarray(targets.values), device=outputs.device)
+            labels = as_tensor(targets.values, device=outputs.device)
             logits = outputs.flatten(0, -2)
             entropy = functional.cross_entropy(logits, labels.flatten(), reduction="none")
             losses = weight * entropy.reshape(weight.shape)
@@ -59,5 +60,5 @@ class Objective:
             return torch.autograd.grad(total, z)[0]
 
 
-def _tensor(values: np.ndarray, like: Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+def _like(values: np.ndarray, like: Tensor) -> Tensor:
+    return as_tensor(values, like.dtype, like.device)

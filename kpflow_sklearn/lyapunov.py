@@ -47,9 +47,10 @@ def lyapunov_exponents(
     if k > n_states:
         raise ValueError(f"n_exponents must be at most the number of states {n_states}, got {k}.")
     check_positive_int(burn_in, "burn_in", minimum=0)
-    if burn_in >= n_timesteps - 1:
+    longest = n_timesteps if tangent.mask is None else int(tangent.mask.sum(0).max())
+    if burn_in >= longest - 1:
         raise ValueError(
-            f"burn_in must leave at least one of the {n_timesteps - 1} Jacobians J_2..J_T, got "
+            f"burn_in must leave at least one of the {longest - 1} Jacobians J_2..J_T, got "
             f"{burn_in}."
         )
     q = torch.eye(n_states, k, dtype=torch.float64, device=tangent.device)
@@ -64,25 +65,26 @@ def lyapunov_exponents(
             q_new = torch.where(valid[..., None], q_new, q)
         q = q_new
         growth.append(logs)
-    kept = torch.stack(growth[burn_in:]).cpu().numpy()
-    return _average(kept)
+    kept = torch.stack(growth[burn_in:]).movedim(1, 0).cpu().numpy()
+    return _average([steps[~np.isnan(steps).any(1)] for steps in kept])
 
 
-def _average(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average logs (n_steps, n_trials, k) over steps, then over trials or blocks of steps."""
-    if logs.shape[1] > 1:
-        counts = np.isfinite(logs) | np.isneginf(logs)
-        usable = counts.any(axis=(0, 2))
-        parts = np.where(counts, logs, 0).sum(0)[usable] / counts.sum(0)[usable]
-    else:
-        blocks = np.array_split(logs[:, 0], min(10, len(logs)))
+def _average(trials: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Average the logs of each trial, (n_steps, k), over its steps, and over the trials."""
+    trials = [steps for steps in trials if len(steps)]
+    means = np.array([steps.mean(0) for steps in trials])
+    parts = means
+    if len(trials) == 1:
+        blocks = np.array_split(trials[0], min(10, len(trials[0])))
         parts = np.array([block.mean(0) for block in blocks])
-    order = np.argsort(-parts.mean(0), kind="stable")
-    mean = parts.mean(0)[order]
-    with np.errstate(invalid="ignore"):
-        error = parts.std(0, ddof=1)[order] / len(parts) ** 0.5 if len(parts) > 1 else 0 * mean
-    error = np.where(np.isneginf(mean), 0.0, error)
-    return mean, error
+    mean = means.mean(0)
+    order = np.argsort(-mean, kind="stable")
+    error = np.zeros_like(mean)
+    if len(parts) > 1:
+        with np.errstate(invalid="ignore"):  # Infinities have no spread.
+            spread = parts.std(0, ddof=1) / len(parts) ** 0.5
+        error = np.where(np.isneginf(mean), 0.0, spread)
+    return mean[order], error[order]
 
 
 def kaplan_yorke_dimension(exponents: ArrayLike) -> float:
@@ -101,12 +103,21 @@ def kaplan_yorke_dimension(exponents: ArrayLike) -> float:
     float
         The dimension; the number of exponents if their sum never turns negative.
 
+    Raises
+    ------
+    ValueError
+        If ``exponents`` is empty, holds NaN or has more than one axis.
+
     Examples
     --------
     >>> round(kaplan_yorke_dimension([0.419, -1.623]), 3)
     1.258
     """
     values = np.sort(np.asarray(exponents, dtype=float))[::-1]
+    if values.ndim != 1 or not len(values) or np.isnan(values).any():
+        raise ValueError(
+            f"exponents must be a sequence of one or more numbers, got {exponents!r}."
+        )
     sums = np.cumsum(values)
     if sums[-1] >= 0:
         return float(len(values))

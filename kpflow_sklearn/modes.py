@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn.gramians import gram_factor, map_blocks, unit_modes
+from kpflow_sklearn.gramians import ROUNDING, gram_factor, map_blocks, unit_modes
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.traces import half_samples
 
@@ -45,9 +45,14 @@ def leading_modes(
             seed=draw_seed(random_state),
             n_iterations=6,
         )
-        left, singular, _ = torch.linalg.svd(found.modes.flatten(1).mT, full_matrices=False)
-        values = (singular[:k] ** 2).cpu().numpy()
-        functions = left.mT[:k].reshape(-1, *op.out_shape)
+        flat = found.modes.flatten(1).mT
+        if not flat.isfinite().all():  # Products of Jacobians that overflow have no modes.
+            return np.empty(0), np.empty((0, *op.out_shape))
+        left, singular, _ = torch.linalg.svd(flat, full_matrices=False)
+        # Where the Gram has fewer directions than asked for, the rest is rounding.
+        keep = int((singular[:k] > ROUNDING**0.5 * singular.max()).sum())
+        values = (singular[:keep].double() ** 2).cpu().numpy()
+        functions = left.mT[:keep].reshape(-1, *op.out_shape)
     fixed = fix_signs(functions.flatten(1)).reshape(functions.shape)
     return values, fixed.cpu().numpy()
 

@@ -40,6 +40,8 @@ def recognise_network(
     _refuse_unsupported(core)
     name = core.mode.lower().removeprefix("rnn_")
     linear = _find(module, nn.Linear, "readout", readout, in_features=core.hidden_size)
+    if readout is None:
+        _refuse_other_parts(module, core, linear)
     cell = make_cell(name)
     layers = [MappedLayer(cell, core, k) for k in range(core.num_layers)]
     weight = core.weight_hh_l0
@@ -63,13 +65,28 @@ def _find(
         if in_features is not None:
             found = {n: m for n, m in found.items() if m.in_features == in_features}
     kinds = "torch.nn.RNN, GRU or LSTM" if kind is nn.RNNBase else "torch.nn.Linear"
-    if len(found) != 1 or not isinstance(next(iter(found.values())), kind):
+    first = next(iter(found.values()), None)
+    fits = isinstance(first, kind) and in_features in (None, getattr(first, "in_features", None))
+    if len(found) != 1 or not fits:
         raise UnsupportedNetworkError(
             f"{role}: expected exactly one {kinds} in {type(module).__name__}"
             f"{'' if in_features is None else f' with in_features={in_features}'}, found "
             f"{', '.join(map(repr, found)) or 'none'}; give its name as {role}='...'."
         )
-    return next(iter(found.values()))
+    return first
+
+
+def _refuse_other_parts(module: nn.Module, core: nn.Module, readout: nn.Module) -> None:
+    """Refuse a module with further parameters, which the analysis would silently leave out."""
+    known = {id(p) for part in (core, readout) for p in part.parameters()}
+    others = [name for name, p in module.named_parameters() if id(p) not in known]
+    if others:
+        raise UnsupportedNetworkError(
+            f"{type(module).__name__} has further parameters, {', '.join(others[:4])}, that are "
+            "neither of its recurrent part nor of its readout. If X goes straight into the "
+            "recurrent part and its states straight into the readout, say so by giving "
+            "readout='...'."
+        )
 
 
 def _refuse_unsupported(core: nn.RNNBase) -> None:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from kpflow_sklearn._loop import Snapshot
+from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn._validation import check_estimator_sequences, check_mask
 from kpflow_sklearn.losses import Objective
 from kpflow_sklearn.network import RecurrentNetwork
@@ -27,8 +28,8 @@ def to_tensors(
     device = network.initial_state.device
     if mask is not None:
         X = np.where(mask[..., None], X, 0)
-    valid = None if mask is None else torch.as_tensor(mask, device=device)
-    return torch.as_tensor(X, dtype=network.dtype, device=device), valid
+    valid = None if mask is None else as_tensor(mask, device=device)
+    return as_tensor(X, network.dtype, device), valid
 
 
 class RecurrentModel(BaseEstimator):
@@ -51,6 +52,7 @@ class RecurrentModel(BaseEstimator):
     encoder_: TargetEncoder
     objective_: Objective
     n_features_in_: int
+    classes_: np.ndarray
 
     def __sklearn_tags__(self) -> Tags:
         """Return the tags: single steps (2-D) and sequences (3-D) are both taken."""
@@ -78,7 +80,7 @@ class RecurrentModel(BaseEstimator):
         activity_l2: float,
     ) -> Targets:
         """Learn the form of y; sets ``encoder_``, ``objective_`` and, for labels, ``classes_``."""
-        self.encoder_ = TargetEncoder(loss).fit(trials, y, single_step=single_step)
+        self.encoder_ = TargetEncoder(loss).fit(trials, y, mask=mask, single_step=single_step)
         self.objective_ = Objective(self.encoder_.loss_, activity_l2)
         if self.encoder_.classes_ is not None:
             self.classes_ = self.encoder_.classes_

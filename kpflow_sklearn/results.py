@@ -44,8 +44,8 @@ def row(
     """Return one row of the table; a plain number is exact."""
     if not isinstance(estimate, Estimate):
         estimate = Estimate(float(estimate))
-    if np.isnan(estimate.value) and not estimate.reason:
-        estimate = Estimate.missing("not a finite number")
+    if not np.isfinite([estimate.value, estimate.std_error]).all():
+        estimate = Estimate.missing(estimate.reason or "not a finite number")
     return {
         "iteration": iteration,
         "operator": operator,
@@ -124,9 +124,10 @@ def write_results(
     path : path-like
         File to write.
     about : mapping, optional
-        Provenance; default `provenance`.
+        Provenance; default `provenance`. White space is folded to single spaces.
     """
-    lines = [f"# {name}: {value}" for name, value in (about or provenance()).items()]
+    entries = {"schema_version": str(SCHEMA_VERSION)} | dict(about or provenance())
+    lines = [f"# {name}: {' '.join(value.split())}" for name, value in entries.items()]
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.write("\n".join(lines) + "\n")
         results.to_csv(file, index=False)
@@ -157,7 +158,12 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
                 break
             name, _, value = line[2:].rstrip("\n").partition(": ")
             about[name] = value
-    table = pd.read_csv(path, skiprows=len(about), keep_default_na=False, na_values={"value": ""})
+    try:
+        table = pd.read_csv(
+            path, skiprows=len(about), keep_default_na=False, na_values={"value": ""}
+        )
+    except pd.errors.EmptyDataError:
+        table = pd.DataFrame()
     if about.get("schema_version") != str(SCHEMA_VERSION) or set(table) != set(COLUMNS):
         raise ValueError(
             f"{path} is no results table of schema {SCHEMA_VERSION}: it has schema "

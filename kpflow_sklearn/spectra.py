@@ -19,6 +19,7 @@ from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._spectrum import (
     Spectrum,
     exact_ratio,
+    missing_spectrum,
     sampled_spectrum,
     spectrum_of_eigenvalues,
     spectrum_of_gram,
@@ -35,7 +36,7 @@ from kpflow_sklearn.gramians import (
     unit_eigenvalues,
 )
 from kpflow_sklearn.operators import FlowPropagator, LinearOperator
-from kpflow_sklearn.traces import Estimate, HalfSamples, axis_grams, half_samples
+from kpflow_sklearn.traces import OVERFLOW, Estimate, HalfSamples, axis_grams, half_samples
 
 __all__ = ["OperatorSpectra", "Spectrum", "effective_dimension", "rank", "spectrum", "trace"]
 
@@ -171,6 +172,8 @@ class OperatorSpectra:
         if axis == "trial":
             return spectrum_of_eigenvalues(np.sort(by_trial.cpu().numpy())[::-1])
         total = float(by_trial.sum())
+        if not np.isfinite([total, square]).all():
+            return missing_spectrum(OVERFLOW, "exact")
         ratio = exact_ratio(total, square)
         known = (Estimate(total), Estimate(square), ratio)
         return Spectrum(np.empty(0), *known, method="exact", complete=False)
@@ -276,5 +279,5 @@ def rank(
     Estimate
         Value and standard error, or a missing value with its reason.
     """
-    check_real(rank_threshold, "rank_threshold", 0, open_minimum=True)
+    check_real(rank_threshold, "rank_threshold", 0, 1, open_minimum=True)
     return spectrum(op, axis, **options).rank(rank_threshold)

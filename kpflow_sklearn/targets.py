@@ -58,43 +58,76 @@ class TargetEncoder:
         "auto" takes cross_entropy for classes and mse for values.
     """
 
+    classes_: np.ndarray | None
+
     def __init__(self, loss: str = "auto") -> None:
         self.loss = loss
 
     def fit(
-        self, X: np.ndarray, y: ArrayLike | None, *, single_step: bool = False
+        self,
+        X: np.ndarray,
+        y: ArrayLike | None,
+        *,
+        mask: np.ndarray | None = None,
+        single_step: bool = False,
     ) -> TargetEncoder:
         """Learn the form of ``y`` for trials ``X`` (n_trials, n_timesteps, n_features)."""
         check_choice(self.loss, "loss", LOSSES)
+        self.classes_ = None
         if y is None:
             if self.loss == "cross_entropy":
                 raise ValueError("loss='cross_entropy' needs y, got None.")
-            self.form_, self.loss_, self.classes_ = "next_input", "mse", None
-            self.n_outputs_ = X.shape[2]
+            self.form_, self.loss_, self.n_outputs_ = "next_input", "mse", X.shape[2]
             return self
         y = self._check_shape(X, y, single_step)
-        is_label = y.dtype.kind not in "fc" and not (single_step and y.ndim == 2)
-        if y.ndim == 3:
-            is_label = False
+        self.n_dims_ = y.ndim
+        self.form_ = "last_step" if y.ndim == 1 or single_step else "every_step"
+        a_class_each = y.ndim == 1 or (y.ndim == 2 and not single_step)
         self.loss_ = self.loss
         if self.loss == "auto":
-            self.loss_ = "cross_entropy" if is_label else "mse"
-        if self.loss_ == "cross_entropy" and y.ndim == 3:
+            self.loss_ = "cross_entropy" if a_class_each and y.dtype.kind not in "fc" else "mse"
+        if self.loss_ == "cross_entropy":
+            self._learn_classes(y, mask)
+        elif y.ndim == 2 and not single_step:
+            raise ValueError(
+                f"loss='mse' needs y of shape (n_trials,) or (n_trials, n_timesteps, n_outputs), "
+                f"got shape {y.shape}."
+            )
+        else:
+            self._numeric(y)
+            self.n_outputs_ = 1 if y.ndim == 1 else y.shape[-1]
+        return self
+
+    def _learn_classes(self, y: np.ndarray, mask: np.ndarray | None) -> None:
+        if y.ndim == 3:
             raise ValueError(
                 "loss='cross_entropy' needs y of shape (n_trials,) or (n_trials, n_timesteps), "
                 f"got shape {y.shape}."
             )
-        self.form_ = "last_step" if y.ndim == 1 or single_step else "every_step"
-        self.n_dims_ = y.ndim
-        self.classes_ = None
-        self.n_outputs_ = 1 if y.ndim == 1 or self.loss_ == "cross_entropy" else y.shape[-1]
-        if self.loss_ == "cross_entropy":
-            check_classification_targets(y.ravel())
-            self.classes_ = np.unique(y)
-            self.n_outputs_ = len(self.classes_)
-        elif y.dtype.kind in "OUSb":
-            self._numeric(y)
-        return self
+        check_classification_targets(y.ravel())
+        # Whatever fills the padding is no class.
+        classes = np.unique(y if mask is None or y.ndim == 1 else y[mask])
+        self.classes_, self.n_outputs_ = classes, len(classes)
+
+    def match_outputs(self, n_outputs: int) -> None:
+        """Hold the form learnt against a network of ``n_outputs``, which may know more classes.
+
+        Integer labels below ``n_outputs`` name an output each; other labels must be as many as
+        the outputs, and are taken in sorted order.
+        """
+        if self.classes_ is not None and self.n_outputs_ <= n_outputs:
+            known = np.arange(n_outputs)
+            if self.classes_.dtype.kind in "iu" and np.isin(self.classes_, known).all():
+                self.classes_, self.n_outputs_ = known, n_outputs
+            elif self.n_outputs_ < n_outputs:
+                raise ValueError(
+                    f"y has {self.n_outputs_} classes and the readout {n_outputs} outputs: give "
+                    f"labels 0..{n_outputs - 1}, so that it is clear which output is which."
+                )
+        if self.n_outputs_ != n_outputs:
+            raise ValueError(
+                f"y asks for {self.n_outputs_} outputs, but the readout has {n_outputs}."
+            )
 
     def _check_shape(self, X: np.ndarray, values: ArrayLike, single_step: bool) -> np.ndarray:
         y = np.asarray(values)
@@ -155,7 +188,7 @@ class TargetEncoder:
             y = self._check_shape(X, y, single_step)
             if y.ndim != self.n_dims_:
                 raise ValueError(f"y must have {self.n_dims_} dimensions as on fit, got {y.ndim}.")
-            values = self._to_values(y, X.dtype)
+            values = self._to_values(y, X.dtype, valid)
             asked = valid
             if self.form_ == "last_step":
                 values = np.repeat(values[:, None], n_steps, axis=1)
@@ -165,9 +198,14 @@ class TargetEncoder:
         if loss_weight is not None:
             extra = _check_loss_weight(loss_weight, X, self.n_outputs_, self.loss_)
             weight = weight * extra if extra.ndim == 2 else weight[..., None] * extra
+            if not weight.any():
+                raise ValueError(
+                    "loss_weight must have at least one positive entry where a target is asked "
+                    "for, got zeros on all of them."
+                )
         return Targets(values, weight.astype(X.dtype))
 
-    def _to_values(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    def _to_values(self, y: np.ndarray, dtype: np.dtype, valid: np.ndarray) -> np.ndarray:
         if self.classes_ is None:
             values = self._numeric(y).astype(dtype)
             values = values[:, None] if values.ndim == 1 else values
@@ -176,6 +214,8 @@ class TargetEncoder:
                     f"y must have {self.n_outputs_} outputs as on fit, got {values.shape[-1]}."
                 )
             return values
+        if y.ndim == 2 and y.shape == valid.shape:
+            y = np.where(valid, y, self.classes_[0])
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(f"y holds labels that were not seen on fit: {list(unknown[:5])}.")

@@ -19,6 +19,10 @@ from torch import Tensor
 from kpflow_sklearn._random import torch_generator
 from kpflow_sklearn.operators import LinearOperator
 
+ZERO = "the operator is zero"
+NOISY = "the estimate of tr G^2 is not positive; take more probes"
+OVERFLOW = "the numbers overflow"
+
 
 class Estimate(NamedTuple):
     """A number and its standard error (0 if the number is exact).
@@ -146,13 +150,18 @@ class Moments:
 
         def value(keep: np.ndarray) -> float:
             s = self._statistics(keep)
-            return s[1] / s[2] if statistic is None else s[statistic]
+            if statistic is not None:
+                return s[statistic]
+            return s[1] / s[2] if s[2] > 0 else float("nan")
 
         everything = np.arange(len(self.traces))
         left_out = np.array([value(np.delete(everything, k)) for k in everything])
         m = len(everything)
         spread = np.sqrt((m - 1) / m * ((left_out - left_out.mean()) ** 2).sum())
-        return Estimate(float(value(everything)), float(spread))
+        found = float(value(everything))
+        if not np.isfinite([found, spread]).all():
+            return Estimate.missing(ZERO if self.trace0 == 0 and not self.traces.any() else NOISY)
+        return Estimate(found, float(spread))
 
     def trace(self) -> Estimate:
         """Return tr G."""

@@ -108,6 +108,7 @@ class RecurrentTrainer(RecurrentModel):
     """
 
     _optimizer_state: dict[str, Any] | None
+    _optimizer_kind: Any
 
     def __init__(
         self,
@@ -198,8 +199,9 @@ class RecurrentTrainer(RecurrentModel):
             If a parameter or an array is not as described; the message names it.
         """
         settings = self._check_parameters()
-        trials, valid, single_step = self._check_trials(X, mask, reset=True)
         continued = getattr(self, "network_", None) if self.warm_start else None
+        n_features_before = getattr(self, "n_features_in_", None)
+        trials, valid, single_step = self._check_trials(X, mask, reset=True)
         targets = self._fit_targets(
             trials, y, valid, loss_weight, single_step, self.loss, float(self.activity_l2)
         )
@@ -210,10 +212,12 @@ class RecurrentTrainer(RecurrentModel):
             self.snapshots_, self.n_iter_, optimizer_state = [], 0, None
             self.loss_curve_ = np.empty(0)
         else:
-            self._check_continues(continued)
-            optimizer_state = self._optimizer_state
+            self._check_continues(continued, n_features_before)
+            same = self._optimizer_kind == self.optimizer
+            optimizer_state = self._optimizer_state if same else None
         generator = torch_generator(0)
         generator.set_state(self._generator_state)
+        self.network_.train()
         history = train(
             self.network_,
             self._batch_loss(trials, valid, targets, generator),
@@ -223,11 +227,12 @@ class RecurrentTrainer(RecurrentModel):
             first_iteration=self.n_iter_,
             optimizer_state=optimizer_state,
         )
+        self.network_.eval()
         known = {s.iteration for s in self.snapshots_}
         self.snapshots_ += [s for s in history.snapshots if s.iteration not in known]
         self.loss_curve_ = np.append(self.loss_curve_, history.losses)
         self.n_iter_ += history.n_iter
-        self._optimizer_state = history.optimizer_state
+        self._optimizer_state, self._optimizer_kind = history.optimizer_state, self.optimizer
         self._generator_state = generator.get_state()
         return self
 
@@ -248,6 +253,12 @@ class RecurrentTrainer(RecurrentModel):
                 f"dt must be at most tau (alpha = dt / tau <= 1), got dt={self.dt} and "
                 f"tau={self.tau}."
             )
+        try:
+            torch.device(self.device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"device must be one that torch knows, got {self.device!r}."
+            ) from error
         check_choice(self.recurrent_init, "recurrent_init", ("normal", "torch"))
         if self.dtype is not None:
             check_choice(self.dtype, "dtype", ("float32", "float64"))
@@ -285,7 +296,12 @@ class RecurrentTrainer(RecurrentModel):
         )
         return network.to(self.device)
 
-    def _check_continues(self, network: RecurrentNetwork) -> None:
+    def _check_continues(self, network: RecurrentNetwork, n_features: int | None) -> None:
+        if self.n_features_in_ != n_features:
+            raise ValueError(
+                f"warm_start: X has {self.n_features_in_} features, but the network to be "
+                f"continued takes {n_features}."
+            )
         found = network.n_outputs
         if found != self.encoder_.n_outputs_:
             raise ValueError(

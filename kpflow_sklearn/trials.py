@@ -39,6 +39,8 @@ def choose_trials(
         return AnalysisTrials(given, targets, None)
     valid = check_mask(mask, X)
     index = _stratified_choice(len(X), n_trials, tasks, seed)
+    # Once whole, so that every trial is checked; then the chosen ones, with weights of their own.
+    encoder.encode(X, y, mask=valid, loss_weight=loss_weight, single_step=single_step)
     targets = encoder.encode(
         X[index],
         None if y is None else np.asarray(y)[index],

@@ -18,7 +18,8 @@ def weight_map_table(op: ParameterOperator, rank_threshold: float) -> pd.DataFra
     """Return one row for each weight map of K: dimensions of u_j, S_j and K_j, and bounds.
 
     Of the exact ranks it holds that rank K_j,i <= rank u_j for every unit i, and
-    rank tr_H K_j <= rank u_j * rank S_j. For the rank at a threshold neither holds when S varies;
+    rank tr_H K_j <= rank u_j * rank S_j (on the time axis, which sums over trials, at most that
+    times the number of trials). For the rank at a threshold neither holds when S varies;
     what bounds that of K_j,i is the least r for which the r leading directions of u_j, weighted by
     the unit's S^2, miss at most 1 - threshold of sum S^2 |u|^2.
 
@@ -42,6 +43,7 @@ def weight_map_table(op: ParameterOperator, rank_threshold: float) -> pd.DataFra
 
 def _row(name: str, op: ParameterOperator, rank_threshold: float) -> dict[str, Any]:
     block: MapBlock = op.jacobian.blocks[0].block
+    n_trials, n_timesteps, _ = op.in_shape
     u = block.features.flatten(0, 1).double()
     s = block.sensitivity.flatten(0, 1).flatten(1).double()
     u_gram, s_gram = u.mT @ u, s.mT @ s
@@ -59,7 +61,7 @@ def _row(name: str, op: ParameterOperator, rank_threshold: float) -> dict[str, A
         "S_exact_rank": s_exact,
         "K_time_effective_dimension": time.effective_dimension.value,
         "K_time_rank": time.rank(rank_threshold).value,
-        "K_time_rank_bound": min(u_exact * s_exact, op.in_shape[1]),
+        "K_time_rank_bound": min(n_trials * u_exact * s_exact, n_timesteps),
         "K_unit_rank": unit_rank,
         "K_unit_rank_bound": unit_bound,
     }
@@ -79,8 +81,9 @@ def _unit_ranks(u: Tensor, block: MapBlock, threshold: float) -> tuple[int, int]
     ranks, bounds = [0], [0]
     for i in range(block.n_units):
         weight = (sensitivity[:, :, i] ** 2).sum(1)
-        missed = 1 - (weight @ along).cumsum(0) / (weight @ along).sum().clamp(min=1e-300)
-        bounds.append(int((missed > 1 - threshold + 1e-12).sum()) + 1)
+        held = (weight @ along).cumsum(0)
+        if held[-1] > 0:
+            bounds.append(int((held < (threshold - 1e-12) * held[-1]).sum()) + 1)
         found = spectrum_of_gram((u * weight[:, None]).mT @ u).rank(threshold)
         ranks.append(0 if found.reason else int(found.value))
     return max(ranks), max(bounds)

@@ -43,14 +43,24 @@ def make(kind: str) -> RecurrentTrainer | KPFlowAnalyzer:
 both = pytest.mark.parametrize("kind", ["trainer", "analyzer"])
 
 
+class TwoStates(nn.GRUCell):
+    def forward(self, x, h):
+        return h, h
+
+
+class HalfStates(nn.GRUCell):
+    def forward(self, x, h):
+        return h[:, ::2]
+
+
 # ---------------------------------------------------------------------- the trainer's parameters
 
 TRAINER_PARAMETERS = [
     ("cell", "elman", ValueError, "cell must be one of 'gru', .* or a callable .*, got 'elman'"),
     ("cell", 3, ValueError, "cell must be one of 'gru', .*, got 3"),
     ("cell", lambda n_in, n: None, UnsupportedNetworkError, "cell must be .*Module.* NoneType"),
-    ("cell", lambda n_in, n: nn.GRUCell(n_in, n + 1), RuntimeError, "."),
-    ("cell", lambda n_in, n: nn.LSTMCell(n_in, n), (ValueError, RuntimeError), "."),
+    ("cell", TwoStates, UnsupportedNetworkError, "the cell TwoStates must return .* got tuple"),
+    ("cell", HalfStates, UnsupportedNetworkError, r"HalfStates .* \(6, 4\), got \(6, 2\)"),
     ("hidden_size", 0, ValueError, "hidden_size == 0, must be >= 1"),
     ("hidden_size", -4, ValueError, "hidden_size == -4, must be >= 1"),
     ("hidden_size", 4.0, TypeError, "hidden_size must be an instance of int, not float"),
@@ -155,48 +165,53 @@ def test_exact_refuses_what_is_too_large_for_it():
 # -------------------------------------------------------------------------------------- the data
 
 DATA = {
-    "X of one axis": (X[0, 0], Y, {}, r"X must have shape .*, got an array of 1 .* \(2,\)"),
-    "X of four axes": (X[None], Y, {}, r"X must have shape .*, got an array of 4 .* \(1, 6, 5, 2\)"),
-    "NaN in X": (changed(X, (2, 3, 0), np.nan), Y, {}, "Input X contains NaN"),
-    "infinity in X": (changed(X, (2, 3, 0), np.inf), Y, {}, "Input X contains infinity"),
-    "strings in X": (np.full(X.shape, "a"), Y, {}, "could not convert string to float"),
-    "no trials": (X[:0], Y[:0], {}, r"0 sample\(s\) \(shape=\(0, 5, 2\)\)"),
-    "no steps": (X[:, :0], Y[:, :0], {}, r"X must have at least one time step, got .*\(6, 0, 2\)"),
-    "no features": (X[..., :0], Y, {}, r"X must have at least one feature, got .*\(6, 5, 0\)"),
-    "NaN in y": (X, changed(Y, (0, 0, 0), np.nan), {}, "Input y contains NaN"),
-    "infinity in y": (X, changed(Y, (0, 0, 0), np.inf), {}, "Input y contains infinity"),
-    "y of other length": (X, Y[:4], {}, "y has 4 trials and X has 6"),
-    "y of other steps": (X, Y[:, :3], {}, r"y must have shape \(6, 5, n_outputs\).*\(6, 3, 3\)"),
-    "y without its last axis": (X, Y[..., 0], {}, r"y must have .*\(6, 5\)\. .* y\[:, :, None\]"),
-    "mask of other shape": (X, Y, {"mask": MASK[:, :3]}, r"mask .* = \(6, 5\), got \(6, 3\)"),
-    "mask with a gap": (
-        X, Y, {"mask": changed(MASK, (4, 3), True)}, "mask must be a prefix .*; trial 4 .*loss_weight"
-    ),
-    "mask without a step": (
-        X, Y, {"mask": changed(MASK, (3,), False)}, "mask must mark .* first step .*; trial 3 has none"
-    ),
-    "mask of counts": (X, Y, {"mask": 2 * MASK}, "mask must be boolean, got dtype int64"),
-    "negative loss_weight": (
-        X, Y, {"loss_weight": 1 - 3.0 * MASK}, "loss_weight must be non-negative .* from -2 to 1"
-    ),
-    "loss_weight of other shape": (
-        X, Y, {"loss_weight": np.ones(6)}, r"loss_weight must have shape \(6, 5\) or .*, got \(6,\)"
-    ),
-    "NaN in loss_weight": (
-        X, Y, {"loss_weight": np.full((6, 5), np.nan)}, "Input loss_weight contains NaN"
-    ),
-    "loss_weight on padding alone": (
-        X, Y, {"mask": MASK, "loss_weight": 1.0 - MASK}, "loss_weight must .* at least one positive"
-    ),
-}  # fmt: skip
+    "X of one axis": (X[0, 0], Y, r"X must have shape .*, got an array of 1 .* \(2,\)"),
+    "X of four axes": (X[None], Y, r"X must have .*, got an array of 4 .* \(1, 6, 5, 2\)"),
+    "NaN in X": (changed(X, (2, 3, 0), np.nan), Y, "Input X contains NaN"),
+    "infinity in X": (changed(X, (2, 3, 0), np.inf), Y, "Input X contains infinity"),
+    "strings in X": (np.full(X.shape, "a"), Y, "could not convert string to float"),
+    "no trials": (X[:0], Y[:0], r"0 sample\(s\) \(shape=\(0, 5, 2\)\)"),
+    "no steps": (X[:, :0], Y[:, :0], r"X must have at least one time step, got .*\(6, 0, 2\)"),
+    "no features": (X[..., :0], Y, r"X must have at least one feature, got .*\(6, 5, 0\)"),
+    "NaN in y": (X, changed(Y, (0, 0, 0), np.nan), "Input y contains NaN"),
+    "infinity in y": (X, changed(Y, (0, 0, 0), np.inf), "Input y contains infinity"),
+    "y of other length": (X, Y[:4], "y has 4 trials and X has 6"),
+    "y of other steps": (X, Y[:, :3], r"y must have shape \(6, 5, n_outputs\).*\(6, 3, 3\)"),
+    "y without its last axis": (X, Y[..., 0], r"y must have .*\(6, 5\)\. .* y\[:, :, None\]"),
+}
 
 
 @pytest.mark.parametrize("name", DATA)
 @both
 def test_data(kind, name):
-    inputs, y, options, message = DATA[name]
+    inputs, y, message = DATA[name]
     with pytest.raises(ValueError, match=message):
-        make(kind).fit(inputs, y, **options)
+        make(kind).fit(inputs, y)
+
+
+ONES = np.ones((N_TRIALS, N_STEPS))
+GAP, EMPTY = changed(MASK, (4, 3), True), changed(MASK, (3,), False)
+STEPS = {
+    "mask, other shape": ({"mask": MASK[:, :3]}, r"mask must .* = \(6, 5\), got \(6, 3\)"),
+    "mask, a gap": ({"mask": GAP}, "mask must be a prefix .*; trial 4 .* use loss_weight"),
+    "mask, no step": ({"mask": EMPTY}, "mask must mark .* first step .*; trial 3 has none"),
+    "mask, counts": ({"mask": 2 * MASK}, "mask must be boolean, got dtype int64"),
+    "weight, negative": ({"loss_weight": ONES - 3 * MASK}, "loss_weight must be .* from -2 to 1"),
+    "weight, other shape": ({"loss_weight": ONES[:, 0]}, r"loss_weight must .* got \(6,\)"),
+    "weight, NaN": ({"loss_weight": ONES * np.nan}, "Input loss_weight contains NaN"),
+    "weight, on padding alone": (
+        {"mask": MASK, "loss_weight": ONES - MASK},
+        "loss_weight must .* at least one positive",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@both
+def test_mask_and_loss_weight(kind, name):
+    options, message = STEPS[name]
+    with pytest.raises(ValueError, match=message):
+        make(kind).fit(X, Y, **options)
 
 
 ANALYSIS_DATA = {
@@ -230,7 +245,10 @@ def test_analysis_data(name):
 
 # ------------------------------------------------------------------------------- after the fitting
 
-CALLS = ["predict", "trajectories", "score", "transform", "verify"]
+CALLS = [
+    *(("trainer", name) for name in ("predict", "trajectories", "score")),
+    *(("analyzer", name) for name in ("predict", "trajectories", "score", "transform", "verify")),
+]
 
 
 def call(estimator, name: str, inputs, *targets, **options):
@@ -238,12 +256,9 @@ def call(estimator, name: str, inputs, *targets, **options):
     return getattr(estimator, name)(inputs, *arguments, **options)
 
 
-@pytest.mark.parametrize("name", CALLS)
-@both
+@pytest.mark.parametrize(("kind", "name"), CALLS)
 def test_unfitted(kind, name):
     estimator = make(kind)
-    if not hasattr(estimator, name):
-        pytest.skip(f"{type(estimator).__name__} has no {name}")
     with pytest.raises(NotFittedError, match=f"This {type(estimator).__name__} instance is not"):
         call(estimator, name, X, Y)
 
@@ -258,12 +273,9 @@ LATER = {
 
 
 @pytest.mark.parametrize("problem", LATER)
-@pytest.mark.parametrize("name", CALLS)
-@both
+@pytest.mark.parametrize(("kind", "name"), CALLS)
 def test_data_after_the_fit(kind, name, problem):
     estimator = make(kind)
-    if not hasattr(estimator, name):
-        pytest.skip(f"{type(estimator).__name__} has no {name}")
     inputs, options, message = LATER[problem]
     estimator.fit(X, Y)
     with pytest.raises(ValueError, match=message):
@@ -274,7 +286,8 @@ TARGETS_LATER = {
     "none": (Y, None, "y is needed, got None"),
     "other form": (Y, Y[:, 0, 0], "y must have 3 dimensions as on fit, got 1"),
     "other outputs": (Y, Y[..., :2], "y must have 3 outputs as on fit, got 2"),
-    "other length": (Y, Y[:2], "y has 2 trials and X has 6"),
+    "too few": (Y, Y[:2], "y has 2 trials and X has 6"),
+    "too many": (Y, np.concatenate([Y, Y]), "y has 12 trials and X has 6"),
     "new label": (LABELS, ["a", "b", "z"] * 2, "y holds labels that were not seen on fit: .*z"),
     "never any": (None, Y, "y must be None, as it was on fit"),
 }
@@ -315,6 +328,7 @@ FROZEN = {
     "features": (X[..., :1], Y, "X has 1 features, .* 2"),
     "outputs": (X, Y[..., :1], "y must have 3 outputs as on fit, got 1"),
     "form": (X, LABELS, "y must have 3 dimensions as on fit, got 1"),
+    "length": (X[:4], Y, "y has 6 trials and X has 4"),
 }
 
 

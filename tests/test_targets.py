@@ -133,19 +133,21 @@ def test_weights_sum_to_the_number_of_valid_steps(name):
 def test_perfect_outputs_decode_to_y_and_score_one(name):
     form = FORMS[name]
     encoder, targets = encode(form)
-    outputs = (
-        targets.values if form.classes is None else np.eye(encoder.n_outputs_)[targets.values]
-    )
+    outputs = targets.values
+    if form.classes is not None:
+        outputs = np.eye(encoder.n_outputs_)[outputs]
+    if encoder.form_ == "last_step":  # what the other steps say must not matter
+        outputs = np.where((form.weight > 0)[..., None], outputs, -1 - outputs)
     decoded = encoder.decode(outputs, form.mask)
     if form.y is not None:
         assert decoded.shape == np.shape(form.y)
-        np.testing.assert_array_equal(decoded, form.y)
+        # What the padding holds is nobody's target.
+        asked = form.weight > 0 if np.ndim(form.y) > 1 else ...
+        np.testing.assert_array_equal(decoded[asked], np.asarray(form.y)[asked])
     assert encoder.score(X, form.y, outputs, mask=form.mask) == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["value a step", "value a step, masked", "number a trial, masked"]
-)
+@pytest.mark.parametrize("name", ["value a step, masked", "number a trial, masked"])
 def test_only_what_is_asked_for_is_scored(name):
     form = FORMS[name]
     encoder, targets = encode(form)

@@ -566,11 +566,12 @@ def test_read_only_data_give_no_warning(mask):
     # As they come from a memory map, or from joblib's workers. torch warns once unless told.
     inputs, targets = X.copy(), Y.copy()
     inputs.flags.writeable = targets.flags.writeable = False
+    before = torch.is_warn_always_enabled()
     torch.set_warn_always(True)
     try:
         trainer().fit(inputs, targets, mask=mask).predict(inputs, mask=mask)
     finally:
-        torch.set_warn_always(False)
+        torch.set_warn_always(before)
 
 
 @pytest.mark.parametrize("init", ["normal", "torch"])
@@ -606,6 +607,16 @@ def test_what_the_mask_hides_changes_nothing(padding):
         found.trajectories(X_padded, mask=MASK), expected.trajectories(X, mask=MASK)
     )
     assert found.score(X_padded, Y_padded, mask=MASK) == expected.score(X, Y, mask=MASK)
+
+
+def test_padding_of_any_size_does_no_harm():
+    # Units without a bound would overflow on it, and infinity times zero is not zero.
+    options = dict(cell="relu", max_iter=3)
+    padded = np.where(MASK[..., None], X, 1e300)
+    found = trainer(**options).fit(padded, Y, mask=MASK)
+    expected = trainer(**options).fit(X, Y, mask=MASK)
+    np.testing.assert_array_equal(found.loss_curve_, expected.loss_curve_)
+    assert np.isfinite(found.trajectories(padded, mask=MASK)).all()
 
 
 def test_more_padding_changes_nothing():
@@ -691,10 +702,12 @@ def test_predictions_have_the_form_of_y_and_are_learnt(name):
 
 
 def test_a_prediction_is_read_at_the_last_valid_step():
-    found = trainer().fit(X, LABELS, mask=MASK)
+    found = trainer().fit(X, X[:, 0, 0], mask=MASK)
+    predicted = found.predict(X, mask=MASK)
     for trial in range(N_TRIALS):
         alone = X[trial : trial + 1, : MASK[trial].sum()]
-        assert found.predict(alone)[0] == found.predict(X, mask=MASK)[trial]
+        assert found.predict(alone)[0] == pytest.approx(predicted[trial], rel=1e-12)
+    assert not np.allclose(found.predict(X), predicted)
 
 
 def test_trajectories_are_the_states_of_every_step():

@@ -60,8 +60,8 @@ class LayerWeights:
         return self.tensors[3]
 
     def detach(self) -> LayerWeights:
-        """Return the weights without their history."""
-        tensors = tuple(None if v is None else v.detach() for v in self.tensors)
+        """Return a copy of the weights, without their history."""
+        tensors = tuple(None if v is None else v.detach().clone() for v in self.tensors)
         return LayerWeights(tensors, self.names, self.trainable)
 
 
@@ -159,7 +159,7 @@ class MappedTangent:
         states: Tensor,
         mask: Tensor | None,
     ) -> None:
-        self.cell, self.weights = cell, weights
+        self.cell, self.weights, self.mask = cell, weights, mask
         self.inputs = inputs
         self.n_states = states.shape[-1]
         self.n_units = self.n_states // cell.n_parts
@@ -249,7 +249,11 @@ class MappedTangent:
         """Return the share of each weight map in the parameter operator."""
         ones = self.inputs.new_ones(*self.inputs.shape[:-1], 1)
         w = self.weights
-        sources = (self.inputs, self.rates, ones, ones)
+        # Masked steps have no activity, so that padding changes no dimension of it.
+        sources = [
+            source if self.mask is None else source * self.mask
+            for source in (self.inputs, self.rates, ones, ones)
+        ]
         found = []
         for j, m in enumerate(self.cell.maps):
             rows = slice(m.gate * self.n_units, (m.gate + 1) * self.n_units)

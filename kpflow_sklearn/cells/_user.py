@@ -82,8 +82,8 @@ class UserTangent:
         self.inputs, self.previous, self.mask = inputs, previous, mask
         self.n_states = self.n_units = previous.shape[-1]
         named = dict(module.named_parameters())
-        self._trainable = {n: p.detach() for n, p in named.items() if p.requires_grad}
-        self._frozen = {n: p.detach() for n, p in named.items() if not p.requires_grad}
+        self._trainable = {n: p.detach().clone() for n, p in named.items() if p.requires_grad}
+        self._frozen = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
 
     def _call(self, parameters: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
         return functional_call(self.module, {**self._frozen, **parameters}, (x, z))

@@ -11,6 +11,8 @@ import torch
 from scipy.sparse import linalg
 from torch import Tensor
 
+from kpflow_sklearn._tensors import as_tensor
+
 
 class LinearOperator:
     """A linear map between spaces of tensors, applied without forming its matrix.
@@ -71,7 +73,7 @@ class LinearOperator:
         if isinstance(other, LinearOperator):
             return _Composed(self, other)
         if isinstance(other, np.ndarray):
-            q = torch.as_tensor(other, dtype=self.dtype, device=self.device)
+            q = as_tensor(other, self.dtype, self.device)
             return (self @ q).cpu().numpy()
         if not isinstance(other, Tensor):
             return NotImplemented
@@ -128,8 +130,8 @@ class LinearOperator:
         """
         n = self.shape[1]
         eye = torch.eye(n, dtype=self.dtype, device=self.device)
-        rows = [self @ e.reshape(-1, *self.in_shape) for e in eye.split(chunk_size)]
-        return torch.cat(rows).reshape(n, -1).mT.contiguous()
+        rows = [self @ e.reshape(len(e), *self.in_shape) for e in eye.split(chunk_size)]
+        return torch.cat(rows).reshape(n, self.shape[0]).mT.contiguous()
 
     def to_scipy(self) -> linalg.LinearOperator:
         """Return a `scipy.sparse.linalg.LinearOperator` on flat NumPy vectors and matrices.

@@ -1,0 +1,159 @@
+"""Figures known from elsewhere: of untrained networks on memory-pro, and of the published code."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from kpflow_sklearn import Linearization, linearize
+from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.network import build_network
+from kpflow_sklearn.spectra import rank, spectrum
+
+SEEDS = range(4)
+
+
+@cache
+def untrained(
+    cell: str, hidden_size: int, period: int, gain: float, init: str, seed: int
+) -> Linearization:
+    """Linearize an untrained network on 4 noise-free trials of three equal periods."""
+    network = build_network(
+        cell,
+        3,
+        3,
+        hidden_size=hidden_size,
+        n_layers=1,
+        init_scale=gain,
+        recurrent_init=init,
+        alpha=1.0,
+        learn_initial_state=False,
+        dtype=torch.float64,
+        seed=seed,
+    )
+    X, _ = make_memory_pro(4, stimulus=period, memory=period, response=period, evenly_spaced=True)
+    return linearize(network, X)
+
+
+# ------------------------------------------------------------------- torch's init, 256 units
+
+
+def wide(cell: str, seed: int) -> Linearization:
+    return untrained(cell, 256, 30, 1.0, "torch", seed)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_P_of_a_wide_tanh_network_has_rank_85_of_90(seed):
+    found = rank(wide("tanh", seed).P, "time", random_state=0)
+    assert found.value == 85 and found.std_error <= 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_K_of_a_wide_tanh_network_has_rank_2_to_3(seed):
+    assert 2 <= rank(wide("tanh", seed).K, "time").value <= 3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_KK_of_a_wide_tanh_network_has_rank_1(seed):
+    found = rank(wide("tanh", seed).K, "time", gram="square", random_state=0)
+    assert (found.value, found.std_error) == (1, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_averaged_K_of_a_wide_network_has_rank_1_when_squared(seed):
+    K = wide("tanh", seed).K
+    assert rank(K, "time", reduction="mean", gram="square").value == 1
+
+
+@pytest.mark.slow
+def test_K_of_a_wide_network_has_many_modes_before_it_is_reduced():
+    # Each unit has modes of its own: that K has low rank is a statement about the time axis.
+    assert rank(wide("tanh", 0).K, "all").value > 256
+
+
+def published_rank(cell: str, seed: int, n_computed: int) -> float:
+    """Return the rank of P as the published figure counts it.
+
+    The mean over trials and units is reduced to the time axis, its eigenvalues are squared once
+    more and cumulated over the computed ones alone, and the rank is interpolated.
+    """
+    values = spectrum(wide(cell, seed).P, "time", reduction="mean").eigenvalues[:n_computed] ** 2
+    shares = values.cumsum() / values.sum()
+    return float(np.interp(0.95, shares, np.arange(1, n_computed + 1)))
+
+
+@pytest.mark.parametrize(
+    "cell, n_computed, expected",
+    [
+        ("tanh", 60, 56.6),
+        ("tanh", 90, 84.3),
+        pytest.param("gru", 60, 36.1, marks=pytest.mark.slow),
+    ],
+)
+def test_published_ranks_of_P_are_reproduced(cell, n_computed, expected):
+    # The published figures are of one other seed; over seeds they move by about 1.
+    found = [published_rank(cell, seed, n_computed) for seed in range(3)]
+    assert np.mean(found) == pytest.approx(expected, abs=1.5)
+
+
+@pytest.mark.parametrize(
+    "cell, expected", [("tanh", 85), pytest.param("gru", 77, marks=pytest.mark.slow)]
+)
+def test_averaged_P_of_a_wide_network(cell, expected):
+    # Plain eigenvalues, uncut: 85 (tanh) and between 76 and 77 (GRU).
+    assert rank(wide(cell, 0).P, "time", reduction="mean").value == expected
+
+
+# ------------------------------------------------------------------------ gain, 64 tanh units
+
+
+@cache
+def ranks(gain: float) -> dict[str, np.ndarray]:
+    """Return the time-axis ranks of K, P and PKP* of 60 steps, one a seed."""
+    found: dict[str, list[float]] = {"K": [], "P": [], "PKP": []}
+    for seed in SEEDS:
+        lin = untrained("tanh", 64, 20, gain, "normal", seed)
+        for name, values in found.items():
+            values.append(rank(getattr(lin, name), "time", random_state=0).value)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+# Known of one seed: K, P and PKP* have 2, 57, 2 at gain 0.5; 51, 9, 9 at 2; and 54, 5, 5 at 3.
+GAINS = {0.5: ((1, 4), (50, 60)), 2.0: ((25, 60), (4, 20)), 3.0: ((40, 60), (2, 12))}
+
+
+@pytest.mark.parametrize("gain, ranges", GAINS.items(), ids=str)
+def test_K_is_narrow_at_low_gain_and_P_at_high_gain(gain, ranges):
+    found = ranks(gain)
+    for name, (low, high) in zip(("K", "P"), ranges, strict=True):
+        assert ((low <= found[name]) & (found[name] <= high)).all(), name
+
+
+@pytest.mark.parametrize("gain", GAINS)
+def test_PKP_follows_the_narrower_operator(gain):
+    found = ranks(gain)
+    narrower = np.minimum(found["K"], found["P"])
+    assert (abs(found["PKP"] - narrower) <= 2).all()
+    assert (found["PKP"] <= np.maximum(found["K"], found["P"])).all()
+
+
+def test_PKP_is_not_bounded_by_the_narrower_operator():
+    found = ranks(1.0)
+    assert (found["PKP"] > np.minimum(found["K"], found["P"])).any()
+
+
+def test_at_moderate_gain_no_operator_is_narrow_for_every_seed():
+    found = ranks(1.5)
+    assert (found["K"] < found["P"]).any() and (found["K"] > found["P"]).any()
+    assert found["K"].mean() == pytest.approx(29, abs=15)
+    assert found["P"].mean() == pytest.approx(28, abs=15)
+
+
+def test_ranks_cross_as_the_gain_grows():
+    gains = (0.5, 1.0, 1.5, 2.0, 3.0)
+    K, P = (np.array([ranks(gain)[name].mean() for gain in gains]) for name in ("K", "P"))
+    assert (np.diff(K) > 0).all() and (np.diff(P) < 0).all()
+    assert K[0] < P[0] and K[-1] > P[-1]

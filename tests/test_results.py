@@ -1,0 +1,260 @@
+"""The results table, its file format, and the bottleneck it shows."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kpflow_sklearn.bottleneck import bottleneck_table
+from kpflow_sklearn.results import (
+    COLUMNS,
+    SCHEMA_VERSION,
+    provenance,
+    read_results,
+    row,
+    select,
+    to_frame,
+    write_results,
+)
+from kpflow_sklearn.traces import Estimate
+
+MISSING = Estimate.missing("the 5 computed eigenvalues hold 80.0% of the trace, below 95%")
+
+
+def example() -> pd.DataFrame:
+    """Return a table with exact, estimated, missing, tiny and huge values."""
+    rng = np.random.default_rng(0)
+    rows = [
+        row(0, "network", "", "loss", 0.1 + 0.2, n_trials=4),
+        row(0, "K", "time", "rank", Estimate(2.0), reduction="trace", n_trials=4),
+        row(0, "P", "all", "rank", MISSING, method="randomized", n_trials=4),
+        row(10, "P", "all", "trace", Estimate(1e300, 5e-324), method="randomized", n_trials=4),
+    ]
+    for i, (value, error) in enumerate(rng.standard_normal((500, 2))):
+        rows.append(row(i, "PKP", "hidden", "trace", Estimate(value, abs(error)), n_trials=64))
+    return to_frame(rows)
+
+
+# -------------------------------------------------------------------------------------- schema
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 504])
+def test_columns_and_dtypes_are_those_of_the_schema(n_rows):
+    table = to_frame(example().head(n_rows).to_dict("records"))
+    assert len(table) == n_rows
+    assert list(table.columns) == list(COLUMNS)
+    for name, dtype in COLUMNS.items():
+        assert table[name].dtype == pd.Series([], dtype=dtype).dtype, name
+
+
+def test_a_row_has_the_columns_of_the_schema():
+    assert list(row(0, "K", "time", "rank", 2, n_trials=4)) == list(COLUMNS)
+
+
+@pytest.mark.parametrize("number", [3, 3.0, np.float32(3), np.int64(3)])
+def test_plain_numbers_are_exact(number):
+    found = row(7, "P", "all", "trace", number, n_trials=4)
+    assert found["value"] == 3.0 and isinstance(found["value"], float)
+    assert found["std_error"] == 0.0
+    assert found["method"] == "exact" and found["reason"] == ""
+    assert (found["iteration"], found["operator"], found["axis"]) == (7, "P", "all")
+
+
+def test_an_estimate_keeps_its_error_and_method():
+    found = row(
+        0,
+        "P",
+        "time",
+        "trace",
+        Estimate(2.0, 0.5),
+        method="randomized",
+        reduction="trace",
+        n_trials=9,
+    )
+    assert (found["value"], found["std_error"]) == (2.0, 0.5)
+    assert (found["method"], found["reduction"], found["n_trials"]) == ("randomized", "trace", 9)
+
+
+def test_a_missing_estimate_keeps_its_reason():
+    found = row(0, "P", "all", "rank", MISSING, n_trials=4)
+    assert np.isnan(found["value"]) and np.isnan(found["std_error"])
+    assert found["reason"] == MISSING.reason
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("as_estimate", [False, True])
+def test_values_that_are_not_finite_are_missing_with_a_reason(value, as_estimate):
+    found = row(0, "K", "all", "trace", Estimate(value) if as_estimate else value, n_trials=4)
+    assert np.isnan(found["value"]) and np.isnan(found["std_error"])
+    assert found["reason"] == "not a finite number"
+
+
+# -------------------------------------------------------------------------------------- select
+
+
+def test_select_is_indexed_by_iteration():
+    table = to_frame(
+        [
+            row(i, op, axis, quantity, value, n_trials=4)
+            for value, (i, op, axis, quantity) in enumerate(
+                [
+                    (0, "K", "time", "rank"),
+                    (0, "K", "all", "rank"),
+                    (0, "P", "time", "rank"),
+                    (0, "K", "time", "trace"),
+                    (5, "K", "time", "rank"),
+                ]
+            )
+        ]
+    )
+    found = select(table, "K", "rank", "time")
+    assert list(found.columns) == ["value", "std_error", "method", "reason"]
+    assert found.index.name == "iteration"
+    assert found["value"].to_dict() == {0: 0.0, 5: 4.0}
+    assert list(select(table, "K", "rank")["value"]) == [0, 1, 4]
+    assert len(select(table, "PKP", "rank", "time")) == 0
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+def test_a_table_is_read_back_bit_by_bit(tmp_path):
+    path = tmp_path / "results.csv"
+    write_results(example(), path)
+    pd.testing.assert_frame_equal(read_results(path), example(), check_exact=True)
+
+
+def test_a_table_without_rows_is_read_back(tmp_path):
+    write_results(to_frame([]), tmp_path / "results.csv")
+    pd.testing.assert_frame_equal(read_results(tmp_path / "results.csv"), to_frame([]))
+
+
+def test_awkward_reasons_are_read_back(tmp_path):
+    reasons = ['a, "quoted" one', "# not a comment", "two\nlines", "NA", "nan"]
+    rows = [row(0, "K", "all", "rank", Estimate.missing(r), n_trials=1) for r in reasons]
+    write_results(to_frame(rows), tmp_path / "results.csv")
+    assert list(read_results(tmp_path / "results.csv")["reason"]) == reasons
+
+
+def test_a_file_says_where_it_comes_from(tmp_path):
+    path = tmp_path / "results.csv"
+    about = provenance(seed=3, dtype="float64", command="kpflow --cell gru: a test")
+    write_results(example(), path, about)
+    assert read_results(path).attrs == about
+    first = path.read_text(encoding="utf-8").splitlines()[: len(about) + 1]
+    assert first[:-1] == [f"# {name}: {value}" for name, value in about.items()]
+    assert first[-1] == ",".join(COLUMNS)
+
+
+def test_provenance_names_schema_versions_and_what_is_added():
+    found = provenance(seed=3)
+    assert found["schema_version"] == str(SCHEMA_VERSION) == "1"
+    assert found["seed"] == "3"
+    for name in ("python", "kpflow-sklearn", "torch", "numpy", "scikit-learn", "pandas"):
+        assert re.match(r"\d+\.\d+", found[name]) or found[name] == "not installed"
+
+
+def test_own_provenance_does_not_make_a_file_unreadable(tmp_path):
+    path = tmp_path / "results.csv"
+    write_results(example(), path, {"seed": "3"})
+    found = read_results(path)
+    assert found.attrs["seed"] == "3" and found.attrs["schema_version"] == str(SCHEMA_VERSION)
+
+
+def test_provenance_of_several_lines_does_not_make_a_file_unreadable(tmp_path):
+    path = tmp_path / "results.csv"
+    write_results(example(), path, provenance(command="kpflow \\\n  --cell gru"))
+    pd.testing.assert_frame_equal(read_results(path), example(), check_exact=True)
+
+
+TABLE = example().head(2).to_csv(index=False)
+FOREIGN = {
+    "another table": ("a,b\n1,2\n", "has schema none and columns a, b"),
+    "no provenance": (TABLE, "has schema none and columns iteration"),
+    "another schema": (f"# schema_version: 99\n{TABLE}", "has schema 99 and columns iteration"),
+    "another column": (
+        "# schema_version: 1\n" + TABLE.replace("reason", "excuse"),
+        "has schema 1 and columns .*excuse",
+    ),
+}
+
+
+@pytest.mark.parametrize("text, message", FOREIGN.values(), ids=list(FOREIGN))
+def test_foreign_files_are_refused(tmp_path, text, message):
+    path = tmp_path / "foreign.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"foreign.csv is no results table .*{message}"):
+        read_results(path)
+
+
+def test_an_empty_file_is_refused_by_name(tmp_path):
+    path = tmp_path / "empty.csv"
+    path.touch()
+    with pytest.raises(ValueError, match="empty.csv is no results table"):
+        read_results(path)
+
+
+# ----------------------------------------------------------------------------------- bottleneck
+
+
+def ranks(*snapshots: tuple[Estimate | float, Estimate | float, Estimate | float]) -> pd.DataFrame:
+    """Return a table of time-axis ranks of K, P and PKP*, ten iterations apart."""
+    return to_frame(
+        row(10 * i, operator, "time", "rank", rank, n_trials=4)
+        for i, snapshot in enumerate(snapshots)
+        for operator, rank in zip(("K", "P", "PKP"), snapshot, strict=True)
+    )
+
+
+VERDICTS = {
+    "K is narrower": ((2, 56, 3), "K", 28.0),
+    "P is narrower": ((54, 5, 5), "P", 10.8),
+    "PKP as wide as the wider": ((2, 10, 10), "K", 5.0),
+    "PKP exceeds both": ((8, 10, 11), "neither", 1.25),
+    "PKP exceeds two that are equal": ((10, 10, 11), "neither", 1.0),
+    "exactly equal": ((7, 7, 7), "undecided", 1.0),
+    "equal within the error": ((Estimate(8, 1), 9, 8), "undecided", 1.125),
+    "equal within both errors": ((Estimate(8, 3), Estimate(17, 4), 8), "undecided", 2.125),
+    "apart by more than the errors": ((Estimate(8, 3), Estimate(18, 4), 8), "K", 2.25),
+    "PKP is missing": ((2, 10, MISSING), "K", 5.0),
+}
+
+
+@pytest.mark.parametrize("snapshot, narrower, ratio", VERDICTS.values(), ids=list(VERDICTS))
+def test_bottleneck(snapshot, narrower, ratio):
+    found = bottleneck_table(ranks(snapshot)).iloc[0]
+    assert found["narrower"] == narrower
+    assert found["ratio"] == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize("snapshot", [(MISSING, 10, 5), (2, MISSING, 2), (MISSING,) * 3])
+def test_bottleneck_is_undecided_where_a_rank_is_missing(snapshot):
+    found = bottleneck_table(ranks(snapshot)).iloc[0]
+    assert found["narrower"] == "undecided" and np.isnan(found["ratio"])
+
+
+def test_bottleneck_over_training():
+    found = bottleneck_table(ranks((2, 50, 2), (6, 6, 6), (50, 5, 5)))
+    columns = ["iteration", "K_rank", "P_rank", "PKP_rank", "narrower", "ratio"]
+    assert list(found.columns) == columns
+    assert list(found["iteration"]) == [0, 10, 20]
+    assert list(found["K_rank"]) == [2, 6, 50]
+    assert list(found["P_rank"]) == [50, 6, 5]
+    assert list(found["PKP_rank"]) == [2, 6, 5]
+    assert list(found["narrower"]) == ["K", "undecided", "P"]
+
+
+def test_bottleneck_reads_the_time_axis_alone():
+    other = ranks((50, 2, 2)).assign(axis="hidden")
+    found = bottleneck_table(pd.concat([other, ranks((2, 50, 2))], ignore_index=True))
+    assert len(found) == 1 and found["narrower"][0] == "K"
+
+
+@pytest.mark.parametrize("absent", ["K", "P", "PKP"])
+def test_bottleneck_needs_all_three_operators(absent):
+    table = ranks((2, 50, 2))
+    found = bottleneck_table(table[table["operator"] != absent])
+    assert len(found) == 0 and "narrower" in found.columns
