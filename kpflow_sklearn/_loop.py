@@ -114,7 +114,12 @@ def make_optimizer(settings: LoopSettings, module: nn.Module) -> torch.optim.Opt
     options: dict[str, Any] = {"lr": settings.learning_rate}
     if settings.weight_decay:
         options["weight_decay"] = settings.weight_decay
-    made = kind([p for p in module.parameters() if p.requires_grad], **options)
+    try:
+        made = kind([p for p in module.parameters() if p.requires_grad], **options)
+    except TypeError as error:
+        raise ValueError(
+            f"optimizer {kind!r} cannot be made with {', '.join(options)}: {error}."
+        ) from error
     closure = inspect.signature(made.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(

@@ -67,6 +67,9 @@ def _loss_sentence(loss: pd.Series) -> str:
 
 
 def _range(values: pd.Series) -> str:
+    values = values.dropna()
+    if not len(values):
+        return "not available"
     low, high = values.min(), values.max()
     return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
@@ -105,6 +108,8 @@ def _narrow_sentence(bottleneck: pd.DataFrame) -> str:
 def _state_sentence(signals: pd.DataFrame, n_states: int) -> str:
     first, last = signals["Z"].iloc[0], signals["Z"].iloc[-1]
     change = signals["PKP*Err"].iloc[-1]
+    if pd.isna([first, last, change]).any():
+        return ""
     verb = "went" if len(signals) > 1 else "is"
     span = f"from {first:.2f} to {last:.2f}" if len(signals) > 1 else f"{last:.2f}"
     return (

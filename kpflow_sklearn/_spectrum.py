@@ -39,6 +39,8 @@ class Spectrum:
         Whether ``eigenvalues`` holds the whole trace.
     share_std_error : ndarray or None
         Standard error of the cumulated shares of the trace, where they are estimated.
+    shares : ndarray or None
+        The cumulated shares of the trace, where they are not those of ``eigenvalues``.
     """
 
     eigenvalues: np.ndarray
@@ -48,12 +50,14 @@ class Spectrum:
     method: str
     complete: bool
     share_std_error: np.ndarray | None = None
+    shares: np.ndarray | None = None
 
     def rank(self, threshold: float = 0.95) -> Estimate:
         """Return the least r whose r largest eigenvalues reach ``threshold`` of the trace.
 
         Where the shares carry an error, the rank's is half the distance between the ranks that
-        one standard error more and less would give.
+        one standard error more and less would give, and at least a half where 1.96 of them
+        would change the rank.
 
         Parameters
         ----------
@@ -73,7 +77,9 @@ class Spectrum:
         # Rounding must not ask for one eigenvalue more than there are.
         goal = threshold - 1e-12
         shares = np.cumsum(self.eigenvalues) / self.trace.value
-        if self.complete and len(shares):
+        if self.shares is not None:
+            shares = self.shares
+        elif self.complete and len(shares):
             shares = np.cumsum(self.eigenvalues) / self.eigenvalues.sum()
         if not len(shares) or shares[-1] < goal:
             reached = shares[-1] if len(shares) else 0.0
@@ -84,10 +90,17 @@ class Spectrum:
         rank = int(np.argmax(shares >= goal)) + 1
         if self.share_std_error is None:
             return Estimate(float(rank))
-        low = int(np.argmax(shares + self.share_std_error >= goal)) + 1
-        above = shares - self.share_std_error >= goal
-        high = int(np.argmax(above)) + 1 if above.any() else len(shares)
-        return Estimate(float(rank), (high - low) / 2)
+        low, high = _rank_range(shares, self.share_std_error, goal)
+        least, most = _rank_range(shares, 1.96 * self.share_std_error, goal)
+        error = max((high - low) / 2, 0.5 if most > least else 0.0)
+        return Estimate(float(rank), error)
+
+
+def _rank_range(shares: np.ndarray, error: np.ndarray, goal: float) -> tuple[int, int]:
+    """Return the ranks that the shares plus and minus an error would give."""
+    enough = shares - error >= goal
+    low = int(np.argmax(shares + error >= goal)) + 1
+    return low, int(np.argmax(enough)) + 1 if enough.any() else len(shares)
 
 
 def spectrum_of_gram(gram: Tensor | np.ndarray) -> Spectrum:
@@ -114,10 +127,11 @@ def spectrum_of_eigenvalues(values: np.ndarray) -> Spectrum:
     """Return the spectrum of a Gram whose non-zero eigenvalues are all known, in float64."""
     if not np.isfinite(values).all():
         return missing_spectrum(OVERFLOW, "exact")
-    scale = max(values.max(initial=0.0), np.finfo(float).tiny)
-    scaled = values / scale
-    total, square = float(scaled.sum()), float((scaled**2).sum())
-    known = (_scaled(total, scale), _scaled(square, scale, 2), exact_ratio(total, square))
+    scale = float(max(values.max(initial=0.0), np.finfo(float).tiny))
+    unit = values / scale
+    total, square = float(unit.sum()), float((unit**2).sum())
+    trace, trace_square = _scaled(Estimate(total), scale, 1), _scaled(Estimate(square), scale, 2)
+    known = (trace, trace_square, exact_ratio(total, square))
     return Spectrum(values, *known, method="exact", complete=True)
 
 
@@ -134,34 +148,55 @@ def exact_ratio(total: float, square: float) -> Estimate:
     return Estimate(total**2 / square) if square > 0 else Estimate.missing(ZERO)
 
 
-def _scaled(value: float, scale: float, power: int = 1) -> Estimate:
-    """Return value * scale**power, or say that it is too large for a number."""
+def _scaled(estimate: Estimate, scale: float, power: int) -> Estimate:
+    """Return an estimate times scale**power, or say that it is too large for a number."""
     with np.errstate(over="ignore"):
-        found = value * np.float64(scale) ** power
-    return Estimate(float(found)) if np.isfinite(found) else Estimate.missing(OVERFLOW)
+        factor = np.float64(scale) ** power
+        if estimate.reason or not np.isfinite(factor * estimate.value):
+            return Estimate.missing(estimate.reason or OVERFLOW)
+        error = factor * estimate.std_error if np.isfinite(factor) else 0.0
+    return Estimate(float(factor * estimate.value), float(error))
 
 
 def sampled_spectrum(samples: HalfSamples, axis: str) -> Spectrum:
     """Return the spectrum on one axis as random half-factors show it."""
     if not (samples.modes.isfinite().all() and samples.probes.isfinite().all()):
         return missing_spectrum(OVERFLOW, "randomized")
-    if axis == "all":
-        moments = whole_moments(samples)
-        modes = samples.modes.flatten(1).double()
-        values = torch.linalg.eigvalsh(modes @ modes.mT).flip(0).clamp(min=0).cpu().numpy()
-        found = _from_moments(moments, values)
-        relative = found.trace.std_error / found.trace.value if found.trace.value > 0 else 0.0
-        errors = np.cumsum(values) / max(found.trace.value, 1e-300) * relative
-        return replace(found, share_std_error=errors)
+    # Of order one, so that no square overflows or vanishes; scaled back at the end.
+    sizes = [float(v.abs().max()) for v in (samples.modes, samples.probes) if v.numel()]
+    scale = max(sizes) or 1.0
+    unit = HalfSamples(samples.modes.double() / scale, samples.probes.double() / scale)
+    found = _sampled_whole(unit) if axis == "all" else _sampled_axis(unit, axis)
+    with np.errstate(over="ignore"):
+        values = found.eigenvalues * np.float64(scale) ** 2
+    return replace(
+        found,
+        eigenvalues=values,
+        trace=_scaled(found.trace, scale, 2),
+        square=_scaled(found.square, scale, 4),
+    )
+
+
+def _sampled_whole(samples: HalfSamples) -> Spectrum:
+    modes = samples.modes.flatten(1)
+    values = torch.linalg.eigvalsh(modes @ modes.mT).flip(0).clamp(min=0).cpu().numpy()
+    found = _from_moments(whole_moments(samples), values)
+    if not found.trace.value > 0:
+        return found
+    relative = found.trace.std_error / found.trace.value
+    errors = np.cumsum(values) / found.trace.value * relative
+    return replace(found, share_std_error=errors)
+
+
+def _sampled_axis(samples: HalfSamples, axis: str) -> Spectrum:
     known = axis_grams(samples.modes, axis).sum(0)
     sampled = axis_grams(samples.probes, axis)
-    moments = axis_moments(known, sampled)
-    mean = known + sampled.mean(0)
-    values, vectors = torch.linalg.eigh(mean)
+    values, vectors = torch.linalg.eigh(known + sampled.mean(0))
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    found = _from_moments(moments, values.cpu().numpy())
-    errors = _share_errors(known, sampled, vectors)
-    return replace(found, complete=True, share_std_error=errors)
+    found = _from_moments(axis_moments(known, sampled), values.cpu().numpy())
+    shares, doubt = _bracketed_shares(known, sampled, values)
+    errors = np.hypot(_share_errors(known, sampled, vectors), doubt)
+    return replace(found, complete=True, share_std_error=errors, shares=shares)
 
 
 def _from_moments(moments: Moments, values: np.ndarray) -> Spectrum:
@@ -182,3 +217,23 @@ def _share_errors(known: Tensor, sampled: Tensor, vectors: Tensor) -> np.ndarray
     share = head.mean(0) / total.mean(0).clamp(min=1e-300)
     residual = (head - share * total) / total.mean(0).clamp(min=1e-300)
     return (residual.std(0) / len(sampled) ** 0.5).cpu().numpy()
+
+
+def _bracketed_shares(
+    known: Tensor, sampled: Tensor, values: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cumulated shares of the trace, and how far sampling may have biased them.
+
+    Noise spreads the eigenvalues of an averaged Gram: its leading ones hold too much. Half of the
+    probes, measured along the eigenvectors of the other half, hold too little. The truth lies
+    between; the middle is returned, and half the distance as its doubt.
+    """
+    too_much = values.cumsum(0) / values.sum().clamp(min=1e-300)
+    halves = (sampled[::2].mean(0), sampled[1::2].mean(0))
+    too_little = torch.zeros_like(too_much)
+    for mine, other in (halves, halves[::-1]):
+        vectors = torch.linalg.eigh(known + mine).eigenvectors.flip(1)
+        along = torch.einsum("ir,ij,jr->r", vectors, known + other, vectors).clamp(min=0)
+        too_little += along.cumsum(0) / along.sum().clamp(min=1e-300) / 2
+    middle, doubt = (too_much + too_little) / 2, (too_much - too_little).abs() / 2
+    return middle.clamp(max=1).cpu().numpy(), doubt.cpu().numpy()

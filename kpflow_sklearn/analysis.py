@@ -75,6 +75,11 @@ class SnapshotAnalysis:
         self.iteration, self.trials = iteration, trials
         X, mask = to_tensors(trials.X, trials.mask, network)
         self.linearization = lin = Linearization(network, X, mask)
+        if not lin.states.isfinite().all():
+            raise ValueError(
+                f"the network's states overflow at iteration {iteration}; train with a smaller "
+                "init_scale or learning_rate."
+            )
         with torch.no_grad():
             self.loss = float(objective.value(network, lin.states, trials.targets, mask))
         error = objective.error(network, lin.states, trials.targets, mask)

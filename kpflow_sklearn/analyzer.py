@@ -85,7 +85,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         For each iteration the time-axis ranks and which operator is the narrower one.
     signal_dimensions_ : DataFrame
         For each iteration the effective dimension (hidden axis, uncentred) of Err, P*Err, KP*Err,
-        PKP*Err and of the states Z.
+        PKP*Err and of the states Z; NaN where the signal is zero.
     weight_maps_ : DataFrame
         For each weight map the dimensions of its activity, sensitivity and K_j, with the bounds
         that hold; empty for a user's cell or a trained initial state.
@@ -122,9 +122,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     Notes
     -----
     PKP* describes plain full-batch gradient descent on the analysed trials. Minibatches, momentum,
-    clipping and Adam are not this flow; the quantity ``flow_agreement``, the cosine of the
-    predicted change of the states with the measured one up to the next snapshot, tells how far
-    the description carries.
+    clipping, Adam, weight decay and constraints are not this flow; the quantity
+    ``flow_agreement``, the cosine of the predicted change of the states with the measured one up
+    to the next snapshot, tells how far the description carries.
 
     Examples
     --------
@@ -251,12 +251,16 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     def _analyse(self, trials: AnalysisTrials, settings: SpectralSettings) -> None:
         rows: list[dict[str, Any]] = []
         signals, previous = [], None
+        decay = float(getattr(self.trainer_, "weight_decay", 0.0))
         progress = tqdm(self.snapshots_, disable=not self.verbose, desc="analysis")
         for snapshot in progress:
             network = self.trainer_.network_at(snapshot)
             found = SnapshotAnalysis(network, snapshot.iteration, trials, self.trainer_.objective_)
             spectra = found.spectra(settings)
             rows += found.rows(spectra, settings)
+            if decay:  # Not part of PKP*: reported, so that it is not overlooked.
+                n = len(trials.X)
+                rows.append(row(found.iteration, "network", "", "weight_decay", decay, n_trials=n))
             signals.append(found.signal_dimensions())
             if previous is not None:
                 rows.append(_agreement_row(previous, previous.flow_agreement(found), trials))

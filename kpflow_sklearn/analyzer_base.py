@@ -146,7 +146,9 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         if self.pooling == "last":
             return projected[np.arange(len(projected)), last_valid_step(valid, trials)]
         if self.pooling == "mean":
-            return projected.mean(1) if valid is None else projected.sum(1) / valid.sum(1)[:, None]
+            if valid is None:
+                return projected.mean(1)
+            return projected.sum(1) / valid.sum(1, dtype=projected.dtype)[:, None]
         return projected.reshape(len(projected), -1)
 
     def predict(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:

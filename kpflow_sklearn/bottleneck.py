@@ -14,8 +14,8 @@ def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
     """Return the time-axis ranks over training and which operator they call the bottleneck.
 
     ``narrower`` is "K" or "P", the one with the smaller rank, and ``ratio`` how many times
-    smaller it is; "neither" if the rank of PKP* exceeds both, and "undecided" if the two are
-    equal within 1.96 standard errors of their difference or one of them is missing.
+    smaller it is; "neither" if the rank of PKP* exceeds both by more than 1.96 standard errors,
+    and "undecided" if K's and P's differ by less or one of the three is missing.
 
     Parameters
     ----------
@@ -42,8 +42,10 @@ def _judge(value: dict[str, float], error: dict[str, float]) -> tuple[str, float
     k, p, pkp = value["K"], value["P"], value["PKP"]
     if not np.isfinite([k, p]).all():
         return "undecided", float("nan")
-    ratio = max(k, p) / min(k, p)
-    if pkp > max(k, p):
+    ratio, wider = max(k, p) / min(k, p), "K" if k > p else "P"
+    if not np.isfinite(pkp):
+        return "undecided", ratio
+    if pkp - value[wider] > 1.96 * np.hypot(error["PKP"], error[wider]):
         return "neither", ratio
     if abs(k - p) <= 1.96 * np.hypot(error["K"], error["P"]):
         return "undecided", ratio

@@ -35,7 +35,8 @@ class SavedTraining(RecurrentModel):
     recurrent, readout : str, optional
         Names of the two submodules, where the module has several.
     loss : {"auto", "mse", "cross_entropy"}, default="auto"
-        What the network was trained on; "auto" as in `RecurrentTrainer`.
+        What the network was trained on; "auto" as in `RecurrentTrainer`. Penalties on rates or
+        weights that it was trained with are not part of Err.
     iterations : sequence of int, optional
         Number of parameter updates before each checkpoint; default 0, 1, 2, ...
 
@@ -140,7 +141,9 @@ class SavedTraining(RecurrentModel):
         ):
             _load(module, state, index)
             self.snapshots_.append(Snapshot.take(iteration, view))
-        _check_reproduces(view, trials, valid)
+        _check_states(view, trials, valid)
+        if self.readout is None:
+            _check_outputs(module, view, trials, valid)
         self.network_ = view
         self.n_iter_ = self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
@@ -218,18 +221,64 @@ def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_reproduces(view: RecurrentNetwork, trials: np.ndarray, mask: np.ndarray | None) -> None:
-    """Compare the rebuilt step with the module's own forward pass."""
+def _check_states(view: RecurrentNetwork, trials: np.ndarray, mask: np.ndarray | None) -> None:
+    """Compare the rebuilt step with the recurrent module's own forward pass."""
     core = view.recurrent
+    if not isinstance(core, nn.RNNBase):
+        return
     X, _ = to_tensors(trials[:8], None if mask is None else mask[:8], view)
     with torch.no_grad():
         ours = view.rates(view.states(X))
         theirs = core(X if core.batch_first else X.transpose(0, 1))[0]
     theirs = theirs if core.batch_first else theirs.transpose(0, 1)
-    difference = float((ours - theirs).abs().max())
-    # Rounding accumulates over the steps; anything else is of the size of the states.
-    if not difference <= 100 * X.shape[1] * torch.finfo(view.dtype).eps:
+    if not _same(ours, theirs):
         raise UnsupportedNetworkError(
             f"the rebuilt step does not reproduce the states of {type(core).__name__}: they "
-            f"differ by up to {difference:.2g}."
+            f"differ by up to {float((ours - theirs).abs().max()):.2g}."
         )
+
+
+def _check_outputs(
+    module: nn.Module, view: RecurrentNetwork, trials: np.ndarray, mask: np.ndarray | None
+) -> None:
+    """Compare readout(states) with what the whole module returns, where it can be called."""
+    if module is view or isinstance(module, (nn.ModuleDict, nn.ModuleList)):
+        return
+    X, _ = to_tensors(trials[:8], None if mask is None else mask[:8], view)
+    with torch.no_grad():
+        ours = view(X)
+        differences = []
+        for layout in (X, X.transpose(0, 1)):  # A user's module may take steps first.
+            try:
+                returned = module(layout)
+            except Exception as error:  # Whatever a user's forward asks for that is not X.
+                differences.append(f"calling it failed ({error})")
+                continue
+            theirs = returned if isinstance(returned, Tensor) else returned[0]
+            expected = _in_shape_of(theirs, ours)
+            if expected is None:
+                differences.append(f"it returns shape {tuple(theirs.shape)}")
+            elif _same(expected, theirs):
+                return
+            else:
+                gap = float((expected - theirs).abs().max())
+                differences.append(f"they differ by up to {gap:.2g}")
+    raise UnsupportedNetworkError(
+        f"the readout of the recurrent states does not reproduce the outputs of "
+        f"{type(module).__name__}: {differences[0]}. Give readout='...' to analyse that readout "
+        "all the same."
+    )
+
+
+def _in_shape_of(theirs: Tensor, ours: Tensor) -> Tensor | None:
+    """Return our outputs in the layout of theirs: all steps, steps first, or the last step."""
+    for candidate in (ours, ours.transpose(0, 1), ours[:, -1]):
+        if candidate.shape == theirs.shape:
+            return candidate
+    return None
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Tell whether two results are equal but for the rounding of some hundred steps."""
+    size = max(1.0, float(theirs.abs().max()))
+    return float((ours - theirs).abs().max()) <= 1e4 * torch.finfo(ours.dtype).eps * size

@@ -22,6 +22,8 @@ from kpflow_sklearn.operators import (
 from kpflow_sklearn.tangent import LayerBlock, NetworkTangent
 
 ROUNDING = 1e-12
+#: Number of trajectory entries up to which an operator's matrix is simply formed.
+DENSE_LIMIT = 1024
 AXES = ("all", "trial", "time", "hidden")
 
 
@@ -75,7 +77,8 @@ def _unit_gram(blocks: list[MapBlock], unit: int, n_valid: int) -> Tensor:
     gram: Any = 0
     for p in range(n_parts):
         pieces = [(b.features * b.sensitivity[:, :, p, unit, None]).flatten(0, 1) for b in blocks]
-        factor = torch.cat(pieces, dim=-1)
+        # In double before the product: its rounding would look like directions of its own.
+        factor = torch.cat(pieces, dim=-1).double()
         gram = gram + factor.mT @ factor
     return gram / n_valid
 
@@ -102,19 +105,19 @@ def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
     size = max((c[0] for c in candidates), default=0.0)
     best = [c for c in best if c[0] > ROUNDING * size]
     functions = torch.zeros(
-        len(best), n_timesteps, n_trials, n_states, dtype=op.dtype, device=op.device
+        len(best), n_timesteps, n_trials, n_states, dtype=torch.float64, device=op.device
     )
     for out, (_, start, unit, vector) in zip(functions, best, strict=True):
         blocks = _by_layer(op)[start]
-        pieces = vector.to(op.dtype).split([b.features.shape[-1] for b in blocks])
+        pieces = vector.split([b.features.shape[-1] for b in blocks])
         for b, piece in zip(blocks, pieces, strict=True):
-            along = b.features @ piece
+            along = b.features.double() @ piece
             for p in range(b.sensitivity.shape[2]):
                 index = start + p * b.n_units + unit
                 out[:, :, index] += b.sensitivity[:, :, p, unit] * along
-    norms = functions.flatten(1).norm(dim=1).clamp(min=torch.finfo(op.dtype).tiny)
+    norms = functions.flatten(1).norm(dim=1).clamp(min=1e-300)
     functions /= norms[:, None, None, None]
-    return np.array([c[0] for c in best]), functions.transpose(1, 2)
+    return np.array([c[0] for c in best]), functions.transpose(1, 2).to(op.dtype)
 
 
 def parameter_gram(op: ParameterOperator, axis: str) -> Tensor:
@@ -236,9 +239,14 @@ def mean_gram(op: LinearOperator, axis: str, gram: str) -> Tensor:
     factor, scale = gram_factor(op, gram)
     dim = {"trial": 0, "time": 1, "hidden": 2}[axis]
     size = op.out_shape[dim]
+    weight = torch.ones(op.out_shape, dtype=op.dtype, device=op.device)
+    mask = getattr(getattr(op, "tangent", None), "mask", None)
+    if mask is not None:  # Only what is valid is averaged, so that padding changes nothing.
+        weight = weight * mask.transpose(0, 1)
     average = torch.zeros(size, *op.out_shape, dtype=op.dtype, device=op.device)
     for i, row in enumerate(average):
-        row.select(dim, i).fill_(size / op.shape[0])
+        part = weight.select(dim, i)
+        row.select(dim, i).copy_(part / part.sum().clamp(min=1))
     # The scale of the adjoint squares to that of the Gram: A^T = c' A*, G = c A A^T.
     pulled = (factor.T @ average).reshape(size, -1).double() * factor._transpose_scale()
     return scale * (pulled @ pulled.mT)

@@ -43,11 +43,22 @@ class Objective:
         return losses
 
     def value(
-        self, network: RecurrentNetwork, states: Tensor, targets: Targets, mask: Tensor | None
+        self,
+        network: RecurrentNetwork,
+        states: Tensor,
+        targets: Targets,
+        mask: Tensor | None,
+        n_valid: float | None = None,
     ) -> Tensor:
-        """Return L, differentiable."""
+        """Return L, differentiable.
+
+        Of a minibatch, ``n_valid`` is its share of N by its number of trials, not its own count
+        of valid steps, so that minibatches of ragged trials estimate L without bias.
+        """
         losses = self.step_losses(network, states, targets)
-        return losses.mean() if mask is None else (losses * mask).sum() / mask.sum()
+        if mask is None:
+            return losses.mean()
+        return (losses * mask).sum() / (mask.sum() if n_valid is None else n_valid)
 
     def error(
         self, network: RecurrentNetwork, states: Tensor, targets: Targets, mask: Tensor | None

@@ -34,7 +34,7 @@ def lyapunov_exponents(
     exponents : ndarray of shape (n_exponents,)
         Per step, in descending order; minus infinity for directions that die at once.
     standard_error : ndarray of shape (n_exponents,)
-        Over trials; of one trial, over ten blocks of consecutive steps.
+        Over trials; of one trial, over ten blocks of consecutive steps; NaN for a single step.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def _average(trials: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         parts = np.array([block.mean(0) for block in blocks])
     mean = means.mean(0)
     order = np.argsort(-mean, kind="stable")
-    error = np.zeros_like(mean)
+    error = np.full_like(mean, np.nan)
     if len(parts) > 1:
         with np.errstate(invalid="ignore"):  # Infinities have no spread.
             spread = parts.std(0, ddof=1) / len(parts) ** 0.5

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.sparse import linalg
 from torch import Tensor
 
 from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn.gramians import ROUNDING, gram_factor, map_blocks, unit_modes
+from kpflow_sklearn.gramians import (
+    DENSE_LIMIT,
+    ROUNDING,
+    dense_gram,
+    gram_factor,
+    map_blocks,
+    unit_modes,
+)
 from kpflow_sklearn.operators import LinearOperator
-from kpflow_sklearn.traces import half_samples
 
 
 def leading_modes(
-    op: LinearOperator, k: int, *, random_state: int | np.random.RandomState | None = None
+    op: LinearOperator,
+    k: int,
+    *,
+    tolerance: float = 1e-4,
+    random_state: int | np.random.RandomState | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the leading eigenvalues and eigenfunctions of an operator's natural Gram.
+
+    Exact for a K made of weight maps (each on one unit) and for small operators; otherwise by
+    implicitly restarted Lanczos iteration (ARPACK).
 
     Parameters
     ----------
@@ -23,8 +37,10 @@ def leading_modes(
         The operator.
     k : int
         How many; fewer if the Gram has fewer.
+    tolerance : float, default=1e-4
+        Largest residual |G v - lambda v| / lambda of the iteration; in float32 at least 1e-3.
     random_state : int, RandomState or None
-        Seed of the subspace iteration, where the structure gives no exact answer.
+        Seed of the iteration's first vector.
 
     Returns
     -------
@@ -35,26 +51,46 @@ def leading_modes(
     """
     if map_blocks(op) is not None:
         values, functions = unit_modes(op, k)  # type: ignore[arg-type]
+        fixed = fix_signs(functions.flatten(1)).reshape(functions.shape)
+        return values, fixed.cpu().numpy()
+    if op.shape[0] <= DENSE_LIMIT:
+        values, columns = _dense_modes(op, k)
     else:
-        factor, scale = gram_factor(op)
-        found = half_samples(
-            factor,
-            scale,
-            n_modes=k + 15,
-            n_probes=1,
-            seed=draw_seed(random_state),
-            n_iterations=6,
-        )
-        flat = found.modes.flatten(1).mT
-        if not flat.isfinite().all():  # Products of Jacobians that overflow have no modes.
-            return np.empty(0), np.empty((0, *op.out_shape))
-        left, singular, _ = torch.linalg.svd(flat, full_matrices=False)
-        # Where the Gram has fewer directions than asked for, the rest is rounding.
-        keep = int((singular[:k] > ROUNDING**0.5 * singular.max()).sum())
-        values = (singular[:keep].double() ** 2).cpu().numpy()
-        functions = left.mT[:keep].reshape(-1, *op.out_shape)
-    fixed = fix_signs(functions.flatten(1)).reshape(functions.shape)
-    return values, fixed.cpu().numpy()
+        values, columns = _lanczos_modes(op, k, tolerance, draw_seed(random_state))
+    # Where the Gram has fewer directions than asked for, the rest is rounding.
+    keep = values > ROUNDING * values.max(initial=0.0)
+    order = np.argsort(-values[keep])
+    functions = torch.as_tensor(np.ascontiguousarray(columns.T[keep][order]))
+    return values[keep][order], fix_signs(functions).reshape(-1, *op.out_shape).numpy()
+
+
+def _dense_modes(op: LinearOperator, k: int) -> tuple[np.ndarray, np.ndarray]:
+    gram = dense_gram(op, "all", "natural").cpu().numpy()
+    if not np.isfinite(gram).all():
+        return np.empty(0), np.empty((op.shape[0], 0))
+    values, columns = np.linalg.eigh(gram)
+    return values[-k:], columns[:, -k:]
+
+
+def _lanczos_modes(
+    op: LinearOperator, k: int, tolerance: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    factor, scale = gram_factor(op)
+    matrix = factor.to_scipy()
+    gram = linalg.LinearOperator(
+        (op.shape[0], op.shape[0]),
+        matvec=lambda v: scale * matrix.matvec(matrix.rmatvec(v)),
+        dtype=matrix.dtype,
+    )
+    first = np.random.default_rng(seed).standard_normal(op.shape[0]).astype(matrix.dtype)
+    image = gram.matvec(first)
+    if not np.isfinite(image).all() or not image.any():  # Overflow, or nothing to find.
+        return np.empty(0), np.empty((op.shape[0], 0))
+    floor = 1e-3 if matrix.dtype == np.float32 else 0.0
+    try:
+        return linalg.eigsh(gram, k=k, v0=image, tol=max(tolerance, floor))
+    except linalg.ArpackNoConvergence as found:  # Keep those that did converge.
+        return found.eigenvalues, found.eigenvectors
 
 
 def fix_signs(vectors: Tensor) -> Tensor:

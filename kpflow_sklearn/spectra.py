@@ -27,6 +27,7 @@ from kpflow_sklearn._spectrum import (
 from kpflow_sklearn._validation import check_choice, check_positive_int, check_real
 from kpflow_sklearn.gramians import (
     AXES,
+    DENSE_LIMIT,
     dense_gram,
     gram_factor,
     map_blocks,
@@ -43,7 +44,6 @@ __all__ = ["OperatorSpectra", "Spectrum", "effective_dimension", "rank", "spectr
 METHODS = ("auto", "exact", "randomized")
 GRAMS = ("natural", "square")
 REDUCTIONS = ("trace", "mean")
-DENSE_LIMIT = 1024
 EXACT_LIMIT = 8192
 _GRAMIAN_BYTES = 2**31
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_array, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
 
 from kpflow_sklearn._validation import check_choice, last_valid_step
 
@@ -104,7 +103,10 @@ class TargetEncoder:
                 "loss='cross_entropy' needs y of shape (n_trials,) or (n_trials, n_timesteps), "
                 f"got shape {y.shape}."
             )
-        check_classification_targets(y.ravel())
+        if y.dtype.kind in "fc" and (y != np.round(y)).any():
+            raise ValueError(
+                "loss='cross_entropy' needs class labels in y, got continuous values."
+            )
         # Whatever fills the padding is no class.
         classes = np.unique(y if mask is None or y.ndim == 1 else y[mask])
         self.classes_, self.n_outputs_ = classes, len(classes)
@@ -218,7 +220,7 @@ class TargetEncoder:
             y = np.where(valid, y, self.classes_[0])
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(f"y holds labels that were not seen on fit: {list(unknown[:5])}.")
+            raise ValueError(f"y holds labels that were not seen on fit: {unknown[:5].tolist()}.")
         return np.searchsorted(self.classes_, y)
 
     def decode(self, outputs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

@@ -100,6 +100,9 @@ def half_samples(
     basis = white(factor.in_shape, seed, range(n_modes), factor)
     for _ in range(n_iterations):
         image = (factor.T @ (factor @ basis)).reshape(n_modes, n_in)
+        if not image.isfinite().all():  # Products that overflow have no leading directions.
+            nothing = torch.full((1, *factor.out_shape), torch.nan, dtype=factor.dtype)
+            return HalfSamples(nothing, nothing)
         basis = torch.linalg.qr(image.mT).Q.mT.reshape(n_modes, *factor.in_shape)
     flat = basis.reshape(n_modes, n_in)
     w = white(factor.in_shape, seed, range(n_modes, n_modes + n_probes), factor)

@@ -70,7 +70,8 @@ class RecurrentTrainer(RecurrentModel):
         How many states to keep, spaced evenly in log(1 + iteration) with first and last
         included, or exactly which iterations.
     warm_start : bool, default=False
-        Continue from the last fit's network and optimizer for another ``max_iter`` updates.
+        Continue from the last fit's network, whose architecture stays, and optimizer for another
+        ``max_iter`` updates.
     device : str, default="cpu"
         Where to train.
     dtype : {"float32", "float64"}, optional
@@ -200,7 +201,7 @@ class RecurrentTrainer(RecurrentModel):
         """
         settings = self._check_parameters()
         continued = getattr(self, "network_", None) if self.warm_start else None
-        n_features_before = getattr(self, "n_features_in_", None)
+        before = (getattr(self, "n_features_in_", None), getattr(self, "classes_", None))
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
         targets = self._fit_targets(
             trials, y, valid, loss_weight, single_step, self.loss, float(self.activity_l2)
@@ -212,7 +213,7 @@ class RecurrentTrainer(RecurrentModel):
             self.snapshots_, self.n_iter_, optimizer_state = [], 0, None
             self.loss_curve_ = np.empty(0)
         else:
-            self._check_continues(continued, n_features_before)
+            self._check_continues(continued, *before)
             same = self._optimizer_kind == self.optimizer
             optimizer_state = self._optimizer_state if same else None
         generator = torch_generator(0)
@@ -296,7 +297,9 @@ class RecurrentTrainer(RecurrentModel):
         )
         return network.to(self.device)
 
-    def _check_continues(self, network: RecurrentNetwork, n_features: int | None) -> None:
+    def _check_continues(
+        self, network: RecurrentNetwork, n_features: int | None, classes: np.ndarray | None
+    ) -> None:
         if self.n_features_in_ != n_features:
             raise ValueError(
                 f"warm_start: X has {self.n_features_in_} features, but the network to be "
@@ -307,6 +310,11 @@ class RecurrentTrainer(RecurrentModel):
             raise ValueError(
                 f"warm_start: y has {self.encoder_.n_outputs_} outputs, but the network to be "
                 f"continued has {found}."
+            )
+        if not np.array_equal(self.encoder_.classes_, classes):  # type: ignore[arg-type]
+            raise ValueError(
+                f"warm_start: y has the classes {self.encoder_.classes_}, but the network to be "
+                f"continued was trained on {classes}."
             )
 
     def _batch_loss(
@@ -330,8 +338,9 @@ class RecurrentTrainer(RecurrentModel):
                 noise = torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
                 noise = self.noise_std * noise
             states = network.states(x, noise)
-            return objective.value(
-                network, states, targets[batch], None if valid is None else valid[index]
-            )
+            if valid is None:
+                return objective.value(network, states, targets[batch], None)
+            share = float(valid.sum()) * len(batch) / len(valid)
+            return objective.value(network, states, targets[batch], valid[index], share)
 
         return loss

@@ -41,6 +41,11 @@ def choose_trials(
     index = _stratified_choice(len(X), n_trials, tasks, seed)
     # Once whole, so that every trial is checked; then the chosen ones, with weights of their own.
     encoder.encode(X, y, mask=valid, loss_weight=loss_weight, single_step=single_step)
+    if loss_weight is not None and not np.asarray(loss_weight)[index].any():
+        raise ValueError(
+            f"none of the {len(index)} trials chosen for the analysis has a positive loss_weight; "
+            "raise analysis_trials, or give X_analysis."
+        )
     targets = encoder.encode(
         X[index],
         None if y is None else np.asarray(y)[index],

@@ -159,7 +159,7 @@ class _Checks:
     def trace(self) -> float:
         """Return the distance of two routes to tr K, in standard errors of the random one."""
         factor, scale = gram_factor(self.lin.K)
-        samples = half_samples(factor, scale, n_modes=0, n_probes=30, seed=self.seed)
+        samples = half_samples(factor, scale, n_modes=20, n_probes=100, seed=self.seed)
         estimate = whole_moments(samples).trace()
         exact = _exact_trace(self.lin.K)
         return abs(estimate.value - exact) / max(estimate.std_error, ROUNDING * exact, 1e-300)

@@ -486,3 +486,29 @@ def test_a_recurrent_part_that_computes_something_else_is_refused():
     message = "the rebuilt step does not reproduce the states of Doubled: they differ by up to"
     with pytest.raises(UnsupportedNetworkError, match=message):
         SavedTraining(module).fit(X, Y)
+
+
+class Squashed(nn.Module):
+    """Computes something else from the readout than the readout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core, self.out = copy.deepcopy(CORE), copy.deepcopy(FIRST)
+
+    def forward(self, inputs):
+        """Return squashed outputs."""
+        return torch.sigmoid(self.out(self.core(inputs)[0]))
+
+
+def test_outputs_that_are_not_the_readout_of_the_states_are_refused():
+    message = "does not reproduce the outputs of Squashed: they differ by up to .* readout='...'"
+    with pytest.raises(UnsupportedNetworkError, match=message):
+        SavedTraining(Squashed()).fit(X, Y)
+    assert SavedTraining(Squashed(), readout="out").fit(X, Y).predict(X).shape == Y.shape
+
+
+def test_a_network_of_the_package_is_taken_as_saved():
+    network = RecurrentTrainer(hidden_size=N_UNITS, max_iter=2, random_state=0).fit(X, Y).network_
+    inputs = torch.as_tensor(X, dtype=network.dtype)
+    found = SavedTraining(network).fit(X, Y).predict(X)
+    np.testing.assert_allclose(found, network(inputs).detach().numpy(), atol=1e-6)

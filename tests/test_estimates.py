@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kpflow_sklearn import linearize
+from kpflow_sklearn.network import build_network
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.spectra import OperatorSpectra, spectrum
 from kpflow_sklearn.traces import Estimate, axis_grams, half_samples, white, whole_moments
@@ -372,6 +373,19 @@ def test_zero_operator_is_measured_without_a_warning(axis, n_modes):
     assert np.isfinite(found.eigenvalues).all()
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e30, 1e-100, 1e40, 1e100])
+@pytest.mark.parametrize("axis", AXES)
+def test_effective_dimension_does_not_depend_on_the_scale(scale, axis):
+    matrix = matrix_with(SPECTRA["slow decay"])
+    plain, scaled = (
+        spectrum(MatrixOperator(m, SHAPE), axis, method="randomized", n_modes=5, random_state=0)
+        for m in (matrix, scale * matrix)
+    )
+    expected = plain.effective_dimension
+    assert scaled.effective_dimension.value == pytest.approx(expected.value)
+    assert scaled.effective_dimension.std_error == pytest.approx(expected.std_error)
+
+
 @pytest.mark.parametrize("axis", AXES)
 def test_no_modes_and_fewest_probes(axis):
     found = spectrum(known("gru P")[0], axis, method="randomized", n_modes=0, n_probes=3)
@@ -386,3 +400,28 @@ def test_products_of_a_probe_with_itself_are_not_used():
     np.fill_diagonal(moments.products, 1e9)
     # The diagonal is taken out of the sum again: equal up to the rounding of 1e9.
     assert moments.square().value == pytest.approx(before.value, abs=1e-5)
+
+
+@pytest.mark.parametrize("name, gain", [("gru", 1.5), ("tanh", 1.0)])
+def test_an_estimated_rank_is_not_biased_by_the_spread_of_sampled_eigenvalues(name, gain):
+    network = build_network(
+        name,
+        2,
+        1,
+        hidden_size=16,
+        n_layers=1,
+        init_scale=gain,
+        recurrent_init="normal",
+        alpha=1.0,
+        learn_initial_state=False,
+        dtype=torch.float64,
+        seed=0,
+    )
+    X = np.random.default_rng(0).standard_normal((2, 60, 2))
+    P = linearize(network, X).P
+    exact = spectrum(P, "time", method="exact").rank().value
+    found = [
+        spectrum(P, "time", method="randomized", random_state=seed).rank() for seed in range(8)
+    ]
+    assert abs(np.mean([f.value for f in found]) - exact) <= 1
+    assert all(abs(f.value - exact) <= 1.96 * f.std_error for f in found)

@@ -219,7 +219,7 @@ VERDICTS = {
     "equal within the error": ((Estimate(8, 1), 9, 8), "undecided", 1.125),
     "equal within both errors": ((Estimate(8, 3), Estimate(17, 4), 8), "undecided", 2.125),
     "apart by more than the errors": ((Estimate(8, 3), Estimate(18, 4), 8), "K", 2.25),
-    "PKP is missing": ((2, 10, MISSING), "K", 5.0),
+    "PKP is missing": ((2, 10, MISSING), "undecided", 5.0),
 }
 
 

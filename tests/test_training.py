@@ -723,3 +723,13 @@ def test_trajectories_are_the_states_of_every_step():
     np.testing.assert_allclose(states[:, -1], last.numpy(), atol=1e-14)
     masked = found.trajectories(X, mask=MASK)
     np.testing.assert_allclose(masked, np.where(MASK[..., None], states, 0), atol=1e-14)
+
+
+@pytest.mark.parametrize("y", [Y, Y[:, 0, 0], None], ids=["each step", "last step", "next input"])
+def test_minibatches_of_ragged_trials_estimate_the_loss_without_bias(y):
+    # The mean over all batches of one trial is the loss of all trials.
+    found = trainer(max_iter=0, snapshots=1).fit(X, y, mask=MASK)
+    targets = found.encoder_.encode(X, y, mask=MASK)
+    loss = found._batch_loss(X, MASK, targets, torch.Generator())
+    single = [float(loss(np.array([b])).detach()) for b in range(len(X))]
+    assert np.mean(single) == pytest.approx(float(loss(np.arange(len(X))).detach()), rel=1e-12)

@@ -27,6 +27,7 @@ class TangentKernel(LinearOperator):
     def __init__(self, parameter_operator: ParameterOperator, propagator: FlowPropagator) -> None:
         self.K, self.P = parameter_operator, propagator
         op = parameter_operator
+        self.tangent = op.tangent
         super().__init__(op.in_shape, op.out_shape, op.dtype, op.device)
 
     def _apply(self, q: Tensor) -> Tensor:
