@@ -52,7 +52,7 @@ def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
 
 def unit_eigenvalues(op: ParameterOperator) -> np.ndarray:
     """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
-    found = [torch.linalg.eigvalsh(grams.double()).flatten() for grams in _unit_grams(op).values()]
+    found = [torch.linalg.eigvalsh(grams).flatten() for grams in _unit_grams(op).values()]
     if not found:
         return np.empty(0)
     values = torch.cat(found).clamp(min=0).sort(descending=True).values
@@ -60,7 +60,7 @@ def unit_eigenvalues(op: ParameterOperator) -> np.ndarray:
 
 
 def _unit_grams(op: ParameterOperator) -> dict[int, Tensor]:
-    """Return F_i^T F_i, (n_units, n_columns, n_columns), of each layer by its first state.
+    """Return F_i^T F_i in double, (n_units, n_columns, n_columns), by the layer's first state.
 
     Equation: K_i = F_i F_i^T with F_i = [S_1i * U_1, ..., S_Mi * U_M] / sqrt(N), so that the
     non-zero eigenvalues of K are those of all F_i^T F_i.
@@ -96,7 +96,7 @@ def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
     n_trials, n_timesteps, n_states = op.in_shape
     candidates = []
     for start, grams in _unit_grams(op).items():
-        values, vectors = torch.linalg.eigh(grams.double())
+        values, vectors = torch.linalg.eigh(grams)
         for i in range(len(grams)):
             for r in range(1, min(k, values.shape[-1]) + 1):
                 candidates.append((float(values[i, -r]), start, i, vectors[i, :, -r]))

@@ -47,9 +47,7 @@ class Cell:
     n_gates: int
     n_parts: int = 1
 
-    def combine(
-        self, a: tuple[Tensor, ...], z: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:  # numpydoc ignore=GL08
+    def combine(self, a: tuple[Tensor, ...], z: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the parts of the next state from the maps' values ``a`` and the state ``z``.
 
         Must act elementwise: unit i of the result may depend on unit i of ``a`` and ``z`` alone.
