@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._validation import check_real
+from kpflow_sklearn.sketches import Sketch
 from kpflow_sklearn.traces import (
     OVERFLOW,
     ZERO,
     Estimate,
-    HalfSamples,
     Moments,
-    axis_grams,
     axis_moments,
     whole_moments,
+    widening,
 )
 
 
@@ -135,6 +135,32 @@ def spectrum_of_eigenvalues(values: np.ndarray) -> Spectrum:
     return Spectrum(values, *known, method="exact", complete=True)
 
 
+def compressed_spectrum(values: np.ndarray, total: float, square: float) -> Spectrum:
+    """Return a spectrum of which tr G and tr G^2 are known, and eigenvalues nearly.
+
+    Parameters
+    ----------
+    values : ndarray
+        Eigenvalues of a part of G, in descending order: none is above that of G, and what they
+        fall short of the trace bounds how far the cumulated shares may be too low.
+    total, square : float
+        tr G and tr G^2.
+    """
+    if not np.isfinite([total, square, *values[:1]]).all():
+        return missing_spectrum(OVERFLOW, "exact")
+    least = np.cumsum(values) / total if total > 0 else np.zeros(len(values))
+    doubt = max(1 - least[-1], 0.0) / 2 if len(least) else 0.0
+    known = (Estimate(total), Estimate(square), exact_ratio(total, square))
+    return Spectrum(
+        values,
+        *known,
+        method="exact",
+        complete=True,
+        shares=np.minimum(least + doubt, 1.0),
+        share_std_error=np.full(len(values), doubt),
+    )
+
+
 def missing_spectrum(reason: str, method: str) -> Spectrum:
     """Return a spectrum of which nothing is known, for a reason."""
     nothing = Estimate.missing(reason)
@@ -158,29 +184,24 @@ def _scaled(estimate: Estimate, scale: float, power: int) -> Estimate:
     return Estimate(float(factor * estimate.value), float(error))
 
 
-def sampled_spectrum(samples: HalfSamples, axis: str) -> Spectrum:
-    """Return the spectrum on one axis as random half-factors show it."""
-    if not (samples.modes.isfinite().all() and samples.probes.isfinite().all()):
+def sampled_spectrum(sketch: Sketch, axis: str) -> Spectrum:
+    """Return the spectrum on one axis as a sketch shows it."""
+    if not sketch.finite:
         return missing_spectrum(OVERFLOW, "randomized")
-    # Of order one, so that no square overflows or vanishes; scaled back at the end.
-    sizes = [float(v.abs().max()) for v in (samples.modes, samples.probes) if v.numel()]
-    scale = max(sizes) or 1.0
-    unit = HalfSamples(samples.modes.double() / scale, samples.probes.double() / scale)
-    found = _sampled_whole(unit) if axis == "all" else _sampled_axis(unit, axis)
+    found = _sampled_whole(sketch) if axis == "all" else _sampled_axis(sketch, axis)
     with np.errstate(over="ignore"):
-        values = found.eigenvalues * np.float64(scale) ** 2
+        values = found.eigenvalues * np.float64(sketch.magnitude) ** 2
     return replace(
         found,
         eigenvalues=values,
-        trace=_scaled(found.trace, scale, 2),
-        square=_scaled(found.square, scale, 4),
+        trace=_scaled(found.trace, sketch.magnitude, 2),
+        square=_scaled(found.square, sketch.magnitude, 4),
     )
 
 
-def _sampled_whole(samples: HalfSamples) -> Spectrum:
-    modes = samples.modes.flatten(1)
-    values = torch.linalg.eigvalsh(modes @ modes.mT).flip(0).clamp(min=0).cpu().numpy()
-    found = _from_moments(whole_moments(samples), values)
+def _sampled_whole(sketch: Sketch) -> Spectrum:
+    values = np.sort(sketch.mode_values)[::-1]
+    found = _from_moments(whole_moments(sketch), values)
     if not found.trace.value > 0:
         return found
     relative = found.trace.std_error / found.trace.value
@@ -188,19 +209,18 @@ def _sampled_whole(samples: HalfSamples) -> Spectrum:
     return replace(found, share_std_error=errors)
 
 
-def _sampled_axis(samples: HalfSamples, axis: str) -> Spectrum:
-    known = axis_grams(samples.modes, axis).sum(0)
-    sampled = axis_grams(samples.probes, axis)
+def _sampled_axis(sketch: Sketch, axis: str) -> Spectrum:
+    known, sampled = sketch.known[axis].double(), sketch.sampled[axis].double()
     values, vectors = torch.linalg.eigh(known + sampled.mean(0))
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    found = _from_moments(axis_moments(known, sampled), values.cpu().numpy())
+    found = _from_moments(axis_moments(sketch, axis), values.cpu().numpy())
     shares, doubt = _bracketed_shares(known, sampled, values)
-    errors = np.hypot(_share_errors(known, sampled, vectors), doubt)
-    return replace(found, complete=True, share_std_error=errors, shares=shares)
+    errors = widening(sketch.inner) * _share_errors(known, sampled, vectors)
+    return replace(found, complete=True, share_std_error=np.hypot(errors, doubt), shares=shares)
 
 
 def _from_moments(moments: Moments, values: np.ndarray) -> Spectrum:
-    known = (moments.trace(), moments.square(), moments.effective_dimension())
+    known = (moments.trace, moments.square, moments.effective_dimension)
     return Spectrum(values, *known, method="randomized", complete=False)
 
 

@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from scipy.sparse import linalg
 from torch import Tensor
 
 from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn.gramians import (
-    DENSE_LIMIT,
-    ROUNDING,
-    dense_gram,
-    gram_factor,
-    map_blocks,
-    unit_modes,
-)
+from kpflow_sklearn.gramians import DENSE_LIMIT, dense_gram, gram_factor
+from kpflow_sklearn.half_factor import HalfFactor, free_memory
+from kpflow_sklearn.krylov import Krylov
 from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.unit_blocks import ROUNDING, map_blocks, unit_modes
+
+# Extra directions make the iteration on few leading ones converge faster.
+_OVERSAMPLING = 8
+_MAX_DIMENSION = 400
+
+
+class Modes(NamedTuple):
+    """Leading eigenpairs of a Gram.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray of shape (k,)
+        In descending order.
+    eigenfunctions : ndarray of shape (k, n_trials, n_timesteps, n_states)
+        Orthonormal; the entry of largest magnitude is positive.
+    residuals : ndarray of shape (k,)
+        |G v - lambda v| / lambda, measured; 0 where the matrix was diagonalised.
+    """
+
+    eigenvalues: np.ndarray
+    eigenfunctions: np.ndarray
+    residuals: np.ndarray
 
 
 def leading_modes(
     op: LinearOperator,
     k: int,
     *,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
+    memory_limit: int | None = None,
     random_state: int | np.random.RandomState | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Modes:
     """Return the leading eigenvalues and eigenfunctions of an operator's natural Gram.
 
     Exact for a K made of weight maps (each on one unit) and for small operators; otherwise by
-    implicitly restarted Lanczos iteration (ARPACK).
+    block Lanczos iteration on A^T A, whose arguments are parameters for PKP* and, for P, the
+    trials one by one.
 
     Parameters
     ----------
@@ -37,60 +59,113 @@ def leading_modes(
         The operator.
     k : int
         How many; fewer if the Gram has fewer.
-    tolerance : float, default=1e-4
-        Largest residual |G v - lambda v| / lambda of the iteration; in float32 at least 1e-3.
+    tolerance : float, default=1e-3
+        Relative residual at which the iteration ends.
+    memory_limit : int, optional
+        Bytes to use beyond what the operator holds; default a quarter of what is free.
     random_state : int, RandomState or None
-        Seed of the iteration's first vector.
+        Seed of the iteration's first vectors.
 
     Returns
     -------
-    eigenvalues : ndarray of shape (k,)
-        In descending order.
-    eigenfunctions : ndarray of shape (k, n_trials, n_timesteps, n_states)
-        Orthonormal; the entry of largest magnitude is positive.
+    Modes
+        Eigenvalues, eigenfunctions and their residuals.
     """
     if map_blocks(op) is not None:
         values, functions = unit_modes(op, k)  # type: ignore[arg-type]
-        fixed = fix_signs(functions.flatten(1)).reshape(functions.shape)
-        return values, fixed.cpu().numpy()
+        return _modes(values, functions.flatten(1), np.zeros(len(values)), op)
     if op.shape[0] <= DENSE_LIMIT:
-        values, columns = _dense_modes(op, k)
-    else:
-        values, columns = _lanczos_modes(op, k, tolerance, draw_seed(random_state))
+        return _dense_modes(op, k)
+    limit = memory_limit or free_memory(op.device) // 4
+    return _krylov_modes(op, k, tolerance, draw_seed(random_state), limit)
+
+
+def _modes(values: np.ndarray, functions: Tensor, errors: np.ndarray, op: LinearOperator) -> Modes:
+    """Return modes without those that are rounding, their signs fixed."""
     # Where the Gram has fewer directions than asked for, the rest is rounding.
     keep = values > ROUNDING * values.max(initial=0.0)
-    order = np.argsort(-values[keep])
-    functions = torch.as_tensor(np.ascontiguousarray(columns.T[keep][order]))
-    return values[keep][order], fix_signs(functions).reshape(-1, *op.out_shape).numpy()
+    functions = fix_signs(functions[torch.as_tensor(keep)]).reshape(-1, *op.out_shape)
+    return Modes(values[keep], functions.cpu().numpy(), errors[keep])
 
 
-def _dense_modes(op: LinearOperator, k: int) -> tuple[np.ndarray, np.ndarray]:
-    gram = dense_gram(op, "all", "natural").cpu().numpy()
-    if not np.isfinite(gram).all():
-        return np.empty(0), np.empty((op.shape[0], 0))
-    values, columns = np.linalg.eigh(gram)
-    return values[-k:], columns[:, -k:]
+def _dense_modes(op: LinearOperator, k: int) -> Modes:
+    gram = dense_gram(op, "all", "natural")
+    if not gram.isfinite().all():
+        return _modes(np.empty(0), gram[:0], np.empty(0), op)
+    values, columns = torch.linalg.eigh(gram)
+    values, functions = values.flip(0)[:k], columns.flip(1).mT[:k].to(op.dtype)
+    return _modes(values.cpu().numpy(), functions, np.zeros(len(values)), op)
 
 
-def _lanczos_modes(
-    op: LinearOperator, k: int, tolerance: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _krylov_modes(op: LinearOperator, k: int, tolerance: float, seed: int, memory: int) -> Modes:
     factor, scale = gram_factor(op)
-    matrix = factor.to_scipy()
-    gram = linalg.LinearOperator(
-        (op.shape[0], op.shape[0]),
-        matvec=lambda v: scale * matrix.matvec(matrix.rmatvec(v)),
-        dtype=matrix.dtype,
-    )
-    first = np.random.default_rng(seed).standard_normal(op.shape[0]).astype(matrix.dtype)
-    image = gram.matvec(first)
-    if not np.isfinite(image).all() or not image.any():  # Overflow, or nothing to find.
-        return np.empty(0), np.empty((op.shape[0], 0))
-    floor = 1e-3 if matrix.dtype == np.float32 else 0.0
-    try:
-        return linalg.eigsh(gram, k=k, v0=image, tol=max(tolerance, floor))
-    except linalg.ArpackNoConvergence as found:  # Keep those that did converge.
-        return found.eigenvalues, found.eigenvectors
+    whole = HalfFactor(factor, scale**0.5, seed)
+    n_trials = len(whole.trials)
+    chunk = min(n_trials, max(1, memory // whole.bytes_per_trial(k + _OVERSAMPLING)))
+    magnitude = whole.magnitude(chunk)
+    if not 0 < magnitude < np.inf:  # Nothing to find, or overflow.
+        return _modes(np.empty(0), torch.empty(0, op.shape[0]), np.empty(0), op)
+    whole = whole.divided(magnitude)
+    values, vectors = _leading_vectors(whole, k, tolerance, chunk, memory)
+    functions = torch.cat([y.movedim(0, 2) for _, y in whole.rows(vectors, chunk)], dim=1)
+    functions /= values.sqrt().to(op.dtype)[:, None, None, None]
+    pulled = whole.factor.T @ functions
+    pulled = pulled.reshape(vectors.shape) * (whole.root * whole.factor._transpose_scale())
+    again = torch.cat([y.movedim(0, 2) for _, y in whole.rows(pulled, chunk)], dim=1)
+    again -= values.to(op.dtype)[:, None, None, None] * functions
+    residuals = (again.flatten(1).norm(dim=1).double() / values).cpu().numpy()
+    return _modes(values.cpu().numpy() * magnitude**2, functions.flatten(1), residuals, op)
+
+
+def _leading_vectors(
+    whole: HalfFactor, k: int, tolerance: float, chunk: int, memory: int
+) -> tuple[Tensor, Tensor]:
+    """Return the k largest eigenvalues of M and unit eigenvectors, (k, n_blocks, size)."""
+    values: list[float] = []
+    vectors: list[Tensor] = []
+    for half in _problems(whole, memory):
+        found, coefficients, space = _converge(half, k, tolerance, chunk)
+        first = half.trials.start - whole.trials.start if half.separable else 0
+        for index in found.flatten().argsort(descending=True)[:k].tolist():
+            block, j = divmod(index, found.shape[1])
+            v = torch.zeros(
+                whole.n_blocks, whole.size, dtype=whole.factor.dtype, device=whole.factor.device
+            )
+            along = coefficients[block, :, j].to(v.dtype)
+            v[first + block] = along @ space.basis[block, : len(along)]
+            values.append(float(found[block, j]))
+            vectors.append(v / v.norm())
+        order = np.argsort(-np.array(values), kind="stable")[:k]
+        values, vectors = [values[i] for i in order], [vectors[i] for i in order]
+    found_values = torch.tensor(values, dtype=torch.float64, device=whole.factor.device)
+    return found_values, torch.stack(vectors)
+
+
+def _problems(whole: HalfFactor, memory: int) -> Iterator[HalfFactor]:
+    """Yield M: whole, or on as many trials as Krylov spaces of some dimension fit for."""
+    if not whole.separable:
+        yield whole
+        return
+    per_trial = whole.bytes_per_trial(1) + 64 * whole.size * whole.factor.dtype.itemsize
+    yield from whole.chunks(max(1, memory // per_trial))
+
+
+def _converge(
+    half: HalfFactor, k: int, tolerance: float, chunk: int
+) -> tuple[Tensor, Tensor, Krylov]:
+    """Return Ritz values (n, m), coefficients and space, once the largest k converged."""
+    width = 1 if half.separable else min(k + _OVERSAMPLING, half.size)
+    space = Krylov(lambda v: half.gram(v, chunk), half.white(range(width)))
+    while True:
+        grew = space.extend()
+        values, coefficients, residuals = space.ritz()
+        best = values.flatten().argsort(descending=True)[:k]
+        lead = values.flatten()[best].clamp(min=1e-300)
+        # An error r of v becomes one of up to sqrt(lambda_1 / lambda) r of A v.
+        reached = residuals.flatten()[best] * (lead[0] / lead).sqrt() <= tolerance * lead
+        dimension = values.shape[1]
+        if not grew or dimension >= _MAX_DIMENSION or (len(best) == k and bool(reached.all())):
+            return values, coefficients, space
 
 
 def fix_signs(vectors: Tensor) -> Tensor:

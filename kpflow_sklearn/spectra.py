@@ -10,6 +10,7 @@ effective dimension = (tr G)^2 / tr G^2, and rank = the least r whose r largest 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
@@ -18,26 +19,33 @@ from torch import Tensor
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._spectrum import (
     Spectrum,
+    compressed_spectrum,
     exact_ratio,
     missing_spectrum,
     sampled_spectrum,
     spectrum_of_eigenvalues,
     spectrum_of_gram,
 )
-from kpflow_sklearn._validation import check_choice, check_positive_int, check_real
+from kpflow_sklearn._validation import check_choice, check_positive_int, check_real, check_subset
+from kpflow_sklearn.density import sampled_rank
 from kpflow_sklearn.gramians import (
     AXES,
     DENSE_LIMIT,
     dense_gram,
     gram_factor,
-    map_blocks,
     mean_gram,
-    parameter_gram,
     propagator_gram,
+)
+from kpflow_sklearn.half_factor import free_memory
+from kpflow_sklearn.operators import FlowPropagator, LinearOperator
+from kpflow_sklearn.sketches import Sketch, Sketcher
+from kpflow_sklearn.traces import OVERFLOW, Estimate
+from kpflow_sklearn.unit_blocks import (
+    map_blocks,
+    parameter_gram,
+    parameter_moments,
     unit_eigenvalues,
 )
-from kpflow_sklearn.operators import FlowPropagator, LinearOperator
-from kpflow_sklearn.traces import OVERFLOW, Estimate, HalfSamples, axis_grams, half_samples
 
 __all__ = ["OperatorSpectra", "Spectrum", "effective_dimension", "rank", "spectrum", "trace"]
 
@@ -45,7 +53,13 @@ METHODS = ("auto", "exact", "randomized")
 GRAMS = ("natural", "square")
 REDUCTIONS = ("trace", "mean")
 EXACT_LIMIT = 8192
-_GRAMIAN_BYTES = 2**31
+N_MODES, N_PROBES = 10, 30
+#: Relative standard error of effective dimensions at which no more random vectors are drawn.
+TARGET = 0.02
+#: Floating-point operations that are not worth saving by an estimate.
+_CHEAP = 2e10
+#: Activity left out of K (relative Frobenius norm) where all of its columns would cost too much.
+_ACTIVITY_TOL = 1e-4
 
 
 class OperatorSpectra:
@@ -55,14 +69,21 @@ class OperatorSpectra:
     ----------
     op : LinearOperator
         K, P, PKP* or any other operator onto trajectories (n_trials, n_timesteps, n_states).
+    axes : sequence of {"all", "trial", "time", "hidden"}, default=all four
+        Those that will be asked for.
     gram : {"natural", "square"}, default="natural"
         K for K, PKP* for PKP*, OO* otherwise; or OO* for all.
     reduction : {"trace", "mean"}, default="trace"
         Partial trace over the other axes, or the Gram of the signal averaged over them.
     method : {"auto", "exact", "randomized"}, default="auto"
-        "auto" is exact where structure or small size allow it cheaply.
-    n_modes, n_probes : int, default=40, 30
-        Leading modes treated exactly and random vectors for the rest, when randomized.
+        "auto" is exact where that costs no more than an estimate.
+    n_modes : int, default=10
+        Leading directions treated exactly when randomized; of P, a quarter of it for each trial.
+    n_probes : int, default=30
+        Random vectors for the rest. Up to four times as many are drawn where the standard error of
+        an effective dimension would exceed 2%.
+    memory_limit : int, optional
+        Bytes to use beyond what the operator holds; default a quarter of what is free.
     random_state : int, RandomState or None
         Seed of the random vectors.
 
@@ -76,22 +97,28 @@ class OperatorSpectra:
         self,
         op: LinearOperator,
         *,
+        axes: Iterable[str] = AXES,
         gram: str = "natural",
         reduction: str = "trace",
         method: str = "auto",
-        n_modes: int = 40,
-        n_probes: int = 30,
+        n_modes: int = N_MODES,
+        n_probes: int = N_PROBES,
+        memory_limit: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
+        check_subset(axes, "axes", AXES)
         check_choice(gram, "gram", GRAMS)
         check_choice(reduction, "reduction", REDUCTIONS)
         check_choice(method, "method", METHODS)
         check_positive_int(n_modes, "n_modes", minimum=0)
-        check_positive_int(n_probes, "n_probes", minimum=3)
+        check_positive_int(n_probes, "n_probes", minimum=4)
+        if memory_limit is not None:
+            check_positive_int(memory_limit, "memory_limit")
         if len(op.out_shape) != 3:
             raise ValueError(f"op must map to trajectories (trials, steps, states), got {op!r}.")
         self.op, self.gram, self.reduction, self.method = op, gram, reduction, method
-        self.n_modes, self.n_probes, self.random_state = n_modes, n_probes, random_state
+        self.axes, self.n_modes, self.n_probes = tuple(axes), n_modes, n_probes
+        self.memory_limit, self.random_state = memory_limit, random_state
 
     def on(self, axis: str) -> Spectrum:
         """Return the spectrum on one axis.
@@ -99,7 +126,7 @@ class OperatorSpectra:
         Parameters
         ----------
         axis : {"all", "trial", "time", "hidden"}
-            The axis kept.
+            The axis kept, one of ``axes``.
 
         Returns
         -------
@@ -111,61 +138,133 @@ class OperatorSpectra:
         ValueError
             If method="exact" is asked of an operator that is too large for it.
         """
-        check_choice(axis, "axis", AXES)
-        if axis != "all" and self.reduction == "mean":
-            return spectrum_of_gram(mean_gram(self.op, axis, self.gram))
-        found = None if self.method == "randomized" else self._exact(axis)
-        return sampled_spectrum(self.samples, axis) if found is None else found
+        check_choice(axis, "axis", self.axes)
+        if axis not in self._found:
+            self._found[axis] = getattr(self, f"_by_{self._route(axis)}")(axis)
+        return self._found[axis]
+
+    def rank(self, axis: str, threshold: float = 0.95) -> Estimate:
+        """Return the least r whose r largest eigenvalues reach ``threshold`` of the trace.
+
+        Where the whole space holds more eigenvalues than can be computed, they are counted by
+        stochastic Lanczos quadrature.
+
+        Parameters
+        ----------
+        axis : {"all", "trial", "time", "hidden"}
+            The axis kept.
+        threshold : float, default=0.95
+            Share of the whole trace.
+
+        Returns
+        -------
+        Estimate
+            The rank.
+        """
+        found = self.on(axis)
+        rank = found.rank(threshold)
+        if axis == "all" and rank.reason and not (found.complete or found.trace.reason):
+            return sampled_rank(self.sketcher, threshold)
+        return rank
 
     def hidden_gram(self) -> Tensor:
         """Return the Gram on the hidden axis, exact or estimated, (n_states, n_states)."""
-        if self.method != "randomized":
-            if self._by_units:
-                return parameter_gram(self.op, "hidden")  # type: ignore[arg-type]
-            if self.op.shape[0] <= DENSE_LIMIT:
-                return dense_gram(self.op, "hidden", self.gram)
-        modes, probes = self.samples.modes, self.samples.probes
-        return axis_grams(modes, "hidden").sum(0) + axis_grams(probes, "hidden").mean(0)
+        route = self._route("hidden")
+        if route == "units":
+            return parameter_gram(self.op, "hidden")  # type: ignore[arg-type]
+        if route == "matrix":
+            return dense_gram(self.op, "hidden", self.gram)
+        if route == "gramians":
+            return self._gramians[0]
+        sketch = self.sketch
+        gram = sketch.known["hidden"].double() + sketch.sampled["hidden"].double().mean(0)
+        return gram * (sketch.magnitude if sketch.finite else np.nan) ** 2
 
     @cached_property
-    def samples(self) -> HalfSamples:
-        """The random half-factors, drawn when first needed and shared by the axes."""
+    def sketcher(self) -> Sketcher:
+        """Draws from the Gram by random vectors."""
         factor, scale = gram_factor(self.op, self.gram)
-        return half_samples(
+        limit = self.memory_limit or free_memory(self.op.device) // 4
+        return Sketcher(
             factor,
             scale,
-            n_modes=self.n_modes,
+            axes=[axis for axis in self._sampled_axes if axis != "all"],
+            n_modes=-(-self.n_modes // 4) if factor.separable else self.n_modes,
             n_probes=self.n_probes,
             seed=draw_seed(self.random_state),
+            memory=limit,
         )
+
+    @cached_property
+    def sketch(self) -> Sketch:
+        """What the random vectors tell, drawn when first needed and shared by the axes."""
+        sketch = self.sketcher.draw(0, self.n_probes)
+        while sketch.finite and sketch.n_probes < 4 * self.n_probes:
+            found = {axis: sampled_spectrum(sketch, axis) for axis in self._sampled_axes}
+            uncertain = [axis for axis in found if _uncertain(found[axis])]
+            if not uncertain:
+                break
+            sketch = sketch.joined(
+                self.sketcher.draw(sketch.n_probes, self.n_probes, squares="all" in uncertain)
+            )
+        return sketch
+
+    @cached_property
+    def _found(self) -> dict[str, Spectrum]:
+        return {}
 
     @cached_property
     def _gramians(self) -> tuple[Tensor, Tensor, float]:
         return propagator_gram(self.op)  # type: ignore[arg-type]
 
     @property
-    def _by_units(self) -> bool:
-        return self.gram == "natural" and map_blocks(self.op) is not None
+    def _sampled_axes(self) -> list[str]:
+        return [axis for axis in self.axes if self._route(axis) == "sketch"]
 
-    def _exact(self, axis: str) -> Spectrum | None:
-        """Return the exact spectrum if structure or size give it, None otherwise."""
+    def _route(self, axis: str) -> str:
+        """Return how the spectrum on an axis is found: by which of the methods below."""
+        if axis != "all" and self.reduction == "mean":
+            return "average"
+        if self.method == "randomized":
+            return "sketch"
         forced, size = self.method == "exact", self.op.shape[0]
-        if self._by_units:
-            if axis == "all":
-                return spectrum_of_eigenvalues(unit_eigenvalues(self.op))  # type: ignore[arg-type]
-            return spectrum_of_gram(parameter_gram(self.op, axis))  # type: ignore[arg-type]
+        if self.gram == "natural" and map_blocks(self.op) is not None:
+            full = axis != "all" or forced or _unit_cost(self.op) <= _CHEAP
+            return "units" if full else "compression"
         if size <= (EXACT_LIMIT if forced else DENSE_LIMIT):
-            return spectrum_of_gram(dense_gram(self.op, axis, self.gram))
-        if _has_gramians(self.op, axis) and (forced or _gramians_fit(self.op)):
-            return self._from_gramians(axis)
+            return "matrix"
+        if isinstance(self.op, FlowPropagator) and axis != "time":
+            affordable = max(_CHEAP, self._sampling_cost(self.op))
+            if forced or _gramian_cost(self.op) <= affordable:
+                return "gramians"
         if forced:
             raise ValueError(
                 f"method='exact' is limited to {EXACT_LIMIT} trajectory entries for {self.op!r} "
                 f"on axis {axis!r}, got {size}; analyse fewer trials or use method='auto'."
             )
-        return None
+        return "sketch"
 
-    def _from_gramians(self, axis: str) -> Spectrum:
+    def _by_average(self, axis: str) -> Spectrum:
+        return spectrum_of_gram(mean_gram(self.op, axis, self.gram))
+
+    def _by_matrix(self, axis: str) -> Spectrum:
+        return spectrum_of_gram(dense_gram(self.op, axis, self.gram))
+
+    def _by_sketch(self, axis: str) -> Spectrum:
+        return sampled_spectrum(self.sketch, axis)
+
+    def _by_units(self, axis: str) -> Spectrum:
+        if axis == "all":
+            return spectrum_of_eigenvalues(unit_eigenvalues(self.op))  # type: ignore[arg-type]
+        return spectrum_of_gram(parameter_gram(self.op, axis))  # type: ignore[arg-type]
+
+    def _by_compression(self, axis: str) -> Spectrum:
+        """Return K's spectrum with its moments exact and its eigenvalues from most activity."""
+        compressed = self.op.compress(_ACTIVITY_TOL)  # type: ignore[attr-defined]
+        moments = parameter_moments(self.op)  # type: ignore[arg-type]
+        return compressed_spectrum(unit_eigenvalues(compressed), *moments)
+
+    def _by_gramians(self, axis: str) -> Spectrum:
         hidden, by_trial, square = self._gramians
         if axis == "hidden":
             return spectrum_of_gram(hidden)
@@ -178,14 +277,31 @@ class OperatorSpectra:
         known = (Estimate(total), Estimate(square), ratio)
         return Spectrum(np.empty(0), *known, method="exact", complete=False)
 
+    def _sampling_cost(self, op: FlowPropagator) -> float:
+        """Return the operations of a sketch of P: products of J with each vector."""
+        n_trials, n_timesteps, _ = op.in_shape
+        products = 3 * self.n_modes / 4 + 2 * self.n_probes
+        return 2 * n_trials * n_timesteps * products * op.tangent.n_weights
 
-def _has_gramians(op: LinearOperator, axis: str) -> bool:
-    return isinstance(op, FlowPropagator) and axis != "time"
+
+def _uncertain(found: Spectrum) -> bool:
+    dimension = found.effective_dimension
+    return bool(dimension.reason) or dimension.std_error > TARGET * dimension.value
 
 
-def _gramians_fit(op: LinearOperator) -> bool:
+def _gramian_cost(op: FlowPropagator) -> float:
+    """Return the operations of the two Gramian recursions: five products of H x H a step."""
     n_trials, n_timesteps, n_states = op.in_shape
-    return 2 * 8 * n_trials * n_timesteps * n_states**2 <= _GRAMIAN_BYTES
+    return 2 * n_trials * n_timesteps * 5.0 * n_states**3
+
+
+def _unit_cost(op: LinearOperator) -> float:
+    """Return the operations that all unit Grams and their eigenvalues take."""
+    blocks = [block for block, _ in map_blocks(op) or []]
+    rows = op.out_shape[0] * op.out_shape[1]
+    columns = sum(block.n_columns for block in blocks)
+    n_units = max((block.n_units for block in blocks), default=0)
+    return n_units * columns**2 * (rows + 4.0 * columns)
 
 
 def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectrum:
@@ -215,7 +331,7 @@ def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectr
     >>> found.method, len(found.eigenvalues)
     ('exact', 6)
     """
-    return OperatorSpectra(op, **options).on(axis)  # type: ignore[arg-type]
+    return OperatorSpectra(op, axes=(axis,), **options).on(axis)  # type: ignore[arg-type]
 
 
 def trace(op: LinearOperator, axis: str = "all", **options: object) -> Estimate:
@@ -280,4 +396,4 @@ def rank(
         Value and standard error, or a missing value with its reason.
     """
     check_real(rank_threshold, "rank_threshold", 0, 1, open_minimum=True)
-    return spectrum(op, axis, **options).rank(rank_threshold)
+    return OperatorSpectra(op, axes=(axis,), **options).rank(axis, rank_threshold)  # type: ignore[arg-type]

@@ -6,7 +6,8 @@ fixed, and the propagator carries their influence upwards within the step.
 
 from __future__ import annotations
 
-from typing import Protocol
+import copy
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ class ParameterBlock(Protocol):
     name: str
     n_parameters: int
 
-    def forward(self, v: Tensor) -> Tensor:
-        """Return J v, steps first."""
+    def add_forward(self, v: Tensor, out: Tensor) -> None:
+        """Add J v to steps-first ``out``."""
 
     def adjoint(self, q: Tensor) -> Tensor:
         """Return J^T q for steps-first ``q``."""
@@ -33,29 +34,36 @@ class LayerTangent(Protocol):
 
     n_states: int
 
-    def state_forward(self, t: int, q: Tensor) -> Tensor:
-        """Return J_t q."""
+    def add_state_forward(self, t: int, q: Tensor, out: Tensor) -> None:
+        """Add J_t q to ``out``."""
 
-    def state_adjoint(self, t: int, p: Tensor) -> Tensor:
-        """Return J_t^T p."""
+    def add_state_adjoint(self, t: int, p: Tensor, out: Tensor) -> None:
+        """Add J_t^T p to ``out``."""
 
 
 class LayerBlock:
     """A layer's parameter block, embedded in the states of the whole network."""
 
-    def __init__(self, block: ParameterBlock, name: str, states: slice, n_states: int) -> None:
-        self.block, self.name, self.states, self.n_states = block, name, states, n_states
+    def __init__(self, block: Any, prefix: str, states: slice) -> None:
+        self.block, self.prefix, self.states = block, prefix, states
+        self.name = prefix + block.name
         self.n_parameters = block.n_parameters
 
-    def forward(self, v: Tensor) -> Tensor:
-        """Return J v, (T, ..., B, n_states of the network)."""
-        own = self.block.forward(v)
-        padding = (self.states.start, self.n_states - self.states.stop)
-        return torch.nn.functional.pad(own, padding) if any(padding) else own
+    def add_forward(self, v: Tensor, out: Tensor) -> None:
+        """Add J v to ``out`` (T, k, B, n_states of the network)."""
+        self.block.add_forward(v, out[..., self.states])
 
     def adjoint(self, q: Tensor) -> Tensor:
-        """Return J^T q for ``q`` (T, ..., B, n_states of the network)."""
+        """Return J^T q for ``q`` (T, k, B, n_states of the network)."""
         return self.block.adjoint(q[..., self.states])
+
+    def select(self, trials: slice) -> LayerBlock:
+        """Return the block of some of the trials."""
+        return LayerBlock(self.block.select(trials), self.prefix, self.states)
+
+    def split(self) -> list[LayerBlock]:
+        """Return the finest blocks: one a weight map or parameter tensor."""
+        return [LayerBlock(part, self.prefix, self.states) for part in self.block.split()]
 
     def to_parameters(self, v: Tensor) -> list[tuple[str, slice, Tensor]]:
         """Cut a flat direction into pieces of the named parameters."""
@@ -71,17 +79,20 @@ class InitialStateBlock:
         self._tangent = tangent
         self.n_parameters = tangent.shape[-1]
 
-    def forward(self, v: Tensor) -> Tensor:
-        """Return J v, (T, ..., B, n_states): J_1 v at the first step, zero after it."""
-        n_trials, n_timesteps, n_states = self._tangent.shape
-        spread = v.unsqueeze(-2).expand(*v.shape[:-1], n_trials, n_states)
-        out = v.new_zeros(n_timesteps, *spread.shape)
-        out[0] = self._tangent.jacobian_forward(0, spread)
-        return out
+    def add_forward(self, v: Tensor, out: Tensor) -> None:
+        """Add J v to ``out`` (T, k, B, n_states): J_1 v at the first step, zero after it."""
+        spread = v.unsqueeze(1).expand(out.shape[1:])
+        self._tangent.add_jacobian_forward(0, spread, out[0])
 
     def adjoint(self, q: Tensor) -> Tensor:
         """Return J^T q: the first step pulled back and summed over trials."""
-        return self._tangent.jacobian_adjoint(0, q[0]).sum(-2)
+        pulled = torch.zeros_like(q[0])
+        self._tangent.add_jacobian_adjoint(0, q[0], pulled)
+        return pulled.sum(1)
+
+    def select(self, trials: slice) -> InitialStateBlock:
+        """Return the block of some of the trials."""
+        return InitialStateBlock(self._tangent.select(trials))
 
     def split(self) -> list[InitialStateBlock]:
         """Return the finest blocks: the initial state itself."""
@@ -127,27 +138,26 @@ class NetworkTangent:
         self.shape = (n_trials, n_timesteps, stops[-1])
         self.n_valid = n_trials * n_timesteps if mask is None else int(mask.sum())
 
-    def jacobian_forward(self, t: int, q: Tensor) -> Tensor:
-        """Return J_t q for ``q`` (..., B, H), each layer's input held fixed."""
-        parts = [
-            layer.state_forward(t, q[..., s])
-            for layer, s in zip(self.layers, self.slices, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    @property
+    def n_weights(self) -> int:
+        """Number of multiplications of one product with J_t at one trial."""
+        return sum(layer.n_weights for layer in self.layers)
 
-    def jacobian_adjoint(self, t: int, p: Tensor) -> Tensor:
-        """Return J_t^T p for ``p`` (..., B, H)."""
-        parts = [
-            layer.state_adjoint(t, p[..., s])
-            for layer, s in zip(self.layers, self.slices, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    def add_jacobian_forward(self, t: int, q: Tensor, out: Tensor) -> None:
+        """Add J_t q to ``out``, both (k, B, H); each layer's input is held fixed."""
+        for layer, s in zip(self.layers, self.slices, strict=True):
+            layer.add_state_forward(t, q[..., s], out[..., s])
+
+    def add_jacobian_adjoint(self, t: int, p: Tensor, out: Tensor) -> None:
+        """Add J_t^T p to ``out``, both (k, B, H)."""
+        for layer, s in zip(self.layers, self.slices, strict=True):
+            layer.add_state_adjoint(t, p[..., s], out[..., s])
 
     def within_forward(self, t: int, q: Tensor) -> Tensor:
         """Return A_t q, the influence of lower layers on higher ones within step t."""
         out = torch.zeros_like(q)
         for lower, s, upper, r in self._pairs():
-            out[..., r] = upper.input_forward(t, lower.output_forward(t, q[..., s]))
+            upper.add_input_forward(t, lower.output_forward(t, q[..., s]), out[..., r])
         return out
 
     def within_adjoint(self, t: int, p: Tensor) -> Tensor:
@@ -160,7 +170,7 @@ class NetworkTangent:
     def solve_within(self, t: int, q: Tensor) -> Tensor:
         """Return (I - A_t)^{-1} q by going up the layers (in place)."""
         for lower, s, upper, r in self._pairs():
-            q[..., r] += upper.input_forward(t, lower.output_forward(t, q[..., s]))
+            upper.add_input_forward(t, lower.output_forward(t, q[..., s]), q[..., r])
         return q
 
     def solve_within_adjoint(self, t: int, p: Tensor) -> Tensor:
@@ -169,23 +179,27 @@ class NetworkTangent:
             p[..., s] += lower.output_adjoint(t, upper.input_adjoint(t, p[..., r]))
         return p
 
+    def select(self, trials: slice) -> NetworkTangent:
+        """Return the linearization of some of the trials; N stays that of all of them."""
+        part = copy.copy(self)
+        part.layers = [layer.select(trials) for layer in self.layers]
+        part.mask = None if self.mask is None else self.mask[:, trials]
+        n_trials = len(range(self.shape[0])[trials])
+        part.shape = (n_trials, *self.shape[1:])
+        return part
+
     def _pairs(self) -> list:
         nodes = list(zip(self.layers, self.slices, strict=True))
         return [
             (lower, s, upper, r) for (lower, s), (upper, r) in zip(nodes, nodes[1:], strict=False)
         ]
 
-    def blocks(self, split: bool = False) -> list:
-        """Return the parameter blocks of all layers, and the initial state's if it trains.
-
-        With ``split``, the finest blocks there are: one a weight map or parameter tensor.
-        """
+    def blocks(self) -> list:
+        """Return the parameter blocks of all layers, and the initial state's if it trains."""
         found: list = []
         for k, (layer, states) in enumerate(zip(self.layers, self.slices, strict=True)):
-            for block in layer.blocks():
-                for part in block.split() if split else [block]:
-                    name = f"layer{k}.{part.name}" if len(self.layers) > 1 else part.name
-                    found.append(LayerBlock(part, name, states, self.shape[-1]))
+            prefix = f"layer{k}." if len(self.layers) > 1 else ""
+            found += [LayerBlock(block, prefix, states) for block in layer.blocks()]
         if self.learn_initial_state:
             found.append(InitialStateBlock(self))
         return found

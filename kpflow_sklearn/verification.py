@@ -12,13 +12,13 @@ from torch import Tensor
 
 from kpflow_sklearn._random import draw_seed, torch_generator
 from kpflow_sklearn.analysis import AnalysisTrials
-from kpflow_sklearn.gramians import gram_factor, map_blocks, parameter_gram
 from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.losses import Objective
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.operators import ParameterOperator
 from kpflow_sklearn.recurrent_model import to_tensors
-from kpflow_sklearn.traces import half_samples, whole_moments
+from kpflow_sklearn.spectra import OperatorSpectra
+from kpflow_sklearn.unit_blocks import map_blocks, parameter_gram
 
 #: Errors of identities in float64, relative to the size of what is compared.
 ROUNDING = 1e-9
@@ -158,9 +158,10 @@ class _Checks:
 
     def trace(self) -> float:
         """Return the distance of two routes to tr K, in standard errors of the random one."""
-        factor, scale = gram_factor(self.lin.K)
-        samples = half_samples(factor, scale, n_modes=20, n_probes=100, seed=self.seed)
-        estimate = whole_moments(samples).trace()
+        spectra = OperatorSpectra(
+            self.lin.K, axes=("all",), method="randomized", n_probes=100, random_state=self.seed
+        )
+        estimate = spectra.on("all").trace
         exact = _exact_trace(self.lin.K)
         return abs(estimate.value - exact) / max(estimate.std_error, ROUNDING * exact, 1e-300)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._spectrum import spectrum_of_gram
-from kpflow_sklearn.cells._tangent import MapBlock
-from kpflow_sklearn.gramians import map_blocks, parameter_gram
+from kpflow_sklearn.cells._blocks import MapBlock
 from kpflow_sklearn.operators import ParameterOperator
+from kpflow_sklearn.unit_blocks import map_blocks, parameter_gram
 
 
 def weight_map_table(op: ParameterOperator, rank_threshold: float) -> pd.DataFrame:

@@ -6,6 +6,7 @@ the cell but ``forward(x_t, h) -> h``. Trials must not influence one another ins
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,16 +17,14 @@ from torch.func import functional_call, jvp, vjp
 class UserBlock:
     """The share of some parameters of a user's cell in the parameter operator."""
 
-    def __init__(
-        self,
-        name: str,
-        step: Callable[[dict[str, Tensor]], Tensor],
-        parameters: dict[str, Tensor],
-        mask: Tensor | None,
-    ) -> None:
+    def __init__(self, name: str, tangent: UserTangent, parameters: dict[str, Tensor]) -> None:
         self.name = name
-        self._step, self._parameters, self._mask = step, parameters, mask
+        self._tangent, self._parameters = tangent, parameters
         self.n_parameters = sum(p.numel() for p in parameters.values())
+
+    def _step(self, parameters: dict[str, Tensor]) -> Tensor:
+        """Return all states as a function of this block's parameters."""
+        return self._tangent.step(parameters)
 
     def _unflatten(self, v: Tensor) -> dict[str, Tensor]:
         pieces = v.split([p.numel() for p in self._parameters.values()])
@@ -35,34 +34,30 @@ class UserBlock:
         }
 
     def _masked(self, q: Tensor) -> Tensor:
-        return q if self._mask is None else q * self._mask
+        mask = self._tangent.mask
+        return q if mask is None else q * mask
 
-    def forward(self, v: Tensor) -> Tensor:
-        """Return J v, (T, ..., B, n_states), for ``v`` (..., n_parameters)."""
-        rows = [
-            jvp(self._step, (self._parameters,), (self._unflatten(row),))[1]
-            for row in v.reshape(-1, self.n_parameters)
-        ]
-        out = self._masked(torch.stack(rows)).movedim(0, 1)
-        return out.reshape(out.shape[0], *v.shape[:-1], *out.shape[2:])
+    def add_forward(self, v: Tensor, out: Tensor) -> None:
+        """Add J v to ``out`` (T, k, B, n_states), for ``v`` (k, n_parameters)."""
+        for row, target in zip(v, out.movedim(1, 0), strict=True):
+            moved = jvp(self._step, (self._parameters,), (self._unflatten(row),))[1]
+            target += self._masked(moved)
 
     def adjoint(self, q: Tensor) -> Tensor:
-        """Return J^T q, (..., n_parameters), for ``q`` (T, ..., B, n_states)."""
+        """Return J^T q, (k, n_parameters), for ``q`` (T, k, B, n_states)."""
         pull_back = vjp(self._step, self._parameters)[1]
-        rows = q.reshape(q.shape[0], -1, *q.shape[-2:]).movedim(1, 0)
-        gradients = [pull_back(self._masked(row))[0] for row in rows]
-        flat = [torch.cat([g[n].flatten() for n in self._parameters]) for g in gradients]
-        return torch.stack(flat).reshape(*q.shape[1:-2], self.n_parameters)
+        gradients = [pull_back(self._masked(row))[0] for row in q.movedim(1, 0)]
+        return torch.stack(
+            [torch.cat([g[n].flatten() for n in self._parameters]) for g in gradients]
+        )
 
     def split(self) -> Sequence[UserBlock]:
         """Return one block for each parameter tensor."""
-        if len(self._parameters) == 1:
-            return [self]
+        return [UserBlock(n, self._tangent, {n: p}) for n, p in self._parameters.items()]
 
-        def only(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
-            return lambda one: self._step({**self._parameters, **one})
-
-        return [UserBlock(n, only(n), {n: p}, self._mask) for n, p in self._parameters.items()]
+    def select(self, trials: slice) -> UserBlock:
+        """Return the block of some of the trials."""
+        return UserBlock(self.name, self._tangent.select(trials), self._parameters)
 
     def to_parameters(self, v: Tensor) -> list[tuple[str, slice, Tensor]]:
         """Cut a flat direction into (parameter name, rows, values) pieces."""
@@ -82,6 +77,7 @@ class UserTangent:
         self.inputs, self.previous, self.mask = inputs, previous, mask
         self.n_states = self.n_units = previous.shape[-1]
         named = dict(module.named_parameters())
+        self.n_weights = sum(p.numel() for p in named.values())
         self._trainable = {n: p.detach().clone() for n, p in named.items() if p.requires_grad}
         self._frozen = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
 
@@ -98,24 +94,29 @@ class UserTangent:
     def _masked(self, t: int, q: Tensor) -> Tensor:
         return q if self.mask is None else q * self.mask[t]
 
-    def state_forward(self, t: int, q: Tensor) -> Tensor:
-        """Return J_t q for ``q`` (..., B, n_states)."""
+    def add_state_forward(self, t: int, q: Tensor, out: Tensor) -> None:
+        """Add J_t q to ``out``, both (k, B, n_states)."""
         step, z, rows = self._at_step(t, q)
-        return self._masked(t, jvp(step, (z,), (rows,))[1].reshape(q.shape))
+        out += self._masked(t, jvp(step, (z,), (rows,))[1].reshape(q.shape))
 
-    def state_adjoint(self, t: int, p: Tensor) -> Tensor:
-        """Return J_t^T p for ``p`` (..., B, n_states)."""
+    def add_state_adjoint(self, t: int, p: Tensor, out: Tensor) -> None:
+        """Add J_t^T p to ``out``, both (k, B, n_states)."""
         step, z, rows = self._at_step(t, self._masked(t, p))
-        return vjp(step, z)[1](rows)[0].reshape(p.shape)
+        out += vjp(step, z)[1](rows)[0].reshape(p.shape)
+
+    def select(self, trials: slice) -> UserTangent:
+        """Return the linearization of some of the trials, sharing memory with this one."""
+        part = copy.copy(self)
+        part.inputs, part.previous = self.inputs[:, trials], self.previous[:, trials]
+        part.mask = None if self.mask is None else self.mask[:, trials]
+        return part
+
+    def step(self, parameters: dict[str, Tensor]) -> Tensor:
+        """Return the states of every trial and step, the previous ones held fixed."""
+        x, z = self.inputs.flatten(0, 1), self.previous.flatten(0, 1)
+        new = self._call({**self._trainable, **parameters}, x, z)
+        return new.reshape(self.previous.shape)
 
     def blocks(self) -> list[UserBlock]:
         """Return the share of the cell's parameters in the parameter operator."""
-        if not self._trainable:
-            return []
-        shape = self.previous.shape
-        x, z = self.inputs.flatten(0, 1), self.previous.flatten(0, 1)
-
-        def step(parameters: dict[str, Tensor]) -> Tensor:
-            return self._call({**self._trainable, **parameters}, x, z).reshape(shape)
-
-        return [UserBlock("cell", step, self._trainable, self.mask)]
+        return [UserBlock("cell", self, self._trainable)] if self._trainable else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any, overload
 
 import numpy as np
@@ -48,9 +49,33 @@ class LinearOperator:
         """Return the operator times ``q`` (..., *in_shape)."""
         raise NotImplementedError
 
+    def _apply_in_place(self, q: Tensor) -> Tensor:
+        """Return the operator times ``q``, whose memory may be used for the result."""
+        return self._apply(q)
+
     def _adjoint(self) -> LinearOperator:
         """Return the adjoint operator."""
         raise NotImplementedError
+
+    @property
+    def separable(self) -> bool:
+        """Whether the operator maps the trajectory of each trial to that of the same trial."""
+        return False
+
+    def on_trials(self, trials: slice) -> LinearOperator | None:
+        """Return the rows of some trials (of a separable operator: rows and columns).
+
+        Parameters
+        ----------
+        trials : slice
+            Which trials.
+
+        Returns
+        -------
+        LinearOperator or None
+            None if the operator cannot be cut.
+        """
+        return None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -77,9 +102,26 @@ class LinearOperator:
             return (self @ q).cpu().numpy()
         if not isinstance(other, Tensor):
             return NotImplemented
-        return self._checked_apply(other)
+        return self._checked_apply(other, self._apply)
 
-    def _checked_apply(self, q: Tensor) -> Tensor:
+    def apply_(self, q: Tensor) -> Tensor:
+        """Return the operator times ``q``, using the memory of ``q`` where that saves some.
+
+        A result as large as ``q`` need then not be allocated; ``q`` is lost.
+
+        Parameters
+        ----------
+        q : Tensor of shape (..., *in_shape)
+            Argument; its contents are undefined afterwards.
+
+        Returns
+        -------
+        Tensor of shape (..., *out_shape)
+            The product.
+        """
+        return self._checked_apply(q, self._apply_in_place)
+
+    def _checked_apply(self, q: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
         name, trailing = type(self).__name__, tuple(q.shape[q.ndim - len(self.in_shape) :])
         if q.ndim < len(self.in_shape) or trailing != self.in_shape:
             raise ValueError(
@@ -94,7 +136,7 @@ class LinearOperator:
         if q.numel() == 0:
             return q.new_zeros(*q.shape[: q.ndim - len(self.in_shape)], *self.out_shape)
         with torch.no_grad():
-            return self._apply(q)
+            return product(q)
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
         return _Sum(self, other) if isinstance(other, LinearOperator) else NotImplemented
@@ -168,6 +210,17 @@ class LinearOperator:
         return 1.0
 
 
+def steps_first(q: Tensor) -> Tensor:
+    """Return (..., B, T, H) as (T, k, B, H), each step contiguous wherever ``q`` already was."""
+    return q.reshape(-1, *q.shape[-3:]).movedim(2, 0)
+
+
+def trials_first(steps: Tensor, leading: tuple[int, ...]) -> Tensor:
+    """Return (T, k, B, H) as (*leading, B, T, H), without a copy."""
+    out = steps.movedim(0, 2)
+    return out.reshape(*leading, *out.shape[1:]) if len(leading) != 1 else out
+
+
 class _Adjoint(LinearOperator):
     """The adjoint of an operator that supplies the product itself."""
 
@@ -178,11 +231,22 @@ class _Adjoint(LinearOperator):
     def _apply(self, q: Tensor) -> Tensor:
         return self._op._apply_adjoint(q)  # type: ignore[attr-defined]
 
+    def _apply_in_place(self, q: Tensor) -> Tensor:
+        return self._op._apply_adjoint_in_place(q)  # type: ignore[attr-defined]
+
     def _adjoint(self) -> LinearOperator:
         return self._op
 
     def _transpose_scale(self) -> float:
         return 1.0 / self._op._transpose_scale()
+
+    @property
+    def separable(self) -> bool:
+        return self._op.separable
+
+    def on_trials(self, trials: slice) -> LinearOperator | None:
+        part = self._op.on_trials(trials) if self.separable else None
+        return None if part is None else part.T
 
     def __repr__(self) -> str:
         return f"{self._op!r}.T"
@@ -202,13 +266,25 @@ class _Composed(LinearOperator):
         self._left, self._right = left, right
 
     def _apply(self, q: Tensor) -> Tensor:
-        return self._left @ (self._right @ q)
+        return self._left.apply_(self._right @ q)
+
+    def _apply_in_place(self, q: Tensor) -> Tensor:
+        return self._left.apply_(self._right.apply_(q))
 
     def _adjoint(self) -> LinearOperator:
         return self._right.T @ self._left.T
 
     def _transpose_scale(self) -> float:
         return self._left._transpose_scale() * self._right._transpose_scale()
+
+    @property
+    def separable(self) -> bool:
+        return self._left.separable and self._right.separable
+
+    def on_trials(self, trials: slice) -> LinearOperator | None:
+        left = self._left.on_trials(trials) if self._left.separable else None
+        right = self._right.on_trials(trials)
+        return None if left is None or right is None else left @ right
 
 
 class _Sum(LinearOperator):

@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.operators._base import LinearOperator, _Adjoint
-from kpflow_sklearn.tangent import NetworkTangent
+from kpflow_sklearn.cells._blocks import MapBlock
+from kpflow_sklearn.operators._base import (
+    LinearOperator,
+    _Adjoint,
+    steps_first,
+    trials_first,
+)
+from kpflow_sklearn.tangent import LayerBlock, NetworkTangent
 
 
 class ParameterJacobian(LinearOperator):
@@ -32,16 +38,30 @@ class ParameterJacobian(LinearOperator):
 
     def _apply(self, v: Tensor) -> Tensor:
         n_trials, n_timesteps, n_states = self.out_shape
-        out = v.new_zeros(n_timesteps, *v.shape[:-1], n_trials, n_states)
-        for block, piece in zip(self.blocks, v.split(self._sizes, dim=-1), strict=True):
-            out += block.forward(piece)
-        return out.movedim(0, -2)
+        out = v.new_empty(n_timesteps, v[..., 0].numel(), n_trials, n_states)
+        self.write(v, out)
+        return trials_first(out, v.shape[:-1])
+
+    def write(self, v: Tensor, out: Tensor) -> None:
+        """Write J_theta v to ``out``, steps first, (T, k, B, H)."""
+        out.zero_()
+        pieces = v.reshape(-1, v.shape[-1]).split(self._sizes, dim=-1)
+        for block, piece in zip(self.blocks, pieces, strict=True):
+            block.add_forward(piece, out)
 
     def _apply_adjoint(self, q: Tensor) -> Tensor:
-        q = q.movedim(-2, 0)
-        pieces = [block.adjoint(q) for block in self.blocks]
-        empty = q.new_zeros(*q.shape[1:-2], 0)
-        return torch.cat([empty, *pieces], dim=-1) / self.tangent.n_valid
+        steps = steps_first(q)
+        pieces = [block.adjoint(steps) for block in self.blocks]
+        empty = q.new_empty(steps.shape[1], 0)
+        v = torch.cat([empty, *pieces], dim=-1).div_(self.tangent.n_valid)
+        return v.reshape(*q.shape[:-3], -1)
+
+    _apply_adjoint_in_place = _apply_adjoint
+
+    def on_trials(self, trials: slice) -> ParameterJacobian:
+        """Return the rows of some of the trials; N stays that of all of them."""
+        blocks = [block.select(trials) for block in self.blocks]
+        return ParameterJacobian(self.tangent.select(trials), blocks)
 
     def _adjoint(self) -> LinearOperator:
         return _Adjoint(self)
@@ -84,15 +104,28 @@ class ParameterOperator(LinearOperator):
         The linearized network.
     blocks : list of parameter blocks, optional
         Restrict the parameters to these; default all.
+
+    Attributes
+    ----------
+    jacobian : ParameterJacobian
+        J_theta.
+    activity_error : float
+        Share of tr K that `compress` left out; 0 otherwise.
     """
 
     def __init__(self, tangent: NetworkTangent, blocks: list | None = None) -> None:
         self.jacobian = ParameterJacobian(tangent, blocks)
         self.tangent = tangent
+        self.activity_error = 0.0
         super().__init__(tangent.shape, tangent.shape, tangent.dtype, tangent.device)
 
     def _apply(self, q: Tensor) -> Tensor:
         return self.jacobian @ (self.jacobian.T @ q)
+
+    def _apply_in_place(self, q: Tensor) -> Tensor:
+        v, out = self.jacobian.T @ q, steps_first(q)
+        self.jacobian.write(v, out)
+        return trials_first(out, q.shape[:-3])
 
     def _adjoint(self) -> LinearOperator:
         return self
@@ -101,6 +134,38 @@ class ParameterOperator(LinearOperator):
     def components(self) -> dict[str, ParameterOperator]:
         """The operators K_j of the single weight maps (or tensors); they sum to K."""
         return {
-            block.name: ParameterOperator(self.tangent, [block])
-            for block in self.tangent.blocks(split=True)
+            part.name: ParameterOperator(self.tangent, [part])
+            for block in self.jacobian.blocks
+            for part in block.split()
         }
+
+    def compress(self, tolerance: float = 0.0, rank: int | None = None) -> ParameterOperator:
+        """Return K with the activity u_j of each weight map cut to its leading directions.
+
+        What is left out is positive semidefinite, so every eigenvalue of the result is at most
+        the one of K, and their sum falls short by ``activity_error`` of tr K. Costs fall by the
+        ratio of directions kept. The parts of a user's cell
+        and of a trained initial state are left as they are, and outside of that share.
+
+        Parameters
+        ----------
+        tolerance : float, default=0.0
+            Largest relative Frobenius norm of what is left out of each u_j.
+        rank : int, optional
+            Keep no more directions than this.
+
+        Returns
+        -------
+        ParameterOperator
+            The compressed operator, with its measured ``activity_error``.
+        """
+        blocks, lost, total = [], 0.0, 0.0
+        for block in self.jacobian.blocks:
+            if isinstance(block, LayerBlock) and isinstance(block.block, MapBlock):
+                kept, missing = block.block.compress(tolerance, rank)
+                lost, total = lost + missing, total + kept.trace() + missing
+                block = LayerBlock(kept, block.prefix, block.states)
+            blocks.append(block)
+        out = ParameterOperator(self.tangent, blocks)
+        out.activity_error = lost / total if total else 0.0
+        return out

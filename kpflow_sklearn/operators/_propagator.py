@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.operators._base import LinearOperator, _Adjoint
+from kpflow_sklearn.operators._base import (
+    LinearOperator,
+    _Adjoint,
+    steps_first,
+    trials_first,
+)
 from kpflow_sklearn.tangent import NetworkTangent
 
 
@@ -27,21 +32,43 @@ class FlowPropagator(LinearOperator):
         super().__init__(tangent.shape, tangent.shape, tangent.dtype, tangent.device)
 
     def _apply(self, q: Tensor) -> Tensor:
-        tangent, out = self.tangent, _masked_steps(self.tangent, q)
-        for t in range(out.shape[0]):
+        return self._forward(q, _like_steps(q))
+
+    def _apply_in_place(self, q: Tensor) -> Tensor:
+        return self._forward(q, steps_first(q))
+
+    def _forward(self, q: Tensor, out: Tensor) -> Tensor:
+        """Write P q to ``out``, steps first, and return it in the layout of ``q``."""
+        tangent, steps = self.tangent, steps_first(q)
+        for t, here in enumerate(out):
+            _start(tangent, t, steps, here)
             if t:
-                out[t] += tangent.jacobian_forward(t, out[t - 1])
-            tangent.solve_within(t, out[t])
-        return out.movedim(0, -2)
+                tangent.add_jacobian_forward(t, out[t - 1], here)
+            tangent.solve_within(t, here)
+        return trials_first(out, q.shape[:-3])
 
     def _apply_adjoint(self, q: Tensor) -> Tensor:
-        tangent, out = self.tangent, _masked_steps(self.tangent, q)
-        last = out.shape[0] - 1
+        return self._backward(q, _like_steps(q))
+
+    def _apply_adjoint_in_place(self, q: Tensor) -> Tensor:
+        return self._backward(q, steps_first(q))
+
+    def _backward(self, q: Tensor, out: Tensor) -> Tensor:
+        """Write P* q to ``out``, steps first, and return it in the layout of ``q``."""
+        tangent, steps = self.tangent, steps_first(q)
+        last = len(out) - 1
         for t in range(last, -1, -1):
+            _start(tangent, t, steps, out[t])
             if t < last:
-                out[t] += tangent.jacobian_adjoint(t + 1, out[t + 1])
+                tangent.add_jacobian_adjoint(t + 1, out[t + 1], out[t])
             tangent.solve_within_adjoint(t, out[t])
-        return out.movedim(0, -2)
+        return trials_first(out, q.shape[:-3])
+
+    separable = True  # type: ignore[assignment]
+
+    def on_trials(self, trials: slice) -> FlowPropagator:
+        """Return P on some of the trials."""
+        return FlowPropagator(self.tangent.select(trials))
 
     def _adjoint(self) -> LinearOperator:
         return _Adjoint(self)
@@ -71,31 +98,46 @@ class InversePropagator(LinearOperator):
         super().__init__(tangent.shape, tangent.shape, tangent.dtype, tangent.device)
 
     def _apply(self, q: Tensor) -> Tensor:
-        tangent, steps = self.tangent, _masked_steps(self.tangent, q)
+        tangent, steps = self.tangent, self._valid(q)
         out = steps.clone()
-        for t in range(len(out)):
+        for t, here in enumerate(out):
             if t:
-                out[t] -= tangent.jacobian_forward(t, steps[t - 1])
-            out[t] -= tangent.within_forward(t, steps[t])
-        return out.movedim(0, -2)
+                tangent.add_jacobian_forward(t, -steps[t - 1], here)
+            here -= tangent.within_forward(t, steps[t])
+        return trials_first(out, q.shape[:-3])
 
     def _apply_adjoint(self, q: Tensor) -> Tensor:
-        tangent, steps = self.tangent, _masked_steps(self.tangent, q)
+        tangent, steps = self.tangent, self._valid(q)
         out = steps.clone()
-        for t in range(len(out)):
+        for t, here in enumerate(out):
             if t:
-                out[t - 1] -= tangent.jacobian_adjoint(t, steps[t])
-            out[t] -= tangent.within_adjoint(t, steps[t])
-        return out.movedim(0, -2)
+                tangent.add_jacobian_adjoint(t, -steps[t], out[t - 1])
+            here -= tangent.within_adjoint(t, steps[t])
+        return trials_first(out, q.shape[:-3])
+
+    def _valid(self, q: Tensor) -> Tensor:
+        """Return a copy of ``q``, steps first, zero where masked."""
+        steps = _like_steps(q)
+        for t, here in enumerate(steps):
+            _start(self.tangent, t, steps_first(q), here)
+        return steps
+
+    separable = True  # type: ignore[assignment]
+
+    _apply_adjoint_in_place = _apply_adjoint
 
     def _adjoint(self) -> LinearOperator:
         return _Adjoint(self)
 
 
-def _masked_steps(tangent: NetworkTangent, q: Tensor) -> Tensor:
-    """Return a fresh copy of ``q``, steps first, zero where masked."""
-    steps = q.movedim(-2, 0)
-    if tangent.mask is None:
-        return steps.clone(memory_format=torch.contiguous_format)
-    mask = tangent.mask.reshape(len(steps), *([1] * (q.ndim - 3)), -1, 1)
-    return (steps * mask).contiguous()
+def _like_steps(q: Tensor) -> Tensor:
+    """Return uninitialised memory for the steps of ``q``, each of them contiguous."""
+    return torch.empty(steps_first(q).shape, dtype=q.dtype, device=q.device)
+
+
+def _start(tangent: NetworkTangent, t: int, steps: Tensor, out: Tensor) -> None:
+    """Write the push of step t, zero where masked, to ``out`` (k, B, H), which may be it."""
+    if tangent.mask is not None:
+        torch.mul(steps[t], tangent.mask[t], out=out)
+    elif out.data_ptr() != steps[t].data_ptr():
+        out.copy_(steps[t])

@@ -31,7 +31,10 @@ class TangentKernel(LinearOperator):
         super().__init__(op.in_shape, op.out_shape, op.dtype, op.device)
 
     def _apply(self, q: Tensor) -> Tensor:
-        return self.P @ (self.K @ (self.P.T @ q))
+        return self.P.apply_(self.K.apply_(self.P.T @ q))
+
+    def _apply_in_place(self, q: Tensor) -> Tensor:
+        return self.P.apply_(self.K.apply_(self.P.T.apply_(q)))
 
     def _adjoint(self) -> LinearOperator:
         return self

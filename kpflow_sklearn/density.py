@@ -1,0 +1,126 @@
+"""The rank on the whole space, where no one can compute every eigenvalue.
+
+Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017): m steps of the Lanczos iteration from a
+random start w give nodes and weights that integrate polynomials of degree 2m - 1 against the
+spectral measure of w, whose mean is that of the matrix. A node that has converged to an isolated
+eigenvalue counts as exactly one, so that a steep head of the spectrum adds no noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from kpflow_sklearn.half_factor import HalfFactor
+from kpflow_sklearn.krylov import Krylov
+from kpflow_sklearn.sketches import Sketcher
+from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
+
+N_STEPS = 12
+N_STARTS = 2
+_CONVERGED = 1e-2
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """Weighted nodes that stand for the eigenvalues of a Gram.
+
+    Attributes
+    ----------
+    nodes, weights : ndarray
+        Eigenvalues, and how many each stands for.
+    known : ndarray of bool
+        Where a node is an eigenvalue of its own rather than a sample.
+    n_starts : int
+        Number of random starts of each independent problem.
+    """
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    known: np.ndarray
+    n_starts: int
+
+    def rank(self, threshold: float) -> tuple[float, float]:
+        """Return how many leading eigenvalues reach a share of the trace, and the error of it.
+
+        To first order the count at which the share is reached moves by a sum over eigenvalues of
+        h(lambda) (g^2 - 1), g standard normal, so its variance is 2 tr h^2 over the starts.
+        """
+        order = np.argsort(-self.nodes)
+        nodes, weights = self.nodes[order], self.weights[order]
+        held = np.cumsum(weights * nodes)
+        share, count = held / held[-1], np.cumsum(weights)
+        last = int(np.argmax(share >= threshold - 1e-12))
+        r = float(np.interp(threshold, np.r_[0.0, share], np.r_[0.0, count]))
+        relative = nodes / nodes[last]
+        effect = np.where(np.arange(len(nodes)) <= last, 1 - relative, 0.0) + threshold * relative
+        noise = np.where(self.known[order], 0.0, weights) @ effect**2
+        return r, float(np.sqrt(2 * noise / self.n_starts))
+
+
+def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
+    """Return the rank of a Gram on the whole space.
+
+    Its error is that of the sampling and, in quadrature, the change by the last two of the
+    Lanczos steps.
+
+    Parameters
+    ----------
+    sketcher : Sketcher
+        Of the Gram.
+    threshold : float
+        Share of the trace.
+
+    Returns
+    -------
+    Estimate
+        The rank, rounded up, and its standard error.
+    """
+    if sketcher.overflow:
+        return Estimate.missing(OVERFLOW)
+    last, *earlier = densities(sketcher)
+    if not last.nodes.max(initial=0.0) > 0:
+        return Estimate.missing(ZERO if np.isfinite(last.nodes).all() else OVERFLOW)
+    rank, error = last.rank(threshold)
+    change = max((abs(rank - other.rank(threshold)[0]) for other in earlier), default=0.0)
+    return Estimate(float(np.ceil(rank - 1e-9)), float(np.hypot(error, change)))
+
+
+def densities(sketcher: Sketcher) -> list[SpectralDensity]:
+    """Return the densities from all Lanczos steps, from one less and from two less."""
+    parts = []
+    for half in sketcher.halves():
+        n_starts = max(1, N_STARTS // half.n_blocks)
+
+        def product(v: Tensor, half: HalfFactor = half) -> Tensor:
+            starts = v.reshape(-1, half.n_blocks, half.size)
+            return sketcher.gram(half, starts).reshape(v.shape)
+
+        space = Krylov(product, half.white(range(n_starts)).reshape(1, -1, half.size))
+        found: list[tuple] = []
+        for step in range(min(N_STEPS, half.size)):
+            grew = space.extend()
+            if step >= N_STEPS - 3 or not grew:
+                found.insert(0, _quadrature(space, n_starts))
+            if not grew:
+                break
+        parts.append(found)
+    return [
+        SpectralDensity(*(np.concatenate(x) for x in zip(*same, strict=True)), n_starts)
+        for same in zip(*parts, strict=True)
+    ]
+
+
+def _quadrature(space: Krylov, n_starts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return nodes, weights and which nodes are eigenvalues, flattened over problems."""
+    values, vectors, residuals = space.ritz()
+    weights = space.norms[:, None] ** 2 * vectors[:, 0] ** 2
+    spread = values.diff(dim=-1).abs()
+    gaps = values.new_full(values.shape, float("inf"))
+    gaps[:, 1:] = spread
+    gaps[:, :-1] = gaps[:, :-1].minimum(spread)
+    known = residuals < _CONVERGED * gaps
+    weights = weights.where(~known, 1.0) / n_starts
+    return tuple(x.flatten().cpu().numpy() for x in (values.clamp(min=0), weights, known))  # type: ignore

@@ -1,0 +1,132 @@
+"""A Gram's half-factor, applied chunk by chunk of trials, and the random vectors it is fed.
+
+Every Gram here is G = A A^T. Its non-zero eigenvalues are those of M = A^T A, which acts where A
+takes its arguments from: parameters (for K and PKP*) or trajectories (for P). Of K and PKP* only
+the results are as large as trajectories, so they are made for a chunk of trials at a time and
+reduced before the next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.operators._base import steps_first
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class HalfFactor:
+    """A with G = A A^T, as a multiple of an operator onto trajectories.
+
+    Parameters
+    ----------
+    factor : LinearOperator
+        Onto trajectories (n_trials, n_timesteps, n_states).
+    root : float
+        A = root * factor.
+    seed : int
+        Of the random vectors.
+    trials : range, optional
+        Numbers of the trials that ``factor`` acts on, of a larger set; default all.
+
+    Attributes
+    ----------
+    n_blocks : int
+        Number of independent blocks of M: trials, if A maps each trial to itself; else 1.
+    size : int
+        Length of a block.
+    """
+
+    def __init__(
+        self, factor: LinearOperator, root: float, seed: int, trials: range | None = None
+    ) -> None:
+        self.factor, self.root, self.seed = factor, root, seed
+        self.trials = range(factor.out_shape[0]) if trials is None else trials
+        self.separable = factor.separable
+        self.n_blocks = factor.in_shape[0] if self.separable else 1
+        self.size = factor.shape[1] // self.n_blocks
+
+    def magnitude(self, n_trials: int) -> float:
+        """Return the largest entry of A w for one random w; it may be zero or infinite."""
+        w = self.white(range(1))
+        return max(float(y.abs().max()) for _, y in self.rows(w, n_trials))
+
+    def divided(self, magnitude: float) -> HalfFactor:
+        """Return A / magnitude."""
+        return HalfFactor(self.factor, self.root / magnitude, self.seed, self.trials)
+
+    def chunks(self, n_trials: int) -> Iterator[HalfFactor]:
+        """Cut a separable A into factors on ``n_trials`` trials or fewer."""
+        for i in range(0, len(self.trials), n_trials):
+            part = self.factor.on_trials(slice(i, i + n_trials))
+            if part is None:
+                raise ValueError(f"{self.factor!r} cannot be cut into trials.")
+            yield HalfFactor(part, self.root, self.seed, self.trials[i : i + n_trials])
+
+    def rows(self, v: Tensor, n_trials: int) -> Iterator[tuple[LinearOperator, Tensor]]:
+        """Yield A v for chunks of trials, steps first, (T, k, trials, H), and their rows of A.
+
+        Parameters
+        ----------
+        v : Tensor of shape (k, n_blocks, size)
+            Arguments.
+        n_trials : int
+            Trials in a chunk.
+        """
+        v = (self.root * v).reshape(-1, *self.factor.in_shape)
+        if self.separable or n_trials >= len(self.trials):
+            yield self.factor, steps_first(self.factor @ v)
+            return
+        for i in range(0, len(self.trials), n_trials):
+            part = self.factor.on_trials(slice(i, i + n_trials))
+            yield part, steps_first(part @ v)
+
+    def pull_back(self, part: LinearOperator, steps: Tensor) -> Tensor:
+        """Return A^T y for the rows ``part``; the memory of y is used.
+
+        Steps first, (T, k, B, H), where arguments are trajectories, else (1, k, size).
+        """
+        pulled = part.T.apply_(steps.movedim(0, 2)).mul_(self.root * part._transpose_scale())
+        return steps_first(pulled) if len(self.factor.in_shape) == 3 else pulled.unsqueeze(0)
+
+    def blocks(self, pulled: Tensor) -> Tensor:
+        """Return what `pull_back` gave as (k, n_blocks, size)."""
+        return pulled.movedim(0, -2).reshape(-1, self.n_blocks, self.size)
+
+    def gram(self, v: Tensor, n_trials: int) -> Tensor:
+        """Return M v = A^T A v, (k, n_blocks, size)."""
+        rows = self.rows(v, n_trials)
+        return sum(self.blocks(self.pull_back(part, y)) for part, y in rows)  # type: ignore
+
+    def white(self, indices: range) -> Tensor:
+        """Return standard normal vectors (len(indices), n_blocks, size).
+
+        Each trial of each vector has its own seed, so that neither the number of vectors drawn
+        together nor the chunks of trials change them. They are drawn in single precision, to be
+        the same in both.
+        """
+        blocks = self.trials if self.separable else range(1)
+        out = torch.empty(len(indices), len(blocks), self.size)
+        generator = torch.Generator()
+        for row, index in zip(out, indices, strict=True):
+            for block, trial in zip(row, blocks, strict=True):
+                state = np.random.SeedSequence((self.seed, index, trial)).generate_state(1)
+                block.normal_(generator=generator.manual_seed(int(state[0])))
+        return out.to(self.factor.device, self.factor.dtype)
+
+    def bytes_per_trial(self, k: int) -> int:
+        """Return the memory that k vectors need for each trial of a chunk."""
+        n_timesteps, n_states = self.factor.out_shape[1:]
+        arrays = 4 if self.separable else 2  # Arguments too, or results and what they become.
+        return arrays * k * n_timesteps * n_states * self.factor.dtype.itemsize

@@ -1,0 +1,80 @@
+"""Block Lanczos iteration on many independent problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Krylov:
+    """Krylov spaces of symmetric matrices M_1..M_n, one for each problem, built together.
+
+    Full reorthogonalisation: the spaces are small, and single precision would lose orthogonality
+    (Golub and Van Loan, Matrix Computations, section 10.3).
+
+    Parameters
+    ----------
+    product : callable
+        Maps (r, n, size) to the products M_i q with the vectors of each problem.
+    start : Tensor of shape (r, n, size)
+        r first directions for each of n problems.
+
+    Attributes
+    ----------
+    basis : Tensor of shape (n, dimension, size)
+        Orthonormal, for each problem.
+    norms : Tensor of shape (n,)
+        Norms of the first of the directions.
+    """
+
+    def __init__(self, product: Callable[[Tensor], Tensor], start: Tensor) -> None:
+        self._product = product
+        first = start.movedim(0, 1)
+        self.norms = first[:, 0].norm(dim=-1).double()
+        self._last = torch.linalg.qr(first.mT).Q.mT
+        self.basis = self._last
+        self._projected = first.new_zeros(first.shape[0], 0, 0)
+        self._coupling = first.new_zeros(first.shape[0], 0, 0)
+
+    def extend(self) -> bool:
+        """Apply M once more; False if the spaces can grow no further."""
+        image = self._product(self._last.movedim(1, 0)).movedim(0, 1)
+        along = image @ self.basis.mT  # (n, r, dimension)
+        r, dimension = along.shape[1:]
+        projected = along.new_zeros(len(along), dimension, dimension)
+        projected[:, : dimension - r, : dimension - r] = self._projected
+        projected[:, -r:, :] = along
+        projected[:, :, -r:] = along.mT
+        projected[:, -r:, -r:] = (along[..., -r:] + along[..., -r:].mT) / 2
+        self._projected = projected
+        rest = image - along @ self.basis
+        rest = rest - (rest @ self.basis.mT) @ self.basis
+        q, coupling = torch.linalg.qr(rest.mT)
+        self._coupling = coupling  # rest^T = q coupling
+        if dimension + r > self.basis.shape[-1]:
+            return False
+        # Where nothing was left, QR makes up directions: they must be orthogonal to the others.
+        q = q.mT - (q.mT @ self.basis.mT) @ self.basis
+        self._last = torch.linalg.qr(q.mT).Q.mT
+        self.basis = torch.cat([self.basis, self._last], dim=1)
+        return True
+
+    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the Ritz values in descending order, their coefficients and residual norms.
+
+        Returns
+        -------
+        values : Tensor of shape (n, m)
+            Of the space that M has been applied to, in double precision.
+        coefficients : Tensor of shape (n, m, m)
+            Column j holds the coordinates of Ritz vector j in ``basis[:, :m]``.
+        residuals : Tensor of shape (n, m)
+            |M v - value v|.
+        """
+        values, vectors = torch.linalg.eigh(self._projected.double())
+        values, vectors = values.flip(-1), vectors.flip(-1)
+        r = self._coupling.shape[-1]
+        residuals = (self._coupling.double() @ vectors[:, -r:]).norm(dim=1)
+        return values, vectors, residuals

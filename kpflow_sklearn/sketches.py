@@ -1,0 +1,265 @@
+"""What leading modes and random vectors tell of a Gram, reduced to small matrices.
+
+G = A A^T and M = A^T A. With V orthonormal near the leading eigenvectors of M and w white,
+w' = w - V V^T w, it holds without cross terms that G = (A V)(A V)^T + E[(A w')(A w')^T] and
+tr M^2 = |M V|^2 + E|M w'|^2. The first terms are exact; only what lies outside V is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kpflow_sklearn.half_factor import HalfFactor
+from kpflow_sklearn.operators import LinearOperator
+
+_DIMENSION = {"trial": 0, "time": 1, "hidden": 2}
+
+
+@dataclass
+class Sketch:
+    """Sums over modes, and their values for each random vector.
+
+    Attributes
+    ----------
+    mode_values : ndarray of shape (n_modes,)
+        Eigenvalues of V^T M V.
+    trace0, square0 : float
+        tr V^T M V and |M V|^2: the exact parts of tr G and tr G^2.
+    traces, squares : ndarray of shape (m,)
+        |A w'|^2 and |M w'|^2 of each random vector; their means are the rest of the two. The
+        latter may be known of the first ones only.
+    inner, outer : ndarray of shape (m, m)
+        Inner products of the A w' and of the M w', of those drawn first.
+    known : dict of str to Tensor (n, n)
+        For each axis the reduced Gram of A V.
+    sampled : dict of str to Tensor (m, n, n)
+        For each axis the reduced Gram of each A w'.
+    magnitude : float
+        What A was divided by.
+    """
+
+    mode_values: np.ndarray
+    trace0: float
+    square0: float
+    traces: np.ndarray
+    squares: np.ndarray
+    inner: np.ndarray
+    outer: np.ndarray
+    known: dict[str, Tensor] = field(default_factory=dict)
+    sampled: dict[str, Tensor] = field(default_factory=dict)
+    magnitude: float = 1.0
+
+    @property
+    def n_probes(self) -> int:
+        """Number of random vectors."""
+        return len(self.traces)
+
+    @property
+    def finite(self) -> bool:
+        """Whether nothing overflowed."""
+        sums = (self.trace0, self.square0, self.traces.sum(), self.squares.sum())
+        return bool(np.isfinite([self.magnitude, *sums]).all())
+
+    def merged(self, other: Sketch) -> Sketch:
+        """Return the sum of two sketches of different trials."""
+        return Sketch(
+            np.concatenate([self.mode_values, other.mode_values]),
+            self.trace0 + other.trace0,
+            self.square0 + other.square0,
+            self.traces + other.traces,
+            self.squares + other.squares,
+            self.inner + other.inner,
+            self.outer + other.outer,
+            _merged(self.known, other.known),
+            _merged(self.sampled, other.sampled),
+            self.magnitude,
+        )
+
+    def joined(self, other: Sketch) -> Sketch:
+        """Return the sketch with further random vectors (``inner`` and ``outer`` stay)."""
+        return Sketch(
+            self.mode_values,
+            self.trace0,
+            self.square0,
+            np.concatenate([self.traces, other.traces]),
+            np.concatenate([self.squares, other.squares[other.squares > 0]]),
+            self.inner,
+            self.outer,
+            self.known,
+            {axis: torch.cat([g, other.sampled[axis]]) for axis, g in self.sampled.items()},
+            self.magnitude,
+        )
+
+
+def _merged(mine: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add Grams of different trials; those on the trial axis stand side by side."""
+    out = {}
+    for axis, gram in mine.items():
+        if axis != "trial":
+            out[axis] = gram + others[axis]
+            continue
+        a, b = gram.shape[-1], others[axis].shape[-1]
+        out[axis] = gram.new_zeros(*gram.shape[:-2], a + b, a + b)
+        out[axis][..., :a, :a], out[axis][..., a:, a:] = gram, others[axis]
+    return out
+
+
+class Sketcher:
+    """Draws sketches of one Gram: modes once, random vectors as many as are asked for.
+
+    Parameters
+    ----------
+    factor : LinearOperator
+        The half-factor up to ``scale``: G = scale * factor factor^T.
+    scale : float
+        See there.
+    axes : iterable of {"trial", "time", "hidden"}
+        Axes that G is reduced to, besides the whole.
+    n_modes : int
+        Directions taken as V; of each trial, where A maps each trial to itself.
+    n_probes : int
+        Largest number of random vectors drawn at a time.
+    seed : int
+        Of the random vectors.
+    memory : int
+        Bytes that may be used beyond the operator's own.
+    """
+
+    def __init__(
+        self,
+        factor: LinearOperator,
+        scale: float,
+        *,
+        axes: Iterable[str],
+        n_modes: int,
+        n_probes: int,
+        seed: int,
+        memory: int,
+    ) -> None:
+        half = HalfFactor(factor, scale**0.5, seed)
+        self.axes = tuple(axes)
+        self.n_modes = min(n_modes, half.size)
+        self.n_probes = n_probes
+        whole = "trial" in self.axes and not half.separable
+        cuttable = factor.on_trials(slice(0, 1)) is not None
+        self._group = n_probes  # Vectors at a time.
+        self._chunk = len(half.trials)  # Trials at a time.
+        if whole or not cuttable:
+            self._group = max(1, memory // (half.bytes_per_trial(1) * self._chunk))
+        else:
+            per_trial = half.bytes_per_trial(max(n_probes, n_modes))
+            self._chunk = min(self._chunk, max(1, memory // per_trial))
+        magnitude = half.magnitude(self._chunk)
+        self.magnitude = magnitude if 0 < magnitude < np.inf else 1.0
+        self.overflow = not np.isfinite(magnitude)
+        self.half = half.divided(self.magnitude)
+        self._basis: Tensor | None = None
+
+    def draw(self, first: int, count: int, *, squares: bool = True) -> Sketch:
+        """Return the sketch of random vectors ``first`` to ``first + count`` (0 is the first).
+
+        Modes are part of it only with the first. Without ``squares`` the products M w' are saved,
+        and theirs are zero.
+        """
+        indices = range(self.n_modes + first, self.n_modes + first + count)
+        found = [self._sketch(half, self.basis(half), indices, squares) for half in self.halves()]
+        out = found[0]
+        for other in found[1:]:
+            out = out.merged(other)
+        out.magnitude = np.nan if self.overflow else self.magnitude
+        return out
+
+    def halves(self) -> Iterable[HalfFactor]:
+        """Yield A: whole, or on chunks of trials where it is separable."""
+        return self.half.chunks(self._chunk) if self.half.separable else [self.half]
+
+    def basis(self, half: HalfFactor) -> Tensor:
+        """Return V (n_modes, n_blocks, size); that of an A that is not separable is kept."""
+        if half is not self.half:
+            return self._modes(half)
+        if self._basis is None:
+            self._basis = self._modes(half)
+        return self._basis
+
+    def gram(self, half: HalfFactor, v: Tensor) -> Tensor:
+        """Return M v, a few vectors and trials at a time."""
+        return torch.cat([half.gram(group, self._chunk) for group in v.split(self._group)])
+
+    def _modes(self, half: HalfFactor) -> Tensor:
+        """Return V: the range of M applied to random vectors (Halko, Martinsson, Tropp 2011)."""
+        start = half.white(range(self.n_modes))
+        if not self.n_modes or self.overflow:
+            return start
+        if self.n_modes < half.size:
+            start = self.gram(half, start)
+        finite = start.isfinite().all()
+        return torch.linalg.qr(start.permute(1, 2, 0)).Q.permute(2, 0, 1) if finite else start
+
+    def _sketch(self, half: HalfFactor, basis: Tensor, indices: range, squares: bool) -> Sketch:
+        w = half.white(indices)
+        w -= torch.einsum("kni,ind->knd", torch.einsum("knd,ind->kni", w, basis), basis)
+        if self.n_modes == half.size:  # V spans the whole space: nothing is left to sample.
+            w.zero_()
+        sampled, inner, outer, _ = self._reduce(half, w, sum_vectors=False, pull_back=squares)
+        traces, squared = inner.diagonal().copy(), outer.diagonal().copy()
+        if indices.start > self.n_modes:
+            return Sketch(np.empty(0), 0.0, 0.0, traces, squared, inner, outer, {}, sampled)
+        known, held, squared0, images = self._reduce(half, basis, sum_vectors=True)
+        projected = torch.einsum("ind,jnd->nij", basis, half.blocks(images)).double()
+        values = torch.linalg.eigvalsh((projected + projected.mT) / 2).flatten().clamp(min=0)
+        exact = (values.cpu().numpy(), float(np.trace(held)), float(np.trace(squared0)))
+        return Sketch(*exact, traces, squared, inner, outer, known, sampled)
+
+    def _reduce(
+        self, half: HalfFactor, v: Tensor, *, sum_vectors: bool, pull_back: bool = True
+    ) -> tuple[dict[str, Tensor], np.ndarray, np.ndarray, Tensor]:
+        """Return for vectors v the reduced Grams of A v, products of A v and of M v, and M v.
+
+        Products of vectors that are not processed together are left zero.
+        """
+        n = {axis: half.factor.out_shape[_DIMENSION[axis]] for axis in self.axes}
+        leading = () if sum_vectors else (len(v),)
+        grams = {axis: v.new_zeros(*leading, n[axis], n[axis]) for axis in self.axes}
+        inner, outer = np.zeros((len(v), len(v))), np.zeros((len(v), len(v)))
+        images = []
+        for i in range(0, len(v), self._group):
+            own = slice(i, i + self._group)
+            image: Tensor | float = 0.0
+            for part, steps in half.rows(v[own], self._chunk):
+                inner[own, own] += _products(steps)
+                for axis, gram in grams.items():
+                    _add_grams(gram if sum_vectors else gram[own], steps, axis, half.separable)
+                if pull_back:
+                    image = image + half.pull_back(part, steps)
+            if isinstance(image, Tensor):
+                outer[own, own] = _products(image)
+                images.append(image)
+        joined = torch.cat(images, dim=1) if len(images) > 1 else (images or [v[None, :0, 0]])[0]
+        return grams, inner, outer, joined
+
+
+def _products(v: Tensor) -> np.ndarray:
+    """Return the inner products (k, k) of vectors (n, k, ...), steps first."""
+    flat = v.flatten(2)
+    return (flat @ flat.mT).double().sum(0).cpu().numpy()
+
+
+def _add_grams(grams: Tensor, steps: Tensor, axis: str, separable: bool) -> None:
+    """Add each vector's Gram on one axis, the partial trace over the others.
+
+    ``grams`` is (k, n, n), or (n, n) for the sum over vectors; ``steps`` is (T, k, B, H). Where A
+    maps each trial to itself, different trials have nothing in common.
+    """
+    for i in range(steps.shape[1]):
+        kept = {"trial": 1, "time": 0, "hidden": 2}[axis]
+        flat = steps[:, i].movedim(kept, 0).flatten(1)
+        target = grams if grams.ndim == 2 else grams[i]
+        if axis == "trial" and separable:
+            target.diagonal().add_((flat**2).sum(1))
+        else:
+            target.addmm_(flat, flat.mT)

@@ -1,0 +1,194 @@
+"""Exact spectra of K from its blocks: one for each hidden unit.
+
+K_i = (1/N) F_i F_i^T with F_i = [S_1i * U_1, ..., S_Mi * U_M], so the non-zero eigenvalues of K
+are those of all F_i^T F_i / N; and the entries of K are products of an activity Gram U_j U_j^T
+and a co-activation S_j S_j^T, which give its moments and reduced Grams without any eigenvalue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kpflow_sklearn.cells._blocks import MapBlock
+from kpflow_sklearn.operators import LinearOperator, ParameterOperator
+from kpflow_sklearn.tangent import LayerBlock
+
+ROUNDING = 1e-12
+_MEMORY = 2**28  # Bytes of the unit Grams held at a time, and of the products they are made of.
+
+
+def map_blocks(op: LinearOperator) -> list[tuple[MapBlock, slice]] | None:
+    """Return the weight maps that make up K, each with the states of its layer.
+
+    None if K has other parts (a user's cell, a trained initial state), or is no K.
+    """
+    if not isinstance(op, ParameterOperator):
+        return None
+    found = []
+    for block in op.jacobian.blocks:
+        if not (isinstance(block, LayerBlock) and isinstance(block.block, MapBlock)):
+            return None
+        found.append((block.block, block.states))
+    return found
+
+
+def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
+    """Return the weight maps of each layer, by the first of its states."""
+    layers: dict[int, list[MapBlock]] = {}
+    for block, states in map_blocks(op) or []:
+        layers.setdefault(states.start, []).append(block)
+    return layers
+
+
+def unit_eigenvalues(op: ParameterOperator) -> np.ndarray:
+    """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
+    found = [torch.linalg.eigvalsh(grams).flatten() for _, _, grams in _unit_grams(op)]
+    if not found:
+        return np.empty(0)
+    values = torch.cat(found).clamp(min=0).sort(descending=True).values
+    return values.cpu().numpy()
+
+
+def parameter_moments(op: ParameterOperator) -> tuple[float, float]:
+    """Return tr K and tr K^2 without eigenvalues.
+
+    Equation: tr K^2 = (1/N^2) sum_jk sum (U_j U_j^T) * (U_k U_k^T) * (W_jk W_jk^T), elementwise,
+    with W_jk the products S_j S_k of each unit (summed over the parts of its state).
+    """
+    trace = square = 0.0
+    for blocks in _by_layer(op).values():
+        trace += sum(block.trace() for block in blocks)
+        rows = blocks[0].features[..., 0].numel()
+        step = max(1, _MEMORY // (16 * len(blocks) * rows))
+        features = [b.features.flatten(0, 1) for b in blocks]
+        weights = {
+            (j, k): _weights(blocks[j], blocks[k])
+            for j in range(len(blocks))
+            for k in range(j, len(blocks))
+        }
+        for i in range(0, rows, step):
+            # Rows before i were met already: by symmetry each later pair counts twice.
+            own, rest = slice(i, i + step), slice(i, rows)
+            activity = [u[own] @ u[rest].mT for u in features]
+            for (j, k), w in weights.items():
+                found = (activity[j] * activity[k] * (w[own] @ w[rest].mT)).double()
+                n = len(found)
+                twice = 2 * found.sum() - found[:, :n].sum()
+                square += float(twice) * (1 if j == k else 2)
+    n_valid = op.tangent.n_valid
+    return trace / n_valid, square / n_valid**2
+
+
+def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
+    """Return the k largest eigenvalues of K and their eigenfunctions, each on one unit.
+
+    Returns
+    -------
+    eigenvalues : ndarray of shape (k,)
+        In descending order; fewer than k if K has fewer that are not zero.
+    eigenfunctions : Tensor of shape (k, n_trials, n_timesteps, n_states)
+        Orthonormal.
+    """
+    candidates: list[tuple[float, int, int, Tensor]] = []
+    for start, units, grams in _unit_grams(op):
+        values, vectors = torch.linalg.eigh(grams)
+        for i, unit in enumerate(units):
+            for r in range(1, min(k, values.shape[-1]) + 1):
+                candidates.append((float(values[i, -r]), start, unit, vectors[i, :, -r]))
+        candidates = sorted(candidates, key=lambda c: -c[0])[:k]
+    # An eigenvalue at the level of rounding belongs to no direction of K.
+    best = [c for c in candidates if c[0] > ROUNDING * candidates[0][0]]
+    n_trials, n_timesteps, n_states = op.in_shape
+    functions = torch.zeros(
+        len(best), n_timesteps, n_trials, n_states, dtype=torch.float64, device=op.device
+    )
+    layers = _by_layer(op)
+    for out, (_, start, unit, vector) in zip(functions, best, strict=True):
+        blocks = layers[start]
+        pieces = vector.split([b.n_columns for b in blocks])
+        for b, piece in zip(blocks, pieces, strict=True):
+            along = b.features.double() @ piece
+            for p in range(b.sensitivity.shape[2]):
+                index = start + p * b.n_units + unit
+                out[:, :, index] += b.sensitivity[:, :, p, unit] * along
+    norms = functions.flatten(1).norm(dim=1).clamp(min=1e-300)
+    functions /= norms[:, None, None, None]
+    return np.array([c[0] for c in best]), functions.transpose(1, 2).to(op.dtype)
+
+
+def _unit_grams(op: ParameterOperator) -> Iterator[tuple[int, range, Tensor]]:
+    """Yield F_i^T F_i / N, (units, n_columns, n_columns), in double, for groups of units.
+
+    With each comes the first state of its layer, and the numbers of its units.
+    """
+    for start, blocks in _by_layer(op).items():
+        n_columns = sum(b.n_columns for b in blocks)
+        size = max(1, _MEMORY // (8 * n_columns**2))
+        for i in range(0, blocks[0].n_units, size):
+            units = range(blocks[0].n_units)[i : i + size]
+            yield start, units, _group_grams(blocks, units) / op.tangent.n_valid
+
+
+def _group_grams(blocks: list[MapBlock], units: range) -> Tensor:
+    """Return F_i^T F_i of some units: one matrix product gives a stretch of columns of all.
+
+    (F_i^T F_i)_{jk} = sum over rows of W_jk,i u_j u_k^T. Rounded to single precision, the products
+    would look like directions of their own: they are made in double.
+    """
+    widths = [b.n_columns for b in blocks]
+    starts = np.cumsum([0, *widths]).tolist()
+    features = [b.features.flatten(0, 1).double() for b in blocks]
+    gram = features[0].new_zeros(len(units), starts[-1], starts[-1])
+    own = slice(units.start, units.stop)
+    for j, u in enumerate(features):
+        for k in range(j, len(blocks)):
+            weights = _weights(blocks[j], blocks[k])[:, own].double().mT.contiguous()
+            step = max(1, _MEMORY // (8 * len(u) * widths[k]))
+            for a in range(0, widths[j], step):
+                # On the diagonal only the upper half is needed.
+                first = a if j == k else 0
+                left, right = u[:, a : a + step], features[k][:, first:]
+                products = (left[:, :, None] * right[:, None, :]).flatten(1)
+                found = (weights @ products).unflatten(1, (left.shape[1], right.shape[1]))
+                rows = slice(starts[j] + a, starts[j] + a + left.shape[1])
+                gram[:, rows, starts[k] + first : starts[k + 1]] = found
+    upper = gram.triu()
+    return upper + upper.triu(1).mT
+
+
+def _weights(a: MapBlock, b: MapBlock) -> Tensor:
+    """Return sum over parts of S_a S_b, (T * B, n_units)."""
+    return (a.sensitivity * b.sensitivity).sum(2).flatten(0, 1)
+
+
+def parameter_gram(op: ParameterOperator, axis: str) -> Tensor:
+    """Return K reduced to one axis, by activity Gram times co-activation.
+
+    Equation: tr_H K = (1/N) sum_j (U_j U_j^T) * (S_j S_j^T), elementwise; restricted to pairs of
+    one trial (time axis) or of one step (trial axis). The hidden axis keeps the pairs of parts of
+    a unit, (1/N) sum_j sum_bt |u_j|^2 S_jp S_jp'.
+    """
+    n_trials, n_timesteps, n_states = op.in_shape
+    size = {"trial": n_trials, "time": n_timesteps, "hidden": n_states}[axis]
+    gram = torch.zeros(size, size, dtype=torch.float64, device=op.device)
+    for block, states in map_blocks(op) or []:
+        u, s = block.features, block.sensitivity
+        if axis == "hidden":
+            weights = (u**2).sum(-1)[:, :, None, None] * s
+            pairs = torch.einsum("tbpi,tbqi->pqi", weights, s).double()
+            n_parts, _, n_units = pairs.shape
+            unit = torch.arange(n_units, device=op.device)
+            for p in range(n_parts):
+                for q in range(n_parts):
+                    rows = states.start + p * n_units + unit
+                    gram[rows, states.start + q * n_units + unit] += pairs[p, q]
+        else:
+            s = s.flatten(-2)
+            if axis == "time":
+                u, s = u.transpose(0, 1), s.transpose(0, 1)
+            gram += ((u @ u.mT) * (s @ s.mT)).sum(0).double()
+    return gram / op.tangent.n_valid

@@ -1,0 +1,40 @@
+"""Do all contenders compute the same? Asked once, at a size that takes no time."""
+
+from __future__ import annotations
+
+from tests.benchmarks import stored
+from tests.benchmarks.problems import CELLS, Size, make_problem
+from tests.benchmarks.products import OURS, PRODUCTS, difference, runnable
+
+TOLERANCE = 1e-4
+
+
+def check() -> int:
+    """Compare every contender's product with ours on tiny networks.
+
+    Returns
+    -------
+    int
+        How many were compared.
+
+    Raises
+    ------
+    AssertionError
+        If one differs by more than 1e-4, relative.
+    """
+    n_compared = 0
+    for cell in CELLS:
+        problem = make_problem(Size(cell, 0).tiny())
+        for operator, contenders in PRODUCTS.items():
+            able, _ = runnable(contenders, problem.size, max_gb=1.0)
+            found = {name: prepare(problem)() for name, prepare in able.items()}
+            stored.forget_jacobians()
+            reference = found.pop(OURS)
+            for name, other in found.items():
+                if other is None:  # Bare matrix products compute nothing.
+                    continue
+                error = difference(other, reference)
+                if not error <= TOLERANCE:
+                    raise AssertionError(f"{cell}, {operator}: {name} differs by {error:.1e}")
+                n_compared += 1
+    return n_compared
