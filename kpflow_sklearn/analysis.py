@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._spectrum import Spectrum, spectrum_of_gram
+from kpflow_sklearn._spectrum import spectrum_of_gram
+from kpflow_sklearn.alignment import kernel_agreement
 from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.modes import fix_signs, leading_modes
+from kpflow_sklearn.modes import Modes, fix_signs, leading_modes
 from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.operators import LinearOperator, TangentKernel
 from kpflow_sklearn.recurrent_model import to_tensors
 from kpflow_sklearn.results import row
 from kpflow_sklearn.spectra import OperatorSpectra
@@ -38,6 +39,7 @@ class SpectralSettings:
     reduction: str
     method: str
     n_probes: int
+    memory_limit: int | None
     seed: int
 
 
@@ -63,6 +65,8 @@ class SnapshotAnalysis:
         What it is linearized on.
     objective : Objective
         The loss.
+    activity_tol : float, default=0.0
+        Activity left out of K where it enters PKP* (see `ParameterOperator.compress`).
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class SnapshotAnalysis:
         iteration: int,
         trials: AnalysisTrials,
         objective: Objective,
+        activity_tol: float = 0.0,
     ) -> None:
         self.iteration, self.trials = iteration, trials
         X, mask = to_tensors(trials.X, trials.mask, network)
@@ -82,6 +87,13 @@ class SnapshotAnalysis:
             )
         with torch.no_grad():
             self.loss = float(objective.value(network, lin.states, trials.targets, mask))
+        K = lin.K.compress(activity_tol) if activity_tol else lin.K  # noqa: N806
+        self.operators: dict[str, LinearOperator] = {
+            "K": lin.K,
+            "P": lin.P,
+            "PKP": TangentKernel(K, lin.P),
+        }
+        self.activity_error = K.activity_error
         error = objective.error(network, lin.states, trials.targets, mask)
         states = lin.states if mask is None else lin.states * mask[..., None]
         adjoint = lin.P.T @ error
@@ -95,21 +107,17 @@ class SnapshotAnalysis:
         mask = self.trials.mask
         return self.trials.X.shape[1] if mask is None else int(mask.sum(1).max())
 
-    @property
-    def operators(self) -> dict[str, LinearOperator]:
-        """The operators by name."""
-        lin = self.linearization
-        return {"K": lin.K, "P": lin.P, "PKP": lin.PKP}
-
     def spectra(self, settings: SpectralSettings) -> dict[str, OperatorSpectra]:
         """Return the spectra of each operator."""
         return {
             name: OperatorSpectra(
                 op,
+                axes=settings.axes,
                 gram=settings.gram,
                 reduction=settings.reduction,
                 method=settings.method,
                 n_probes=settings.n_probes,
+                memory_limit=settings.memory_limit,
                 random_state=settings.seed,
             )
             for name, op in self.operators.items()
@@ -125,16 +133,30 @@ class SnapshotAnalysis:
             for axis in settings.axes:
                 found = spectra[name].on(axis)
                 about: dict[str, Any] = {
-                    "method": found.method,
                     "reduction": "" if axis == "all" else settings.reduction,
                     "n_trials": n_trials,
                 }
-                for quantity, estimate in _quantities(found, settings.rank_threshold).items():
+                quantities = {
+                    "trace": found.trace,
+                    "norm": _root(found.square),
+                    "effective_dimension": found.effective_dimension,
+                    "rank": spectra[name].rank(axis, settings.rank_threshold),
+                }
+                for quantity, estimate in quantities.items():
+                    # The rank may be counted by random vectors where the rest is exact.
+                    method = "randomized" if estimate.std_error > 0 else found.method
+                    about["method"] = method
                     out.append(row(self.iteration, name, axis, quantity, estimate, **about))
-        agreement = self.direction_agreement()
-        out.append(
-            row(self.iteration, "PKP", "all", "direction_agreement", agreement, n_trials=n_trials)
-        )
+        agreements = {
+            "direction_agreement": self.direction_agreement(),
+            "activity_error": Estimate(self.activity_error),
+        }
+        if {"P", "PKP"} <= set(settings.operators) and settings.gram == "natural":
+            agreements["operator_agreement"] = kernel_agreement(spectra["PKP"], spectra["P"])
+        for quantity, estimate in agreements.items():
+            method = "randomized" if estimate.std_error > 0 else "exact"
+            about = {"method": method, "n_trials": n_trials}
+            out.append(row(self.iteration, "PKP", "all", quantity, estimate, **about))
         return out
 
     def direction_agreement(self) -> Estimate:
@@ -161,16 +183,23 @@ class SnapshotAnalysis:
             out[name] = spectrum_of_gram(flat.mT @ flat).effective_dimension.value
         return out
 
-    def modes(self, name: str, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the k leading singular values of an operator and its Gram's eigenfunctions."""
-        values, functions = leading_modes(self.operators[name], k, random_state=seed)
-        return (np.sqrt(values) if name == "P" else values), functions
-
-    def hidden_components(self, k: int, settings: SpectralSettings) -> np.ndarray:
-        """Return the leading eigenvectors of hidden-axis PKP*, (at most k, n_states)."""
-        kernel = OperatorSpectra(
-            self.linearization.PKP, n_probes=settings.n_probes, random_state=settings.seed
+    def modes(self, name: str, k: int, settings: SpectralSettings) -> Modes:
+        """Return the k leading eigenpairs of an operator's Gram."""
+        return leading_modes(
+            self.operators[name],
+            k,
+            memory_limit=settings.memory_limit,
+            random_state=settings.seed,
         )
+
+    def hidden_components(
+        self, k: int, settings: SpectralSettings, spectra: dict[str, OperatorSpectra]
+    ) -> np.ndarray:
+        """Return the leading eigenvectors of hidden-axis PKP*, (at most k, n_states)."""
+        kernel = spectra["PKP"]
+        if not kernel.has_hidden_gram:  # Other axes or another Gram were asked for.
+            options = replace(settings, axes=("hidden",), gram="natural", reduction="trace")
+            kernel = self.spectra(options)["PKP"]
         gram = kernel.hidden_gram()
         if not gram.isfinite().all():
             raise ValueError(
@@ -184,15 +213,6 @@ class SnapshotAnalysis:
     def weight_maps(self, rank_threshold: float) -> pd.DataFrame:
         """Return the weight-map table, one row a map."""
         return weight_map_table(self.linearization.K, rank_threshold)
-
-
-def _quantities(found: Spectrum, rank_threshold: float) -> dict[str, Estimate]:
-    return {
-        "trace": found.trace,
-        "norm": _root(found.square),
-        "effective_dimension": found.effective_dimension,
-        "rank": found.rank(rank_threshold),
-    }
 
 
 def _root(square: Estimate) -> Estimate:

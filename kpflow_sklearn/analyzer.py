@@ -28,7 +28,7 @@ from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.gramians import AXES
 from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
 from kpflow_sklearn.results import row, select, to_frame
-from kpflow_sklearn.spectra import GRAMS, METHODS, REDUCTIONS
+from kpflow_sklearn.spectra import GRAMS, METHODS, N_PROBES, REDUCTIONS
 from kpflow_sklearn.traces import Estimate
 
 
@@ -61,10 +61,18 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     method : {"auto", "exact", "randomized"}, default="auto"
         "auto" is exact where that is cheap; ``results_`` says which was used.
     n_probes : int, default=30
-        Random vectors of an estimate.
+        Random vectors of an estimate; up to four times as many are drawn where the standard error
+        of an effective dimension would exceed 2%.
+    activity_tol : float, default=1e-6
+        Largest part (relative Frobenius norm) of each weight map's activity that PKP* may leave
+        out: the less varied the activity, the fewer products it then takes. ``results_`` holds the
+        share of tr K so lost, ``activity_error``, about the square of this.
     analysis_trials : int, default=64
         Number of trials analysed, drawn from X (stratified by ``tasks``), unless ``X_analysis``
         is given to `fit`.
+    memory_limit : int, optional
+        Bytes that the analysis may use beyond the network, its states and their derivatives;
+        default a quarter of what is free. Results do not depend on it.
     pooling : {"last", "mean", "flatten"}, default="last"
         How `transform` reduces the steps of a trial.
     random_state : int, RandomState or None, default=None
@@ -150,8 +158,10 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         gram: str = "natural",
         reduction: str = "trace",
         method: str = "auto",
-        n_probes: int = 30,
+        n_probes: int = N_PROBES,
+        activity_tol: float = 1e-6,
         analysis_trials: int = 64,
+        memory_limit: int | None = None,
         pooling: str = "last",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
@@ -165,7 +175,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.reduction = reduction
         self.method = method
         self.n_probes = n_probes
+        self.activity_tol = activity_tol
         self.analysis_trials = analysis_trials
+        self.memory_limit = memory_limit
         self.pooling = pooling
         self.random_state = random_state
         self.verbose = verbose
@@ -225,7 +237,10 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
 
     def _check_parameters(self) -> None:
         check_positive_int(self.n_components, "n_components")
-        check_positive_int(self.n_probes, "n_probes", minimum=3)
+        check_positive_int(self.n_probes, "n_probes", minimum=4)
+        check_real(self.activity_tol, "activity_tol", 0, 1)
+        if self.memory_limit is not None:
+            check_positive_int(self.memory_limit, "memory_limit")
         check_positive_int(self.analysis_trials, "analysis_trials")
         check_subset(self.operators, "operators", OPERATORS)
         check_subset(self.axes, "axes", AXES)
@@ -245,6 +260,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             self.reduction,
             self.method,
             self.n_probes,
+            self.memory_limit,
             seed,
         )
 
@@ -255,7 +271,13 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         progress = tqdm(self.snapshots_, disable=not self.verbose, desc="analysis")
         for snapshot in progress:
             network = self.trainer_.network_at(snapshot)
-            found = SnapshotAnalysis(network, snapshot.iteration, trials, self.trainer_.objective_)
+            found = SnapshotAnalysis(
+                network,
+                snapshot.iteration,
+                trials,
+                self.trainer_.objective_,
+                self.activity_tol,
+            )
             spectra = found.spectra(settings)
             rows += found.rows(spectra, settings)
             if decay:  # Not part of PKP*: reported, so that it is not overlooked.
@@ -267,12 +289,33 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             previous = found
         nothing_later = Estimate.missing("there is no later snapshot to compare with")
         rows.append(_agreement_row(found, nothing_later, trials))
+        rows += self._keep_modes(found, settings)
+        self.components_ = found.hidden_components(self.n_components, settings, spectra)
+        self.n_components_ = len(self.components_)
         self.results_ = to_frame(rows)
         self.signal_dimensions_ = pd.DataFrame(signals).set_index("iteration")
         self._describe_last(found, settings)
 
+    def _keep_modes(
+        self, last: SnapshotAnalysis, settings: SpectralSettings
+    ) -> list[dict[str, Any]]:
+        """Set the leading eigenpairs of the last snapshot; return rows of their residuals."""
+        rows = []
+        self.singular_values_, self.eigenfunctions_ = {}, {}
+        for name in settings.operators:
+            modes = last.modes(name, self.n_components, settings)
+            values = modes.eigenvalues
+            self.singular_values_[name] = np.sqrt(values) if name == "P" else values
+            self.eigenfunctions_[name] = modes.eigenfunctions
+            worst = Estimate.missing("there is no eigenfunction")
+            if len(values):
+                worst = Estimate(float(modes.residuals.max()))
+            about: dict[str, Any] = {"n_trials": len(last.trials.X)}
+            rows.append(row(last.iteration, name, "all", "eigenpair_residual", worst, **about))
+        return rows
+
     def _describe_last(self, last: SnapshotAnalysis, settings: SpectralSettings) -> None:
-        """Set the attributes that belong to the last snapshot."""
+        """Set the other attributes that belong to the last snapshot."""
         at_last = self.results_[self.results_["iteration"] == last.iteration]
         for name in OPERATORS:
             found = select(at_last, name, "rank", "time")["value"]
@@ -282,12 +325,6 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.effective_dimensions_ = table.loc[list(settings.operators), list(settings.axes)]
         self.bottleneck_ = bottleneck_table(self.results_)
         self.weight_maps_ = last.weight_maps(self.rank_threshold)
-        self.singular_values_, self.eigenfunctions_ = {}, {}
-        for name in settings.operators:
-            values, functions = last.modes(name, self.n_components, settings.seed)
-            self.singular_values_[name], self.eigenfunctions_[name] = values, functions
-        self.components_ = last.hidden_components(self.n_components, settings)
-        self.n_components_ = len(self.components_)
         self.lyapunov_exponents_ = self.lyapunov_std_error_ = np.empty(0)
         self.kaplan_yorke_dimension_: float | None = None
         if last.longest_trial >= 2:

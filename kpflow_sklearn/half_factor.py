@@ -26,6 +26,12 @@ def free_memory(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def inner_products(v: Tensor) -> Tensor:
+    """Return the inner products (k, k), in double, of vectors given steps first, (n, k, ...)."""
+    flat = v.flatten(2)
+    return (flat @ flat.mT).double().sum(0)
+
+
 class HalfFactor:
     """A with G = A A^T, as a multiple of an operator onto trajectories.
 
@@ -97,8 +103,21 @@ class HalfFactor:
 
         Steps first, (T, k, B, H), where arguments are trajectories, else (1, k, size).
         """
-        pulled = part.T.apply_(steps.movedim(0, 2)).mul_(self.root * part._transpose_scale())
-        return steps_first(pulled) if len(self.factor.in_shape) == 3 else pulled.unsqueeze(0)
+        return self.pull_back_by_stages(part, steps)[1]
+
+    def pull_back_by_stages(self, part: LinearOperator, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return |L^T y|^2 of each vector, (k,), for A = L R (else zeros), and A^T y."""
+        *rest, first = part.T.factors
+        pulled = first.apply_(steps.movedim(0, 2))
+        middle = torch.zeros(steps.shape[1], dtype=torch.float64, device=steps.device)
+        if rest and len(first.out_shape) == 3:
+            scale = first._transpose_scale()
+            middle += inner_products(steps_first(pulled)).diagonal() / scale**2
+        for factor in reversed(rest):
+            pulled = factor.apply_(pulled)
+        pulled = pulled.mul_(self.root * part._transpose_scale())
+        trajectories = len(self.factor.in_shape) == 3
+        return middle, steps_first(pulled) if trajectories else pulled.unsqueeze(0)
 
     def blocks(self, pulled: Tensor) -> Tensor:
         """Return what `pull_back` gave as (k, n_blocks, size)."""

@@ -73,7 +73,11 @@ class Krylov:
         residuals : Tensor of shape (n, m)
             |M v - value v|.
         """
-        values, vectors = torch.linalg.eigh(self._projected.double())
+        projected = self._projected.double()
+        if not projected.isfinite().all():  # An overflow has no eigenvalues.
+            nothing = torch.full_like(projected, torch.nan)
+            return nothing[..., 0], nothing, nothing[..., 0]
+        values, vectors = torch.linalg.eigh(projected)
         values, vectors = values.flip(-1), vectors.flip(-1)
         r = self._coupling.shape[-1]
         residuals = (self._coupling.double() @ vectors[:, -r:]).norm(dim=1)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.half_factor import HalfFactor
+from kpflow_sklearn.half_factor import HalfFactor, inner_products
 from kpflow_sklearn.operators import LinearOperator
 
 _DIMENSION = {"trial": 0, "time": 1, "hidden": 2}
@@ -33,6 +34,8 @@ class Sketch:
     traces, squares : ndarray of shape (m,)
         |A w'|^2 and |M w'|^2 of each random vector; their means are the rest of the two. The
         latter may be known of the first ones only.
+    middle0, middles : float and ndarray of shape (m,)
+        Likewise |L^T A V|^2 and |L^T A w'|^2 for A = L R (zero otherwise).
     inner, outer : ndarray of shape (m, m)
         Inner products of the A w' and of the M w', of those drawn first.
     known : dict of str to Tensor (n, n)
@@ -48,6 +51,8 @@ class Sketch:
     square0: float
     traces: np.ndarray
     squares: np.ndarray
+    middle0: float
+    middles: np.ndarray
     inner: np.ndarray
     outer: np.ndarray
     known: dict[str, Tensor] = field(default_factory=dict)
@@ -73,6 +78,8 @@ class Sketch:
             self.square0 + other.square0,
             self.traces + other.traces,
             self.squares + other.squares,
+            self.middle0 + other.middle0,
+            self.middles + other.middles,
             self.inner + other.inner,
             self.outer + other.outer,
             _merged(self.known, other.known),
@@ -87,7 +94,9 @@ class Sketch:
             self.trace0,
             self.square0,
             np.concatenate([self.traces, other.traces]),
-            np.concatenate([self.squares, other.squares[other.squares > 0]]),
+            np.concatenate([self.squares, other.squares]),
+            self.middle0,
+            np.concatenate([self.middles, other.middles]),
             self.inner,
             self.outer,
             self.known,
@@ -107,6 +116,14 @@ def _merged(mine: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, Ten
         out[axis] = gram.new_zeros(*gram.shape[:-2], a + b, a + b)
         out[axis][..., :a, :a], out[axis][..., a:, a:] = gram, others[axis]
     return out
+
+
+class _Reduced(NamedTuple):
+    grams: dict[str, Tensor]
+    inner: Tensor
+    outer: Tensor
+    middles: Tensor
+    images: Tensor
 
 
 class Sketcher:
@@ -163,15 +180,18 @@ class Sketcher:
     def draw(self, first: int, count: int, *, squares: bool = True) -> Sketch:
         """Return the sketch of random vectors ``first`` to ``first + count`` (0 is the first).
 
-        Modes are part of it only with the first. Without ``squares`` the products M w' are saved,
-        and theirs are zero.
+        Modes are part of it only with the first. Without ``squares`` the products M w' are saved:
+        there is nothing of them then.
         """
         indices = range(self.n_modes + first, self.n_modes + first + count)
+        if self.overflow:
+            nothing = np.empty(0)
+            return Sketch(nothing, np.nan, np.nan, nothing, nothing, np.nan, *[nothing] * 3)
         found = [self._sketch(half, self.basis(half), indices, squares) for half in self.halves()]
         out = found[0]
         for other in found[1:]:
             out = out.merged(other)
-        out.magnitude = np.nan if self.overflow else self.magnitude
+        out.magnitude = self.magnitude
         return out
 
     def halves(self) -> Iterable[HalfFactor]:
@@ -205,48 +225,63 @@ class Sketcher:
         w -= torch.einsum("kni,ind->knd", torch.einsum("knd,ind->kni", w, basis), basis)
         if self.n_modes == half.size:  # V spans the whole space: nothing is left to sample.
             w.zero_()
-        sampled, inner, outer, _ = self._reduce(half, w, sum_vectors=False, pull_back=squares)
-        traces, squared = inner.diagonal().copy(), outer.diagonal().copy()
+        sampled = self._reduce(half, w, sum_vectors=False, pull_back=squares)
+        inner, outer = (x.cpu().numpy() for x in (sampled.inner, sampled.outer))
+        middles = sampled.middles.cpu().numpy()
+        own = (inner.diagonal().copy(), outer.diagonal().copy())
+        if not squares:
+            own, middles = (own[0], np.empty(0)), np.empty(0)
         if indices.start > self.n_modes:
-            return Sketch(np.empty(0), 0.0, 0.0, traces, squared, inner, outer, {}, sampled)
-        known, held, squared0, images = self._reduce(half, basis, sum_vectors=True)
-        projected = torch.einsum("ind,jnd->nij", basis, half.blocks(images)).double()
-        values = torch.linalg.eigvalsh((projected + projected.mT) / 2).flatten().clamp(min=0)
-        exact = (values.cpu().numpy(), float(np.trace(held)), float(np.trace(squared0)))
-        return Sketch(*exact, traces, squared, inner, outer, known, sampled)
+            rest = (0.0, middles, inner, outer, {}, sampled.grams)
+            return Sketch(np.empty(0), 0.0, 0.0, *own, *rest)
+        known = self._reduce(half, basis, sum_vectors=True)
+        projected = torch.einsum("ind,jnd->nij", basis, half.blocks(known.images)).double()
+        projected = (projected + projected.mT) / 2
+        finite = bool(projected.isfinite().all())
+        values = torch.linalg.eigvalsh(projected) if finite else projected[..., 0]
+        values = values.flatten().clamp(min=0)
+        return Sketch(
+            values.cpu().numpy(),
+            float(known.inner.trace()),
+            float(known.outer.trace()),
+            *own,
+            float(known.middles.sum()),
+            middles,
+            inner,
+            outer,
+            known.grams,
+            sampled.grams,
+        )
 
     def _reduce(
         self, half: HalfFactor, v: Tensor, *, sum_vectors: bool, pull_back: bool = True
-    ) -> tuple[dict[str, Tensor], np.ndarray, np.ndarray, Tensor]:
-        """Return for vectors v the reduced Grams of A v, products of A v and of M v, and M v.
+    ) -> _Reduced:
+        """Return the reduced Grams of A v, the products of A v and of M v, and M v itself.
 
         Products of vectors that are not processed together are left zero.
         """
         n = {axis: half.factor.out_shape[_DIMENSION[axis]] for axis in self.axes}
         leading = () if sum_vectors else (len(v),)
         grams = {axis: v.new_zeros(*leading, n[axis], n[axis]) for axis in self.axes}
-        inner, outer = np.zeros((len(v), len(v))), np.zeros((len(v), len(v)))
+        inner = torch.zeros(len(v), len(v), dtype=torch.float64, device=v.device)
+        outer, middles = torch.zeros_like(inner), torch.zeros_like(inner[0])
         images = []
         for i in range(0, len(v), self._group):
             own = slice(i, i + self._group)
             image: Tensor | float = 0.0
             for part, steps in half.rows(v[own], self._chunk):
-                inner[own, own] += _products(steps)
+                inner[own, own] += inner_products(steps)
                 for axis, gram in grams.items():
                     _add_grams(gram if sum_vectors else gram[own], steps, axis, half.separable)
                 if pull_back:
-                    image = image + half.pull_back(part, steps)
+                    middle, pulled = half.pull_back_by_stages(part, steps)
+                    middles[own] += middle
+                    image = image + pulled
             if isinstance(image, Tensor):
-                outer[own, own] = _products(image)
+                outer[own, own] = inner_products(image)
                 images.append(image)
-        joined = torch.cat(images, dim=1) if len(images) > 1 else (images or [v[None, :0, 0]])[0]
-        return grams, inner, outer, joined
-
-
-def _products(v: Tensor) -> np.ndarray:
-    """Return the inner products (k, k) of vectors (n, k, ...), steps first."""
-    flat = v.flatten(2)
-    return (flat @ flat.mT).double().sum(0).cpu().numpy()
+        joined = torch.cat(images or [v[None, :0, 0]], dim=1)
+        return _Reduced(grams, inner, outer, middles, joined)
 
 
 def _add_grams(grams: Tensor, steps: Tensor, axis: str, separable: bool) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from kpflow_sklearn._random import draw_seed
@@ -53,7 +54,7 @@ METHODS = ("auto", "exact", "randomized")
 GRAMS = ("natural", "square")
 REDUCTIONS = ("trace", "mean")
 EXACT_LIMIT = 8192
-N_MODES, N_PROBES = 10, 30
+N_MODES, N_PROBES = 20, 30
 #: Relative standard error of effective dimensions at which no more random vectors are drawn.
 TARGET = 0.02
 #: Floating-point operations that are not worth saving by an estimate.
@@ -140,7 +141,7 @@ class OperatorSpectra:
         """
         check_choice(axis, "axis", self.axes)
         if axis not in self._found:
-            self._found[axis] = getattr(self, f"_by_{self._route(axis)}")(axis)
+            self._found[axis] = getattr(self, f"_by_{self.route(axis)}")(axis)
         return self._found[axis]
 
     def rank(self, axis: str, threshold: float = 0.95) -> Estimate:
@@ -167,9 +168,20 @@ class OperatorSpectra:
             return sampled_rank(self.sketcher, threshold)
         return rank
 
+    @property
+    def has_hidden_gram(self) -> bool:
+        """Whether `hidden_gram` is that of the natural Gram, by partial trace."""
+        return "hidden" in self.axes and self.gram == "natural" and self.reduction == "trace"
+
+    def norm_square(self) -> Estimate:
+        """Return tr G^2 on the whole space, whether or not it is among ``axes``."""
+        if "all" in self.axes:
+            return self.on("all").square
+        return sampled_spectrum(self.sketch, "all").square
+
     def hidden_gram(self) -> Tensor:
         """Return the Gram on the hidden axis, exact or estimated, (n_states, n_states)."""
-        route = self._route("hidden")
+        route = self.route("hidden")
         if route == "units":
             return parameter_gram(self.op, "hidden")  # type: ignore[arg-type]
         if route == "matrix":
@@ -177,8 +189,10 @@ class OperatorSpectra:
         if route == "gramians":
             return self._gramians[0]
         sketch = self.sketch
+        if not sketch.finite:
+            return torch.full((self.op.out_shape[2],) * 2, torch.nan, dtype=torch.float64)
         gram = sketch.known["hidden"].double() + sketch.sampled["hidden"].double().mean(0)
-        return gram * (sketch.magnitude if sketch.finite else np.nan) ** 2
+        return gram * sketch.magnitude**2
 
     @cached_property
     def sketcher(self) -> Sketcher:
@@ -219,10 +233,21 @@ class OperatorSpectra:
 
     @property
     def _sampled_axes(self) -> list[str]:
-        return [axis for axis in self.axes if self._route(axis) == "sketch"]
+        return [axis for axis in self.axes if self.route(axis) == "sketch"]
 
-    def _route(self, axis: str) -> str:
-        """Return how the spectrum on an axis is found: by which of the methods below."""
+    def route(self, axis: str) -> str:
+        """Return how the spectrum on an axis is found.
+
+        Parameters
+        ----------
+        axis : {"all", "trial", "time", "hidden"}
+            The axis kept.
+
+        Returns
+        -------
+        {"average", "units", "compression", "matrix", "gramians", "sketch"}
+            All but the last are exact.
+        """
         if axis != "all" and self.reduction == "mean":
             return "average"
         if self.method == "randomized":
@@ -331,6 +356,7 @@ def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectr
     >>> found.method, len(found.eigenvalues)
     ('exact', 6)
     """
+    check_choice(axis, "axis", AXES)
     return OperatorSpectra(op, axes=(axis,), **options).on(axis)  # type: ignore[arg-type]
 
 
@@ -395,5 +421,6 @@ def rank(
     Estimate
         Value and standard error, or a missing value with its reason.
     """
+    check_choice(axis, "axis", AXES)
     check_real(rank_threshold, "rank_threshold", 0, 1, open_minimum=True)
     return OperatorSpectra(op, axes=(axis,), **options).rank(axis, rank_threshold)  # type: ignore[arg-type]

@@ -120,6 +120,28 @@ def whole_moments(sketch: Sketch) -> Moments:
     return Moments(*found, Estimate(float(ratio - bias), factor * _mean_error(influence)))
 
 
+def middle_over_norm(sketch: Sketch) -> Estimate:
+    """Return <G, L L^T>_F / |G|_F for a half-factor A = L R, from the squares |L^T A w|^2.
+
+    Parameters
+    ----------
+    sketch : Sketch
+        Of such a half-factor.
+
+    Returns
+    -------
+    Estimate
+        In units of |L L^T|_F.
+    """
+    s, c = sketch.squares, sketch.middles
+    square, product = sketch.square0 + s.mean(), sketch.middle0 + c.mean()
+    if not square > 0:
+        return Estimate.missing(ZERO)
+    influence = c / square**0.5 - product / (2 * square**1.5) * s
+    error = widening(sketch.inner) * _mean_error(influence)
+    return Estimate(float(product / square**0.5), error)
+
+
 def _mean_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / len(values) ** 0.5)
 

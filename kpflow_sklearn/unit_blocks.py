@@ -66,7 +66,7 @@ def parameter_moments(op: ParameterOperator) -> tuple[float, float]:
         step = max(1, _MEMORY // (16 * len(blocks) * rows))
         features = [b.features.flatten(0, 1) for b in blocks]
         weights = {
-            (j, k): _weights(blocks[j], blocks[k])
+            (j, k): _weights(blocks[j], blocks[k], op.dtype)
             for j in range(len(blocks))
             for k in range(j, len(blocks))
         }
@@ -146,7 +146,7 @@ def _group_grams(blocks: list[MapBlock], units: range) -> Tensor:
     own = slice(units.start, units.stop)
     for j, u in enumerate(features):
         for k in range(j, len(blocks)):
-            weights = _weights(blocks[j], blocks[k])[:, own].double().mT.contiguous()
+            weights = _weights(blocks[j], blocks[k], gram.dtype)[:, own].mT.contiguous()
             step = max(1, _MEMORY // (8 * len(u) * widths[k]))
             for a in range(0, widths[j], step):
                 # On the diagonal only the upper half is needed.
@@ -160,9 +160,9 @@ def _group_grams(blocks: list[MapBlock], units: range) -> Tensor:
     return upper + upper.triu(1).mT
 
 
-def _weights(a: MapBlock, b: MapBlock) -> Tensor:
+def _weights(a: MapBlock, b: MapBlock, dtype: torch.dtype) -> Tensor:
     """Return sum over parts of S_a S_b, (T * B, n_units)."""
-    return (a.sensitivity * b.sensitivity).sum(2).flatten(0, 1)
+    return (a.sensitivity.to(dtype) * b.sensitivity.to(dtype)).sum(2).flatten(0, 1)
 
 
 def parameter_gram(op: ParameterOperator, axis: str) -> Tensor:

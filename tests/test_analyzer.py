@@ -611,15 +611,19 @@ def times(factor: float) -> Callable[[Callable], Callable]:
     return lambda function: lambda *args, **options: factor * function(*args, **options)
 
 
+def times_argument(factor: float) -> Callable:
+    return lambda function: lambda operator, v, out: function(operator, factor * v, out)
+
+
 def one_step_early(function: Callable) -> Callable:
     """Take the Jacobians at the step before, as research code is known to have done."""
-    return lambda tangent, t, q: function(tangent, max(t - 1, 0), q)
+    return lambda tangent, t, q, out: function(tangent, max(t - 1, 0), q, out)
 
 
 def into_other_units(function: Callable) -> Callable:
-    def leaking(operator, v):
-        out = function(operator, v)
-        return out + 0.1 * out.roll(1, dims=-1)
+    def leaking(operator, v, out):
+        function(operator, v, out)
+        out += 0.1 * out.roll(1, dims=-1)
 
     return leaking
 
@@ -638,14 +642,14 @@ LEAKING = {SYMMETRY, STEP, UNITS, TRACE}
 
 # What is broken, where, how, and the identities that must notice.
 BREAKS = {
-    "P": (FlowPropagator, "_apply", times(1.01), {ADJOINT, INVERSE, STEP}),
-    "P*": (FlowPropagator, "_apply_adjoint", times(1.01), {GRADIENT, ADJOINT}),
-    "J_t": (NetworkTangent, "jacobian_forward", one_step_early, {ADJOINT, STEP}),
-    "J_t^T": (NetworkTangent, "jacobian_adjoint", one_step_early, {GRADIENT, ADJOINT}),
+    "P": (FlowPropagator, "_forward", times(1.01), {ADJOINT, INVERSE, STEP}),
+    "P*": (FlowPropagator, "_backward", times(1.01), {GRADIENT, ADJOINT}),
+    "J_t": (NetworkTangent, "add_jacobian_forward", one_step_early, {ADJOINT, STEP}),
+    "J_t^T": (NetworkTangent, "add_jacobian_adjoint", one_step_early, {GRADIENT, ADJOINT}),
     "P^-1": (InversePropagator, "_apply", times(1.01), {INVERSE}),
-    "J_theta": (ParameterJacobian, "_apply", times(1.01), {STEP, TRACE}),
+    "J_theta": (ParameterJacobian, "write", times_argument(1.01), {STEP, TRACE}),
     "J_theta*": (ParameterJacobian, "_apply_adjoint", times(1.01), {GRADIENT}),
-    "unit blocks": (ParameterJacobian, "_apply", into_other_units, LEAKING),
+    "unit blocks": (ParameterJacobian, "write", into_other_units, LEAKING),
     "one map left out": (ParameterOperator, "components", without_the_first, {SUM}),
     "Err": (Objective, "error", times(1.01), {GRADIENT}),
     "tr K": (verification, "parameter_gram", times(1.01), {TRACE}),

@@ -134,7 +134,7 @@ ANALYZER_PARAMETERS = [
     ("gram", "cube", ValueError, "gram must be one of 'natural', 'square', got 'cube'"),
     ("reduction", "sum", ValueError, "reduction must be one of 'trace', 'mean', got 'sum'"),
     ("method", "fast", ValueError, "method must be one of 'auto', .*, got 'fast'"),
-    ("n_probes", 2, ValueError, "n_probes == 2, must be >= 3"),
+    ("n_probes", 2, ValueError, "n_probes == 2, must be >= 4"),
     ("analysis_trials", 0, ValueError, "analysis_trials == 0, must be >= 1"),
     ("pooling", "max", ValueError, "pooling must be one of 'last', .*, got 'max'"),
     ("trainer", "gru", ValueError, "trainer must be a RecurrentTrainer.*, got 'gru'"),

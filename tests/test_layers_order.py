@@ -20,15 +20,15 @@ SOURCE = Path(kpflow_sklearn.__file__).parent
 LAYERS = {
     0: "_validation _random _tensors exceptions",
     1: "datasets.* cells.* layers network recognition tangent targets operators._base",
-    2: "losses linearization operators.* feedforward.* gramians spectra _spectrum modes "
-    "weight_maps traces lyapunov",
+    2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "
+    "traces krylov density spectra _spectrum modes alignment weight_maps lyapunov",
     3: "training _loop recurrent_model checkpoints results analysis verification bottleneck "
     "trials",
     4: "analyzer analyzer_base preprocessing",
     5: "plotting.* _reading _tasks sweep compare report __main__ __init__",
 }
 FIRST_WITHOUT_TORCH = 4
-NOT_FOR_OPERATORS = {"spectra", "traces", "lyapunov"}
+NOT_FOR_OPERATORS = {"spectra", "sketches", "traces", "lyapunov"}
 
 
 @dataclass(frozen=True)

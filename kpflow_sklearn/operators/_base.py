@@ -58,6 +58,11 @@ class LinearOperator:
         raise NotImplementedError
 
     @property
+    def factors(self) -> tuple[LinearOperator, ...]:
+        """The operators that it composes, from left to right; itself if it composes none."""
+        return (self,)
+
+    @property
     def separable(self) -> bool:
         """Whether the operator maps the trajectory of each trial to that of the same trial."""
         return False
@@ -276,6 +281,10 @@ class _Composed(LinearOperator):
 
     def _transpose_scale(self) -> float:
         return self._left._transpose_scale() * self._right._transpose_scale()
+
+    @property
+    def factors(self) -> tuple[LinearOperator, ...]:
+        return (*self._left.factors, *self._right.factors)
 
     @property
     def separable(self) -> bool:

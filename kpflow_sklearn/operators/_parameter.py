@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,14 +40,14 @@ class ParameterJacobian(LinearOperator):
 
     def _apply(self, v: Tensor) -> Tensor:
         n_trials, n_timesteps, n_states = self.out_shape
-        out = v.new_empty(n_timesteps, v[..., 0].numel(), n_trials, n_states)
+        out = v.new_empty(n_timesteps, math.prod(v.shape[:-1]), n_trials, n_states)
         self.write(v, out)
         return trials_first(out, v.shape[:-1])
 
     def write(self, v: Tensor, out: Tensor) -> None:
         """Write J_theta v to ``out``, steps first, (T, k, B, H)."""
         out.zero_()
-        pieces = v.reshape(-1, v.shape[-1]).split(self._sizes, dim=-1)
+        pieces = v.reshape(out.shape[1], v.shape[-1]).split(self._sizes, dim=-1)
         for block, piece in zip(self.blocks, pieces, strict=True):
             block.add_forward(piece, out)
 
@@ -54,7 +56,7 @@ class ParameterJacobian(LinearOperator):
         pieces = [block.adjoint(steps) for block in self.blocks]
         empty = q.new_empty(steps.shape[1], 0)
         v = torch.cat([empty, *pieces], dim=-1).div_(self.tangent.n_valid)
-        return v.reshape(*q.shape[:-3], -1)
+        return v.reshape(*q.shape[:-3], v.shape[-1])
 
     _apply_adjoint_in_place = _apply_adjoint
 
