@@ -80,7 +80,7 @@ def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
     """
     if sketcher.overflow:
         return Estimate.missing(OVERFLOW)
-    last, *earlier = densities(sketcher)
+    last, *earlier = _densities(sketcher)
     if not last.nodes.max(initial=0.0) > 0:
         return Estimate.missing(ZERO if np.isfinite(last.nodes).all() else OVERFLOW)
     rank, error = last.rank(threshold)
@@ -88,7 +88,7 @@ def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
     return Estimate(float(np.ceil(rank - 1e-9)), float(np.hypot(error, change)))
 
 
-def densities(sketcher: Sketcher) -> list[SpectralDensity]:
+def _densities(sketcher: Sketcher) -> list[SpectralDensity]:
     """Return the densities from all Lanczos steps, from one less and from two less."""
     parts = []
     for half in sketcher.halves():
@@ -107,10 +107,11 @@ def densities(sketcher: Sketcher) -> list[SpectralDensity]:
             if not grew:
                 break
         parts.append(found)
-    return [
-        SpectralDensity(*(np.concatenate(x) for x in zip(*same, strict=True)), n_starts)
-        for same in zip(*parts, strict=True)
-    ]
+    densities = []
+    for same in zip(*parts, strict=True):  # All trials after as many steps.
+        nodes, weights, known = (np.concatenate(x) for x in zip(*same, strict=True))
+        densities.append(SpectralDensity(nodes, weights, known, n_starts))
+    return densities
 
 
 def _quadrature(space: Krylov, n_starts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

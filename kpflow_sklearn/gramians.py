@@ -16,6 +16,7 @@ from kpflow_sklearn.operators import (
     ParameterOperator,
     TangentKernel,
 )
+from kpflow_sklearn.operators._base import cut
 from kpflow_sklearn.tangent import NetworkTangent
 
 #: Number of trajectory entries up to which an operator's matrix is simply formed.
@@ -136,6 +137,25 @@ def dense_gram(op: LinearOperator, axis: str, gram: str) -> Tensor:
     dim = {"trial": 1, "time": 2, "hidden": 3}[axis]
     flat = columns.movedim(dim, 0).flatten(1)
     return scale * (flat @ flat.mT)
+
+
+def trial_eigenvalues(op: LinearOperator) -> np.ndarray:
+    """Return every eigenvalue of O O* in descending order, from one matrix for each trial.
+
+    For operators that map each trial to itself (``separable``), such as P.
+    """
+    found = [
+        torch.linalg.eigvalsh(dense_gram(cut(op, slice(b, b + 1)), "all", "square"))
+        for b in range(op.out_shape[0])
+    ]
+    values = torch.cat(found).clamp(min=0).sort(descending=True).values
+    return values.cpu().numpy()
+
+
+def trial_gram(op: LinearOperator, axis: str) -> Tensor:
+    """Return O O* reduced to the time or hidden axis, from one matrix for each trial."""
+    parts = (cut(op, slice(b, b + 1)) for b in range(op.out_shape[0]))
+    return sum(dense_gram(part, axis, "square") for part in parts)  # type: ignore[return-value]
 
 
 def mean_gram(op: LinearOperator, axis: str, gram: str) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn.operators import LinearOperator
-from kpflow_sklearn.operators._base import steps_first
+from kpflow_sklearn.operators._base import cut, steps_first
 
 
 def free_memory(device: torch.device) -> int:
@@ -75,9 +75,7 @@ class HalfFactor:
     def chunks(self, n_trials: int) -> Iterator[HalfFactor]:
         """Cut a separable A into factors on ``n_trials`` trials or fewer."""
         for i in range(0, len(self.trials), n_trials):
-            part = self.factor.on_trials(slice(i, i + n_trials))
-            if part is None:
-                raise ValueError(f"{self.factor!r} cannot be cut into trials.")
+            part = cut(self.factor, slice(i, i + n_trials))
             yield HalfFactor(part, self.root, self.seed, self.trials[i : i + n_trials])
 
     def rows(self, v: Tensor, n_trials: int) -> Iterator[tuple[LinearOperator, Tensor]]:
@@ -95,7 +93,7 @@ class HalfFactor:
             yield self.factor, steps_first(self.factor @ v)
             return
         for i in range(0, len(self.trials), n_trials):
-            part = self.factor.on_trials(slice(i, i + n_trials))
+            part = cut(self.factor, slice(i, i + n_trials))
             yield part, steps_first(part @ v)
 
     def pull_back(self, part: LinearOperator, steps: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ tr M^2 = |M V|^2 + E|M w'|^2. The first terms are exact; only what lies outside 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -27,36 +27,36 @@ class Sketch:
 
     Attributes
     ----------
-    mode_values : ndarray of shape (n_modes,)
-        Eigenvalues of V^T M V.
-    trace0, square0 : float
-        tr V^T M V and |M V|^2: the exact parts of tr G and tr G^2.
     traces, squares : ndarray of shape (m,)
-        |A w'|^2 and |M w'|^2 of each random vector; their means are the rest of the two. The
-        latter may be known of the first ones only.
-    middle0, middles : float and ndarray of shape (m,)
-        Likewise |L^T A V|^2 and |L^T A w'|^2 for A = L R (zero otherwise).
+        |A w'|^2 and |M w'|^2 of each random vector: their means are the sampled parts of tr G and
+        tr G^2. The latter may be known of the first ones only.
+    middles : ndarray of shape (m,)
+        Likewise |L^T A w'|^2, for A = L R (zero otherwise).
     inner, outer : ndarray of shape (m, m)
         Inner products of the A w' and of the M w', of those drawn first.
-    known : dict of str to Tensor (n, n)
-        For each axis the reduced Gram of A V.
     sampled : dict of str to Tensor (m, n, n)
         For each axis the reduced Gram of each A w'.
+    trace0, square0, middle0 : float
+        The exact parts: |A V|^2, |M V|^2 and |L^T A V|^2.
+    known : dict of str to Tensor (n, n)
+        For each axis the reduced Gram of A V.
+    mode_values : ndarray of shape (n_modes,)
+        Eigenvalues of V^T M V.
     magnitude : float
         What A was divided by.
     """
 
-    mode_values: np.ndarray
-    trace0: float
-    square0: float
     traces: np.ndarray
     squares: np.ndarray
-    middle0: float
     middles: np.ndarray
     inner: np.ndarray
     outer: np.ndarray
-    known: dict[str, Tensor] = field(default_factory=dict)
     sampled: dict[str, Tensor] = field(default_factory=dict)
+    trace0: float = 0.0
+    square0: float = 0.0
+    middle0: float = 0.0
+    known: dict[str, Tensor] = field(default_factory=dict)
+    mode_values: np.ndarray = field(default_factory=lambda: np.empty(0))
     magnitude: float = 1.0
 
     @property
@@ -72,36 +72,30 @@ class Sketch:
 
     def merged(self, other: Sketch) -> Sketch:
         """Return the sum of two sketches of different trials."""
-        return Sketch(
-            np.concatenate([self.mode_values, other.mode_values]),
-            self.trace0 + other.trace0,
-            self.square0 + other.square0,
-            self.traces + other.traces,
-            self.squares + other.squares,
-            self.middle0 + other.middle0,
-            self.middles + other.middles,
-            self.inner + other.inner,
-            self.outer + other.outer,
-            _merged(self.known, other.known),
-            _merged(self.sampled, other.sampled),
-            self.magnitude,
+        return replace(
+            self,
+            traces=self.traces + other.traces,
+            squares=self.squares + other.squares,
+            middles=self.middles + other.middles,
+            inner=self.inner + other.inner,
+            outer=self.outer + other.outer,
+            sampled=_merged(self.sampled, other.sampled),
+            trace0=self.trace0 + other.trace0,
+            square0=self.square0 + other.square0,
+            middle0=self.middle0 + other.middle0,
+            known=_merged(self.known, other.known),
+            mode_values=np.concatenate([self.mode_values, other.mode_values]),
         )
 
     def joined(self, other: Sketch) -> Sketch:
         """Return the sketch with further random vectors (``inner`` and ``outer`` stay)."""
-        return Sketch(
-            self.mode_values,
-            self.trace0,
-            self.square0,
-            np.concatenate([self.traces, other.traces]),
-            np.concatenate([self.squares, other.squares]),
-            self.middle0,
-            np.concatenate([self.middles, other.middles]),
-            self.inner,
-            self.outer,
-            self.known,
-            {axis: torch.cat([g, other.sampled[axis]]) for axis, g in self.sampled.items()},
-            self.magnitude,
+        sampled = {axis: torch.cat([g, other.sampled[axis]]) for axis, g in self.sampled.items()}
+        return replace(
+            self,
+            traces=np.concatenate([self.traces, other.traces]),
+            squares=np.concatenate([self.squares, other.squares]),
+            middles=np.concatenate([self.middles, other.middles]),
+            sampled=sampled,
         )
 
 
@@ -186,7 +180,7 @@ class Sketcher:
         indices = range(self.n_modes + first, self.n_modes + first + count)
         if self.overflow:
             nothing = np.empty(0)
-            return Sketch(nothing, np.nan, np.nan, nothing, nothing, np.nan, *[nothing] * 3)
+            return Sketch(nothing, nothing, nothing, nothing, nothing, magnitude=np.nan)
         found = [self._sketch(half, self.basis(half), indices, squares) for half in self.halves()]
         out = found[0]
         for other in found[1:]:
@@ -225,32 +219,31 @@ class Sketcher:
         w -= torch.einsum("kni,ind->knd", torch.einsum("knd,ind->kni", w, basis), basis)
         if self.n_modes == half.size:  # V spans the whole space: nothing is left to sample.
             w.zero_()
-        sampled = self._reduce(half, w, sum_vectors=False, pull_back=squares)
-        inner, outer = (x.cpu().numpy() for x in (sampled.inner, sampled.outer))
-        middles = sampled.middles.cpu().numpy()
-        own = (inner.diagonal().copy(), outer.diagonal().copy())
-        if not squares:
-            own, middles = (own[0], np.empty(0)), np.empty(0)
+        found = self._reduce(half, w, sum_vectors=False, pull_back=squares)
+        inner, outer, middles = (x.cpu().numpy() for x in found[1:4])
+        n_squares = len(w) if squares else 0
+        sketch = Sketch(
+            inner.diagonal().copy(),
+            outer.diagonal()[:n_squares].copy(),
+            middles[:n_squares],
+            inner,
+            outer,
+            found.grams,
+        )
         if indices.start > self.n_modes:
-            rest = (0.0, middles, inner, outer, {}, sampled.grams)
-            return Sketch(np.empty(0), 0.0, 0.0, *own, *rest)
+            return sketch
         known = self._reduce(half, basis, sum_vectors=True)
         projected = torch.einsum("ind,jnd->nij", basis, half.blocks(known.images)).double()
         projected = (projected + projected.mT) / 2
         finite = bool(projected.isfinite().all())
         values = torch.linalg.eigvalsh(projected) if finite else projected[..., 0]
-        values = values.flatten().clamp(min=0)
-        return Sketch(
-            values.cpu().numpy(),
-            float(known.inner.trace()),
-            float(known.outer.trace()),
-            *own,
-            float(known.middles.sum()),
-            middles,
-            inner,
-            outer,
-            known.grams,
-            sampled.grams,
+        return replace(
+            sketch,
+            trace0=float(known.inner.trace()),
+            square0=float(known.outer.trace()),
+            middle0=float(known.middles.sum()),
+            known=known.grams,
+            mode_values=values.flatten().clamp(min=0).cpu().numpy(),
         )
 
     def _reduce(

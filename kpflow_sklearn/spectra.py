@@ -36,6 +36,8 @@ from kpflow_sklearn.gramians import (
     gram_factor,
     mean_gram,
     propagator_gram,
+    trial_eigenvalues,
+    trial_gram,
 )
 from kpflow_sklearn.half_factor import free_memory
 from kpflow_sklearn.operators import FlowPropagator, LinearOperator
@@ -245,7 +247,7 @@ class OperatorSpectra:
 
         Returns
         -------
-        {"average", "units", "compression", "matrix", "gramians", "sketch"}
+        {"average", "units", "compression", "matrix", "gramians", "trials", "sketch"}
             All but the last are exact.
         """
         if axis != "all" and self.reduction == "mean":
@@ -258,14 +260,18 @@ class OperatorSpectra:
             return "units" if full else "compression"
         if size <= (EXACT_LIMIT if forced else DENSE_LIMIT):
             return "matrix"
-        if isinstance(self.op, FlowPropagator) and axis != "time":
-            affordable = max(_CHEAP, self._sampling_cost(self.op))
-            if forced or _gramian_cost(self.op) <= affordable:
+        if isinstance(self.op, FlowPropagator):
+            affordable = np.inf if forced else max(_CHEAP, self._sampling_cost(self.op))
+            small = size <= EXACT_LIMIT * self.op.out_shape[0]  # In each trial.
+            if axis in ("all", "time") and small and _trial_cost(self.op, axis) <= affordable:
+                return "trials"
+            if axis != "time" and _gramian_cost(self.op) <= affordable:
                 return "gramians"
         if forced:
             raise ValueError(
-                f"method='exact' is limited to {EXACT_LIMIT} trajectory entries for {self.op!r} "
-                f"on axis {axis!r}, got {size}; analyse fewer trials or use method='auto'."
+                f"method='exact' is limited to {EXACT_LIMIT} trajectory entries (for P, of one "
+                f"trial), got {size} for {self.op!r} on axis {axis!r}; analyse fewer trials or "
+                "use method='auto'."
             )
         return "sketch"
 
@@ -274,6 +280,11 @@ class OperatorSpectra:
 
     def _by_matrix(self, axis: str) -> Spectrum:
         return spectrum_of_gram(dense_gram(self.op, axis, self.gram))
+
+    def _by_trials(self, axis: str) -> Spectrum:
+        if axis == "all":
+            return spectrum_of_eigenvalues(trial_eigenvalues(self.op))
+        return spectrum_of_gram(trial_gram(self.op, axis))
 
     def _by_sketch(self, axis: str) -> Spectrum:
         return sampled_spectrum(self.sketch, axis)
@@ -318,6 +329,15 @@ def _gramian_cost(op: FlowPropagator) -> float:
     """Return the operations of the two Gramian recursions: five products of H x H a step."""
     n_trials, n_timesteps, n_states = op.in_shape
     return 2 * n_trials * n_timesteps * 5.0 * n_states**3
+
+
+def _trial_cost(op: FlowPropagator, axis: str) -> float:
+    """Return the operations of one matrix for each trial."""
+    n_trials, n_timesteps, n_states = op.in_shape
+    size = n_timesteps * n_states
+    product = 2.0 * n_timesteps * op.tangent.n_weights
+    reduction = 4.0 * size**2 if axis == "all" else 2.0 * size * n_timesteps
+    return n_trials * size * (product + reduction)
 
 
 def _unit_cost(op: LinearOperator) -> float:

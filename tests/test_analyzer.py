@@ -178,7 +178,9 @@ def test_results_have_one_row_for_each_number(name):
           for q in QUANTITIES),
         *((i, "network", "", "loss") for i in ITERATIONS),
         *((i, "PKP", "all", q) for i in ITERATIONS
-          for q in ("direction_agreement", "flow_agreement")),
+          for q in ("direction_agreement", "operator_agreement", "activity_error",
+                    "flow_agreement")),
+        *((ITERATIONS[-1], op, "all", "eigenpair_residual") for op in OPERATORS),
     }  # fmt: skip
     found = list(results[keys].itertuples(index=False, name=None))
     assert len(found) == len(set(found))

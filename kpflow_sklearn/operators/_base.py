@@ -215,6 +215,14 @@ class LinearOperator:
         return 1.0
 
 
+def cut(op: LinearOperator, trials: slice) -> LinearOperator:
+    """Return ``op.on_trials(trials)`` of an operator that can be cut."""
+    part = op.on_trials(trials)
+    if part is None:
+        raise ValueError(f"{op!r} cannot be cut into trials.")
+    return part
+
+
 def steps_first(q: Tensor) -> Tensor:
     """Return (..., B, T, H) as (T, k, B, H), each step contiguous wherever ``q`` already was."""
     return q.reshape(-1, *q.shape[-3:]).movedim(2, 0)

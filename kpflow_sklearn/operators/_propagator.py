@@ -64,7 +64,7 @@ class FlowPropagator(LinearOperator):
             tangent.solve_within_adjoint(t, out[t])
         return trials_first(out, q.shape[:-3])
 
-    separable = True  # type: ignore[assignment]
+    separable = True
 
     def on_trials(self, trials: slice) -> FlowPropagator:
         """Return P on some of the trials."""
@@ -122,7 +122,7 @@ class InversePropagator(LinearOperator):
             _start(self.tangent, t, steps_first(q), here)
         return steps
 
-    separable = True  # type: ignore[assignment]
+    separable = True
 
     _apply_adjoint_in_place = _apply_adjoint
 

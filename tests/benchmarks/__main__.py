@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--noise", type=float, default=0.0, help="of the inputs; raises the activity's rank")
     add("--repeats", type=int, default=5, help="slow ones (20 s) twice, very slow (100 s) once")
     add("--threads", type=int, help="torch.set_num_threads")
-    add("--max-gb", type=float, default=6.0, help="leave out what would store more than this")
+    add("--max-gb", type=float, default=6.0, help="do not store Jacobians larger than this")
     add("--output", metavar="FILE", help="write the tables to a markdown file")
     add("--child", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -55,7 +55,7 @@ def tables(options: argparse.Namespace) -> Iterator[Table]:
                 if section == "products":
                     yield from products(size, options.repeats, options.max_gb)
                 elif section == "spectra":
-                    yield spectra(size, options.repeats, options.max_gb)
+                    yield spectra(size, options.repeats)
                 else:
                     yield memory(size, options.max_gb)
 

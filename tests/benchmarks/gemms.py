@@ -8,6 +8,7 @@ import torch
 
 from tests.benchmarks.problems import Problem
 
+GRAMIANS = "bare GEMMs of the Gramians"
 #: Widths of a map's features u_j: how often [state, input, each bias] enter.
 MAPS = {"tanh": [(1, 1, 2)], "gru": [(1, 1, 2), (1, 1, 2), (0, 1, 1), (1, 0, 1)]}
 
@@ -69,7 +70,7 @@ def tangent_kernel(problem: Problem) -> Callable[[], None]:
     return run
 
 
-def gramians(problem: Problem, dtype: torch.dtype) -> tuple[Callable[[], None], float]:
+def gramians(problem: Problem) -> tuple[Callable[[], None], float]:
     """Exact Gramians of P: for each trial and step five H x H products.
 
     Returns
@@ -81,9 +82,7 @@ def gramians(problem: Problem, dtype: torch.dtype) -> tuple[Callable[[], None], 
     """
     size = problem.size
     n_steps = max(1, size.steps // 10)
-    shape = (size.trials, size.hidden, size.hidden)
-    a, b = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
-    out = torch.empty_like(a)
+    a, b, out = torch.randn(3, size.trials, size.hidden, size.hidden)
 
     def run() -> None:
         for _ in range(5 * n_steps):

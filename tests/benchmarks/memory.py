@@ -16,7 +16,7 @@ import torch
 
 from tests.benchmarks.problems import Contender, Size, make_problem
 from tests.benchmarks.products import PRODUCTS, runnable
-from tests.benchmarks.spectra import ANALYSES, affordable
+from tests.benchmarks.spectra import ANALYSES
 from tests.benchmarks.tables import Table
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -32,8 +32,7 @@ def contenders(size: Size, max_gb: float) -> tuple[dict[str, Contender], list[st
         able, why = runnable(group, size, max_gb)
         found |= {f"{operator}: {name}": contender for name, contender in able.items()}
         remarks += why
-    analyses, why = affordable(size, max_gb)
-    return found | {name: v.prepare for name, v in analyses.items()}, remarks + why
+    return found | {name: v.prepare for name, v in ANALYSES.items()}, remarks
 
 
 def memory(size: Size, max_gb: float) -> Table:

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-from kpflow_sklearn import Linearization, linearize
-from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn import linearize
+from kpflow_sklearn.operators import LinearOperator, TangentKernel
 from tests.benchmarks.problems import Contender, Problem
 
 ACTIVITY_TOL = 1e-4
 ACTIVITY_RANK = 32
-OPERATORS: dict[str, Callable[[Linearization], LinearOperator]] = {
-    "P": lambda lin: lin.P,
-    "P*": lambda lin: lin.P.T,
-    "K": lambda lin: lin.K,
-    "PKP*": lambda lin: lin.PKP,
-}
 
 
-def product(operator: str, **options: float) -> Contender:
-    """Return the contender that applies an operator; ``options`` are those of `linearize`."""
+def operator_of(problem: Problem, name: str, **compression: Any) -> LinearOperator:
+    """Return an operator of the network on its trials.
+
+    Parameters
+    ----------
+    problem : Problem
+        The network and its trials.
+    name : {"P", "P*", "K", "PKP*"}
+        Which.
+    **compression
+        Arguments of ``K.compress``, which cuts the activity that enters K and PKP*; none leave it
+        whole.
+
+    Returns
+    -------
+    LinearOperator
+        The operator.
+    """
+    lin = linearize(problem.network, problem.X)
+    if name in {"P", "P*"}:
+        return lin.P if name == "P" else lin.P.T
+    K = lin.K.compress(**compression) if compression else lin.K  # noqa: N806
+    return K if name == "K" else TangentKernel(K, lin.P)
+
+
+def product(name: str, **compression: Any) -> Contender:
+    """Return the contender that applies an operator (see `operator_of`)."""
 
     def prepare(problem: Problem) -> Callable[[], Tensor]:
-        op = OPERATORS[operator](linearize(problem.network, problem.X, **options))
+        op = operator_of(problem, name, **compression)
         return lambda: op @ problem.q
 
     return prepare

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kpflow_sklearn import KPFlowAnalyzer, linearize
+from kpflow_sklearn import KPFlowAnalyzer
 from kpflow_sklearn.analysis import AnalysisTrials, SnapshotAnalysis
 from kpflow_sklearn.gramians import propagator_gram
 from kpflow_sklearn.losses import Objective
@@ -17,7 +17,7 @@ from kpflow_sklearn.modes import leading_modes
 from kpflow_sklearn.spectra import OperatorSpectra
 from kpflow_sklearn.targets import Targets
 from tests.benchmarks import gemms
-from tests.benchmarks.ours import ACTIVITY_TOL, OPERATORS
+from tests.benchmarks.ours import ACTIVITY_TOL, operator_of
 from tests.benchmarks.problems import (
     Contender,
     Problem,
@@ -41,7 +41,7 @@ class Analysis:
 
 
 def _exact_gramians(problem: Problem) -> Callable[[], object]:
-    op = linearize(problem.network, problem.X).P
+    op = operator_of(problem, "P")
     return lambda: propagator_gram(op)
 
 
@@ -50,10 +50,15 @@ def _describe_gramians(problem: Problem, result: Any) -> str:
     return f"effective dimension {float(by_trial.sum()) ** 2 / float(square):.5g}"
 
 
-def _parameter_spectrum(activity_tol: float) -> Analysis:
+def _parameter_spectrum(**compression: float) -> Analysis:
     def prepare(problem: Problem) -> Callable[[], object]:
-        op = linearize(problem.network, problem.X, activity_tol=activity_tol).K
-        return lambda: OperatorSpectra(op, method="exact").on("all")
+        whole = operator_of(problem, "K")
+
+        def run() -> object:
+            op = whole.compress(**compression) if compression else whole
+            return OperatorSpectra(op, method="exact").on("all")
+
+        return run
 
     def describe(problem: Problem, found: Any) -> str:
         n = len(found.eigenvalues)
@@ -64,12 +69,13 @@ def _parameter_spectrum(activity_tol: float) -> Analysis:
 
 def _modes(operator: str) -> Analysis:
     def prepare(problem: Problem) -> Callable[[], object]:
-        op = OPERATORS[operator](linearize(problem.network, problem.X))
+        op = operator_of(problem, operator)
         return lambda: leading_modes(op, N_MODES, random_state=0)
 
     def describe(problem: Problem, found: Any) -> str:
-        residual = worst_residual(problem, operator, *found)
-        return f"{len(found[0])} modes, worst residual {residual:.1e}"
+        residual = worst_residual(problem, operator, found.eigenvalues, found.eigenfunctions)
+        said = found.residuals.max()
+        return f"{len(found[0])} modes, worst residual {residual:.1e} (reported {said:.1e})"
 
     return Analysis(prepare, describe)
 
@@ -78,7 +84,7 @@ def worst_residual(
     problem: Problem, operator: str, values: np.ndarray, functions: np.ndarray
 ) -> float:
     """Return the largest |G v - lambda v| / lambda, by products with the operator itself."""
-    op = OPERATORS[operator](linearize(problem.network, problem.X))
+    op = operator_of(problem, operator)
     gram = op @ op.T if operator == "P" else op
     v = torch.as_tensor(functions).to(op.dtype)
     scale = torch.as_tensor(values)
@@ -87,12 +93,13 @@ def worst_residual(
 
 
 def _snapshot(problem: Problem) -> Callable[[], object]:
-    settings = KPFlowAnalyzer()._settings(0)
+    analyzer = KPFlowAnalyzer()
+    settings, tolerance = analyzer._settings(0), analyzer.activity_tol
     weight = np.ones(problem.y.shape[:2], dtype=np.float32)
     trials = AnalysisTrials(problem.X, Targets(problem.y, weight), None)
 
     def run() -> object:
-        found = SnapshotAnalysis(problem.network, 0, trials, Objective("mse"))
+        found = SnapshotAnalysis(problem.network, 0, trials, Objective("mse"), tolerance)
         return found.rows(found.spectra(settings), settings)
 
     return run
@@ -113,52 +120,37 @@ def _describe_snapshot(problem: Problem, rows: Any) -> str:
 
 ANALYSES: dict[str, Analysis] = {
     GRAMIANS: Analysis(_exact_gramians, _describe_gramians),
-    "K: full spectrum": _parameter_spectrum(0.0),
-    f"K: full spectrum, activity_tol={ACTIVITY_TOL:g}": _parameter_spectrum(ACTIVITY_TOL),
+    "K: full spectrum": _parameter_spectrum(),
+    f"K: full spectrum, activity to {ACTIVITY_TOL:g}": _parameter_spectrum(tolerance=ACTIVITY_TOL),
     f"P: {N_MODES} leading modes": _modes("P"),
     f"PKP*: {N_MODES} leading modes": _modes("PKP*"),
     "default analysis of a snapshot": Analysis(_snapshot, _describe_snapshot),
 }
 
 
-def affordable(size: Size, max_gb: float) -> tuple[dict[str, Analysis], list[str]]:
-    """Return the analyses whose memory is within the limit, and a remark on the others."""
-    need = 4 * size.jacobian_gb()  # Two such arrays in float64.
-    if need <= max_gb:
-        return ANALYSES, []
-    rest = {name: v for name, v in ANALYSES.items() if name != GRAMIANS}
-    return rest, [f"{GRAMIANS}: left out, they may take {need:.1f} GB (see --max-gb)."]
-
-
-def spectra(size: Size, repeats: int, max_gb: float) -> Table:
+def spectra(size: Size, repeats: int) -> Table:
     """Time the analyses of one size and read off how accurate they are."""
     problem = make_problem(size)
     table = Table(
         f"Spectra: {size.label()}",
         ("what", "training iterations", "accuracy", "ms, median (range)"),
     )
-    chosen, table.remarks = affordable(size, max_gb)
-    runs = {name: analysis.prepare(problem) for name, analysis in chosen.items()}
+    runs = {name: analysis.prepare(problem) for name, analysis in ANALYSES.items()}
     runs[TRAINING] = training_iteration(problem)
-    shares = {}
-    if GRAMIANS in chosen:
-        for dtype in (torch.float32, torch.float64):
-            runs[f"bmm {dtype}"], shares[f"bmm {dtype}"] = gemms.gramians(problem, dtype)
+    runs[gemms.GRAMIANS], share = gemms.gramians(problem)
     said = {TRAINING: ""}
 
     def inspect(name: str, result: object) -> None:
-        if name in chosen:
-            said[name] = chosen[name].describe(problem, result)
+        if name in ANALYSES:
+            said[name] = ANALYSES[name].describe(problem, result)
 
     times = alternate(runs, repeats, inspect)
     middle = medians(times)
-    for name in said:
-        table.add(name, middle[name] / middle[TRAINING], said[name], milliseconds(times[name]))
-    for name, share in shares.items():
-        ratio = middle[GRAMIANS] / (middle[name] / share)
-        label = name.removeprefix("bmm torch.")
-        table.remarks.append(
-            f"{GRAMIANS}: {ratio:.3g} times their bare GEMMs in {label} (per trial and step five "
-            f"products H x H; {share:.0%} of the steps timed)."
-        )
+    for name, words in said.items():
+        table.add(name, middle[name] / middle[TRAINING], words, milliseconds(times[name]))
+    ratio = middle[GRAMIANS] / (middle[gemms.GRAMIANS] / share)
+    table.remarks.append(
+        f"{GRAMIANS}: {ratio:.3g} times their bare GEMMs (per trial and step five products "
+        f"H x H, timed on {share:.0%} of the steps)."
+    )
     return table
