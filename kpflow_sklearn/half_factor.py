@@ -8,10 +8,10 @@ reduced before the next.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -23,7 +23,7 @@ def free_memory(device: torch.device) -> int:
     """Return how many bytes are free on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return psutil.virtual_memory().available
 
 
 def inner_products(v: Tensor) -> Tensor:
