@@ -12,12 +12,13 @@ from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
 from kpflow_sklearn.modes import leading_modes
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.spectra import OperatorSpectra
-from tests.cases import BY_NAME, build, solve
+from tests.cases import CASES, build, solve
 
 pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
 ]
+BY_NAME = {case.name: case for case in CASES}
 NAMES = ("tanh", "gru", "lstm-2layers", "gru-ragged", "gru-trained_z0", "user")
 OPERATORS = ("K", "P", "PKP")
 every_name = pytest.mark.parametrize("name", NAMES)
