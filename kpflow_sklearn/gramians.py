@@ -33,7 +33,7 @@ def step_matrices(tangent: NetworkTangent, t: int) -> tuple[Tensor, Tensor]:
     eye = torch.eye(n_states, dtype=tangent.dtype, device=tangent.device)
     columns = eye[:, None, :].repeat(1, n_trials, 1)
     m = torch.zeros_like(columns)
-    tangent.add_jacobian_forward(t, columns, m)
+    tangent.jacobian_forward(t, columns, m, m)
     tangent.solve_within(t, m)
     pushed = columns if tangent.mask is None else columns * tangent.mask[t]
     e = tangent.solve_within(t, pushed.clone())

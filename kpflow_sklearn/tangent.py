@@ -34,11 +34,11 @@ class LayerTangent(Protocol):
 
     n_states: int
 
-    def add_state_forward(self, t: int, q: Tensor, out: Tensor) -> None:
-        """Add J_t q to ``out``."""
+    def state_forward(self, t: int, q: Tensor, push: Tensor, out: Tensor) -> None:
+        """Write push + J_t q to ``out``."""
 
-    def add_state_adjoint(self, t: int, p: Tensor, out: Tensor) -> None:
-        """Add J_t^T p to ``out``."""
+    def state_adjoint(self, t: int, p: Tensor, push: Tensor, out: Tensor) -> None:
+        """Write push + J_t^T p to ``out``."""
 
 
 class LayerBlock:
@@ -48,6 +48,10 @@ class LayerBlock:
         self.block, self.prefix, self.states = block, prefix, states
         self.name = prefix + block.name
         self.n_parameters = block.n_parameters
+
+    def write_forward(self, v: Tensor, out: Tensor) -> None:
+        """Write J v to the layer's part of ``out`` (T, k, B, n_states of the network)."""
+        self.block.write_forward(v, out[..., self.states])
 
     def add_forward(self, v: Tensor, out: Tensor) -> None:
         """Add J v to ``out`` (T, k, B, n_states of the network)."""
@@ -82,12 +86,12 @@ class InitialStateBlock:
     def add_forward(self, v: Tensor, out: Tensor) -> None:
         """Add J v to ``out`` (T, k, B, n_states): J_1 v at the first step, zero after it."""
         spread = v.unsqueeze(1).expand(out.shape[1:])
-        self._tangent.add_jacobian_forward(0, spread, out[0])
+        self._tangent.jacobian_forward(0, spread, out[0], out[0])
 
     def adjoint(self, q: Tensor) -> Tensor:
         """Return J^T q: the first step pulled back and summed over trials."""
         pulled = torch.zeros_like(q[0])
-        self._tangent.add_jacobian_adjoint(0, q[0], pulled)
+        self._tangent.jacobian_adjoint(0, q[0], pulled, pulled)
         return pulled.sum(1)
 
     def select(self, trials: slice) -> InitialStateBlock:
@@ -143,21 +147,24 @@ class NetworkTangent:
         """Number of multiplications of one product with J_t at one trial."""
         return sum(layer.n_weights for layer in self.layers)
 
-    def add_jacobian_forward(self, t: int, q: Tensor, out: Tensor) -> None:
-        """Add J_t q to ``out``, both (k, B, H); each layer's input is held fixed."""
-        for layer, s in zip(self.layers, self.slices, strict=True):
-            layer.add_state_forward(t, q[..., s], out[..., s])
+    def jacobian_forward(self, t: int, q: Tensor, push: Tensor, out: Tensor) -> None:
+        """Write push + J_t q to ``out``, all (k, B, H); each layer's input is held fixed.
 
-    def add_jacobian_adjoint(self, t: int, p: Tensor, out: Tensor) -> None:
-        """Add J_t^T p to ``out``, both (k, B, H)."""
+        ``out`` may be ``push``.
+        """
         for layer, s in zip(self.layers, self.slices, strict=True):
-            layer.add_state_adjoint(t, p[..., s], out[..., s])
+            layer.state_forward(t, q[..., s], push[..., s], out[..., s])
+
+    def jacobian_adjoint(self, t: int, p: Tensor, push: Tensor, out: Tensor) -> None:
+        """Write push + J_t^T p to ``out``, all (k, B, H); ``out`` may be ``push``."""
+        for layer, s in zip(self.layers, self.slices, strict=True):
+            layer.state_adjoint(t, p[..., s], push[..., s], out[..., s])
 
     def within_forward(self, t: int, q: Tensor) -> Tensor:
         """Return A_t q, the influence of lower layers on higher ones within step t."""
         out = torch.zeros_like(q)
         for lower, s, upper, r in self._pairs():
-            upper.add_input_forward(t, lower.output_forward(t, q[..., s]), out[..., r])
+            upper.input_forward(t, lower.output_forward(t, q[..., s]), out[..., r], out[..., r])
         return out
 
     def within_adjoint(self, t: int, p: Tensor) -> Tensor:
@@ -170,7 +177,7 @@ class NetworkTangent:
     def solve_within(self, t: int, q: Tensor) -> Tensor:
         """Return (I - A_t)^{-1} q by going up the layers (in place)."""
         for lower, s, upper, r in self._pairs():
-            upper.add_input_forward(t, lower.output_forward(t, q[..., s]), q[..., r])
+            upper.input_forward(t, lower.output_forward(t, q[..., s]), q[..., r], q[..., r])
         return q
 
     def solve_within_adjoint(self, t: int, p: Tensor) -> Tensor:

@@ -619,7 +619,7 @@ def times_argument(factor: float) -> Callable:
 
 def one_step_early(function: Callable) -> Callable:
     """Take the Jacobians at the step before, as research code is known to have done."""
-    return lambda tangent, t, q, out: function(tangent, max(t - 1, 0), q, out)
+    return lambda tangent, t, q, push, out: function(tangent, max(t - 1, 0), q, push, out)
 
 
 def into_other_units(function: Callable) -> Callable:
@@ -646,8 +646,8 @@ LEAKING = {SYMMETRY, STEP, UNITS, TRACE}
 BREAKS = {
     "P": (FlowPropagator, "_forward", times(1.01), {ADJOINT, INVERSE, STEP}),
     "P*": (FlowPropagator, "_backward", times(1.01), {GRADIENT, ADJOINT}),
-    "J_t": (NetworkTangent, "add_jacobian_forward", one_step_early, {ADJOINT, STEP}),
-    "J_t^T": (NetworkTangent, "add_jacobian_adjoint", one_step_early, {GRADIENT, ADJOINT}),
+    "J_t": (NetworkTangent, "jacobian_forward", one_step_early, {ADJOINT, STEP}),
+    "J_t^T": (NetworkTangent, "jacobian_adjoint", one_step_early, {GRADIENT, ADJOINT}),
     "P^-1": (InversePropagator, "_apply", times(1.01), {INVERSE}),
     "J_theta": (ParameterJacobian, "write", times_argument(1.01), {STEP, TRACE}),
     "J_theta*": (ParameterJacobian, "_apply_adjoint", times(1.01), {GRADIENT}),

@@ -36,8 +36,8 @@ class GivenJacobians:
         self.mask = None if mask is None else torch.as_tensor(mask.T, dtype=self.dtype)[..., None]
         self._jacobians = jacobians
 
-    def add_jacobian_forward(self, t: int, q: Tensor, out: Tensor) -> None:
-        out += torch.einsum("bij,...bj->...bi", self._jacobians[t], q)
+    def jacobian_forward(self, t: int, q: Tensor, push: Tensor, out: Tensor) -> None:
+        torch.add(push, torch.einsum("bij,...bj->...bi", self._jacobians[t], q), out=out)
 
     def solve_within(self, t: int, q: Tensor) -> Tensor:
         return q

@@ -55,8 +55,18 @@ class MapBlock:
         self.n_units, self.n_columns = sensitivity.shape[-1], features.shape[-1]
         self.n_parameters = self.n_units * self.n_columns
 
+    def write_forward(self, v: Tensor, out: Tensor) -> None:
+        """Write J dW to ``out`` (T, k, B, n_states), for the k flattened dW in ``v``."""
+        for part, s, a in self._products(v, out):
+            torch.mul(s, a, out=part)
+
     def add_forward(self, v: Tensor, out: Tensor) -> None:
-        """Add J dW to ``out`` (T, k, B, n_states), for the k flattened dW in ``v``."""
+        """Add J dW to ``out``."""
+        for part, s, a in self._products(v, out):
+            part.addcmul_(s, a)
+
+    def _products(self, v: Tensor, out: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield for groups of directions each part of ``out``, with S_j and dW_j u_j for it."""
         u = self.features.flatten(0, 1)
         dw = v.reshape(-1, self.n_units, self.n_columns)
         parts = out.unflatten(-1, self.sensitivity.shape[-2:])
@@ -64,7 +74,7 @@ class MapBlock:
             a = torch.matmul(u, dw[group].mT)
             a = a.unflatten(1, self.features.shape[:2]).movedim(1, 0)
             for p, s in enumerate(self.sensitivity.unbind(2)):
-                parts[:, group, :, p].addcmul_(s.unsqueeze(1), a)
+                yield parts[:, group, :, p], s.unsqueeze(1), a
 
     def adjoint(self, q: Tensor) -> Tensor:
         """Return J^T q, (k, n_parameters), for ``q`` (T, k, B, n_states)."""

@@ -122,56 +122,69 @@ class MappedTangent:
         self._state_maps = [(j, m.gate) for j, m in enumerate(cell.maps) if m.state]
         self._input_maps = [(j, m.gate) for j, m in enumerate(cell.maps) if m.input]
 
-    def _add_through_maps(
-        self, maps: list[tuple[int, int]], t: int, u: Tensor, w: Tensor, out: Tensor
+    def _through_maps(
+        self, maps: list[tuple[int, int]], t: int, u: Tensor, w: Tensor, push: Tensor, out: Tensor
     ) -> None:
-        """Add to ``out`` the sum over maps of S_j (W_j u) at step t: one product for all gates."""
+        """Write push + the sum over maps of S_j (W_j u) at step t to ``out``, which may be push.
+
+        One matrix product for all gates, then one pass over ``out`` a map.
+        """
         gates = torch.matmul(u, w.mT).unflatten(-1, (self.cell.n_gates, self.n_units))
-        parts = self._parts(out)
+        source, target = self._parts(push), self._parts(out)
         for j, gate in maps:
             for p, s in enumerate(self.sensitivity[t, j]):
-                parts[..., p, :].addcmul_(s, gates[..., gate, :])
+                torch.addcmul(source[..., p, :], s, gates[..., gate, :], out=target[..., p, :])
+            source = target
 
     def _through_maps_adjoint(
         self, maps: list[tuple[int, int]], t: int, q: Tensor, w: Tensor
     ) -> Tensor:
         """Return the sum over maps of W_j^T (S_j q) at step t."""
         parts = self._parts(q)
-        gates = q.new_zeros(*q.shape[:-1], self.cell.n_gates, self.n_units)
+        gates = q.new_empty(*q.shape[:-1], self.cell.n_gates, self.n_units)
+        unused = set(range(self.cell.n_gates))
         for j, gate in maps:
             for p, s in enumerate(self.sensitivity[t, j]):
-                gates[..., gate, :].addcmul_(s, parts[..., p, :])
+                here = gates[..., gate, :]
+                if gate in unused:
+                    torch.mul(s, parts[..., p, :], out=here)
+                    unused.remove(gate)
+                else:
+                    here.addcmul_(s, parts[..., p, :])
+        for gate in unused:
+            gates[..., gate, :] = 0
         return torch.matmul(gates.flatten(-2), w)
 
     def _parts(self, q: Tensor) -> Tensor:
         return q.unflatten(-1, (self.cell.n_parts, self.n_units))
 
-    def add_state_forward(self, t: int, q: Tensor, out: Tensor) -> None:
-        """Add J_t q to ``out``, both (k, B, n_states)."""
+    def state_forward(self, t: int, q: Tensor, push: Tensor, out: Tensor) -> None:
+        """Write push + J_t q to ``out``, all (k, B, n_states); ``out`` may be ``push``."""
         parts, target = self._parts(q), self._parts(out)
         h = parts[..., 0, :]
         rates = h if self.rate_gain is None else h * self.rate_gain[t]
-        self._add_through_maps(self._state_maps, t, rates, self.weights.hh, out)
+        self._through_maps(self._state_maps, t, rates, self.weights.hh, push, out)
         for p, source, d in self.direct:
             target[..., p, :].addcmul_(d[t], parts[..., source, :])
 
-    def add_state_adjoint(self, t: int, p: Tensor, out: Tensor) -> None:
-        """Add J_t^T p to ``out``, both (k, B, n_states)."""
-        parts, target = self._parts(p), self._parts(out)
+    def state_adjoint(self, t: int, p: Tensor, push: Tensor, out: Tensor) -> None:
+        """Write push + J_t^T p to ``out``, all (k, B, n_states); ``out`` may be ``push``."""
+        parts, source, target = self._parts(p), self._parts(push), self._parts(out)
         rates = self._through_maps_adjoint(self._state_maps, t, p, self.weights.hh)
-        if self.rate_gain is None:
-            target[..., 0, :] += rates
-        else:
-            target[..., 0, :].addcmul_(rates, self.rate_gain[t])
-        for end, source, d in self.direct:
-            target[..., source, :].addcmul_(d[t], parts[..., end, :])
+        if self.rate_gain is not None:
+            rates *= self.rate_gain[t]
+        torch.add(source[..., 0, :], rates, out=target[..., 0, :])
+        if out is not push:
+            target[..., 1:, :] = source[..., 1:, :]
+        for end, start, d in self.direct:
+            target[..., start, :].addcmul_(d[t], parts[..., end, :])
 
-    def add_input_forward(self, t: int, u: Tensor, out: Tensor) -> None:
-        """Add the derivative of step t along ``u`` (k, B, n_inputs), a change of input."""
-        self._add_through_maps(self._input_maps, t, u, self.weights.ih, out)
+    def input_forward(self, t: int, u: Tensor, push: Tensor, out: Tensor) -> None:
+        """Write push + the derivative of step t along ``u`` (k, B, n_inputs), of the input."""
+        self._through_maps(self._input_maps, t, u, self.weights.ih, push, out)
 
     def input_adjoint(self, t: int, p: Tensor) -> Tensor:
-        """Return the transpose of `add_input_forward` applied to ``p`` (k, B, n_states)."""
+        """Return the transpose of `input_forward` applied to ``p`` (k, B, n_states)."""
         return self._through_maps_adjoint(self._input_maps, t, p, self.weights.ih)
 
     def output_forward(self, t: int, p: Tensor) -> Tensor:

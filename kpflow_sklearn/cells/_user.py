@@ -37,6 +37,10 @@ class UserBlock:
         mask = self._tangent.mask
         return q if mask is None else q * mask
 
+    def write_forward(self, v: Tensor, out: Tensor) -> None:
+        """Write J v to ``out`` (T, k, B, n_states), for ``v`` (k, n_parameters)."""
+        self.add_forward(v, out.zero_())
+
     def add_forward(self, v: Tensor, out: Tensor) -> None:
         """Add J v to ``out`` (T, k, B, n_states), for ``v`` (k, n_parameters)."""
         for row, target in zip(v, out.movedim(1, 0), strict=True):
@@ -94,15 +98,16 @@ class UserTangent:
     def _masked(self, t: int, q: Tensor) -> Tensor:
         return q if self.mask is None else q * self.mask[t]
 
-    def add_state_forward(self, t: int, q: Tensor, out: Tensor) -> None:
-        """Add J_t q to ``out``, both (k, B, n_states)."""
+    def state_forward(self, t: int, q: Tensor, push: Tensor, out: Tensor) -> None:
+        """Write push + J_t q to ``out``, all (k, B, n_states); ``out`` may be ``push``."""
         step, z, rows = self._at_step(t, q)
-        out += self._masked(t, jvp(step, (z,), (rows,))[1].reshape(q.shape))
+        moved = jvp(step, (z,), (rows,))[1].reshape(q.shape)
+        torch.add(push, self._masked(t, moved), out=out)
 
-    def add_state_adjoint(self, t: int, p: Tensor, out: Tensor) -> None:
-        """Add J_t^T p to ``out``, both (k, B, n_states)."""
+    def state_adjoint(self, t: int, p: Tensor, push: Tensor, out: Tensor) -> None:
+        """Write push + J_t^T p to ``out``, all (k, B, n_states); ``out`` may be ``push``."""
         step, z, rows = self._at_step(t, self._masked(t, p))
-        out += vjp(step, z)[1](rows)[0].reshape(p.shape)
+        torch.add(push, vjp(step, z)[1](rows)[0].reshape(p.shape), out=out)
 
     def select(self, trials: slice) -> UserTangent:
         """Return the linearization of some of the trials, sharing memory with this one."""

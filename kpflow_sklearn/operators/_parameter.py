@@ -46,10 +46,18 @@ class ParameterJacobian(LinearOperator):
 
     def write(self, v: Tensor, out: Tensor) -> None:
         """Write J_theta v to ``out``, steps first, (T, k, B, H)."""
-        out.zero_()
         pieces = v.reshape(out.shape[1], v.shape[-1]).split(self._sizes, dim=-1)
+        # The first block of each layer writes, the others add; what none writes to is zero.
+        written: set[int] = set()
+        for layer in self.tangent.slices:
+            if all(getattr(block, "states", None) != layer for block in self.blocks):
+                out[..., layer] = 0
         for block, piece in zip(self.blocks, pieces, strict=True):
-            block.add_forward(piece, out)
+            if isinstance(block, LayerBlock) and block.states.start not in written:
+                written.add(block.states.start)
+                block.write_forward(piece, out)
+            else:
+                block.add_forward(piece, out)
 
     def _apply_adjoint(self, q: Tensor) -> Tensor:
         steps = steps_first(q)

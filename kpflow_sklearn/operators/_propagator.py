@@ -41,9 +41,11 @@ class FlowPropagator(LinearOperator):
         """Write P q to ``out``, steps first, and return it in the layout of ``q``."""
         tangent, steps = self.tangent, steps_first(q)
         for t, here in enumerate(out):
-            _start(tangent, t, steps, here)
+            push = _valid(tangent, t, steps)
             if t:
-                tangent.add_jacobian_forward(t, out[t - 1], here)
+                tangent.jacobian_forward(t, out[t - 1], push, here)
+            else:
+                here.copy_(push)
             tangent.solve_within(t, here)
         return trials_first(out, q.shape[:-3])
 
@@ -58,9 +60,11 @@ class FlowPropagator(LinearOperator):
         tangent, steps = self.tangent, steps_first(q)
         last = len(out) - 1
         for t in range(last, -1, -1):
-            _start(tangent, t, steps, out[t])
+            push = _valid(tangent, t, steps)
             if t < last:
-                tangent.add_jacobian_adjoint(t + 1, out[t + 1], out[t])
+                tangent.jacobian_adjoint(t + 1, out[t + 1], push, out[t])
+            else:
+                out[t].copy_(push)
             tangent.solve_within_adjoint(t, out[t])
         return trials_first(out, q.shape[:-3])
 
@@ -98,29 +102,27 @@ class InversePropagator(LinearOperator):
         super().__init__(tangent.shape, tangent.shape, tangent.dtype, tangent.device)
 
     def _apply(self, q: Tensor) -> Tensor:
-        tangent, steps = self.tangent, self._valid(q)
+        tangent, steps = self.tangent, self._valid_steps(q)
         out = steps.clone()
         for t, here in enumerate(out):
             if t:
-                tangent.add_jacobian_forward(t, -steps[t - 1], here)
+                tangent.jacobian_forward(t, -steps[t - 1], here, here)
             here -= tangent.within_forward(t, steps[t])
         return trials_first(out, q.shape[:-3])
 
     def _apply_adjoint(self, q: Tensor) -> Tensor:
-        tangent, steps = self.tangent, self._valid(q)
+        tangent, steps = self.tangent, self._valid_steps(q)
         out = steps.clone()
         for t, here in enumerate(out):
             if t:
-                tangent.add_jacobian_adjoint(t, -steps[t], out[t - 1])
+                tangent.jacobian_adjoint(t, -steps[t], out[t - 1], out[t - 1])
             here -= tangent.within_adjoint(t, steps[t])
         return trials_first(out, q.shape[:-3])
 
-    def _valid(self, q: Tensor) -> Tensor:
-        """Return a copy of ``q``, steps first, zero where masked."""
-        steps = _like_steps(q)
-        for t, here in enumerate(steps):
-            _start(self.tangent, t, steps_first(q), here)
-        return steps
+    def _valid_steps(self, q: Tensor) -> Tensor:
+        """Return ``q`` steps first, zero where masked."""
+        steps = steps_first(q)
+        return torch.stack([_valid(self.tangent, t, steps) for t in range(len(steps))])
 
     separable = True
 
@@ -135,9 +137,6 @@ def _like_steps(q: Tensor) -> Tensor:
     return torch.empty(steps_first(q).shape, dtype=q.dtype, device=q.device)
 
 
-def _start(tangent: NetworkTangent, t: int, steps: Tensor, out: Tensor) -> None:
-    """Write the push of step t, zero where masked, to ``out`` (k, B, H), which may be it."""
-    if tangent.mask is not None:
-        torch.mul(steps[t], tangent.mask[t], out=out)
-    elif out.data_ptr() != steps[t].data_ptr():
-        out.copy_(steps[t])
+def _valid(tangent: NetworkTangent, t: int, steps: Tensor) -> Tensor:
+    """Return the push of step t (k, B, H), zero where masked."""
+    return steps[t] if tangent.mask is None else steps[t] * tangent.mask[t]

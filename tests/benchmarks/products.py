@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from tests.benchmarks import autodiff, gemms, stored
-from tests.benchmarks.ours import ACTIVITY_RANK, ACTIVITY_TOL, operator_of, product
+from tests.benchmarks.ours import ACTIVITY_RANK, ACTIVITY_TOL, in_place, operator_of, product
 from tests.benchmarks.problems import (
     Contender,
     Problem,
@@ -22,17 +22,22 @@ OURS, GEMMS, TRAINING = "kpflow_sklearn", "bare GEMMs", "training iteration, 500
 BY_TOL = f"{OURS}, activity to {ACTIVITY_TOL:g}"
 BY_RANK = f"{OURS}, activity of rank {ACTIVITY_RANK}"
 
+IN_PLACE, RANK_IN_PLACE = f"{OURS}, in place", f"{BY_RANK}, in place"
+
 #: By operator and name; the first of each operator is what the others are compared with.
 PRODUCTS: dict[str, dict[str, Contender]] = {
     "P": {
         OURS: product("P"),
+        IN_PLACE: in_place("P"),
         GEMMS: gemms.propagator,
         "stored J, vmap over probes and trials": stored.propagator_vmapped,
         "stored J, bmm over trials": stored.propagator_batched,
     },
-    "P*": {OURS: product("P*"), GEMMS: gemms.adjoint_propagator},
+    "P*": {OURS: product("P*"), IN_PLACE: in_place("P*"), GEMMS: gemms.adjoint_propagator},
     "K": {
         OURS: product("K"),
+        IN_PLACE: in_place("K"),
+        RANK_IN_PLACE: in_place("K", rank=ACTIVITY_RANK),
         BY_TOL: product("K", tolerance=ACTIVITY_TOL),
         BY_RANK: product("K", rank=ACTIVITY_RANK),
         GEMMS: gemms.parameter_operator,
@@ -40,6 +45,7 @@ PRODUCTS: dict[str, dict[str, Contender]] = {
     },
     "PKP*": {
         OURS: product("PKP*"),
+        IN_PLACE: in_place("PKP*"),
         BY_TOL: product("PKP*", tolerance=ACTIVITY_TOL),
         GEMMS: gemms.tangent_kernel,
         "torch.func, vmap": autodiff.tangent_kernel,
