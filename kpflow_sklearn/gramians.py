@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kpflow_sklearn.cells._tangent import MappedTangent
 from kpflow_sklearn.operators import (
     FlowPropagator,
     LinearOperator,
@@ -25,19 +26,23 @@ AXES = ("all", "trial", "time", "hidden")
 
 
 def step_matrices(tangent: NetworkTangent, t: int) -> tuple[Tensor, Tensor]:
-    """Return the dense (M_t, E_t) of p_t = M_t p_{t-1} + E_t q_t, each (B, H, H).
+    """Return the dense M_t and E_t E_t^T of p_t = M_t p_{t-1} + E_t q_t, each (B, H, H).
 
     E_t is the identity on valid steps of a single layer; in a stack it climbs the layers.
     """
     n_trials, _, n_states = tangent.shape
     eye = torch.eye(n_states, dtype=tangent.dtype, device=tangent.device)
+    valid = eye.expand(n_trials, -1, -1)
+    if tangent.mask is not None:
+        valid = valid * tangent.mask[t][..., None]
+    if len(tangent.layers) == 1 and isinstance(tangent.layers[0], MappedTangent):
+        return tangent.layers[0].state_matrix(t), valid
     columns = eye[:, None, :].repeat(1, n_trials, 1)
     m = torch.zeros_like(columns)
     tangent.jacobian_forward(t, columns, m, m)
     tangent.solve_within(t, m)
-    pushed = columns if tangent.mask is None else columns * tangent.mask[t]
-    e = tangent.solve_within(t, pushed.clone())
-    return m.permute(1, 2, 0), e.permute(1, 2, 0)
+    e = tangent.solve_within(t, valid.movedim(2, 0).contiguous()).permute(1, 2, 0)
+    return m.permute(1, 2, 0), e @ e.mT
 
 
 def propagator_gram(op: FlowPropagator, memory: int = 2**29) -> tuple[Tensor, Tensor, float]:
@@ -80,11 +85,11 @@ def propagator_gram(op: FlowPropagator, memory: int = 2**29) -> tuple[Tensor, Te
 
 def _gramians(tangent: NetworkTangent, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
     n_trials, n_timesteps, n_states = tangent.shape
-    m, e = (x.to(dtype) for x in step_matrices(tangent, 0))
-    reach, steps = [e @ e.mT], [m]
-    for t in range(1, n_timesteps):
-        m, e = (x.to(dtype) for x in step_matrices(tangent, t))
-        reach.append(torch.baddbmm(e @ e.mT, m @ reach[-1], m.mT))
+    reach: list[Tensor] = []
+    steps: list[Tensor] = []
+    for t in range(n_timesteps):
+        m, pushed = (x.to(dtype) for x in step_matrices(tangent, t))
+        reach.append(torch.baddbmm(pushed, m @ reach[-1], m.mT) if t else pushed)
         steps.append(m)
     o = torch.zeros_like(m)
     square = 0.0

@@ -88,7 +88,8 @@ class HalfFactor:
         n_trials : int
             Trials in a chunk.
         """
-        v = (self.root * v).reshape(-1, *self.factor.in_shape)
+        v = v.reshape(-1, *self.factor.in_shape)
+        v = v if self.root == 1 else self.root * v
         if self.separable or n_trials >= len(self.trials):
             yield self.factor, steps_first(self.factor @ v)
             return
@@ -113,7 +114,8 @@ class HalfFactor:
             middle += inner_products(steps_first(pulled)).diagonal() / scale**2
         for factor in reversed(rest):
             pulled = factor.apply_(pulled)
-        pulled = pulled.mul_(self.root * part._transpose_scale())
+        scale = self.root * part._transpose_scale()
+        pulled = pulled if scale == 1 else pulled.mul_(scale)
         trajectories = len(self.factor.in_shape) == 3
         return middle, steps_first(pulled) if trajectories else pulled.unsqueeze(0)
 

@@ -166,7 +166,9 @@ class Sketcher:
             per_trial = half.bytes_per_trial(max(n_probes, n_modes))
             self._chunk = min(self._chunk, max(1, memory // per_trial))
         magnitude = half.magnitude(self._chunk)
-        self.magnitude = magnitude if 0 < magnitude < np.inf else 1.0
+        # Left as it is where nothing can overflow or vanish.
+        moderate = magnitude == 0 or 1e-3 < magnitude < 1e3 or not np.isfinite(magnitude)
+        self.magnitude = 1.0 if moderate else magnitude
         self.overflow = not np.isfinite(magnitude)
         self.half = half.divided(self.magnitude)
         self._basis: Tensor | None = None

@@ -200,13 +200,16 @@ class OperatorSpectra:
     def sketcher(self) -> Sketcher:
         """Draws from the Gram by random vectors."""
         factor, scale = gram_factor(self.op, self.gram)
+        # Each vector samples each trial of a separable factor: many trials need few vectors.
+        enough = factor.separable and factor.out_shape[0] >= 10
+        n_probes = max(4, self.n_probes // 3) if enough else self.n_probes
         limit = self.memory_limit or free_memory(self.op.device) // 4
         return Sketcher(
             factor,
             scale,
             axes=[axis for axis in self._sampled_axes if axis != "all"],
             n_modes=-(-self.n_modes // 4) if factor.separable else self.n_modes,
-            n_probes=self.n_probes,
+            n_probes=n_probes,
             seed=draw_seed(self.random_state),
             memory=limit,
         )
@@ -214,14 +217,16 @@ class OperatorSpectra:
     @cached_property
     def sketch(self) -> Sketch:
         """What the random vectors tell, drawn when first needed and shared by the axes."""
-        sketch = self.sketcher.draw(0, self.n_probes)
+        sketch = self.sketcher.draw(0, self.sketcher.n_probes)
         while sketch.finite and sketch.n_probes < 4 * self.n_probes:
             found = {axis: sampled_spectrum(sketch, axis) for axis in self._sampled_axes}
             uncertain = [axis for axis in found if _uncertain(found[axis])]
             if not uncertain:
                 break
             sketch = sketch.joined(
-                self.sketcher.draw(sketch.n_probes, self.n_probes, squares="all" in uncertain)
+                self.sketcher.draw(
+                    sketch.n_probes, -(-self.n_probes // 2), squares="all" in uncertain
+                )
             )
         return sketch
 

@@ -75,10 +75,10 @@ def parameter_moments(op: ParameterOperator) -> tuple[float, float]:
             own, rest = slice(i, i + step), slice(i, rows)
             activity = [u[own] @ u[rest].mT for u in features]
             for (j, k), w in weights.items():
-                found = (activity[j] * activity[k] * (w[own] @ w[rest].mT)).double()
+                found = (w[own] @ w[rest].mT).mul_(activity[j]).mul_(activity[k])
                 n = len(found)
-                twice = 2 * found.sum() - found[:, :n].sum()
-                square += float(twice) * (1 if j == k else 2)
+                twice = 2 * _sum(found) - _sum(found[:, :n])
+                square += twice * (1 if j == k else 2)
     n_valid = op.tangent.n_valid
     return trace / n_valid, square / n_valid**2
 
@@ -158,6 +158,10 @@ def _group_grams(blocks: list[MapBlock], units: range) -> Tensor:
                 gram[:, rows, starts[k] + first : starts[k + 1]] = found
     upper = gram.triu()
     return upper + upper.triu(1).mT
+
+
+def _sum(v: Tensor) -> float:
+    return float(v.sum(dtype=torch.float64))
 
 
 def _weights(a: MapBlock, b: MapBlock, dtype: torch.dtype) -> Tensor:

@@ -35,6 +35,7 @@ class GivenJacobians:
         self.dtype, self.device = jacobians.dtype, jacobians.device
         self.mask = None if mask is None else torch.as_tensor(mask.T, dtype=self.dtype)[..., None]
         self._jacobians = jacobians
+        self.layers: tuple = ()
 
     def jacobian_forward(self, t: int, q: Tensor, push: Tensor, out: Tensor) -> None:
         torch.add(push, torch.einsum("bij,...bj->...bi", self._jacobians[t], q), out=out)

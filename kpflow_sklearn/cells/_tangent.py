@@ -179,6 +179,20 @@ class MappedTangent:
         for end, start, d in self.direct:
             target[..., start, :].addcmul_(d[t], parts[..., end, :])
 
+    def state_matrix(self, t: int) -> Tensor:
+        """Return J_t itself, (B, n_states, n_states): for exact Gramians, one step at a time."""
+        n_parts, n_units, n_trials = self.cell.n_parts, self.n_units, self.inputs.shape[1]
+        weights = self.weights.hh.unflatten(0, (self.cell.n_gates, n_units))
+        out = weights.new_zeros(n_trials, n_parts, n_units, n_parts, n_units)
+        for j, gate in self._state_maps:
+            for p, s in enumerate(self.sensitivity[t, j]):
+                out[:, p, :, 0, :].addcmul_(s[:, :, None], weights[gate])
+        if self.rate_gain is not None:
+            out[:, :, :, 0, :] *= self.rate_gain[t][:, None, None, :]
+        for p, source, d in self.direct:
+            out[:, p, :, source, :].diagonal(dim1=1, dim2=2).add_(d[t])
+        return out.reshape(n_trials, self.n_states, self.n_states)
+
     def input_forward(self, t: int, u: Tensor, push: Tensor, out: Tensor) -> None:
         """Write push + the derivative of step t along ``u`` (k, B, n_inputs), of the input."""
         self._through_maps(self._input_maps, t, u, self.weights.ih, push, out)
