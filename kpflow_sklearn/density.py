@@ -91,8 +91,8 @@ def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
 def _densities(sketcher: Sketcher) -> list[SpectralDensity]:
     """Return the densities from all Lanczos steps, from one less and from two less."""
     parts = []
+    n_starts = max(1, N_STARTS // sketcher.half.n_blocks)
     for half in sketcher.halves():
-        n_starts = max(1, N_STARTS // half.n_blocks)
 
         def product(v: Tensor, half: HalfFactor = half) -> Tensor:
             starts = v.reshape(-1, half.n_blocks, half.size)

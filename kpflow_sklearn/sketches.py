@@ -285,10 +285,10 @@ def _add_grams(grams: Tensor, steps: Tensor, axis: str, separable: bool) -> None
     ``grams`` is (k, n, n), or (n, n) for the sum over vectors; ``steps`` is (T, k, B, H). Where A
     maps each trial to itself, different trials have nothing in common.
     """
-    for i in range(steps.shape[1]):
-        kept = {"trial": 1, "time": 0, "hidden": 2}[axis]
-        flat = steps[:, i].movedim(kept, 0).flatten(1)
-        target = grams if grams.ndim == 2 else grams[i]
+    parts = [steps] if grams.ndim == 2 else steps.split(1, dim=1)
+    kept = {"trial": 2, "time": 0, "hidden": 3}[axis]
+    for target, part in zip([grams] if grams.ndim == 2 else grams, parts, strict=True):
+        flat = part.movedim(kept, 0).flatten(1)
         if axis == "trial" and separable:
             target.diagonal().add_((flat**2).sum(1))
         else:

@@ -80,11 +80,12 @@ class OperatorSpectra:
         Partial trace over the other axes, or the Gram of the signal averaged over them.
     method : {"auto", "exact", "randomized"}, default="auto"
         "auto" is exact where that costs no more than an estimate.
-    n_modes : int, default=10
+    n_modes : int, default=20
         Leading directions treated exactly when randomized; of P, a quarter of it for each trial.
     n_probes : int, default=30
-        Random vectors for the rest. Up to four times as many are drawn where the standard error of
-        an effective dimension would exceed 2%.
+        Random vectors for the rest; of P a third of it, if there are ten trials to sample. Up to
+        four times as many are drawn where the standard error of an effective dimension would
+        exceed 2%.
     memory_limit : int, optional
         Bytes to use beyond what the operator holds; default a quarter of what is free.
     random_state : int, RandomState or None

@@ -509,6 +509,36 @@ def test_estimates_carry_their_error_and_are_near_the_exact_values():
     assert (estimated["std_error"] < 0.2 * estimated["value"]).all()
 
 
+@pytest.mark.parametrize("axes", [("all", "time", "hidden"), AXES])
+def test_numbers_do_not_depend_on_the_memory_limit(axes):
+    # One trial, or one random vector where the trial axis is asked for, at a time.
+    options = {"axes": axes, "method": "randomized"}
+    source = trainer(max_iter=0, snapshots=1)
+    free, bound = (analyzer(source, memory_limit=m, **options).fit(X, Y) for m in (None, 1))
+    keys = ["operator", "axis", "quantity", "method", "reason"]
+    pd.testing.assert_frame_equal(bound.results_[keys], free.results_[keys])
+    for column in ("value", "std_error"):
+        assert_allclose(bound.results_[column], free.results_[column], rtol=1e-6, atol=1e-9)
+
+
+def test_activity_left_out_of_the_kernel_is_reported():
+    source = trainer("tanh", max_iter=0, snapshots=1)
+    found = analyzer(source, activity_tol=0.2, operators=("K", "PKP")).fit(X, Y)
+    whole = analyzer(source, activity_tol=0, operators=("K", "PKP")).fit(X, Y)
+
+    def value(fitted: KPFlowAnalyzer, operator: str, quantity: str) -> float:
+        return select(fitted.results_, operator, quantity, "all")["value"].iloc[0]
+
+    lost = value(found, "PKP", "activity_error")
+    lin = linearize(found.network_, X)
+    compressed = lin.K.compress(0.2).to_dense().trace()
+    assert lost == pytest.approx(1 - float(compressed / lin.K.to_dense().trace()), rel=1e-8)
+    assert 1e-6 < lost < 0.2
+    assert value(whole, "PKP", "activity_error") == 0
+    assert value(found, "K", "trace") == value(whole, "K", "trace")  # K itself is kept whole.
+    assert value(found, "PKP", "trace") < value(whole, "PKP", "trace")
+
+
 def test_more_trials_than_asked_for_are_not_analysed():
     many, targets = np.repeat(X, 5, axis=0), np.repeat(Y, 5, axis=0)
     found = analyzer(analysis_trials=7).fit(many, targets)

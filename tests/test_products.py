@@ -1,0 +1,635 @@
+"""Products in place, parts of operators, and compression of K, against dense matrices."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import reduce as fold
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kpflow_sklearn import Linearization, linearize
+from kpflow_sklearn.operators import LinearOperator, ParameterOperator, TangentKernel
+from tests.cases import CASES, IDS, RAGGED, Solved, build, distance, solve
+from tests.test_operators import in_coordinates_of, random
+
+TOLERANCE = 1e-10
+BY_NAME = dict(zip(IDS, CASES, strict=True))
+MAPPED = [c.name for c in CASES if isinstance(c.cell, str) and not c.learn_initial_state]
+TRAINED_Z0 = [c.name for c in CASES if isinstance(c.cell, str) and c.learn_initial_state]
+USER = [c.name for c in CASES if not isinstance(c.cell, str)]
+every_case = pytest.mark.parametrize("name", IDS)
+every_mapped_case = pytest.mark.parametrize("name", MAPPED)
+
+
+@dataclass(frozen=True)
+class Known:
+    """An operator of a linearization, its matrix, and whether it keeps trials apart."""
+
+    operator: Callable[[Linearization], LinearOperator]
+    dense: Callable[[Solved], Tensor]
+    separable: bool = False
+
+
+def jacobian(solved: Solved) -> Tensor:
+    """Return the reference's J_theta in our order of the parameters."""
+    return in_coordinates_of(solved.linearization.J_theta, solved.dense)
+
+
+KNOWN = {
+    "K": Known(lambda lin: lin.K, lambda s: s.dense.K),
+    "P": Known(lambda lin: lin.P, lambda s: s.dense.P, True),
+    "P.T": Known(lambda lin: lin.P.T, lambda s: s.dense.P.T, True),
+    "inverse": Known(lambda lin: lin.P.inverse(), lambda s: s.dense.P_inverse, True),
+    "inverse.T": Known(lambda lin: lin.P.inverse().T, lambda s: s.dense.P_inverse.T, True),
+    "J": Known(lambda lin: lin.J_theta, jacobian),
+    "J.T": Known(lambda lin: lin.J_theta.T, lambda s: jacobian(s).T / s.dense.n_valid),
+    "PKP": Known(lambda lin: lin.PKP, lambda s: s.dense.PKP),
+    "PKP.T": Known(lambda lin: lin.PKP.T, lambda s: s.dense.PKP),
+    "P @ K @ P.T": Known(lambda lin: lin.P @ lin.K @ lin.P.T, lambda s: s.dense.PKP),
+    "K @ P": Known(lambda lin: lin.K @ lin.P, lambda s: s.dense.K @ s.dense.P),
+    "P @ K": Known(lambda lin: lin.P @ lin.K, lambda s: s.dense.P @ s.dense.K),
+    "P @ P.T": Known(lambda lin: lin.P @ lin.P.T, lambda s: s.dense.P @ s.dense.P.T, True),
+    "(P @ P).T": Known(lambda lin: (lin.P @ lin.P).T, lambda s: (s.dense.P @ s.dense.P).T, True),
+    "P.T @ inverse": Known(
+        lambda lin: lin.P.T @ lin.P.inverse(), lambda s: s.dense.P.T @ s.dense.P_inverse, True
+    ),
+    "P @ J": Known(lambda lin: lin.P @ lin.J_theta, lambda s: s.dense.P @ jacobian(s)),
+    "(P @ J).T": Known(
+        lambda lin: (lin.P @ lin.J_theta).T,
+        lambda s: (s.dense.P @ jacobian(s)).T / s.dense.n_valid,
+    ),
+    "P + K": Known(lambda lin: lin.P + lin.K, lambda s: s.dense.P + s.dense.K),
+    "P @ (K - 2 P.T)": Known(
+        lambda lin: lin.P @ (lin.K - 2 * lin.P.T),
+        lambda s: s.dense.P @ (s.dense.K - 2 * s.dense.P.T),
+    ),
+    "(P / 3) @ K": Known(
+        lambda lin: (lin.P * (1 / 3)) @ lin.K, lambda s: s.dense.P @ s.dense.K / 3
+    ),
+}
+every_operator = pytest.mark.parametrize("operator", KNOWN)
+
+
+# -------------------------------------------------------------------------- products in place
+
+
+@pytest.fixture
+def fresh_memory_is_nan() -> Iterator[None]:
+    """Fill what torch allocates without a value with NaN, so that nobody can rely on it."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def arguments(shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return arguments with 0, 1 and 2 leading axes, in the layouts that occur."""
+    found = {}
+    for leading in ((), (1,), (3,), (2, 3)):
+        k = len(leading)
+        found[f"contiguous {leading}"] = random(*leading, *shape)
+        found[f"every other entry {leading}"] = random(*leading, *shape[:-1], 2 * shape[-1])[
+            ..., ::2
+        ]
+        if len(shape) == 3:
+            b, t, h = shape
+            found[f"steps first, all vectors {leading}"] = random(t, *leading, b, h).movedim(
+                0, k + 1
+            )
+            found[f"steps first, each vector {leading}"] = random(*leading, t, b, h).transpose(
+                k, k + 1
+            )
+            found[f"units first {leading}"] = random(h, *leading, b, t).movedim(0, -1)
+        if k == 2:
+            found["vectors last"] = random(*shape, *leading).movedim((-2, -1), (0, 1))
+            found["leading axes swapped"] = random(*leading[::-1], *shape).transpose(0, 1)
+    return found
+
+
+@every_case
+@every_operator
+def test_products_in_place_are_the_products(name, operator, fresh_memory_is_nan):
+    solved, known = solve(name), KNOWN[operator]
+    op, dense = known.operator(solved.linearization), known.dense(solved)
+    assert op.shape == dense.shape
+    for layout, q in arguments(op.in_shape).items():
+        leading = q.shape[: q.ndim - len(op.in_shape)]
+        expected = (q.reshape(-1, dense.shape[1]) @ dense.T).reshape(*leading, *op.out_shape)
+        before = q.clone(memory_format=torch.contiguous_format)
+        assert distance(op @ q, expected) < TOLERANCE, layout
+        assert torch.equal(q, before), layout
+        assert distance(op.apply_(q), expected) < TOLERANCE, layout
+
+
+@every_operator
+def test_products_never_change_their_argument(operator):
+    for name in ("tanh", "lstm-3layers-ragged-trained_z0", "user-ragged-trained_z0"):
+        op = KNOWN[operator].operator(solve(name).linearization)
+        q = random(2, *op.in_shape)
+        array = q.numpy().copy()
+        op @ array
+        np.testing.assert_array_equal(array, q.numpy())
+        steps = random(*op.in_shape[1:], 2, op.in_shape[0]).movedim((-2, -1), (0, 1))
+        before = steps.clone()
+        op @ steps
+        assert torch.equal(steps, before)
+
+
+IN_PLACE = {
+    "P": lambda lin: lin.P,
+    "P.T": lambda lin: lin.P.T,
+    "K": lambda lin: lin.K,
+    "PKP": lambda lin: lin.PKP,
+    "P @ K @ P.T": lambda lin: lin.P @ lin.K @ lin.P.T,
+}
+
+
+@pytest.mark.parametrize("operator", IN_PLACE)
+@pytest.mark.parametrize("name", ["gru", "lstm-2layers", "tanh-ragged", "leaky-trained_z0"])
+def test_products_in_place_allocate_no_second_trajectory(name, operator):
+    op = IN_PLACE[operator](solve(name).linearization)
+    b, t, h = op.in_shape
+    for q in (random(b, t, h), random(4, b, t, h), random(t, 4, b, h).movedim(0, 2)):
+        memory = q.untyped_storage().data_ptr()
+        assert op.apply_(q).untyped_storage().data_ptr() == memory
+
+
+@every_operator
+def test_products_in_place_refuse_what_products_refuse(operator):
+    op = KNOWN[operator].operator(solve("gru").linearization)
+    with pytest.raises(ValueError, match="acts on tensors of shape"):
+        op.apply_(random(*op.in_shape[:-1], op.in_shape[-1] + 1))
+    with pytest.raises(ValueError, match="acts on tensors of dtype"):
+        op.apply_(random(*op.in_shape).float())
+    assert op.apply_(random(0, *op.in_shape)).shape == (0, *op.out_shape)
+
+
+@pytest.mark.parametrize("operator", ["K", "P", "P.T", "PKP", "inverse"])
+@pytest.mark.parametrize("name", ["gru", "lstm-2layers"])
+def test_arguments_that_share_memory_are_not_overwritten_silently(name, operator):
+    # An expanded argument is one vector seen twice: writing into it must fail or not happen.
+    op = KNOWN[operator].operator(solve(name).linearization)
+    q = random(*op.in_shape)
+    expected = op @ q
+    assert distance(op @ q.expand(2, *q.shape), expected.expand(2, *q.shape)) < TOLERANCE
+    try:
+        found = op.apply_(q.clone().expand(2, *q.shape))
+    except RuntimeError as error:
+        assert "single memory location" in str(error)
+    else:
+        assert distance(found, expected.expand(2, *q.shape)) < TOLERANCE
+
+
+class Identity(LinearOperator):
+    """An operator of a user's own, whose product is its argument itself."""
+
+    def _apply(self, q: Tensor) -> Tensor:
+        return q
+
+    def _adjoint(self) -> LinearOperator:
+        return self
+
+
+@pytest.mark.xfail(strict=True, reason="bug: compositions overwrite what _apply returned")
+@pytest.mark.parametrize("operator", ["K", "P", "P.T", "PKP"])
+def test_products_with_an_identity_do_not_change_their_argument(operator):
+    op = KNOWN[operator].operator(solve("gru").linearization)
+    composed = op @ Identity(op.in_shape, op.in_shape, op.dtype, op.device)
+    q = random(*op.in_shape)
+    composed @ q
+    assert torch.equal(q, random(*op.in_shape))
+
+
+# ----------------------------------------------------------------------------- parts by trials
+
+SLICES = [
+    slice(0, 1),
+    slice(1, 2),
+    slice(1, 3),
+    slice(None),
+    slice(2, 9),
+    slice(-2, None),
+    slice(0, 3, 2),
+    slice(None, -1),
+]
+
+
+def blocks_between_trials(matrix: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return all entries of a matrix on trajectories that lead from one trial to another."""
+    b, t, h = shape
+    six = matrix.reshape(b, t * h, b, t * h)
+    return torch.stack([six[i, :, j] for i in range(b) for j in range(b) if i != j])
+
+
+@every_case
+@every_operator
+def test_separable_says_whether_trials_are_kept_apart(name, operator):
+    solved, known = solve(name), KNOWN[operator]
+    op = known.operator(solved.linearization)
+    assert op.separable == known.separable
+    if op.separable:
+        assert op.in_shape == op.out_shape == solved.linearization.P.in_shape
+        for matrix in (op.to_dense(), known.dense(solved)):
+            assert torch.count_nonzero(blocks_between_trials(matrix, op.in_shape)) == 0
+    elif len(op.in_shape) == len(op.out_shape) == 3:
+        between = blocks_between_trials(known.dense(solved), op.in_shape)
+        assert torch.count_nonzero(between) > 0
+
+
+CUTTABLE = [name for name, known in KNOWN.items() if known.separable or name in ("J", "P @ J")]
+
+
+def cut_matrix(known: Known, solved: Solved, trials: slice) -> Tensor:
+    """Return the rows, and of a separable operator the columns, of some of the trials."""
+    dense = known.dense(solved)
+    rows = torch.arange(len(dense)).reshape(len(solved.linearization.X), -1)[trials].flatten()
+    return dense[rows][:, rows] if known.separable else dense[rows]
+
+
+@every_case
+@pytest.mark.parametrize("operator", CUTTABLE)
+def test_part_on_some_trials_holds_the_rows_of_the_matrix(name, operator):
+    solved, known = solve(name), KNOWN[operator]
+    op = known.operator(solved.linearization)
+    for trials in SLICES:
+        part, expected = op.on_trials(trials), cut_matrix(known, solved, trials)
+        assert part.shape == expected.shape and part.separable == known.separable
+        assert distance(part.to_dense(), expected) < TOLERANCE, trials
+        q = random(2, *part.in_shape)
+        products = (q.flatten(1).reshape(2, -1) @ expected.T).reshape(2, *part.out_shape)
+        assert distance(part.apply_(q), products) < TOLERANCE, trials
+
+
+@every_case
+@pytest.mark.parametrize("operator", CUTTABLE)
+def test_adjoint_of_a_part_keeps_the_number_of_all_valid_steps(name, operator):
+    solved, known = solve(name), KNOWN[operator]
+    op = known.operator(solved.linearization)
+    scale = 1 if known.separable else 1 / solved.dense.n_valid
+    for trials in (slice(0, 1), slice(1, 3)):
+        part, expected = op.on_trials(trials), cut_matrix(known, solved, trials)
+        assert distance(part.T.to_dense(), scale * expected.T) < TOLERANCE
+        w = random(expected.shape[0], seed=2).numpy()
+        assert distance(part.to_scipy().rmatvec(w), expected.T.numpy() @ w) < TOLERANCE
+        for factor in part.factors:
+            tangent = getattr(factor, "tangent", None)
+            assert tangent is None or tangent.n_valid == solved.dense.n_valid
+
+
+@every_case
+@pytest.mark.parametrize("operator", ["K", "PKP", "J.T", "P + K", "(P @ J).T", "K @ P"])
+def test_what_mixes_trials_is_not_cut(name, operator):
+    assert KNOWN[operator].operator(solve(name).linearization).on_trials(slice(0, 1)) is None
+
+
+@every_case
+def test_parts_of_parts(name):
+    lin = solve(name).linearization
+    for op in (lin.P, lin.P.T @ lin.P.inverse(), lin.J_theta, lin.P @ lin.J_theta):
+        twice, once = op.on_trials(slice(1, 3)).on_trials(slice(1, 2)), op.on_trials(slice(2, 3))
+        assert distance(twice.to_dense(), once.to_dense()) < 1e-14
+        q = random(*once.out_shape)
+        assert distance(twice.T @ q, once.T @ q) < 1e-14
+
+
+@every_case
+def test_gradients_of_the_parts_sum_to_the_gradient(name):
+    lin = solve(name).linearization
+    q = random(*lin.J_theta.out_shape)
+    for op in (lin.J_theta, lin.P @ lin.J_theta):
+        parts = [op.on_trials(s).T @ q[s] for s in (slice(0, 2), slice(2, 3))]
+        assert distance(sum(parts), op.T @ q) < TOLERANCE
+    part = lin.J_theta.on_trials(slice(1, 3))
+    named = part.to_parameters(part.T @ q[1:3])
+    others = q.clone()
+    others[0] = 0
+    expected = lin.J_theta.to_parameters(lin.J_theta.T @ others)
+    assert set(named) == set(expected)
+    for key, gradient in expected.items():
+        scale = max(float(gradient.abs().max()), 1e-300)
+        assert float((named[key] - gradient).abs().max()) < TOLERANCE * scale
+
+
+@every_case
+def test_parts_share_out_a_ragged_set_of_trials(name):
+    # Wholly new trials: what is masked in the part is what was masked in the whole.
+    case = BY_NAME[name]
+    network, X = build(case)
+    lin = linearize(network, X, RAGGED)
+    part = lin.P.on_trials(slice(1, 3))
+    alone = linearize(network, X[1:], RAGGED[1:])
+    assert distance(part.to_dense(), alone.P.to_dense()) < 1e-13
+    assert alone.n_valid == 4 and part.tangent.n_valid == lin.n_valid == 9
+    rows = lin.J_theta.on_trials(slice(1, 3))
+    assert distance(rows.to_dense(), alone.J_theta.to_dense()) < 1e-13
+    assert distance(rows.T.to_dense() * 9, alone.J_theta.T.to_dense() * 4) < 1e-13
+
+
+# ---------------------------------------------------------------------------------- factors
+
+
+def test_factors_are_what_was_composed():
+    lin = solve("gru").linearization
+    P, K, J = lin.P, lin.K, lin.J_theta
+    assert P.factors == (P,) and K.factors == (K,) and lin.PKP.factors == (lin.PKP,)
+    assert (P @ K).factors == (P, K)
+    assert ((P @ K) @ J).factors == (P @ (K @ J)).factors == (P, K, J)
+    for whole in (2 * P, P + K, P.T):
+        assert whole.factors == (whole,)
+    scaled = 2 * P
+    assert (scaled @ K).factors == (scaled, K)
+
+
+@every_case
+@every_operator
+def test_product_of_the_factors_is_the_operator(name, operator):
+    solved, known = solve(name), KNOWN[operator]
+    op = known.operator(solved.linearization)
+    for whole, dense in ((op, known.dense(solved)), (op.T, None)):
+        matrices = [factor.to_dense() for factor in whole.factors]
+        expected = op.T.to_dense() if dense is None else dense
+        assert distance(fold(torch.matmul, matrices), expected) < TOLERANCE
+
+
+# -------------------------------------------------------------------------------- compression
+
+SETTINGS = [
+    *({"tolerance": tolerance} for tolerance in (1e-3, 0.03, 0.1, 0.3)),
+    {"rank": 1},
+    {"rank": 3},
+    {"tolerance": 0.05, "rank": 2},
+]
+every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=str)
+
+
+def map_parts(K: ParameterOperator) -> list:
+    """Return the blocks of K that weight maps make up."""
+    return [b for b in K.jacobian.blocks if hasattr(b, "block") and hasattr(b.block, "features")]
+
+
+def directions(u: np.ndarray, tolerance: float = 0.0, rank: int | None = None) -> np.ndarray:
+    """Return the leading right singular vectors of u: no more than the tolerance needs."""
+    _, s, vt = np.linalg.svd(u, full_matrices=False)
+    rest = [np.sqrt((s[r:] ** 2).sum()) for r in range(len(s) + 1)]
+    bound = tolerance * rest[0] + 1e-7 * rest[0] * (tolerance == 0)
+    r = max(1, next(i for i, left in enumerate(rest) if left <= bound))
+    return vt[: r if rank is None else min(r, rank)].T
+
+
+def compressed_matrices(solved: Solved, **setting) -> tuple[Tensor, Tensor]:
+    """Return J_theta and K with the activity of each map projected, from the reference."""
+    K = solved.linearization.K
+    J, start = jacobian(solved).clone(), 0
+    for block in K.jacobian.blocks:
+        own = slice(start, start + block.n_parameters)
+        start = own.stop
+        if block in map_parts(K):
+            u = block.block.features.flatten(0, 1).numpy()
+            basis = torch.as_tensor(directions(u, **setting))
+            three = J[:, own].unflatten(1, (block.block.n_units, u.shape[1]))
+            J[:, own] = (three @ basis @ basis.T).flatten(1)
+    return J, J @ J.T / solved.dense.n_valid
+
+
+@every_case
+@every_setting
+def test_compressed_K_matches_dense(name, setting):
+    solved = solve(name)
+    J, K = compressed_matrices(solved, **setting)
+    found = solved.linearization.K.compress(**setting)
+    assert distance(found.to_dense(), K) < TOLERANCE
+    q = random(2, *found.in_shape)
+    product = (q.flatten(1) @ K).reshape(q.shape)
+    assert distance(found @ q, product) < TOLERANCE
+    assert distance(found.apply_(q), product) < TOLERANCE
+    # Its Jacobian acts on fewer coordinates, but on the same trajectories.
+    assert found.jacobian.shape[1] <= J.shape[1]
+    assert distance((found.jacobian @ found.jacobian.T).to_dense(), K) < TOLERANCE
+
+
+@every_mapped_case
+@every_setting
+def test_activity_error_is_the_share_of_the_trace_left_out(name, setting):
+    solved = solve(name)
+    found = solved.linearization.K.compress(**setting)
+    share = 1 - float(found.to_dense().trace() / solved.dense.K.trace())
+    assert found.activity_error == pytest.approx(share, rel=1e-9, abs=1e-13)
+    assert solved.linearization.K.activity_error == 0
+
+
+@every_case
+@every_setting
+def test_compression_leaves_out_something_positive(name, setting):
+    solved = solve(name)
+    found = solved.linearization.K.compress(**setting).to_dense()
+    before, after = torch.linalg.eigvalsh(solved.dense.K), torch.linalg.eigvalsh(found)
+    assert torch.linalg.eigvalsh(solved.dense.K - found)[0] > -1e-12 * before[-1]
+    assert after[0] > -1e-12 * before[-1]
+    assert (after <= before + 1e-12 * before[-1]).all()
+
+
+@every_mapped_case
+@every_setting
+def test_activity_is_cut_within_the_tolerance_and_no_further(name, setting):
+    K = solve(name).linearization.K
+    for full, part in zip(map_parts(K), map_parts(K.compress(**setting)), strict=True):
+        u, basis = full.block.features.flatten(0, 1), part.block.basis
+        kept = basis.shape[1]
+        eye = torch.eye(kept, dtype=basis.dtype)
+        assert distance(basis.T @ basis, eye) < TOLERANCE
+        assert distance(u @ basis, part.block.features.flatten(0, 1)) < TOLERANCE
+        assert kept <= setting.get("rank", kept)
+        s = torch.linalg.svdvals(u)
+        lost = [float(s[r:].norm() / s.norm()) for r in range(len(s) + 1)]
+        bound = setting.get("tolerance", 0.0)
+        if kept < setting.get("rank", np.inf):
+            assert float((u - u @ basis @ basis.T).norm() / u.norm()) <= bound + 1e-12
+        assert kept == 1 or lost[kept - 1] > bound
+
+
+@every_mapped_case
+def test_less_tolerance_leaves_out_less(name):
+    K = solve(name).linearization.K
+    for option, values in (
+        ("tolerance", [0.7, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-6, 0.0]),
+        ("rank", [1, 2, 3, 4, 5, 100]),
+    ):
+        parts = [K.compress(**{option: value}) for value in values]
+        errors = [part.activity_error for part in parts]
+        sizes = [part.jacobian.shape[1] for part in parts]
+        assert all(a >= b - 1e-15 for a, b in pairwise(errors)) and errors[0] > 0.01
+        assert errors[-1] < 1e-14 and all(a <= b for a, b in pairwise(sizes))
+        # The share of K lost is at most that of the largest weight: bounded activity, S <= 1.
+        assert len(set(sizes)) > 1
+
+
+@every_case
+def test_no_tolerance_changes_nothing(name):
+    solved = solve(name)
+    K = solved.linearization.K
+    for found in (K.compress(), K.compress(0.0, None), K.compress(0.0, 10_000)):
+        assert distance(found.to_dense(), solved.dense.K) < 1e-13
+        assert 0 <= found.activity_error < 1e-14
+        q = random(*K.in_shape)
+        full, part = K.jacobian, found.jacobian
+        gradient, same = full.to_parameters(full.T @ q), part.to_parameters(part.T @ q)
+        for key in gradient:
+            assert float((same[key] - gradient[key]).abs().max()) < 1e-12
+
+
+@every_case
+def test_everything_may_be_left_out_but_one_direction(name):
+    K = solve(name).linearization.K
+    for part in map_parts(K.compress(1.0)):
+        assert part.block.n_columns == 1
+
+
+@every_case
+@every_setting
+def test_compressed_gradient_is_the_gradient_to_the_tolerance(name, setting):
+    solved = solve(name)
+    K, q = solved.linearization.K, random(*solved.linearization.K.in_shape)
+    found = K.compress(**setting)
+    full = K.jacobian.to_parameters(K.jacobian.T @ q)
+    part = found.jacobian.to_parameters(found.jacobian.T @ q)
+    assert {n: g.shape for n, g in part.items()} == {n: g.shape for n, g in full.items()}
+    projected = compressed_matrices(solved, **setting)[0].T @ q.flatten() / solved.dense.n_valid
+    expected = K.jacobian.to_parameters(projected)
+    for key, gradient in expected.items():
+        assert float((part[key] - gradient).abs().max()) < TOLERANCE * float(projected.abs().max())
+    # |dW - dW_kept| <= |S q| |u - u_kept| / N, map by map.
+    bound = 0.0
+    for before, after in zip(map_parts(K), map_parts(found), strict=True):
+        u, basis = before.block.features, after.block.basis
+        lost = (u - u @ basis @ basis.T).norm()
+        if "rank" not in setting:
+            assert lost <= setting["tolerance"] * u.norm() * (1 + 1e-12)
+        steps = q.movedim(1, 0)[..., before.states].unflatten(-1, (-1, before.block.n_units))
+        weighted = (before.block.sensitivity * steps).sum(2)
+        bound += float((weighted.norm() * lost / solved.dense.n_valid) ** 2)
+    apart = sum(float(((full[n] - part[n]) ** 2).sum()) for n in full)
+    assert apart <= bound * (1 + 1e-9) + 1e-25
+
+
+def test_compressed_gradient_is_that_of_autograd():
+    solved = solve("lstm-2layers-ragged" if "lstm-2layers-ragged" in IDS else "lstm-2layers")
+    lin = solved.linearization
+    q = random(*lin.K.in_shape)
+    network = copy.deepcopy(lin.network)
+    pulled = lin.P.T @ q
+    (network.states(lin.X) * q).sum().backward()
+    jacobian = lin.K.compress(1e-9).jacobian
+    found = jacobian.to_parameters(jacobian.T @ pulled)
+    for key, p in network.recurrent.named_parameters():
+        assert distance(found[key] * lin.n_valid, p.grad) < 1e-7
+
+
+@every_mapped_case
+def test_compressing_twice(name):
+    solved = solve(name)
+    K = solved.linearization.K
+    once = K.compress(rank=3)
+    twice = once.compress(rank=2)
+    # Leading directions are nested.
+    assert distance(twice.to_dense(), compressed_matrices(solved, rank=2)[1]) < TOLERANCE
+    share = 1 - float(twice.to_dense().trace() / once.to_dense().trace())
+    assert twice.activity_error == pytest.approx(share, rel=1e-9, abs=1e-13)
+    assert distance(once.compress().to_dense(), once.to_dense()) < 1e-13
+    q = random(*K.in_shape)
+    direct = K.compress(rank=2).jacobian
+    expected = direct.to_parameters(direct.T @ q)
+    found = twice.jacobian.to_parameters(twice.jacobian.T @ q)
+    for key, gradient in expected.items():
+        scale = max(float(gradient.abs().max()), 1e-300)
+        assert float((found[key] - gradient).abs().max()) < TOLERANCE * scale + 1e-15
+    assert distance(K.to_dense(), solved.dense.K) < TOLERANCE  # And K is still what it was.
+
+
+@every_case
+@every_setting
+def test_components_of_a_compressed_K_sum_to_it(name, setting):
+    solved = solve(name)
+    K = solved.linearization.K
+    found = K.compress(**setting)
+    assert list(found.components) == list(K.components)
+    parts = {key: part.to_dense() for key, part in found.components.items()}
+    assert distance(sum(parts.values()), found.to_dense()) < TOLERANCE
+    for key, part in parts.items():
+        largest = torch.linalg.eigvalsh(K.components[key].to_dense())[-1]
+        rest = K.components[key].to_dense() - part
+        assert torch.linalg.eigvalsh(rest)[0] > -1e-12 * largest
+
+
+@pytest.mark.parametrize("name", TRAINED_Z0)
+@every_setting
+def test_a_trained_initial_state_is_not_compressed(name, setting):
+    solved = solve(name)
+    K = solved.linearization.K
+    found = K.compress(**setting)
+    kept = solved.dense.per_parameter("initial_state")
+    assert distance(found.components["initial_state"].to_dense(), kept) < TOLERANCE
+    q = random(*K.in_shape)
+    gradient = found.jacobian.to_parameters(found.jacobian.T @ q)["initial_state"]
+    full = K.jacobian.to_parameters(K.jacobian.T @ q)["initial_state"]
+    assert torch.equal(gradient, full)
+    # The share counts the weight maps alone.
+    maps, left = solved.dense.K - kept, found.to_dense() - kept
+    share = 1 - float(left.trace() / maps.trace())
+    assert found.activity_error == pytest.approx(share, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", USER)
+@every_setting
+def test_a_users_cell_is_not_compressed(name, setting):
+    K = solve(name).linearization.K
+    found = K.compress(**setting)
+    assert found.activity_error == 0 and found.jacobian.shape == K.jacobian.shape
+    assert torch.equal(found.to_dense(), K.to_dense())
+
+
+@every_case
+@every_setting
+def test_tangent_kernel_of_a_compressed_K(name, setting):
+    solved = solve(name)
+    lin, P = solved.linearization, solved.dense.P
+    op = TangentKernel(lin.K.compress(**setting), lin.P)
+    dense = P @ compressed_matrices(solved, **setting)[1] @ P.T
+    assert distance(op.to_dense(), dense) < TOLERANCE
+    largest = torch.linalg.eigvalsh(solved.dense.PKP)[-1]
+    assert torch.linalg.eigvalsh(solved.dense.PKP - dense)[0] > -1e-12 * largest
+
+
+@every_mapped_case
+def test_parts_of_a_compressed_jacobian(name):
+    solved = solve(name)
+    whole = solved.linearization.K.compress(rank=2).jacobian
+    matrix = whole.to_dense().unflatten(0, (3, -1))
+    for trials in SLICES:
+        part = whole.on_trials(trials)
+        assert distance(part.to_dense(), matrix[trials].flatten(0, 1)) < 1e-13
+        assert part.tangent.n_valid == solved.dense.n_valid
+    q = random(*whole.out_shape)
+    part = whole.on_trials(slice(1, 2))
+    other = q.clone()
+    other[[0, 2]] = 0
+    expected = whole.to_parameters(whole.T @ other)
+    for key, gradient in part.to_parameters(part.T @ q[1:2]).items():
+        assert float((gradient - expected[key]).abs().max()) < 1e-13
+
+
+@every_mapped_case
+def test_compression_in_single_precision(name):
+    exact = solve(name).linearization
+    single = linearize(copy.deepcopy(exact.network).float(), exact.X, exact.mask)
+    for setting in ({"tolerance": 0.1}, {"rank": 3}):
+        found, expected = single.K.compress(**setting), exact.K.compress(**setting)
+        assert found.dtype == torch.float32
+        assert found.activity_error == pytest.approx(expected.activity_error, rel=1e-4)
+        assert distance(found.to_dense().double(), expected.to_dense()) < 1e-5
