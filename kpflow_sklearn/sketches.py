@@ -251,10 +251,7 @@ class Sketcher:
     def _reduce(
         self, half: HalfFactor, v: Tensor, *, sum_vectors: bool, pull_back: bool = True
     ) -> _Reduced:
-        """Return the reduced Grams of A v, the products of A v and of M v, and M v itself.
-
-        Products of vectors that are not processed together are left zero.
-        """
+        """Return the reduced Grams of A v, the products of A v and of M v, and M v itself."""
         n = {axis: half.factor.out_shape[_DIMENSION[axis]] for axis in self.axes}
         leading = () if sum_vectors else (len(v),)
         grams = {axis: v.new_zeros(*leading, n[axis], n[axis]) for axis in self.axes}
@@ -276,6 +273,10 @@ class Sketcher:
                 outer[own, own] = inner_products(image)
                 images.append(image)
         joined = torch.cat(images or [v[None, :0, 0]], dim=1)
+        if len(images) > 1:  # Of vectors that were not processed together.
+            between = (v.flatten(1) @ half.blocks(joined).flatten(1).mT).double()
+            inner = torch.where(inner == 0, between, inner)
+            outer = inner_products(joined)
         return _Reduced(grams, inner, outer, middles, joined)
 
 

@@ -67,7 +67,7 @@ def widening(inner: np.ndarray) -> float:
     Parameters
     ----------
     inner : ndarray of shape (m, m)
-        w_k^T Q w_l, zero where not known; the diagonal is not used.
+        w_k^T Q w_l; the diagonal is not used.
 
     Returns
     -------
@@ -76,9 +76,8 @@ def widening(inner: np.ndarray) -> float:
     """
     m = len(inner)
     pairs = inner - np.diag(inner.diagonal())
-    there = (pairs != 0).astype(float)
-    square = (pairs**2).sum() / max(there.sum(), 1)
-    cube = np.trace(pairs @ pairs @ pairs) / max(np.trace(there @ there @ there), 1)
+    square = (pairs**2).sum() / (m * (m - 1))
+    cube = np.trace(pairs @ pairs @ pairs) / (m * (m - 1) * (m - 2))
     skew = 0.0 if square == 0 else float(np.clip(8 * cube**2 / square**3, 0, 8))
     return 1 + (1.71 + 0.96 * skew) / m
 
