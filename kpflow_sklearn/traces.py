@@ -171,14 +171,15 @@ def axis_moments(sketch: Sketch, axis: str) -> Moments:
     square, trace_square = _pair_mean(squares), _pair_mean(traces)
     factor = widening(sketch.inner)
     trace = Estimate(float(sketch.trace0 + t.mean()), factor * _mean_error(t))
-    found = Estimate(square, factor * _pair_variance(squares, squares) ** 0.5)
+    found = Estimate(square, _pair_variance(squares, factor) ** 0.5)
     if square <= 0:
         empty = sketch.trace0 == 0 and not t.any()
         return Moments(trace, found, Estimate.missing(ZERO if empty else NOISY))
     ratio = trace_square / square
     influence = (traces - ratio * squares) / square
-    unbiased = ratio + _pair_variance(influence, squares, signed=True) / square
-    error = factor * _pair_variance(influence, influence) ** 0.5
+    main, pairs = _pair_covariance(influence, squares)
+    unbiased = ratio + (main + pairs) / square
+    error = _pair_variance(influence, factor) ** 0.5
     return Moments(trace, found, Estimate(float(unbiased), float(error)))
 
 
@@ -187,18 +188,23 @@ def _pair_mean(values: np.ndarray) -> float:
     return float((values.sum() - np.trace(values)) / (m * (m - 1)))
 
 
-def _pair_variance(a: np.ndarray, b: np.ndarray, signed: bool = False) -> float:
-    """Return the covariance of the means over pairs of two symmetric kernels.
+def _pair_variance(kernel: np.ndarray, factor: float) -> float:
+    """Return the variance of a mean over pairs, its main effects' error widened by a factor."""
+    main, pairs = _pair_covariance(kernel, kernel)
+    return float(factor**2 * max(main, 0.0) + pairs)
 
-    A kernel is split into main effects, one a vector, and what is left for the pairs; the main
-    effects' part is estimated without bias and, for a variance, not below zero.
+
+def _pair_covariance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Return the covariance of the means over pairs of two symmetric kernels, in two parts.
+
+    A kernel is split into main effects, one a vector, and what is left for the pairs. Each part is
+    estimated without bias, so that of the main effects may come out negative.
     """
     m = len(a)
     (main_a, rest_a), (main_b, rest_b) = _main_effects(a), _main_effects(b)
     pairs = (rest_a * rest_b).sum() / (m * (m - 3))
     main = (main_a * main_b).sum() / (m - 1) - pairs / (m - 2)
-    first = 4 * main / m
-    return float((first if signed else max(first, 0.0)) + 2 * pairs / (m * (m - 1)))
+    return 4 * main / m, 2 * pairs / (m * (m - 1))
 
 
 def _main_effects(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
