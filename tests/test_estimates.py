@@ -1,427 +1,533 @@
-"""Sampled spectra: unbiased, with intervals that cover the truth as often as they say."""
+"""What estimates are made of: random vectors, sketches, Krylov spaces, formulas, and their edges.
+
+How far estimates are from the truth over many seeds is in test_coverage.
+"""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from kpflow_sklearn import linearize
-from kpflow_sklearn.network import build_network
-from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.alignment import kernel_agreement
+from kpflow_sklearn.density import SpectralDensity, sampled_rank
+from kpflow_sklearn.gramians import gram_factor
+from kpflow_sklearn.half_factor import HalfFactor
+from kpflow_sklearn.krylov import Krylov
+from kpflow_sklearn.operators import LinearOperator, ParameterOperator, TangentKernel
+from kpflow_sklearn.sketches import Sketch, Sketcher
 from kpflow_sklearn.spectra import OperatorSpectra, spectrum
-from kpflow_sklearn.traces import Estimate, axis_grams, half_samples, white, whole_moments
+from kpflow_sklearn.traces import NOISY, OVERFLOW, ZERO, Estimate, axis_moments, widening
 from tests.cases import solve
+from tests.test_coverage import matrix_with
 from tests.test_spectra import MatrixOperator, dense_gram, operator_of, reduce
 
 AXES = ("all", "trial", "time", "hidden")
+REDUCED = AXES[1:]
 SHAPE = (3, 5, 4)
-N_SEEDS = 200
-
-# Singular values of 60 x 60 matrices; those of the Gram are their squares.
-INDEX = np.arange(1, 61)
-SPECTRA = {
-    "steep": 1.0 / INDEX,
-    "geometric": 0.7**INDEX,
-    "slow decay": INDEX**-0.5,
-    "flat": np.ones(60),
-}
-CASE_OPERATORS = ("gru P", "gru PKP", "lstm PKP", "tanh-ragged P")
-FAST = ("steep", "slow decay", "flat", "gru P", "lstm PKP")
+QUANTITIES = ("trace", "square", "effective_dimension")
+# A matrix, an operator of each kind, and one whose trials are of different lengths.
+NAMES = ("matrix", "gru P", "tanh-ragged P", "user K", "lstm PKP")
+every_name = pytest.mark.parametrize("name", NAMES)
+every_axis = pytest.mark.parametrize("axis", AXES)
 
 
-def matrix_with(singular_values: np.ndarray) -> np.ndarray:
-    """Return a matrix with these singular values and random singular vectors."""
-    rng = np.random.default_rng(0)
-    n = len(singular_values)
-    left, right = (np.linalg.qr(rng.standard_normal((n, n))).Q for _ in range(2))
-    return (left * singular_values) @ right
+def operator(name: str) -> LinearOperator:
+    """Return an operator on trajectories of shape SHAPE; the LSTM has twice the states."""
+    if name == "matrix":
+        return MatrixOperator(matrix_with(np.arange(1, 61) ** -0.5), SHAPE)
+    return operator_of(*name.split())
 
 
-@cache
-def known(regime: str) -> tuple[LinearOperator, np.ndarray]:
-    """Return an operator and its dense natural Gram."""
-    if regime in SPECTRA:
-        matrix = matrix_with(SPECTRA[regime])
-        return MatrixOperator(matrix, SHAPE), matrix @ matrix.T
-    name, operator = regime.split()
-    return operator_of(name, operator), dense_gram(solve(name).dense, operator)
+def gram_of(name: str) -> np.ndarray:
+    """Return an operator's dense natural Gram."""
+    if name == "matrix":
+        matrix = operator(name).matrix.numpy()
+        return matrix @ matrix.T
+    case, which = name.split()
+    return dense_gram(solve(case).dense, which)
 
 
-def truth(regime: str, axis: str) -> dict[str, float]:
-    """Return trace, square and effective dimension of the reduced Gram."""
-    op, whole = known(regime)
-    gram = reduce(whole, op.out_shape, axis, "trace")
+def sketcher_of(name: str, gram: str = "natural", memory: int = 2**40, **options) -> Sketcher:
+    settings = {"axes": REDUCED, "n_modes": 4, "n_probes": 6, "seed": 5} | options
+    return Sketcher(*gram_factor(operator(name), gram), memory=memory, **settings)
+
+
+def randomized(op: LinearOperator, **options) -> OperatorSpectra:
+    return OperatorSpectra(op, method="randomized", **({"random_state": 0} | options))
+
+
+# ------------------------------------------------------------------------ sketches and modes
+
+
+def dense_blocks(v: Tensor, n_blocks: int) -> np.ndarray:
+    """Return (k, n_blocks, size) as vectors that are zero outside one block, one for each."""
+    parts = torch.einsum("knd,nm->knmd", v, torch.eye(n_blocks, dtype=v.dtype))
+    return parts.reshape(len(v) * n_blocks, -1).numpy()
+
+
+@every_name
+def test_a_sketch_holds_what_it_says(name):
+    sketcher = sketcher_of(name)
+    half, found = sketcher.half, sketcher.draw(0, 6)
+    A = half.factor.to_dense().numpy() * half.root
+    M = A.T @ A
+    V = dense_blocks(sketcher.basis(half), half.n_blocks)
+    np.testing.assert_allclose(V @ V.T, np.eye(len(V)), atol=1e-12)
+    w = half.white(range(4, 10)).flatten(1).numpy()
+    w = w - (w @ V.T) @ V
+    y, known = A @ w.T, A @ V.T
+    np.testing.assert_allclose(found.inner, y.T @ y, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.outer, w @ M @ M @ w.T, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.traces, (y**2).sum(0), rtol=1e-9)
+    np.testing.assert_allclose(found.squares, ((A.T @ y) ** 2).sum(0), rtol=1e-9)
+    assert found.trace0 == pytest.approx((known**2).sum(), rel=1e-9)
+    assert found.square0 == pytest.approx(((A.T @ known) ** 2).sum(), rel=1e-9)
+    values = np.linalg.eigvalsh(V @ M @ V.T)
+    np.testing.assert_allclose(np.sort(found.mode_values), values, rtol=1e-9, atol=1e-12)
+    if name == "lstm PKP":  # A = P J_theta
+        left = solve("lstm").dense.P.numpy()
+        np.testing.assert_allclose(found.middles, ((left.T @ y) ** 2).sum(0), rtol=1e-9)
+        assert found.middle0 == pytest.approx(((left.T @ known) ** 2).sum(), rel=1e-9)
+    for axis in REDUCED:
+        one = reduce(np.outer(y[:, 2], y[:, 2]), half.factor.out_shape, axis, "trace")
+        if axis == "trial" and half.separable:
+            one = np.diag(one.diagonal())
+        np.testing.assert_allclose(found.sampled[axis][2], one, rtol=1e-9, atol=1e-12)
+        expected = reduce(known @ known.T, half.factor.out_shape, axis, "trace")
+        np.testing.assert_allclose(found.known[axis], expected, rtol=1e-9, atol=1e-12)
+
+
+@every_name
+def test_modes_lie_near_the_leading_eigenvectors(name):
+    # One product with M damps the others by the square of their singular values' ratio.
+    values = np.linalg.eigvalsh(gram_of(name))[::-1]
+    shared = randomized(operator(name), n_modes=10)
+    assert shared.on("all").eigenvalues[0] == pytest.approx(values[0], rel=0.1)
+    held = shared.sketch.trace0 * shared.sketch.magnitude**2
+    n = 3 * 3 if name.endswith(" P") else 10  # A quarter of it for each trial.
+    assert 0.8 * values[:n].sum() < held <= values[:n].sum() * (1 + 1e-9)
+
+
+@every_name
+@every_axis
+def test_modes_that_span_the_space_leave_nothing_to_sample(name, axis):
+    op = operator(name)
+    found = spectrum(op, axis, method="randomized", n_modes=10_000, random_state=0)
+    gram = reduce(gram_of(name), op.out_shape, axis, "trace")
     total, square = np.trace(gram), (gram**2).sum()
-    return {"trace": total, "square": square, "effective_dimension": total**2 / square}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What many seeds gave for one number, as deviations from the truth."""
-
-    error: np.ndarray
-    std_error: np.ndarray
-    truth: float
-
-    @property
-    def coverage(self) -> float:
-        """Share of the 95% intervals that hold the truth."""
-        return float((abs(self.error) <= 1.96 * self.std_error).mean())
-
-    @property
-    def rms(self) -> float:
-        return float(np.sqrt((self.error**2).mean()))
-
-    @property
-    def standard_error_of_mean(self) -> float:
-        return float(self.error.std(ddof=1) / len(self.error) ** 0.5)
-
-
-def sample(
-    regime: str, n_probes: int = 30, n_modes: int = 10, n_seeds: int = N_SEEDS
-) -> dict[tuple[str, str], Sample]:
-    """Estimate everything on the axes "all" and "time" with seeds 0, 1, ..."""
-    return _sample(regime, n_probes, n_modes, n_seeds)
-
-
-@cache
-def _sample(
-    regime: str, n_probes: int, n_modes: int, n_seeds: int
-) -> dict[tuple[str, str], Sample]:
-    op, _ = known(regime)
-    found: dict[tuple[str, str], list[Estimate]] = {}
-    for seed in range(n_seeds):
-        shared = OperatorSpectra(
-            op, method="randomized", n_modes=n_modes, n_probes=n_probes, random_state=seed
-        )
-        for axis in ("all", "time"):
-            one = shared.on(axis)
-            for quantity in ("trace", "square", "effective_dimension"):
-                found.setdefault((axis, quantity), []).append(getattr(one, quantity))
-    samples = {}
-    for (axis, quantity), estimates in found.items():
-        expected = truth(regime, axis)[quantity]
-        values = np.array([(e.value - expected, e.std_error) for e in estimates])
-        samples[axis, quantity] = Sample(*values.T, expected)
-    return samples
-
-
-QUANTITIES = [("all", "trace"), ("all", "effective_dimension"), ("time", "effective_dimension")]
-every_quantity = pytest.mark.parametrize("axis, quantity", QUANTITIES)
-
-
-# ----------------------------------------------------------------------------------- coverage
-
-
-@pytest.mark.parametrize("regime", FAST)
-@every_quantity
-def test_intervals_cover_the_truth(regime, axis, quantity):
-    coverage = sample(regime)[axis, quantity].coverage
-    assert coverage >= 0.95 - 3.5 * np.sqrt(0.95 * 0.05 / N_SEEDS)
-
-
-# Where the share of intervals that hold the truth is not 93 to 97%, and what it is. Too few: what
-# the modes leave is a handful of directions, so that a probe is a skewed chi^2 and the normal
-# quantile too small. Too many: for a flat spectrum the first-order error of the ratio vanishes,
-# and the jackknife then overstates the second-order one.
-OUTSIDE = {
-    (30, "geometric", "all", "trace"): 0.912,
-    (30, "geometric", "all", "effective_dimension"): 0.912,
-    (30, "geometric", "time", "effective_dimension"): 0.910,
-    (30, "gru PKP", "all", "trace"): 0.924,
-    (30, "gru PKP", "all", "effective_dimension"): 0.924,
-    (30, "gru PKP", "time", "effective_dimension"): 0.925,
-    (30, "flat", "all", "effective_dimension"): 0.991,
-    (30, "flat", "time", "effective_dimension"): 0.985,
-    (100, "geometric", "all", "trace"): 0.923,
-    (100, "geometric", "all", "effective_dimension"): 0.923,
-    (100, "geometric", "time", "effective_dimension"): 0.918,
-}
-REGIMES = [
-    *((30, 4000, regime) for regime in (*SPECTRA, *CASE_OPERATORS)),
-    *((100, 1000, regime) for regime in ("steep", "geometric", "gru PKP")),
-]
-
-
-def coverage_cases() -> list:
-    """Return every regime and quantity, the ones known to be outside marked as such."""
-    cases = []
-    for (n_probes, n_seeds, regime), (axis, quantity) in product(REGIMES, QUANTITIES):
-        measured = OUTSIDE.get((n_probes, regime, axis, quantity))
-        reason = f"covers in {measured} of {n_seeds} seeds"
-        marks = [] if measured is None else pytest.mark.xfail(strict=True, reason=reason)
-        cases.append(pytest.param(regime, n_probes, n_seeds, axis, quantity, marks=marks))
-    return cases
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("regime, n_probes, n_seeds, axis, quantity", coverage_cases())
-def test_intervals_cover_the_truth_in_95_of_100(regime, n_probes, n_seeds, axis, quantity):
-    coverage = sample(regime, n_probes, n_seeds=n_seeds)[axis, quantity].coverage
-    assert 0.93 <= coverage <= 0.97
-
-
-@pytest.mark.parametrize("regime", [r for r in FAST if r != "flat"])
-@every_quantity
-def test_standard_error_is_the_size_of_the_error(regime, axis, quantity):
-    found = sample(regime)[axis, quantity]
-    reported = np.sqrt((found.std_error**2).mean())
-    # A standard deviation from 200 draws errs by 5%, from skewed draws by up to twice that.
-    assert reported / found.rms == pytest.approx(1, abs=0.25)
-
-
-@every_quantity
-def test_standard_error_of_a_flat_spectrum_is_not_too_small(axis, quantity):
-    found = sample("flat")[axis, quantity]
-    assert np.sqrt((found.std_error**2).mean()) > 0.85 * found.rms
-
-
-@every_quantity
-def test_error_falls_with_the_square_root_of_the_probes(axis, quantity):
-    few, many = (sample("gru P", n_probes=m)[axis, quantity] for m in (10, 30))
-    # Each of the two errs by 5 to 10%.
-    expected = pytest.approx(np.sqrt(3), rel=0.25)
-    assert few.rms / many.rms == expected
-    assert np.mean(few.std_error) / np.mean(many.std_error) == expected
-
-
-def test_relative_error_of_a_trace_is_that_of_the_effective_dimension():
-    # sqrt(2 / (m d)) for m probes of a Gram of effective dimension d.
-    found = sample("slow decay", n_modes=0)["all", "trace"]
-    d = truth("slow decay", "all")["effective_dimension"]
-    expected = found.truth * np.sqrt(2 / (30 * d))
-    assert found.rms == pytest.approx(expected, rel=0.2)
-    assert np.mean(found.std_error) == pytest.approx(expected, rel=0.05)
-
-
-# --------------------------------------------------------------------------------------- bias
-
-
-@pytest.mark.parametrize(
-    "regime, n_probes, n_modes",
-    [("slow decay", 10, 0), ("gru P", 10, 0), ("steep", 30, 10), ("lstm PKP", 30, 10)],
-)
-@pytest.mark.parametrize("axis", ["all", "time"])
-@pytest.mark.parametrize("quantity", ["trace", "square"])
-def test_trace_and_square_are_unbiased(regime, n_probes, n_modes, axis, quantity):
-    found = sample(regime, n_probes, n_modes)[axis, quantity]
-    assert abs(found.error.mean()) < 4 * found.standard_error_of_mean
-
-
-@pytest.mark.parametrize("regime", ["slow decay", "gru P"])
-def test_squares_from_different_probes_lack_the_bias_of_the_plug_in(regime):
-    op, _ = known(regime)
-    n_probes, expected = 10, truth(regime, "all")
-    plug_in = np.empty(N_SEEDS)
-    for seed in range(N_SEEDS):
-        probes = half_samples(op, 1.0, n_modes=0, n_probes=n_probes, seed=seed).probes.flatten(1)
-        plug_in[seed] = ((probes @ probes.T) ** 2).sum() / n_probes**2
-    # For normal w, E |A w|^4 = (tr G)^2 + 2 tr G^2.
-    bias = (expected["trace"] ** 2 + expected["square"]) / n_probes
-    spread = plug_in.std() / N_SEEDS**0.5
-    assert bias > 10 * spread
-    assert abs(plug_in.mean() - expected["square"] - bias) < 4 * spread
-    ours = sample(regime, n_probes, n_modes=0)["all", "square"]
-    assert abs(ours.error.mean()) < 4 * ours.standard_error_of_mean
-
-
-def test_effective_dimension_of_few_probes_is_not_too_low():
-    n_probes, expected = 10, truth("slow decay", "time")["effective_dimension"]
-    plug_in = np.empty(N_SEEDS)
-    for seed in range(N_SEEDS):
-        samples = half_samples(
-            known("slow decay")[0], 1.0, n_modes=0, n_probes=n_probes, seed=seed
-        )
-        gram = axis_grams(samples.probes, "time").mean(0)
-        plug_in[seed] = gram.trace() ** 2 / (gram**2).sum()
-    bias = expected - plug_in.mean()
-    assert bias > 10 * plug_in.std() / N_SEEDS**0.5
-    ours = sample("slow decay", n_probes, n_modes=0)["time", "effective_dimension"]
-    assert abs(ours.error.mean()) < bias / 4
-
-
-# ------------------------------------------------------------------------------------ deflation
-
-
-@pytest.mark.parametrize("regime, factor", [("steep", 20), ("lstm PKP", 3)])
-@every_quantity
-def test_deflated_modes_reduce_the_error_of_steep_spectra(regime, factor, axis, quantity):
-    plain = sample(regime, n_modes=0)[axis, quantity]
-    deflated = sample(regime, n_modes=10)[axis, quantity]
-    assert deflated.rms < plain.rms / factor
-    assert np.mean(deflated.std_error) < np.mean(plain.std_error) / factor
-
-
-@pytest.mark.parametrize("axis", AXES)
-def test_modes_that_span_the_space_leave_nothing_to_sample(axis):
-    op, _ = known("gru P")
-    found = spectrum(op, axis, method="randomized", n_modes=60, random_state=0)
-    for quantity, expected in truth("gru P", axis).items():
+    for quantity, expected in zip(QUANTITIES, (total, square, total**2 / square), strict=True):
         estimate = getattr(found, quantity)
         assert estimate.value == pytest.approx(expected, rel=1e-9)
-        assert estimate.std_error < 1e-9 * expected
-    assert found.rank().value == spectrum(op, axis).rank().value
-
-
-@pytest.mark.parametrize("axis", AXES)
-def test_a_gram_of_few_parameters_is_found_whole(axis):
-    # K of one tanh layer has 32 parameters, fewer than the 40 modes.
-    op = operator_of("tanh", "PKP")
-    found = spectrum(op, axis, method="randomized", random_state=0)
-    for quantity, expected in truth("tanh PKP", axis).items():
-        assert getattr(found, quantity).value == pytest.approx(expected, rel=1e-9)
+        assert estimate.std_error <= 1e-9 * expected
     assert found.rank().value == spectrum(op, axis).rank().value
 
 
 @pytest.mark.parametrize("gram", ["natural", "square"])
-@pytest.mark.parametrize("operator", ["K", "P", "PKP"])
-def test_half_factors_of_every_operator_add_up_to_its_gram(operator, gram):
-    op = operator_of("lstm", operator)
-    shared = OperatorSpectra(op, gram=gram, method="randomized", n_modes=op.shape[0])
-    modes = shared.samples.modes.flatten(1).numpy()
-    expected = dense_gram(solve("lstm").dense, operator, gram)
-    np.testing.assert_allclose(modes.T @ modes, expected, atol=1e-9 * abs(expected).max(), rtol=0)
+@pytest.mark.parametrize("which", ["K", "P", "PKP"])
+def test_half_factors_of_every_operator_add_up_to_its_gram(which, gram):
+    shared = randomized(operator_of("lstm", which), gram=gram, n_modes=10_000)
+    expected = dense_gram(solve("lstm").dense, which, gram)
+    for axis in REDUCED:
+        found = shared.sketch.known[axis].numpy() * shared.sketch.magnitude**2
+        reduced = reduce(expected, shared.op.out_shape, axis, "trace")
+        np.testing.assert_allclose(found, reduced, atol=1e-9 * abs(reduced).max(), rtol=0)
 
 
-def test_modes_and_probes_share_out_the_gram_without_cross_terms():
-    op, whole = known("slow decay")
-    found = half_samples(op, 1.0, n_modes=10, n_probes=20_000, seed=0)
-    modes, probes = found.modes.flatten(1).numpy(), found.probes.flatten(1).numpy()
-    rest = whole - modes.T @ modes
-    assert np.linalg.eigvalsh(rest)[0] > -1e-12
-    sampled = probes.T @ probes / len(probes)
-    spread = np.sqrt((np.trace(rest) ** 2 + (rest**2).sum()) / len(probes))  # of |sampled - rest|
-    assert np.linalg.norm(sampled - rest) < 1.5 * spread
+@pytest.mark.parametrize("name", ["matrix", "gru P", "lstm PKP"])
+def test_modes_and_probes_share_out_the_gram_without_cross_terms(name):
+    m = 1000
+    sketch = sketcher_of(name).draw(0, m)
+    for axis in REDUCED:
+        known = sketch.known[axis].numpy() * sketch.magnitude**2
+        rest = reduce(gram_of(name), operator(name).out_shape, axis, "trace") - known
+        assert np.linalg.eigvalsh(rest)[0] > -1e-9 * np.trace(known)
+        sampled = sketch.sampled[axis].numpy() * sketch.magnitude**2
+        distance = np.linalg.norm(sampled.mean(0) - rest)
+        spread = np.sqrt(sampled.var(0).sum() / m)  # Expected of that distance.
+        assert distance < 2 * spread
 
 
 # --------------------------------------------------------------------------------------- seeds
 
 
-def test_probes_do_not_depend_on_the_batch():
-    op, _ = known("slow decay")
-    whole = white(SHAPE, 5, range(10), op)
-    parts = [white(SHAPE, 5, indices, op) for indices in (range(3), range(3, 4), range(4, 10))]
-    assert torch.equal(whole, torch.cat(parts))
-    assert len(whole.flatten(1).unique(dim=0)) == 10
+def assert_same(found: Sketch, expected: Sketch) -> None:
+    for what in ("traces", "squares", "middles", "trace0", "square0", "middle0"):
+        np.testing.assert_allclose(getattr(found, what), getattr(expected, what), rtol=1e-9)
+    np.testing.assert_allclose(found.mode_values, expected.mode_values, rtol=1e-6, atol=1e-9)
+    assert found.magnitude == pytest.approx(expected.magnitude, rel=1e-12)
+    for axis in expected.known:
+        for mine, other in ((found.known, expected.known), (found.sampled, expected.sampled)):
+            np.testing.assert_allclose(mine[axis], other[axis], rtol=1e-9, atol=1e-11)
 
 
-def test_more_probes_keep_the_first_ones():
-    op, _ = known("slow decay")
-    few, many = (half_samples(op, 1.0, n_modes=5, n_probes=m, seed=1) for m in (4, 9))
-    np.testing.assert_array_equal(few.modes, many.modes)
-    np.testing.assert_allclose(few.probes, many.probes[:4], rtol=1e-12)
+@pytest.mark.parametrize("axes", [REDUCED, ("time", "hidden"), ()])
+@every_name
+def test_sketches_do_not_depend_on_the_memory(name, axes):
+    # P, K and PKP* are cut into trials, the last two not on the trial axis; there, and of what
+    # cannot be cut, vectors are processed in groups.
+    whole = sketcher_of(name, axes=axes)
+    cuttable = name != "matrix" and (whole.half.separable or axes != REDUCED)
+    one = whole.half.bytes_per_trial(6 if cuttable else 3)
+    expected, rank = whole.draw(0, 6), sampled_rank(whole, 0.8)
+    cuts = [(whole._chunk, whole._group)]
+    for memory in (2 * one, 1):
+        part = sketcher_of(name, axes=axes, memory=memory)
+        cuts.append((part._chunk, part._group))
+        found = part.draw(0, 6)
+        assert_same(found, expected)
+        np.testing.assert_allclose(found.inner, expected.inner, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found.outer, expected.outer, rtol=1e-9, atol=1e-12)
+        assert sampled_rank(part, 0.8) == pytest.approx(rank)
+    assert cuts == ([(3, 6), (2, 6), (1, 6)] if cuttable else [(3, 6), (3, 2), (3, 1)])
 
 
-def test_probes_are_the_same_in_single_and_double_precision():
-    single = linearize(solve("gru").linearization.network, solve("gru").linearization.X)
-    double = white(SHAPE, 0, range(4), single.P)
-    op = MatrixOperator(torch.eye(60, dtype=torch.float32), SHAPE)
-    assert torch.equal(white(SHAPE, 0, range(4), op), double.float())
+@every_name
+def test_more_probes_keep_the_first_ones(name):
+    sketcher = sketcher_of(name)
+    all_at_once = sketcher.draw(0, 9)
+    joined = sketcher.draw(0, 4).joined(sketcher.draw(4, 5))
+    assert_same(joined, all_at_once)
+    assert joined.n_probes == 9 and len(np.unique(joined.traces)) == 9
+    np.testing.assert_array_equal(joined.inner, sketcher.draw(0, 4).inner)
+    without = sketcher.draw(0, 4).joined(sketcher.draw(4, 5, squares=False))
+    np.testing.assert_allclose(without.traces, all_at_once.traces, rtol=1e-9)
+    np.testing.assert_allclose(without.squares, all_at_once.squares[:4], rtol=1e-9)
+
+
+def test_squares_are_drawn_only_as_long_as_they_are_needed():
+    shared = randomized(operator("gru P"), axes=("time",), n_probes=10)
+    assert len(shared.sketch.squares) == 10 < shared.sketch.n_probes
+    first = shared.sketch.square0 + shared.sketch.squares.mean()
+    expected = first * shared.sketch.magnitude**4
+    assert shared.norm_square().value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gru P", "lstm PKP"])
+def test_each_trial_and_vector_has_its_own_seed(name):
+    half = HalfFactor(*gram_factor(operator(name)), seed=5)
+    whole = half.white(range(6))
+    assert len(whole.flatten(0, 1).unique(dim=0)) == 6 * half.n_blocks
+    assert torch.equal(half.white(range(2, 4)), whole[2:4])
+    if half.separable:
+        parts = [part.white(range(6)) for part in half.chunks(2)]
+        assert [part.shape[1] for part in parts] == [2, 1]
+        assert torch.equal(torch.cat(parts, dim=1), whole)
+    other = HalfFactor(*gram_factor(operator(name)), seed=6)
+    assert not (other.white(range(6)) == whole).any()
+    many = half.white(range(2000)).flatten()
+    assert abs(many.mean()) < 4 / len(many) ** 0.5
+    assert (many**2).mean() == pytest.approx(1, abs=4 * (2 / len(many)) ** 0.5)
+
+
+def test_random_vectors_are_the_same_in_single_and_double_precision():
+    double, single = (
+        HalfFactor(MatrixOperator(torch.eye(60, dtype=dtype), SHAPE), 1.0, seed=5).white(range(4))
+        for dtype in (torch.float64, torch.float32)
+    )
+    assert double.dtype == torch.float64 and torch.equal(double.float(), single)
+    assert torch.equal(double, single.double())
 
 
 def test_one_seed_gives_one_answer_and_another_seed_another():
-    op, _ = known("gru P")
-    options = {"method": "randomized", "n_modes": 5}
-    first, again, other = (spectrum(op, random_state=s, **options) for s in (0, 0, 1))
+    first, again, other = (randomized(operator("gru P"), random_state=s).on("all") for s in (0, 0, 1))
     assert first.trace == again.trace and first.trace != other.trace
 
 
 def test_unseeded_answers_differ_and_leave_the_global_generators_alone():
-    op, _ = known("gru P")
     numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    found = [spectrum(op, method="randomized", n_modes=5).trace for _ in range(2)]
+    found = [randomized(operator("gru P"), random_state=None).on("all").trace for _ in range(2)]
     assert found[0] != found[1]
     np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
     assert torch.equal(torch_state, torch.get_rng_state())
 
 
-def test_axes_share_their_samples():
-    shared = OperatorSpectra(known("gru P")[0], method="randomized", n_modes=5, random_state=0)
-    traces = [shared.on(axis).trace for axis in AXES]
-    for found in traces[1:]:
-        assert found.value == pytest.approx(traces[0].value)
-        assert found.std_error == pytest.approx(traces[0].std_error)
+# -------------------------------------------------------------------------------- Krylov spaces
 
 
-# ------------------------------------------------------------------------------ ranks and edges
+def problems(spectrum: np.ndarray, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return n symmetric matrices of one spectrum."""
+    rng = np.random.default_rng(0)
+    size = len(spectrum)
+    bases = [np.linalg.qr(rng.standard_normal((size, size))).Q for _ in range(n)]
+    return torch.as_tensor(np.stack([(q * spectrum) @ q.T for q in bases])).to(dtype)
 
 
-@pytest.mark.parametrize("regime", ["gru P", "lstm PKP", "tanh-ragged P"])
-@pytest.mark.parametrize("axis", ["trial", "time", "hidden"])
-def test_sampled_ranks_are_off_by_one_at_most(regime, axis):
-    op, _ = known(regime)
-    expected = spectrum(op, axis).rank().value
+def krylov(matrices: Tensor, r: int) -> Krylov:
+    start = torch.randn(
+        r, *matrices.shape[:2], generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to(matrices.dtype)
+    return Krylov(lambda v: torch.einsum("nij,rnj->rni", matrices, v), start)
+
+
+@pytest.mark.parametrize("r, n", [(1, 1), (1, 4), (3, 1), (3, 4)])
+def test_ritz_values_are_those_of_the_krylov_space(r, n):
+    matrices = problems(1 / np.arange(1, 31), n)
+    space = krylov(matrices, r)
+    np.testing.assert_allclose(
+        space.norms, torch.randn(r, n, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)[0].norm(dim=-1)
+    )
+    for _ in range(5):
+        assert space.extend()
+    values, vectors, residuals = space.ritz()
+    assert values.shape == residuals.shape == (n, 5 * r)
+    for i, matrix in enumerate(matrices.numpy()):
+        # An orthonormal basis of start, M start, .. made anew by NumPy.
+        powers = [space.basis[i, :r].numpy()]
+        for _ in range(4):
+            powers.append(np.linalg.qr((powers[-1] @ matrix).T).Q.T)
+        q = np.linalg.qr(np.concatenate(powers).T).Q
+        expected, _ = np.linalg.eigh(q.T @ matrix @ q)
+        np.testing.assert_allclose(values[i], expected[::-1], atol=1e-9)
+        v = vectors[i].numpy().T @ space.basis[i, : 5 * r].numpy()
+        np.testing.assert_allclose(v @ v.T, np.eye(5 * r), atol=1e-12)
+        exact = np.linalg.norm(v @ matrix - values[i].numpy()[:, None] * v, axis=1)
+        np.testing.assert_allclose(residuals[i], exact, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "spectrum",
+    [np.arange(1.0, 13), np.repeat([3.0, 1.0, 0.1], 4), np.ones(12), np.zeros(12), np.eye(12)[0]],
+    ids=["distinct", "repeated", "identity", "zero", "rank one"],
+)
+@pytest.mark.parametrize("r", [1, 3])
+def test_an_exhausted_krylov_space_holds_every_eigenvalue(spectrum, r):
+    matrices = problems(spectrum, 2)
+    space = krylov(matrices, r)
+    steps = 1
+    while space.extend():
+        steps += 1
+    assert steps == 12 // r
+    np.testing.assert_allclose(space.basis @ space.basis.mT, np.eye(12)[None].repeat(2, 0), atol=1e-12)
+    values, _, residuals = space.ritz()
+    expected = np.sort(spectrum)[::-1]
+    np.testing.assert_allclose(values, np.stack([expected] * 2), atol=1e-12)
+    np.testing.assert_allclose(residuals, 0, atol=1e-12)
+
+
+def test_a_krylov_space_that_does_not_fill_the_space_stops_before_it():
+    space = krylov(problems(np.arange(1.0, 12), 1), 3)
+    assert [space.extend() for _ in range(3)] == [True, True, False]
+    assert space.basis.shape == (1, 9, 11) and space.ritz()[0].shape == (1, 9)
+
+
+def test_single_precision_keeps_the_basis_orthonormal():
+    space = krylov(problems(0.5 ** np.arange(40), 2, torch.float32), 1)
+    while space.extend():
+        pass
+    gram = space.basis @ space.basis.mT
+    np.testing.assert_allclose(gram, np.eye(40)[None].repeat(2, 0), atol=1e-5)
+    values = space.ritz()[0]
+    np.testing.assert_allclose(values, np.stack([0.5 ** np.arange(40.0)] * 2), atol=1e-6)
+
+
+def test_an_overflowing_krylov_space_has_no_ritz_values():
+    space = krylov(torch.full((1, 4, 4), torch.inf, dtype=torch.float64), 1)
+    space.extend()
+    assert all(x.isnan().all() for x in space.ritz())
+
+
+# ------------------------------------------------------------------------------------ formulas
+
+
+def test_a_density_counts_known_eigenvalues_once_and_shares_out_the_others():
+    nodes, weights = np.array([1.0, 4.0, 0.5]), np.array([4.0, 1.0, 4.0])
+    density = SpectralDensity(nodes, weights, np.array([False, True, False]), n_starts=2)
+    # The trace is 4 + 4 + 2; three fifths of it: the first, and half of the four next.
+    rank, error = density.rank(0.6)
+    assert rank == pytest.approx(3)
+    # Where the count ends, at 1, an eigenvalue above or at it adds 1 - lambda, and each adds its
+    # share of the goal.
+    effect = np.array([0.6, 0.3])
+    assert error == pytest.approx(np.sqrt(2 * (4 * effect**2).sum() / 2))
+    assert density.rank(1.0)[0] == pytest.approx(9)
+    alone = SpectralDensity(nodes, np.ones(3), np.ones(3, dtype=bool), n_starts=1)
+    assert alone.rank(1.0) == (3.0, 0.0)
+
+
+@pytest.mark.parametrize("eigenvalues", [np.ones(1), np.ones(3), 0.5 ** np.arange(8), np.ones(400)])
+def test_standard_errors_are_widened_by_the_skewness_of_the_samples(eigenvalues):
+    m = 400
+    w = np.random.default_rng(0).standard_normal((m, len(eigenvalues)))
+    skewness = 8 * (eigenvalues**3).sum() ** 2 / (eigenvalues**2).sum() ** 3
+    found = m * (widening((w * eigenvalues) @ w.T) - 1)
+    assert found == pytest.approx(1.71 + 0.96 * skewness, rel=0.1)
+
+
+def test_widening_uses_pairs_of_different_vectors_alone():
+    w = np.random.default_rng(0).standard_normal((40, 3))
+    inner = w @ w.T
+    found = widening(inner)
+    np.fill_diagonal(inner, 1e9)
+    assert widening(inner) == pytest.approx(found)
+    assert widening(np.zeros((40, 40))) == pytest.approx(1 + 1.71 / 40)
+
+
+def hand_made(sampled: np.ndarray, known: np.ndarray) -> Sketch:
+    """Return a sketch of one axis whose modes and vectors have the given Grams."""
+    traces = np.trace(sampled, axis1=1, axis2=2)
+    inner = np.diag(traces)
+    none = np.zeros(len(traces))
+    return Sketch(
+        traces=traces,
+        squares=none,
+        middles=none,
+        inner=inner,
+        outer=inner,
+        sampled={"time": torch.as_tensor(sampled)},
+        trace0=np.trace(known),
+        square0=0.0,
+        middle0=0.0,
+        known={"time": torch.as_tensor(known)},
+        mode_values=np.empty(0),
+    )
+
+
+def test_moments_on_an_axis_are_means_over_pairs_of_different_vectors():
+    y = np.random.default_rng(0).standard_normal((6, 4, 3))
+    sampled, known = y @ y.swapaxes(1, 2), np.diag([3.0, 2.0, 0.0, 0.0])
+    found = axis_moments(hand_made(sampled, known), "time")
+    grams = known + sampled
+    pairs = [(a, b) for i, a in enumerate(grams) for b in grams[:i]]
+    square = np.mean([np.trace(a @ b) for a, b in pairs])
+    of_trace = np.mean([np.trace(a) * np.trace(b) for a, b in pairs])
+    assert found.trace.value == pytest.approx(np.trace(grams, axis1=1, axis2=2).mean())
+    assert found.square.value == pytest.approx(square)
+    # To first order the mean of a ratio is off by some multiple of 1/m: the correction is small.
+    assert found.effective_dimension.value == pytest.approx(of_trace / square, rel=0.1)
+    assert found.effective_dimension.value != of_trace / square
+
+
+# -------------------------------------------------------------------------------------- agreement
+
+
+@pytest.mark.parametrize("case", ["gru", "lstm", "tanh-ragged", "user", "gru-2layers"])
+def test_kernel_agreement_matches_dense(case):
+    kernel, propagator = (OperatorSpectra(operator_of(case, o)) for o in ("PKP", "P"))
+    a, b = (dense_gram(solve(case).dense, o) for o in ("PKP", "P"))
+    expected = (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
+    exact = kernel_agreement(kernel, propagator)
+    assert exact.value == pytest.approx(expected, rel=1e-9) and exact.std_error == 0
+    spanned = (randomized(s.op, n_modes=10_000) for s in (kernel, propagator))
+    assert kernel_agreement(*spanned).value == pytest.approx(expected, rel=1e-9)
+    found = []
     for seed in range(20):
-        found = spectrum(op, axis, method="randomized", n_modes=10, random_state=seed).rank()
+        sampled = (randomized(s.op, n_modes=5, random_state=seed) for s in (kernel, propagator))
+        found.append(kernel_agreement(*sampled))
+    errors = np.array([(f.value - expected) / f.std_error for f in found])
+    assert (abs(errors) < 3).all() and 0.5 < errors.std() < 1.5
+    mixed = kernel_agreement(randomized(kernel.op, n_modes=5), propagator)
+    assert abs(mixed.value - expected) < 3 * mixed.std_error
+
+
+# --------------------------------------------------------------------------- ranks on the axes
+
+
+@pytest.mark.parametrize("name", ["gru P", "lstm PKP", "tanh-ragged P"])
+@pytest.mark.parametrize("axis", REDUCED)
+def test_sampled_ranks_are_off_by_one_at_most(name, axis):
+    op = operator(name)
+    expected = spectrum(op, axis).rank().value
+    for seed in range(10):
+        found = randomized(op, n_modes=10, random_state=seed).rank(axis)
         assert abs(found.value - expected) <= 1
         assert np.isfinite(found.std_error)
 
 
-@pytest.mark.parametrize("n_modes", [0, 5, 60])
-@pytest.mark.parametrize("axis", AXES)
-def test_zero_operator_is_measured_without_a_warning(axis, n_modes):
-    op = MatrixOperator(np.zeros((60, 60)), SHAPE)
-    found = spectrum(op, axis, method="randomized", n_modes=n_modes, random_state=0)
-    assert found.trace == Estimate(0.0) and found.square == Estimate(0.0)
-    assert found.effective_dimension.reason == "the operator is zero"
-    assert found.rank().reason == "the operator is zero"
-    assert np.isfinite(found.eigenvalues).all()
-
-
-@pytest.mark.parametrize("scale", [1e-40, 1e30, 1e-100, 1e40, 1e100])
-@pytest.mark.parametrize("axis", AXES)
-def test_effective_dimension_does_not_depend_on_the_scale(scale, axis):
-    matrix = matrix_with(SPECTRA["slow decay"])
-    plain, scaled = (
-        spectrum(MatrixOperator(m, SHAPE), axis, method="randomized", n_modes=5, random_state=0)
-        for m in (matrix, scale * matrix)
-    )
-    expected = plain.effective_dimension
-    assert scaled.effective_dimension.value == pytest.approx(expected.value)
-    assert scaled.effective_dimension.std_error == pytest.approx(expected.std_error)
-
-
-@pytest.mark.parametrize("axis", AXES)
-def test_no_modes_and_fewest_probes(axis):
-    found = spectrum(known("gru P")[0], axis, method="randomized", n_modes=0, n_probes=3)
-    for estimate in (found.trace, found.square, found.effective_dimension):
-        assert np.isfinite(estimate.value) and estimate.std_error > 0
-
-
-def test_products_of_a_probe_with_itself_are_not_used():
-    op, _ = known("gru P")
-    moments = whole_moments(half_samples(op, 1.0, n_modes=3, n_probes=6, seed=0))
-    before = moments.square()
-    np.fill_diagonal(moments.products, 1e9)
-    # The diagonal is taken out of the sum again: equal up to the rounding of 1e9.
-    assert moments.square().value == pytest.approx(before.value, abs=1e-5)
-
-
-@pytest.mark.parametrize("name, gain", [("gru", 1.5), ("tanh", 1.0)])
-def test_an_estimated_rank_is_not_biased_by_the_spread_of_sampled_eigenvalues(name, gain):
-    network = build_network(
-        name,
-        2,
-        1,
-        hidden_size=16,
-        n_layers=1,
-        init_scale=gain,
-        recurrent_init="normal",
-        alpha=1.0,
-        learn_initial_state=False,
-        dtype=torch.float64,
-        seed=0,
-    )
-    X = np.random.default_rng(0).standard_normal((2, 60, 2))
-    P = linearize(network, X).P
-    exact = spectrum(P, "time", method="exact").rank().value
-    found = [
-        spectrum(P, "time", method="randomized", random_state=seed).rank() for seed in range(8)
-    ]
+@pytest.mark.parametrize("which, gain", [("slow", 0.5), ("flat", 0.0)])
+def test_an_estimated_rank_is_not_biased_by_the_spread_of_sampled_eigenvalues(which, gain):
+    matrix = matrix_with(np.arange(1, 121) ** -gain)
+    op = MatrixOperator(matrix, (1, 60, 2))
+    exact = spectrum(op, "time", method="exact").rank().value
+    found = [randomized(op, random_state=seed).on("time").rank() for seed in range(8)]
     assert abs(np.mean([f.value for f in found]) - exact) <= 1
     assert all(abs(f.value - exact) <= 1.96 * f.std_error for f in found)
+
+
+def test_rank_of_too_few_modes_is_counted_by_sampling():
+    shared = randomized(operator("matrix"), n_modes=5)
+    assert shared.on("all").rank().reason.startswith("the 5 computed eigenvalues hold")
+    assert shared.rank("all") == sampled_rank(shared.sketcher, 0.95)
+    spanned = randomized(operator("matrix"), n_modes=60)
+    assert spanned.rank("all") == Estimate(spectrum(operator("matrix")).rank().value)
+
+
+# --------------------------------------------------------------------------------------- edges
+
+
+def everything(shared: OperatorSpectra, axis: str) -> list[Estimate]:
+    found = shared.on(axis)
+    return [found.trace, found.square, found.effective_dimension, shared.rank(axis)]
+
+
+def assert_missing(estimate: Estimate, reason: str) -> None:
+    assert np.isnan([estimate.value, estimate.std_error]).all() and estimate.reason == reason
+
+
+@pytest.mark.parametrize("n_modes", [0, 5, 60])
+@every_axis
+def test_zero_operator_is_measured_without_a_warning(axis, n_modes):
+    shared = randomized(MatrixOperator(np.zeros((60, 60)), SHAPE), n_modes=n_modes)
+    trace, square, *others = everything(shared, axis)
+    assert trace == Estimate(0.0) and square == Estimate(0.0)
+    for missing in (*others, sampled_rank(shared.sketcher, 0.95)):
+        assert_missing(missing, ZERO)
+    assert np.isfinite(shared.on(axis).eigenvalues).all()
+
+
+@every_axis
+def test_numbers_that_overflow_are_missing_and_say_so(axis):
+    for matrix in (np.full((60, 60), 1e308), torch.full((60, 60), 1e38), np.full((60, 60), np.inf)):
+        shared = randomized(MatrixOperator(matrix, SHAPE), n_modes=5)
+        for missing in (*everything(shared, axis), sampled_rank(shared.sketcher, 0.95)):
+            assert_missing(missing, OVERFLOW)
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e-40, 1e30, 1e100])
+@every_axis
+def test_effective_dimension_and_rank_do_not_depend_on_the_scale(scale, axis):
+    matrix = operator("matrix").matrix
+    plain, scaled = (randomized(MatrixOperator(s * matrix, SHAPE)) for s in (1.0, scale))
+    for mine, other in zip(everything(scaled, axis)[2:], everything(plain, axis)[2:], strict=True):
+        assert mine == pytest.approx(other)
+    trace, square = everything(scaled, axis)[:2]
+    assert trace[:2] == pytest.approx(scale**2 * np.array(plain.on(axis).trace[:2]), rel=1e-9)
+    if scale == 1e100:
+        assert_missing(square, OVERFLOW)
+    else:
+        assert square.value == pytest.approx(scale**4 * plain.on(axis).square.value, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_modes_and_fewest_probes(name):
+    shared = randomized(operator(name), n_modes=0, n_probes=4)
+    assert len(shared.on("all").eigenvalues) == 0
+    for axis in AXES:
+        for estimate in everything(shared, axis)[:3]:
+            assert np.isfinite(estimate.value) and estimate.std_error > 0
+
+
+def test_a_square_that_is_not_positive_is_missing():
+    # Four vectors on four different steps have no pair with anything in common.
+    sampled = np.stack([np.diag(row) for row in np.eye(4)])
+    found = axis_moments(hand_made(sampled, np.zeros((4, 4))), "time")
+    assert found.trace.value == 1 and found.square.value == 0
+    assert_missing(found.effective_dimension, NOISY)
+
+
+@pytest.mark.parametrize("method", ["auto", "randomized"])
+def test_agreement_with_a_zero_kernel_is_missing(method):
+    P = solve("gru").linearization.P
+    kernel = TangentKernel(ParameterOperator(P.tangent, []), P)
+    spectra = [OperatorSpectra(op, method=method, random_state=0) for op in (kernel, P)]
+    assert_missing(kernel_agreement(*spectra), ZERO)
+
+
+@pytest.mark.parametrize("method", ["auto", "randomized"])
+@pytest.mark.parametrize("value, reason", [(0.0, ZERO), (1e308, OVERFLOW)])
+def test_agreement_of_what_overflows_or_is_zero_is_missing(value, reason, method):
+    left = MatrixOperator(np.full((60, 60), value), SHAPE)
+    right = MatrixOperator(np.eye(60), SHAPE)
+    spectra = [OperatorSpectra(op, method=method, random_state=0) for op in (left @ right, left)]
+    assert_missing(kernel_agreement(*spectra), reason)
