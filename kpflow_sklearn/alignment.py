@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kpflow_sklearn.gramians import dense_gram
-from kpflow_sklearn.spectra import OperatorSpectra
+from kpflow_sklearn.operator_spectra import OperatorSpectra
 from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate, middle_over_norm
 
 
@@ -28,6 +28,8 @@ def kernel_agreement(kernel: OperatorSpectra, propagator: OperatorSpectra) -> Es
     """
     if kernel.route("all") == "matrix":
         a, b = (dense_gram(s.op, "all", "natural") for s in (kernel, propagator))
+        if not (a.isfinite().all() and b.isfinite().all()):
+            return Estimate.missing(OVERFLOW)
         a, b = (g / g.abs().max().clamp(min=1e-300) for g in (a, b))
         cosine = float((a * b).sum() / (a.norm() * b.norm()))
         return Estimate(cosine) if np.isfinite(cosine) else Estimate.missing(ZERO)

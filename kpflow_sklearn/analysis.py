@@ -16,10 +16,10 @@ from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.losses import Objective
 from kpflow_sklearn.modes import Modes, fix_signs, leading_modes
 from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.operator_spectra import OperatorSpectra
 from kpflow_sklearn.operators import LinearOperator, TangentKernel
 from kpflow_sklearn.recurrent_model import to_tensors
 from kpflow_sklearn.results import row
-from kpflow_sklearn.spectra import OperatorSpectra
 from kpflow_sklearn.targets import Targets
 from kpflow_sklearn.traces import NOISY, OVERFLOW, Estimate
 from kpflow_sklearn.weight_maps import weight_map_table

@@ -27,8 +27,8 @@ from kpflow_sklearn.analyzer_base import POOLINGS, RecurrentAnalyzer
 from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.gramians import AXES
 from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
+from kpflow_sklearn.operator_spectra import GRAMS, METHODS, N_PROBES, REDUCTIONS
 from kpflow_sklearn.results import row, select, to_frame
-from kpflow_sklearn.spectra import GRAMS, METHODS, N_PROBES, REDUCTIONS
 from kpflow_sklearn.traces import Estimate
 
 

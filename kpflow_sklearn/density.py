@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kpflow_sklearn.half_factor import HalfFactor
 from kpflow_sklearn.krylov import Krylov
-from kpflow_sklearn.sketches import Sketcher
+from kpflow_sklearn.sketcher import Sketcher
 from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
 
 N_STEPS = 12

@@ -88,7 +88,7 @@ class HalfFactor:
         n_trials : int
             Trials in a chunk.
         """
-        v = v.reshape(-1, *self.factor.in_shape)
+        v = v.reshape(len(v), *self.factor.in_shape)
         v = v if self.root == 1 else self.root * v
         if self.separable or n_trials >= len(self.trials):
             yield self.factor, steps_first(self.factor @ v)
@@ -121,7 +121,7 @@ class HalfFactor:
 
     def blocks(self, pulled: Tensor) -> Tensor:
         """Return what `pull_back` gave as (k, n_blocks, size)."""
-        return pulled.movedim(0, -2).reshape(-1, self.n_blocks, self.size)
+        return pulled.movedim(0, -2).reshape(pulled.shape[1], self.n_blocks, self.size)
 
     def gram(self, v: Tensor, n_trials: int) -> Tensor:
         """Return M v = A^T A v, (k, n_blocks, size)."""

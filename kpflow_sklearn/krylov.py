@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._random import torch_generator
+
 
 class Krylov:
     """Krylov spaces of symmetric matrices M_1..M_n, one for each problem, built together.
@@ -55,11 +57,24 @@ class Krylov:
         self._coupling = coupling  # rest^T = q coupling
         if dimension + r > self.basis.shape[-1]:
             return False
-        # Where nothing was left, QR makes up directions: they must be orthogonal to the others.
-        q = q.mT - (q.mT @ self.basis.mT) @ self.basis
-        self._last = torch.linalg.qr(q.mT).Q.mT
+        self._last = self._orthogonal(self._replaced(q.mT, coupling, image))
         self.basis = torch.cat([self.basis, self._last], dim=1)
         return True
+
+    def _replaced(self, q: Tensor, coupling: Tensor, image: Tensor) -> Tensor:
+        """Return ``q`` with random directions where the space was exhausted: QR made those up."""
+        size = coupling.diagonal(dim1=1, dim2=2).abs()
+        rounding = 100 * torch.finfo(q.dtype).eps * image.norm(dim=-1).amax(1, keepdim=True)
+        generator = torch_generator(self.basis.shape[1])
+        fresh = torch.randn(q.shape[1:], generator=generator).to(q.device, q.dtype)
+        return torch.where((size <= rounding)[..., None], fresh, q)
+
+    def _orthogonal(self, q: Tensor) -> Tensor:
+        """Return an orthonormal basis of what ``q`` adds to the space."""
+        for _ in range(2):  # Once would leave the rounding of directions nearly in the space.
+            q = q - (q @ self.basis.mT) @ self.basis
+            q = torch.linalg.qr(q.mT).Q.mT
+        return q
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the Ritz values in descending order, their coefficients and residual norms.

@@ -16,7 +16,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from kpflow_sklearn import Linearization, linearize, spectra
+from kpflow_sklearn import Linearization, linearize, operator_spectra
 from kpflow_sklearn.density import sampled_rank
 from kpflow_sklearn.half_factor import HalfFactor
 from kpflow_sklearn.network import build_network
@@ -33,7 +33,7 @@ from tests.test_spectra import (
     reduce,
 )
 
-TARGET = spectra.TARGET
+TARGET = operator_spectra.TARGET
 N_SEEDS = 200
 SIZE = 576
 INDEX = np.arange(1, SIZE + 1)
@@ -54,7 +54,7 @@ QUANTITIES = ("trace", "square", "effective_dimension")
 @pytest.fixture(autouse=True)
 def fixed_number_of_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep OperatorSpectra from drawing more than n_probes random vectors."""
-    monkeypatch.setattr(spectra, "TARGET", np.inf)
+    monkeypatch.setattr(operator_spectra, "TARGET", np.inf)
 
 
 def matrix_with(singular_values: np.ndarray) -> np.ndarray:
@@ -154,7 +154,7 @@ def _sample(
     axes = axes_of(regime)
     found: dict[tuple[str, str], list] = {(a, q): [] for a in axes for q in QUANTITIES}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spectra, "TARGET", target)
+        patch.setattr(operator_spectra, "TARGET", target)
         for seed in range(n_seeds):
             options = {"n_modes": n_modes, "n_probes": n_probes, "random_state": seed}
             shared = OperatorSpectra(op, axes=axes, method="randomized", **options)
@@ -322,7 +322,7 @@ def test_deflated_modes_reduce_the_error_of_steep_spectra(regime, factor):
 
 @pytest.mark.parametrize("regime", ["geometric", "slow", "gru P"])
 def test_probes_are_drawn_until_their_error_is_small(regime, monkeypatch):
-    monkeypatch.setattr(spectra, "TARGET", TARGET)
+    monkeypatch.setattr(operator_spectra, "TARGET", TARGET)
     numbers = set()
     for seed in range(10):
         options = {"n_modes": 10, "n_probes": 15, "random_state": seed}

@@ -21,7 +21,8 @@ LAYERS = {
     0: "_validation _random _tensors exceptions",
     1: "datasets.* cells.* layers network recognition tangent targets operators._base",
     2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "
-    "traces krylov density spectra _spectrum modes alignment weight_maps lyapunov",
+    "sketcher traces krylov density costs _spectrum operator_spectra spectra modes alignment "
+    "weight_maps lyapunov",
     3: "training _loop recurrent_model checkpoints results analysis verification bottleneck "
     "trials",
     4: "analyzer analyzer_base preprocessing",

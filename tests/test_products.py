@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kpflow_sklearn import Linearization, linearize, spectra
+from kpflow_sklearn import Linearization, linearize, operator_spectra, spectra
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator, TangentKernel
 from tests.cases import CASES, IDS, RAGGED, Solved, build, distance, solve
 from tests.test_operators import in_coordinates_of, random
@@ -313,7 +313,7 @@ def test_parts_of_the_inverse(name, operator):
 @INVERSE_CUT
 @pytest.mark.parametrize("method", ["auto", "randomized"])
 def test_spectrum_of_a_large_inverse(method, monkeypatch):
-    monkeypatch.setattr(spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
     found = spectra.trace(solve("gru").linearization.P.inverse(), method=method, random_state=0)
     expected = float((solve("gru").dense.P_inverse ** 2).sum())
     assert abs(found.value - expected) <= 4 * found.std_error + 1e-9 * expected

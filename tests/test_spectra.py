@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kpflow_sklearn import linearize, spectra
+from kpflow_sklearn import linearize, operator_spectra
 from kpflow_sklearn._spectrum import Spectrum, spectrum_of_eigenvalues, spectrum_of_gram
 from kpflow_sklearn.modes import leading_modes
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
@@ -131,7 +131,7 @@ def test_every_axis_and_reduction_matches_dense(name, operator, gram):
 
 @every_mapped_case
 def test_K_by_its_units_and_activity_matches_dense(name, monkeypatch):
-    monkeypatch.setattr(spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
     op, whole = operator_of(name, "K"), dense_gram(solve(name).dense, "K")
     for axis in AXES:
         check_spectrum(spectrum(op, axis), reduce(whole, op.out_shape, axis, "trace"), axis)
@@ -139,8 +139,8 @@ def test_K_by_its_units_and_activity_matches_dense(name, monkeypatch):
 
 @every_case
 def test_P_by_gramian_recursions_matches_dense(name, monkeypatch):
-    monkeypatch.setattr(spectra, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(spectra, "EXACT_LIMIT", 0)
+    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(operator_spectra, "EXACT_LIMIT", 0)
     op, whole = operator_of(name, "P"), dense_gram(solve(name).dense, "P")
     shared = OperatorSpectra(op)
     for axis in ("trial", "hidden"):
@@ -153,7 +153,7 @@ def test_P_by_gramian_recursions_matches_dense(name, monkeypatch):
 
 @every_case
 def test_P_trial_by_trial_matches_dense(name, monkeypatch):
-    monkeypatch.setattr(spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
     op, whole = operator_of(name, "P"), dense_gram(solve(name).dense, "P")
     shared = OperatorSpectra(op)
     for axis in ("all", "time"):
@@ -164,8 +164,8 @@ def test_P_trial_by_trial_matches_dense(name, monkeypatch):
 @every_case
 @every_operator
 def test_structure_is_what_makes_a_large_spectrum_exact(name, operator, monkeypatch):
-    monkeypatch.setattr(spectra, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(spectra, "EXACT_LIMIT", 0)
+    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(operator_spectra, "EXACT_LIMIT", 0)
     exact_axes = {"K": AXES if name in MAPPED else (), "P": ("all", "trial", "hidden"), "PKP": ()}
     shared = OperatorSpectra(operator_of(name, operator), random_state=0)
     for axis in AXES:
@@ -184,7 +184,7 @@ def test_hidden_gram_matches_dense(name, operator):
 
 @every_operator
 def test_a_large_operator_may_be_forced_to_be_exact(operator, monkeypatch):
-    monkeypatch.setattr(spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
     op, whole = operator_of("gru", operator), dense_gram(solve("gru").dense, operator)
     for axis in AXES:
         expected = reduce(whole, op.out_shape, axis, "trace")
@@ -608,8 +608,8 @@ def test_exact_refuses_what_is_too_large():
 
 
 def test_exact_refuses_the_time_axis_of_a_large_P_only(monkeypatch):
-    monkeypatch.setattr(spectra, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(spectra, "EXACT_LIMIT", 19)  # One trial has 20 entries.
+    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(operator_spectra, "EXACT_LIMIT", 19)  # One trial has 20 entries.
     shared = OperatorSpectra(operator_of("gru", "P"), method="exact")
     for axis in ("all", "trial", "hidden"):
         assert shared.on(axis).method == "exact"
