@@ -158,6 +158,7 @@ def _converge(
     """Return Ritz values (n, m), coefficients and space, once the largest k converged."""
     width = 1 if half.separable else min(k + _OVERSAMPLING, half.size)
     space = Krylov(lambda v: half.gram(v, chunk), half.white(range(width)))
+    confirmed = 0
     while True:
         grew = space.extend()
         values, coefficients, residuals = space.ritz()
@@ -165,8 +166,9 @@ def _converge(
         lead = values.flatten()[best].clamp(min=1e-300)
         # An error r of v becomes one of up to sqrt(lambda_1 / lambda) r of A v.
         reached = residuals.flatten()[best] * (lead[0] / lead).sqrt() <= tolerance * lead
-        dimension = values.shape[1]
-        if not grew or dimension >= _MAX_DIMENSION or (len(best) == k and bool(reached.all())):
+        # Pairs may converge before larger ones have shown: two more steps must bring none.
+        confirmed = confirmed + 1 if len(best) == k and bool(reached.all()) else 0
+        if not grew or values.shape[1] >= _MAX_DIMENSION or confirmed == 3:
             return values, coefficients, space
 
 
