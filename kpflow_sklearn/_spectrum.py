@@ -189,7 +189,7 @@ def sampled_spectrum(sketch: Sketch, axis: str) -> Spectrum:
     if not sketch.finite:
         return missing_spectrum(OVERFLOW, "randomized")
     found = _sampled_whole(sketch) if axis == "all" else _sampled_axis(sketch, axis)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         values = found.eigenvalues * np.float64(sketch.magnitude) ** 2
     return replace(
         found,

@@ -19,6 +19,7 @@ from kpflow_sklearn.operators import (
 )
 from kpflow_sklearn.operators._base import cut
 from kpflow_sklearn.tangent import NetworkTangent
+from kpflow_sklearn.unit_blocks import eigenvalues
 
 #: Number of trajectory entries up to which an operator's matrix is simply formed.
 DENSE_LIMIT = 1024
@@ -150,7 +151,7 @@ def trial_eigenvalues(op: LinearOperator) -> np.ndarray:
     For operators that map each trial to itself (``separable``), such as P.
     """
     found = [
-        torch.linalg.eigvalsh(dense_gram(cut(op, slice(b, b + 1)), "all", "square"))
+        eigenvalues(dense_gram(cut(op, slice(b, b + 1)), "all", "square"))
         for b in range(op.out_shape[0])
     ]
     values = torch.cat(found).clamp(min=0).sort(descending=True).values

@@ -46,11 +46,18 @@ def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
 
 def unit_eigenvalues(op: ParameterOperator) -> np.ndarray:
     """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
-    found = [torch.linalg.eigvalsh(grams).flatten() for _, _, grams in _unit_grams(op)]
+    found = [eigenvalues(grams).flatten() for _, _, grams in _unit_grams(op)]
     if not found:
         return np.empty(0)
     values = torch.cat(found).clamp(min=0).sort(descending=True).values
     return values.cpu().numpy()
+
+
+def eigenvalues(grams: Tensor) -> Tensor:
+    """Return the eigenvalues of symmetric matrices; NaN if they are not finite."""
+    if not grams.isfinite().all():
+        return torch.full_like(grams[..., 0], torch.nan)
+    return torch.linalg.eigvalsh(grams)
 
 
 def parameter_moments(op: ParameterOperator) -> tuple[float, float]:

@@ -172,7 +172,7 @@ def same_eigenvalues(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", ["tanh", "relu", "gru", "lstm-2layers", "user"])
+@pytest.mark.parametrize("kind", ["gru", "lstm-2layers", "user"])
 def test_every_axis_in_awkward_shapes(kind, shape):
     solved = awkward(kind, shape)
     for operator, gram in product(OPERATORS, ("natural", "square")):
@@ -225,7 +225,7 @@ def test_hidden_gram_in_awkward_shapes(kind, shape, monkeypatch):
 
 # ------------------------------------------------------------------------- K by its unit blocks
 
-MEMORY = (1, 300, 3000, 40_000, 2**28)
+MEMORY = (1, 3000, 2**28)
 
 
 @every_mapped_case
@@ -352,7 +352,7 @@ def chunks_of(op: LinearOperator, n: int) -> int:
 @every_case
 def test_propagator_gram_matches_dense_in_every_chunk(name):
     op, gram = known(solve(name), "P")
-    for memory in (1, chunks_of(op, 1), chunks_of(op, 2), 2**29):
+    for memory in (1, chunks_of(op, 2), 2**29):
         check_propagator_gram(propagator_gram(op, memory), gram, op.in_shape, TOLERANCE)
 
 
@@ -446,26 +446,6 @@ def test_K_by_compression_matches_dense(name, monkeypatch):
         assert shared.rank("all", threshold) == Estimate(count_leading(expected, threshold))
 
 
-@every_mapped_case
-@pytest.mark.parametrize("tolerance", [0.05, 0.3])
-def test_rank_of_a_coarse_compression_brackets_the_rank(name, tolerance, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "_CHEAP", 0)
-    monkeypatch.setattr(operator_spectra, "_ACTIVITY_TOL", tolerance)
-    op, gram = known(solve(name), "K")
-    shared, expected = OperatorSpectra(op), descending_eigenvalues(gram)
-    found = shared.on("all")
-    assert found.trace.value == pytest.approx(expected.sum(), rel=EIGENVALUES)
-    assert found.square.value == pytest.approx((expected**2).sum(), rel=EIGENVALUES)
-    n = len(found.eigenvalues)
-    assert (found.eigenvalues <= np.pad(expected, (0, n))[:n] + 1e-12 * expected[0]).all()
-    for threshold in (0.5, 0.8, 0.95, 0.99):
-        rank, truth = shared.rank("all", threshold), count_leading(expected, threshold)
-        if found.eigenvalues.sum() >= threshold * expected.sum():
-            assert abs(rank.value - truth) <= 2 * rank.std_error, threshold
-        elif rank.reason:
-            assert np.isnan(rank.value) and f"below {threshold:.0%}" in rank.reason
-
-
 @pytest.mark.xfail(strict=True, reason="bug: the bracket ends at the last known eigenvalue")
 def test_rank_beyond_the_eigenvalues_of_a_compression_is_bracketed():
     # All eigenvalues: 0.5, 0.3, 0.1 and five of 0.02, of which the compression knows three.
@@ -544,10 +524,9 @@ def test_reported_residuals_are_those_of_the_dense_matrix(name, operator, monkey
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
     op, gram = known(solve(name), operator)
     rank = np.linalg.matrix_rank(gram, hermitian=True)
-    for k in (1, 4):
-        found = leading_modes(op, k, tolerance=0.3, random_state=0)
-        assert len(found.eigenvalues) == min(k, rank)
-        check_modes(found, gram, op.out_shape)
+    found = leading_modes(op, 4, tolerance=0.3, random_state=0)
+    assert len(found.eigenvalues) == min(4, rank)
+    check_modes(found, gram, op.out_shape)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -573,7 +552,7 @@ def check_converged(found: Modes, gram: np.ndarray, k: int, tolerance: float) ->
 def test_modes_of_P_converge(name, monkeypatch):
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
     op, gram = known(solve(name), "P")
-    for k, tolerance in ((1, 1e-3), (3, 1e-3), (6, 1e-6)):
+    for k, tolerance in ((1, 1e-3), (5, 1e-6)):
         found = leading_modes(op, k, tolerance=tolerance, random_state=0)
         check_modes(found, gram, op.out_shape)
         check_converged(found, gram, k, tolerance)
@@ -603,20 +582,20 @@ def test_modes_converge_to_the_tolerance(cell, operator, tolerance, monkeypatch)
         check_converged(found, gram, k, tolerance)
 
 
-@pytest.mark.parametrize("cell", WIDE)
+@pytest.mark.parametrize("cell", ["relu", "gru", "lstm"])
 @pytest.mark.parametrize("operator", ["P", "PKP"])
 def test_modes_do_not_depend_on_the_memory(cell, operator, monkeypatch):
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
     op = getattr(wide(cell), operator)
     whole = leading_modes(op, 3, tolerance=1e-9, random_state=0)
-    for memory in (1, 20_000, 60_000):
+    for memory in (1, 60_000):
         found = leading_modes(op, 3, tolerance=1e-9, memory_limit=memory, random_state=0)
         np.testing.assert_allclose(found.eigenvalues, whole.eigenvalues, rtol=1e-10)
         np.testing.assert_allclose(found.eigenfunctions, whole.eigenfunctions, atol=1e-6)
         assert (found.residuals < 1e-8).all()
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm-3layers-ragged-trained_z0", "user-nn.GRUCell"])
+@pytest.mark.parametrize("name", ["gru", "lstm-3layers-ragged-trained_z0"])
 @pytest.mark.parametrize("operator", ["P", "PKP"])
 def test_modes_in_chunks_match_dense(name, operator, monkeypatch):
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
@@ -960,7 +939,6 @@ def test_growth_beyond_a_precision_is_named(precision, method):
                 assert np.isfinite(x.value) or x.reason == "the numbers overflow"
 
 
-@pytest.mark.xfail(strict=True, reason="bug: eigvalsh is given a matrix that is not finite")
 @pytest.mark.parametrize("operator", ["K", "P"])
 def test_exact_eigenvalues_of_what_overflows_are_missing(operator, monkeypatch):
     monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
@@ -973,7 +951,6 @@ def test_exact_eigenvalues_of_what_overflows_are_missing(operator, monkeypatch):
     assert found.trace.reason == found.rank().reason == "the numbers overflow"
 
 
-@SQUARED_SCALE
 def test_sampled_eigenvalues_of_what_overflows_are_missing():
     matrix = np.zeros((60, 60))
     matrix[0, 0] = 1e200

@@ -205,7 +205,6 @@ class Identity(LinearOperator):
         return self
 
 
-@pytest.mark.xfail(strict=True, reason="bug: compositions overwrite what _apply returned")
 @pytest.mark.parametrize("operator", ["K", "P", "P.T", "PKP"])
 def test_products_with_an_identity_do_not_change_their_argument(operator):
     op = KNOWN[operator].operator(solve("gru").linearization)
@@ -217,9 +216,6 @@ def test_products_with_an_identity_do_not_change_their_argument(operator):
 
 # ----------------------------------------------------------------------------- parts by trials
 
-INVERSE_CUT = pytest.mark.xfail(
-    strict=True, reason="bug: P^-1 says it is separable, but cannot be cut into trials"
-)
 SLICES = [
     slice(0, 1),
     slice(1, 2),
@@ -270,7 +266,7 @@ def cut_matrix(name: str, operator: str, trials: slice) -> Tensor:
 def test_part_on_some_trials_holds_the_rows_of_the_matrix(name, operator):
     solved, known = solve(name), KNOWN[operator]
     op = known.operator(solved.linearization)
-    slices = SLICES if name in VARIED[:2] else SLICES[:3]
+    slices = SLICES if name in VARIED[:2] else SLICES[1:3]
     for trials in slices:
         part, expected = op.on_trials(trials), cut_matrix(name, operator, trials)
         assert part.shape == expected.shape and part.separable == known.separable
@@ -302,7 +298,6 @@ def test_what_mixes_trials_is_not_cut(name, operator):
     assert KNOWN[operator].operator(solve(name).linearization).on_trials(slice(0, 1)) is None
 
 
-@INVERSE_CUT
 @pytest.mark.parametrize("name", VARIED)
 @pytest.mark.parametrize("operator", ["inverse", "inverse.T", "P.T @ inverse"])
 def test_parts_of_the_inverse(name, operator):
@@ -310,7 +305,6 @@ def test_parts_of_the_inverse(name, operator):
     test_adjoint_of_a_part_keeps_the_number_of_all_valid_steps(name, operator)
 
 
-@INVERSE_CUT
 @pytest.mark.parametrize("method", ["auto", "randomized"])
 def test_spectrum_of_a_large_inverse(method, monkeypatch):
     monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)

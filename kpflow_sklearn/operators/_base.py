@@ -279,7 +279,11 @@ class _Composed(LinearOperator):
         self._left, self._right = left, right
 
     def _apply(self, q: Tensor) -> Tensor:
-        return self._left.apply_(self._right @ q)
+        moved = self._right @ q
+        # What the right factor returned may be overwritten, unless it is the argument itself.
+        if moved.untyped_storage().data_ptr() == q.untyped_storage().data_ptr():
+            return self._left @ moved
+        return self._left.apply_(moved)
 
     def _apply_in_place(self, q: Tensor) -> Tensor:
         return self._left.apply_(self._right.apply_(q))

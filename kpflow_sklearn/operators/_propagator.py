@@ -126,6 +126,10 @@ class InversePropagator(LinearOperator):
 
     separable = True
 
+    def on_trials(self, trials: slice) -> InversePropagator:
+        """Return P^{-1} on some of the trials."""
+        return InversePropagator(self.tangent.select(trials))
+
     _apply_adjoint_in_place = _apply_adjoint
 
     def _adjoint(self) -> LinearOperator:
