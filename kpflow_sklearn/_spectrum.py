@@ -191,6 +191,8 @@ def sampled_spectrum(sketch: Sketch, axis: str) -> Spectrum:
     found = _sampled_whole(sketch) if axis == "all" else _sampled_axis(sketch, axis)
     with np.errstate(over="ignore", invalid="ignore"):
         values = found.eigenvalues * np.float64(sketch.magnitude) ** 2
+    if not np.isfinite(values).all():  # Their ratios are known, they themselves overflow.
+        found, values = replace(found, complete=False), np.empty(0)
     return replace(
         found,
         eigenvalues=values,
