@@ -77,16 +77,16 @@ class Spectrum:
         # Rounding must not ask for one eigenvalue more than there are.
         goal = threshold - 1e-12
         shares = np.cumsum(self.eigenvalues) / self.trace.value
-        if self.shares is not None:
-            shares = self.shares
-        elif self.complete and len(shares):
-            shares = np.cumsum(self.eigenvalues) / self.eigenvalues.sum()
-        if not len(shares) or shares[-1] < goal:
-            reached = shares[-1] if len(shares) else 0.0
+        reached = shares[-1] if len(shares) else 0.0
+        if self.complete and len(shares):
+            reached, shares = 1.0, np.cumsum(self.eigenvalues) / self.eigenvalues.sum()
+        if reached < goal:
             return Estimate.missing(
                 f"the {len(shares)} computed eigenvalues hold {reached:.1%} of the trace, below "
                 f"{threshold:.0%}"
             )
+        if self.shares is not None:
+            shares = self.shares
         rank = int(np.argmax(shares >= goal)) + 1
         if self.share_std_error is None:
             return Estimate(float(rank))
@@ -142,7 +142,8 @@ def compressed_spectrum(values: np.ndarray, total: float, square: float) -> Spec
     ----------
     values : ndarray
         Eigenvalues of a part of G, in descending order: none is above that of G, and what they
-        fall short of the trace bounds how far the cumulated shares may be too low.
+        fall short of the trace bounds how far the cumulated shares may be too low. Ranks beyond
+        what they hold are missing.
     total, square : float
         tr G and tr G^2.
     """
@@ -155,7 +156,7 @@ def compressed_spectrum(values: np.ndarray, total: float, square: float) -> Spec
         values,
         *known,
         method="exact",
-        complete=True,
+        complete=False,
         shares=np.minimum(least + doubt, 1.0),
         share_std_error=np.full(len(values), doubt),
     )
@@ -171,7 +172,7 @@ def exact_ratio(total: float, square: float) -> Estimate:
     """Return the effective dimension from tr G and tr G^2."""
     if not np.isfinite([total, square]).all():
         return Estimate.missing(OVERFLOW)
-    return Estimate(total**2 / square) if square > 0 else Estimate.missing(ZERO)
+    return Estimate(total * (total / square)) if square > 0 else Estimate.missing(ZERO)
 
 
 def _scaled(estimate: Estimate, scale: float, power: int) -> Estimate:

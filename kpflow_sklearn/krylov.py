@@ -55,19 +55,32 @@ class Krylov:
         rest = rest - (rest @ self.basis.mT) @ self.basis
         q, coupling = torch.linalg.qr(rest.mT)
         self._coupling = coupling  # rest^T = q coupling
-        if dimension + r > self.basis.shape[-1]:
+        if dimension == self.basis.shape[-1]:
             return False
-        self._last = self._orthogonal(self._replaced(q.mT, coupling, image))
-        self.basis = torch.cat([self.basis, self._last], dim=1)
+        self._append(self._replaced(q.mT, coupling, image))
         return True
+
+    def restart(self) -> None:
+        """Go on from random directions: a chain shows equal eigenvalues but once each."""
+        r = self._last.shape[1]
+        self.basis = self.basis[:, :-r]
+        self._append(self._random(self._last))
+
+    def _append(self, q: Tensor) -> None:
+        """Add directions, as many as there is room for."""
+        room = self.basis.shape[-1] - self.basis.shape[1]
+        self._last = self._orthogonal(q[:, :room])
+        self.basis = torch.cat([self.basis, self._last], dim=1)
+
+    def _random(self, like: Tensor) -> Tensor:
+        generator = torch_generator(self.basis.shape[1])
+        return torch.randn(like.shape[1:], generator=generator).to(like).expand(like.shape)
 
     def _replaced(self, q: Tensor, coupling: Tensor, image: Tensor) -> Tensor:
         """Return ``q`` with random directions where the space was exhausted: QR made those up."""
         size = coupling.diagonal(dim1=1, dim2=2).abs()
         rounding = 100 * torch.finfo(q.dtype).eps * image.norm(dim=-1).amax(1, keepdim=True)
-        generator = torch_generator(self.basis.shape[1])
-        fresh = torch.randn(q.shape[1:], generator=generator).to(q.device, q.dtype)
-        return torch.where((size <= rounding)[..., None], fresh, q)
+        return torch.where((size <= rounding)[..., None], self._random(q), q)
 
     def _orthogonal(self, q: Tensor) -> Tensor:
         """Return an orthonormal basis of what ``q`` adds to the space."""

@@ -82,10 +82,16 @@ def leading_modes(
     return _krylov_modes(op, k, tolerance, draw_seed(random_state), limit)
 
 
-def _modes(values: np.ndarray, functions: Tensor, errors: np.ndarray, op: LinearOperator) -> Modes:
+def _modes(
+    values: np.ndarray,
+    functions: Tensor,
+    errors: np.ndarray,
+    op: LinearOperator,
+    rounding: float = ROUNDING,
+) -> Modes:
     """Return modes without those that are rounding, their signs fixed."""
     # Where the Gram has fewer directions than asked for, the rest is rounding.
-    keep = values > ROUNDING * values.max(initial=0.0)
+    keep = values > rounding * values.max(initial=0.0)
     functions = fix_signs(functions[torch.as_tensor(keep)]).reshape(-1, *op.out_shape)
     return Modes(values[keep], functions.cpu().numpy(), errors[keep])
 
@@ -116,7 +122,10 @@ def _krylov_modes(op: LinearOperator, k: int, tolerance: float, seed: int, memor
     again = torch.cat([y.movedim(0, 2) for _, y in whole.rows(pulled, chunk)], dim=1)
     again -= values.to(op.dtype)[:, None, None, None] * functions
     residuals = (again.flatten(1).norm(dim=1).double() / values).cpu().numpy()
-    return _modes(values.cpu().numpy() * magnitude**2, functions.flatten(1), residuals, op)
+    found = values.cpu().numpy() * magnitude**2
+    # M is applied in the operator's precision, and so are its eigenvalues found.
+    rounding = max(ROUNDING, 10 * torch.finfo(op.dtype).eps)
+    return _modes(found, functions.flatten(1), residuals, op, rounding)
 
 
 def _leading_vectors(
@@ -166,10 +175,13 @@ def _converge(
         lead = values.flatten()[best].clamp(min=1e-300)
         # An error r of v becomes one of up to sqrt(lambda_1 / lambda) r of A v.
         reached = residuals.flatten()[best] * (lead[0] / lead).sqrt() <= tolerance * lead
-        # Pairs may converge before larger ones have shown: two more steps must bring none.
         confirmed = confirmed + 1 if len(best) == k and bool(reached.all()) else 0
-        if not grew or values.shape[1] >= _MAX_DIMENSION or confirmed == 3:
+        if not grew or values.shape[1] >= _MAX_DIMENSION or confirmed == 4:
             return values, coefficients, space
+        # Pairs may converge before larger or equal ones have shown: two steps on and two from a
+        # new start must bring none.
+        if confirmed == 2:
+            space.restart()
 
 
 def fix_signs(vectors: Tensor) -> Tensor:
