@@ -12,16 +12,14 @@ from torch import Tensor
 
 from kpflow_sklearn._spectrum import spectrum_of_gram
 from kpflow_sklearn.alignment import kernel_agreement
-from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.losses import Objective
 from kpflow_sklearn.modes import Modes, fix_signs, leading_modes
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.operator_spectra import OperatorSpectra
 from kpflow_sklearn.operators import LinearOperator, TangentKernel
-from kpflow_sklearn.recurrent_model import to_tensors
 from kpflow_sklearn.results import row
-from kpflow_sklearn.targets import Targets
 from kpflow_sklearn.traces import NOISY, OVERFLOW, Estimate
+from kpflow_sklearn.trials import AnalysisTrials
 from kpflow_sklearn.weight_maps import weight_map_table
 
 OPERATORS = ("K", "P", "PKP")
@@ -41,15 +39,6 @@ class SpectralSettings:
     n_probes: int
     memory_limit: int | None
     seed: int
-
-
-@dataclass(frozen=True)
-class AnalysisTrials:
-    """The trials that every snapshot is analysed on."""
-
-    X: np.ndarray
-    targets: Targets
-    mask: np.ndarray | None
 
 
 class SnapshotAnalysis:
@@ -78,13 +67,8 @@ class SnapshotAnalysis:
         activity_tol: float = 0.0,
     ) -> None:
         self.iteration, self.trials = iteration, trials
-        X, mask = to_tensors(trials.X, trials.mask, network)
-        self.linearization = lin = Linearization(network, X, mask)
-        if not lin.states.isfinite().all():
-            raise ValueError(
-                f"the network's states overflow at iteration {iteration}; train with a smaller "
-                "init_scale or learning_rate."
-            )
+        self.linearization = lin = trials.linearize(network, iteration)
+        mask = lin.mask
         with torch.no_grad():
             self.loss = float(objective.value(network, lin.states, trials.targets, mask))
         K = lin.K.compress(activity_tol) if activity_tol else lin.K  # noqa: N806

@@ -17,12 +17,7 @@ from kpflow_sklearn._validation import (
     check_real,
     check_subset,
 )
-from kpflow_sklearn.analysis import (
-    OPERATORS,
-    AnalysisTrials,
-    SnapshotAnalysis,
-    SpectralSettings,
-)
+from kpflow_sklearn.analysis import OPERATORS, SnapshotAnalysis, SpectralSettings
 from kpflow_sklearn.analyzer_base import POOLINGS, RecurrentAnalyzer
 from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.gramians import AXES
@@ -30,6 +25,7 @@ from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
 from kpflow_sklearn.operator_spectra import GRAMS, METHODS, N_PROBES, REDUCTIONS
 from kpflow_sklearn.results import row, select, to_frame
 from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.trials import AnalysisTrials
 
 
 class KPFlowAnalyzer(RecurrentAnalyzer):

@@ -12,9 +12,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._validation import check_estimator_sequences, last_valid_step
-from kpflow_sklearn.analysis import AnalysisTrials
 from kpflow_sklearn.checkpoints import as_trainer
-from kpflow_sklearn.trials import choose_trials
+from kpflow_sklearn.trials import AnalysisTrials, choose_trials
 from kpflow_sklearn.verification import verify_network
 
 POOLINGS = ("last", "mean", "flatten")

@@ -2,12 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from kpflow_sklearn._validation import check_mask, check_sequences
-from kpflow_sklearn.analysis import AnalysisTrials
-from kpflow_sklearn.targets import TargetEncoder
+from kpflow_sklearn.linearization import Linearization
+from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.recurrent_model import to_tensors
+from kpflow_sklearn.targets import TargetEncoder, Targets
+
+
+@dataclass(frozen=True)
+class AnalysisTrials:
+    """The trials that every snapshot is analysed on.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_trials, n_timesteps, n_features)
+        Inputs.
+    targets : Targets
+        What is asked.
+    mask : ndarray of bool or None
+        Valid steps.
+    index : ndarray of int, shape (n_trials,), or None
+        Their places among the trials given to ``fit``; None for trials of their own.
+    """
+
+    X: np.ndarray
+    targets: Targets
+    mask: np.ndarray | None
+    index: np.ndarray | None = None
+
+    def linearize(self, network: RecurrentNetwork, iteration: int) -> Linearization:
+        """Return a network linearized on these trials.
+
+        Parameters
+        ----------
+        network : RecurrentNetwork
+            The network as it was at ``iteration``.
+        iteration : int
+            Named where the states overflow.
+
+        Returns
+        -------
+        Linearization
+            States and operators.
+
+        Raises
+        ------
+        ValueError
+            If the states overflow.
+        """
+        lin = Linearization(network, *to_tensors(self.X, self.mask, network))
+        if not lin.states.isfinite().all():
+            raise ValueError(
+                f"the network's states overflow at iteration {iteration}; train with a smaller "
+                "init_scale or learning_rate."
+            )
+        return lin
 
 
 def choose_trials(
@@ -53,7 +107,7 @@ def choose_trials(
         loss_weight=None if loss_weight is None else np.asarray(loss_weight)[index],
         single_step=single_step,
     )
-    return AnalysisTrials(X[index], targets, None if valid is None else valid[index])
+    return AnalysisTrials(X[index], targets, None if valid is None else valid[index], index)
 
 
 def _as_sequences(X: ArrayLike, single_step: bool) -> np.ndarray:

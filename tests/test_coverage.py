@@ -184,10 +184,15 @@ def every_quantity(regimes: tuple[str, ...]) -> pytest.MarkDecorator:
 
 # ----------------------------------------------------------------------------------- coverage
 
-# Where the share of intervals that hold the truth is not 93 to 97%, and what it is (standard
-# error 0.004 or less). An effective dimension nearly as large as its axis has no error of first
-# order, and of the second one too much is stated; in all of them the error is below 0.3%.
-OUTSIDE = {("flat", "time"): 0.972, ("flat", "hidden"): 0.982, ("gru P", "trial"): 0.990}
+# Where the share of intervals that hold the truth is not 93 to 97%, and what it is. An effective
+# dimension nearly as large as its axis has no error of first order, and of the second one too
+# much is stated (the error is below 0.3%); the square on four units is more skewed than the trace
+# that its standard error is widened by.
+OUTSIDE = {
+    ("flat", "hidden", "effective_dimension"): 0.982,
+    ("gru P", "trial", "effective_dimension"): 0.990,
+    ("tanh-ragged P", "hidden", "square"): 0.928,
+}
 COVERED = (
     *(regime for regime in SPECTRA if regime != "rank three"),
     *("steep, many trials", "slow, many trials"),
@@ -199,7 +204,7 @@ COVERED = (
 def coverage_cases() -> Iterator:
     for regime in COVERED:
         for axis, quantity in quantities_of(regime):
-            measured = OUTSIDE.get((regime, axis)) if quantity == "effective_dimension" else None
+            measured = OUTSIDE.get((regime, axis, quantity))
             reason = f"covers in {measured}"
             marks = [] if measured is None else pytest.mark.xfail(strict=True, reason=reason)
             yield pytest.param(regime, axis, quantity, marks=marks)
