@@ -11,15 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from kpflow_sklearn.half_factor import HalfFactor
 from kpflow_sklearn.krylov import Krylov
 from kpflow_sklearn.sketcher import Sketcher
 from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
 
-N_STEPS = 12
-N_STARTS = 2
 _CONVERGED = 1e-2
 
 
@@ -91,37 +87,29 @@ def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
 def _densities(sketcher: Sketcher) -> list[SpectralDensity]:
     """Return the densities from all Lanczos steps, from one less and from two less."""
     parts = []
-    n_starts = max(1, N_STARTS // sketcher.half.n_blocks)
     for half in sketcher.halves():
-
-        def product(v: Tensor, half: HalfFactor = half) -> Tensor:
-            starts = v.reshape(-1, half.n_blocks, half.size)
-            return sketcher.gram(half, starts).reshape(v.shape)
-
-        space = Krylov(product, half.white(range(n_starts)).reshape(1, -1, half.size))
-        found: list[tuple] = []
-        for step in range(min(N_STEPS, half.size)):
-            grew = space.extend()
-            if step >= N_STEPS - 3 or not grew:
-                found.insert(0, _quadrature(space, n_starts))
-            if not grew:
-                break
-        parts.append(found)
+        space = sketcher.space(half)
+        width = space.start.shape[-1]
+        few = range(max(width, space.dimension - 2 * width), space.dimension + 1, width)
+        parts.append([_quadrature(space, dimension) for dimension in reversed(few)])
     densities = []
     for same in zip(*parts, strict=True):  # All trials after as many steps.
         nodes, weights, known = (np.concatenate(x) for x in zip(*same, strict=True))
-        densities.append(SpectralDensity(nodes, weights, known, n_starts))
+        densities.append(SpectralDensity(nodes, weights, known, width))
     return densities
 
 
-def _quadrature(space: Krylov, n_starts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _quadrature(space: Krylov, dimension: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return nodes, weights and which nodes are eigenvalues, flattened over problems."""
-    values, vectors, residuals = space.ritz()
-    weights = space.norms[:, None] ** 2 * vectors[:, 0] ** 2
+    values, vectors, residuals = space.ritz(dimension)
+    width = space.start.shape[-1]
+    # What the mean over the random starts w of w^T f(M) w gives each node.
+    along = space.start.double().mT @ vectors[:, :width]
+    weights = (along**2).sum(1) / width
     spread = values.diff(dim=-1).abs()
     gaps = values.new_full(values.shape, float("inf"))
     gaps[:, 1:] = spread
     gaps[:, :-1] = gaps[:, :-1].minimum(spread)
     known = residuals < _CONVERGED * gaps
-    weights = weights.where(~known, 1.0) / n_starts
+    weights = weights.where(~known, 1.0)
     return tuple(x.flatten().cpu().numpy() for x in (values.clamp(min=0), weights, known))  # type: ignore

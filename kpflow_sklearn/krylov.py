@@ -27,16 +27,16 @@ class Krylov:
     ----------
     basis : Tensor of shape (n, dimension, size)
         Orthonormal, for each problem.
-    norms : Tensor of shape (n,)
-        Norms of the first of the directions.
+    start : Tensor of shape (n, r, r)
+        Column j holds the coordinates of first direction j in ``basis[:, :r]``.
     """
 
     def __init__(self, product: Callable[[Tensor], Tensor], start: Tensor) -> None:
         self._product = product
         first = start.movedim(0, 1)
-        self.norms = first[:, 0].norm(dim=-1).double()
-        self._last = torch.linalg.qr(first.mT).Q.mT
-        self.basis = self._last
+        q, self.start = torch.linalg.qr(first.mT)
+        self._last = q.mT
+        self._room = self.basis = self._last
         self._projected = first.new_zeros(first.shape[0], 0, 0)
         self._coupling = first.new_zeros(first.shape[0], 0, 0)
 
@@ -51,9 +51,7 @@ class Krylov:
         projected[:, :, -r:] = along.mT
         projected[:, -r:, -r:] = (along[..., -r:] + along[..., -r:].mT) / 2
         self._projected = projected
-        rest = image - along @ self.basis
-        rest = rest - (rest @ self.basis.mT) @ self.basis
-        q, coupling = torch.linalg.qr(rest.mT)
+        q, coupling = torch.linalg.qr((image - along @ self.basis).mT)
         self._coupling = coupling  # rest^T = q coupling
         if dimension == self.basis.shape[-1]:
             return False
@@ -70,7 +68,12 @@ class Krylov:
         """Add directions, as many as there is room for."""
         room = self.basis.shape[-1] - self.basis.shape[1]
         self._last = self._orthogonal(q[:, :room])
-        self.basis = torch.cat([self.basis, self._last], dim=1)
+        dimension = self.basis.shape[1]
+        new = slice(dimension, dimension + self._last.shape[1])
+        if new.stop > self._room.shape[1]:  # Twice as much room: seldom to be copied again.
+            self._room = torch.cat([self.basis, torch.empty_like(self._room)], dim=1)
+        self._room[:, new] = self._last
+        self.basis = self._room[:, : new.stop]
 
     def _random(self, like: Tensor) -> Tensor:
         generator = torch_generator(self.basis.shape[1])
@@ -89,24 +92,41 @@ class Krylov:
             q = torch.linalg.qr(q.mT).Q.mT
         return q
 
-    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
+    def reach(self, dimension: int) -> None:
+        """Apply M to a space of a dimension, or to the largest there is."""
+        while self.dimension < dimension and self.extend():
+            pass
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the space that M has been applied to."""
+        return self._projected.shape[-1]
+
+    def ritz(self, dimension: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the Ritz values in descending order, their coefficients and residual norms.
+
+        Parameters
+        ----------
+        dimension : int, optional
+            Of an earlier space; default of all that M has been applied to.
 
         Returns
         -------
         values : Tensor of shape (n, m)
-            Of the space that M has been applied to, in double precision.
+            In double precision.
         coefficients : Tensor of shape (n, m, m)
             Column j holds the coordinates of Ritz vector j in ``basis[:, :m]``.
         residuals : Tensor of shape (n, m)
             |M v - value v|.
         """
-        projected = self._projected.double()
+        projected, coupling = self._projected.double(), self._coupling.double()
+        if dimension is not None and dimension < self.dimension:
+            coupling = projected[:, dimension:, :dimension]
+            projected = projected[:, :dimension, :dimension]
         if not projected.isfinite().all():  # An overflow has no eigenvalues.
             nothing = torch.full_like(projected, torch.nan)
             return nothing[..., 0], nothing, nothing[..., 0]
         values, vectors = torch.linalg.eigh(projected)
         values, vectors = values.flip(-1), vectors.flip(-1)
-        r = self._coupling.shape[-1]
-        residuals = (self._coupling.double() @ vectors[:, -r:]).norm(dim=1)
+        residuals = (coupling @ vectors[:, -coupling.shape[-1] :]).norm(dim=1)
         return values, vectors, residuals

@@ -167,7 +167,9 @@ def _converge(
     """Return Ritz values (n, m), coefficients and space, once the largest k converged."""
     width = 1 if half.separable else min(k + _OVERSAMPLING, half.size)
     space = Krylov(lambda v: half.gram(v, chunk), half.white(range(width)))
-    confirmed = 0
+    # Pairs may converge before larger ones have shown: two more steps must bring none. Of equal
+    # ones a chain shows no more than its width: nor may a step from a new start.
+    confirmed, enough = 0, 3 if width >= k else 4
     while True:
         grew = space.extend()
         values, coefficients, residuals = space.ritz()
@@ -176,11 +178,9 @@ def _converge(
         # An error r of v becomes one of up to sqrt(lambda_1 / lambda) r of A v.
         reached = residuals.flatten()[best] * (lead[0] / lead).sqrt() <= tolerance * lead
         confirmed = confirmed + 1 if len(best) == k and bool(reached.all()) else 0
-        if not grew or values.shape[1] >= _MAX_DIMENSION or confirmed == 4:
+        if not grew or values.shape[1] >= _MAX_DIMENSION or confirmed == enough:
             return values, coefficients, space
-        # Pairs may converge before larger or equal ones have shown: two steps on and two from a
-        # new start must bring none.
-        if confirmed == 2:
+        if width < k and confirmed == 2:
             space.restart()
 
 

@@ -3,6 +3,7 @@
 G = A A^T and M = A^T A. With V orthonormal near the leading eigenvectors of M and w white,
 w' = w - V V^T w, it holds without cross terms that G = (A V)(A V)^T + E[(A w')(A w')^T] and
 tr M^2 = |M V|^2 + E|M w'|^2. The first terms are exact; only what lies outside V is sampled.
+V comes from the same Krylov spaces that the rank is counted from.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn.half_factor import HalfFactor, inner_products
+from kpflow_sklearn.krylov import Krylov
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.sketches import Sketch
 
+#: Steps and random starts of the Krylov spaces: one start a trial, where there are more trials.
+N_STEPS = 12
+N_STARTS = 2
 _DIMENSION = {"trial": 0, "time": 1, "hidden": 2}
 
 
@@ -82,7 +87,7 @@ class Sketcher:
         self.magnitude = 1.0 if moderate else magnitude
         self.overflow = not np.isfinite(magnitude)
         self.half = half.divided(self.magnitude)
-        self._basis: Tensor | None = None
+        self._space: Krylov | None = None
 
     def draw(self, first: int, count: int, *, squares: bool = True) -> Sketch:
         """Return the sketch of random vectors ``first`` to ``first + count`` (0 is the first).
@@ -103,29 +108,35 @@ class Sketcher:
 
     def halves(self) -> Iterable[HalfFactor]:
         """Yield A: whole, or on chunks of trials where it is separable."""
-        return self.half.chunks(self._chunk) if self.half.separable else [self.half]
+        if self.half.separable and self._chunk < len(self.half.trials):
+            return self.half.chunks(self._chunk)
+        return [self.half]
+
+    def space(self, half: HalfFactor) -> Krylov:
+        """Return Krylov spaces of M for each block, N_STEPS long; that of the whole is kept."""
+        if half is self.half and self._space is not None:
+            return self._space
+        n_starts = min(max(1, N_STARTS // self.half.n_blocks), half.size)
+        space = Krylov(lambda v: self.gram(half, v), half.white(range(n_starts)))
+        space.reach(max(N_STEPS * n_starts, self.n_modes))
+        if half is self.half:
+            self._space = space
+        return space
 
     def basis(self, half: HalfFactor) -> Tensor:
-        """Return V (n_modes, n_blocks, size); that of an A that is not separable is kept."""
-        if half is not self.half:
-            return self._modes(half)
-        if self._basis is None:
-            self._basis = self._modes(half)
-        return self._basis
+        """Return V (n_modes, n_blocks, size), the leading Ritz vectors of the Krylov spaces."""
+        if not self.n_modes or self.overflow:
+            return half.white(range(self.n_modes))
+        space = self.space(half)
+        coordinates = space.ritz()[1][..., : self.n_modes].to(half.factor.dtype)
+        found = space.basis[:, : space.dimension].mT @ coordinates
+        if found.isfinite().all():  # In single precision Ritz vectors are nearly orthonormal.
+            found = torch.linalg.qr(found).Q
+        return found.permute(2, 0, 1)
 
     def gram(self, half: HalfFactor, v: Tensor) -> Tensor:
         """Return M v, a few vectors and trials at a time."""
         return torch.cat([half.gram(group, self._chunk) for group in v.split(self._group)])
-
-    def _modes(self, half: HalfFactor) -> Tensor:
-        """Return V: the range of M applied to random vectors (Halko, Martinsson, Tropp 2011)."""
-        start = half.white(range(self.n_modes))
-        if not self.n_modes or self.overflow:
-            return start
-        if self.n_modes < half.size:
-            start = self.gram(half, start)
-        finite = start.isfinite().all()
-        return torch.linalg.qr(start.permute(1, 2, 0)).Q.permute(2, 0, 1) if finite else start
 
     def _sketch(self, half: HalfFactor, basis: Tensor, indices: range, squares: bool) -> Sketch:
         w = half.white(indices)

@@ -268,12 +268,9 @@ def krylov(matrices: Tensor, r: int) -> Krylov:
 def test_ritz_values_are_those_of_the_krylov_space(r, n):
     matrices = problems(1 / np.arange(1, 31), n)
     space = krylov(matrices, r)
-    np.testing.assert_allclose(
-        space.norms,
-        torch.randn(r, n, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)[
-            0
-        ].norm(dim=-1),
-    )
+    start = torch.randn(r, n, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    again = (space.basis[:, :r].mT @ space.start).permute(2, 0, 1)
+    np.testing.assert_allclose(again, start, atol=1e-12)
     for _ in range(5):
         assert space.extend()
     values, vectors, residuals = space.ritz()
@@ -314,10 +311,34 @@ def test_an_exhausted_krylov_space_holds_every_eigenvalue(spectrum, r):
     np.testing.assert_allclose(residuals, 0, atol=1e-12)
 
 
-def test_a_krylov_space_that_does_not_fill_the_space_stops_before_it():
+def test_the_last_directions_fill_the_space():
     space = krylov(problems(np.arange(1.0, 12), 1), 3)
-    assert [space.extend() for _ in range(3)] == [True, True, False]
-    assert space.basis.shape == (1, 9, 11) and space.ritz()[0].shape == (1, 9)
+    assert [space.extend() for _ in range(4)] == [True, True, True, False]
+    assert space.basis.shape == (1, 11, 11)
+    values, _, residuals = space.ritz()
+    np.testing.assert_allclose(values[0], np.arange(11.0, 0, -1), atol=1e-10)
+    np.testing.assert_allclose(residuals, 0, atol=1e-10)
+
+
+@pytest.mark.parametrize("r", [1, 3])
+def test_ritz_values_of_an_earlier_space_are_remembered(r):
+    space = krylov(problems(1 / np.arange(1, 31), 2), r)
+    space.reach(4 * r)
+    earlier = space.ritz()
+    space.reach(6 * r)
+    assert space.dimension == 6 * r
+    for found, expected in zip(space.ritz(4 * r), earlier, strict=True):
+        np.testing.assert_allclose(found.abs(), expected.abs(), atol=1e-12)
+
+
+def test_a_new_start_shows_equal_eigenvalues_again():
+    space = krylov(problems(np.r_[5.0, 5.0, 1 / np.arange(1.0, 30)], 1), 1)
+    space.reach(12)
+    assert (space.ritz()[0] > 4.9).sum() == 1
+    space.restart()
+    space.reach(24)
+    assert (space.ritz()[0] > 4.9).sum() == 2
+    np.testing.assert_allclose(space.basis @ space.basis.mT, np.eye(25)[None], atol=1e-12)
 
 
 def test_single_precision_keeps_the_basis_orthonormal():
