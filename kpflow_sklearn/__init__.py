@@ -4,6 +4,7 @@ from kpflow_sklearn.analyzer import KPFlowAnalyzer
 from kpflow_sklearn.checkpoints import SavedTraining
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
 from kpflow_sklearn.linearization import Linearization, linearize
+from kpflow_sklearn.task_analyzer import TaskAlignmentAnalyzer
 from kpflow_sklearn.training import RecurrentTrainer
 
 __version__ = "0.1.0"
@@ -14,6 +15,7 @@ __all__ = [
     "Linearization",
     "RecurrentTrainer",
     "SavedTraining",
+    "TaskAlignmentAnalyzer",
     "UnsupportedNetworkError",
     "linearize",
 ]

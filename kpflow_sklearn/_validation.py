@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -172,3 +172,34 @@ def last_valid_step(mask: np.ndarray | None, X: np.ndarray) -> np.ndarray:
     if mask is None:
         return np.full(len(X), X.shape[1] - 1)
     return mask.sum(axis=1) - 1
+
+
+def check_periods(
+    periods: Mapping[str, tuple[int, int]] | None, n_timesteps: int
+) -> dict[str, np.ndarray] | None:
+    """Return which steps belong to each named period; those of none are "rest"."""
+    if periods is None:
+        return None
+    if not isinstance(periods, Mapping) or not periods:
+        raise ValueError(f"periods must map names to (start, stop) in steps, got {periods!r}.")
+    left, found = np.ones(n_timesteps, dtype=bool), {}
+    for name, bounds in periods.items():
+        is_pair = isinstance(bounds, tuple | list) and len(bounds) == 2
+        if not (is_pair and all(isinstance(b, numbers.Integral) for b in bounds)):
+            raise ValueError(f"periods[{name!r}] must be (start, stop) in steps, got {bounds!r}.")
+        start, stop = bounds
+        if not 0 <= start < stop <= n_timesteps:
+            raise ValueError(
+                f"periods[{name!r}] must satisfy 0 <= start < stop <= {n_timesteps} steps, got "
+                f"{bounds!r}."
+            )
+        if not left[start:stop].all():
+            raise ValueError(f"periods[{name!r}] = {bounds!r} overlaps another period.")
+        left[start:stop] = False
+        found[name] = np.zeros(n_timesteps, dtype=bool)
+        found[name][start:stop] = True
+    if left.any():
+        if "rest" in found:
+            raise ValueError('periods leave steps out, which are named "rest": use another name.')
+        found["rest"] = left
+    return found

@@ -8,21 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from tqdm import tqdm
+from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import (
     check_choice,
+    check_estimator_sequences,
     check_positive_int,
     check_real,
     check_subset,
 )
 from kpflow_sklearn.analysis import OPERATORS, SnapshotAnalysis, SpectralSettings
-from kpflow_sklearn.analyzer_base import POOLINGS, RecurrentAnalyzer
+from kpflow_sklearn.analyzer_base import RecurrentAnalyzer
 from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.gramians import AXES
 from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
 from kpflow_sklearn.operator_spectra import GRAMS, METHODS, N_PROBES, REDUCTIONS
+from kpflow_sklearn.pooling import POOLINGS, pooled
 from kpflow_sklearn.results import row, select, to_frame
 from kpflow_sklearn.traces import Estimate
 from kpflow_sklearn.trials import AnalysisTrials
@@ -218,7 +220,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         """
         self._check_parameters()
         seed = draw_seed(self.random_state)
-        trials = self._fit_trainer(
+        self._fit_trainer(X, y, seed, mask=mask, loss_weight=loss_weight)
+        trials = self._choose_trials(
             X,
             y,
             seed,
@@ -264,16 +267,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         rows: list[dict[str, Any]] = []
         signals, previous = [], None
         decay = float(getattr(self.trainer_, "weight_decay", 0.0))
-        progress = tqdm(self.snapshots_, disable=not self.verbose, desc="analysis")
-        for snapshot in progress:
-            network = self.trainer_.network_at(snapshot)
-            found = SnapshotAnalysis(
-                network,
-                snapshot.iteration,
-                trials,
-                self.trainer_.objective_,
-                self.activity_tol,
-            )
+        objective = self.trainer_.objective_
+        for iteration, network in self._networks():
+            found = SnapshotAnalysis(network, iteration, trials, objective, self.activity_tol)
             spectra = found.spectra(settings)
             rows += found.rows(spectra, settings)
             if decay:  # Not part of PKP*: reported, so that it is not overlooked.
@@ -291,6 +287,39 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.results_ = to_frame(rows)
         self.signal_dimensions_ = pd.DataFrame(signals).set_index("iteration")
         self._describe_last(found, settings)
+
+    def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+        """Project the states of trials on ``components_``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps.
+
+        Returns
+        -------
+        ndarray of shape (n_trials, n_components_)
+            Projections at the last valid step or averaged over valid steps, or of shape
+            (n_trials, n_timesteps * n_components_) for ``pooling="flatten"``.
+        """
+        check_is_fitted(self, "components_")
+        trials, _ = check_estimator_sequences(self, X, reset=False, warn=False)
+        if self.pooling == "flatten" and trials.shape[1] != self._n_timesteps:
+            raise ValueError(
+                f"pooling='flatten' needs X with {self._n_timesteps} steps as on fit, got "
+                f"{trials.shape[1]}."
+            )
+        states = self.trainer_.trajectories(X, mask=mask)
+        projected = states @ self.components_.T.astype(states.dtype)
+        valid = None if mask is None else np.asarray(mask, dtype=bool)
+        return pooled(projected, valid, self.pooling)
+
+    @property
+    def _n_features_out(self) -> int:
+        steps = self._n_timesteps if self.pooling == "flatten" else 1
+        return steps * self.n_components_
 
     def _keep_modes(
         self, last: SnapshotAnalysis, settings: SpectralSettings

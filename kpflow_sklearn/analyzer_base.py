@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,28 +11,26 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
+from tqdm import tqdm
 
-from kpflow_sklearn._validation import check_estimator_sequences, last_valid_step
+from kpflow_sklearn._validation import check_estimator_sequences
 from kpflow_sklearn.checkpoints import as_trainer
+from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.trials import AnalysisTrials, choose_trials
 from kpflow_sklearn.verification import verify_network
-
-POOLINGS = ("last", "mean", "flatten")
 
 
 class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Base of the analyzers of recurrent networks.
 
-    A subclass stores ``trainer``, ``pooling``, ``analysis_trials``, ``random_state`` and
-    ``verbose``, calls `_fit_trainer` from its ``fit`` and sets ``components_``.
+    A subclass stores ``trainer``, ``analysis_trials``, ``random_state`` and ``verbose``; its
+    ``fit`` calls `_fit_trainer`, chooses trials and goes through `_networks`. It defines
+    ``transform`` and ``_n_features_out``.
     """
 
     trainer: Any
-    pooling: str
     analysis_trials: int
     verbose: bool | int
-    components_: np.ndarray
-    n_components_: int
     n_features_in_: int
 
     def __sklearn_tags__(self) -> Tags:
@@ -50,10 +49,9 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         *,
         mask: ArrayLike | None,
         loss_weight: ArrayLike | None,
-        **analysis: ArrayLike | None,
-    ) -> AnalysisTrials:
-        """Fit a clone of the trainer and return the trials to analyse."""
-        trials, single_step = check_estimator_sequences(self, X, reset=True, warn=False)
+    ) -> None:
+        """Fit a clone of the trainer."""
+        trials, _ = check_estimator_sequences(self, X, reset=True, warn=False)
         self.trainer_ = as_trainer(
             self.trainer, clone=clone, random_state=seed, verbose=self.verbose
         )
@@ -67,17 +65,26 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             )
         self._copy_trainer_attributes()
         self._n_timesteps = trials.shape[1]
+
+    def _choose_trials(
+        self, X: ArrayLike, y: ArrayLike | None, seed: int, **options: ArrayLike | None
+    ) -> AnalysisTrials:
+        """Return the trials to analyse."""
+        trials, single_step = check_estimator_sequences(self, X, reset=False, warn=False)
         return choose_trials(
             self.trainer_.encoder_,
             trials,
             y,
-            mask=mask,
-            loss_weight=loss_weight,
             n_trials=self.analysis_trials,
             single_step=single_step,
             seed=seed,
-            **analysis,
+            **options,
         )
+
+    def _networks(self) -> Iterator[tuple[int, RecurrentNetwork]]:
+        """Yield the iteration of each snapshot and the network as it was then."""
+        for snapshot in tqdm(self.snapshots_, disable=not self.verbose, desc="analysis"):
+            yield snapshot.iteration, self.trainer_.network_at(snapshot)
 
     def _copy_trainer_attributes(self) -> None:
         trainer = self.trainer_
@@ -117,38 +124,8 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return self.fit(X, y, mask=mask, **fit_params).transform(X, mask=mask)  # type: ignore[call-arg]
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
-        """Project the states of trials on ``components_``.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_trials, n_timesteps, n_features)
-            Inputs.
-        mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps.
-
-        Returns
-        -------
-        ndarray of shape (n_trials, n_components_)
-            Projections at the last valid step or averaged over valid steps, or of shape
-            (n_trials, n_timesteps * n_components_) for ``pooling="flatten"``.
-        """
-        check_is_fitted(self, "components_")
-        trials, _ = check_estimator_sequences(self, X, reset=False, warn=False)
-        if self.pooling == "flatten" and trials.shape[1] != self._n_timesteps:
-            raise ValueError(
-                f"pooling='flatten' needs X with {self._n_timesteps} steps as on fit, got "
-                f"{trials.shape[1]}."
-            )
-        states = self.trainer_.trajectories(X, mask=mask)
-        projected = states @ self.components_.T.astype(states.dtype)
-        valid = None if mask is None else np.asarray(mask, dtype=bool)
-        if self.pooling == "last":
-            return projected[np.arange(len(projected)), last_valid_step(valid, trials)]
-        if self.pooling == "mean":
-            if valid is None:
-                return projected.mean(1)
-            return projected.sum(1) / valid.sum(1, dtype=projected.dtype)[:, None]
-        return projected.reshape(len(projected), -1)
+        """Return one row a trial; every subclass defines it."""
+        raise NotImplementedError
 
     def predict(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
         """Predict targets with the trained network.
@@ -163,7 +140,7 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         ndarray
             In the form of the y given to `fit`.
         """
-        check_is_fitted(self, "components_")
+        check_is_fitted(self, "trainer_")
         check_estimator_sequences(self, X, reset=False, warn=False)
         return self.trainer_.predict(X, mask=mask)
 
@@ -182,7 +159,7 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         float
             The score; 1 is best.
         """
-        check_is_fitted(self, "components_")
+        check_is_fitted(self, "trainer_")
         check_estimator_sequences(self, X, reset=False, warn=False)
         return self.trainer_.score(X, y, mask=mask)
 
@@ -199,7 +176,7 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         ndarray of shape (n_trials, n_timesteps, n_states)
             States after every step.
         """
-        check_is_fitted(self, "components_")
+        check_is_fitted(self, "trainer_")
         return self.trainer_.trajectories(X, mask=mask)
 
     def verify(
@@ -222,21 +199,6 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         DataFrame
             Columns identity, error (relative unless said otherwise), tolerance, passed.
         """
-        check_is_fitted(self, "components_")
-        trials, single_step = check_estimator_sequences(self, X, reset=False, warn=False)
-        chosen = choose_trials(
-            self.trainer_.encoder_,
-            trials,
-            y,
-            mask=mask,
-            loss_weight=loss_weight,
-            n_trials=self.analysis_trials,
-            single_step=single_step,
-            seed=0,
-        )
+        check_is_fitted(self, "trainer_")
+        chosen = self._choose_trials(X, y, 0, mask=mask, loss_weight=loss_weight)
         return verify_network(self.network_, chosen, self.trainer_.objective_)
-
-    @property
-    def _n_features_out(self) -> int:
-        steps = self._n_timesteps if self.pooling == "flatten" else 1
-        return steps * self.n_components_

@@ -13,7 +13,7 @@ import pandas as pd
 
 from kpflow_sklearn.traces import Estimate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Columns of ``results_``. ``value`` is NaN only where ``reason`` says why.
 COLUMNS = {
@@ -21,6 +21,8 @@ COLUMNS = {
     "operator": "str",
     "axis": "str",
     "quantity": "str",
+    "task": "str",
+    "other_task": "str",
     "value": "float64",
     "std_error": "float64",
     "method": "str",
@@ -40,8 +42,10 @@ def row(
     method: str = "exact",
     reduction: str = "",
     n_trials: int,
+    task: object = "",
+    other_task: object = "",
 ) -> dict[str, Any]:
-    """Return one row of the table; a plain number is exact."""
+    """Return one row of the table; a plain number is exact, no task means all trials."""
     if not isinstance(estimate, Estimate):
         estimate = Estimate(float(estimate))
     if not np.isfinite([estimate.value, estimate.std_error]).all():
@@ -51,6 +55,8 @@ def row(
         "operator": operator,
         "axis": axis,
         "quantity": quantity,
+        "task": str(task),
+        "other_task": str(other_task),
         "value": estimate.value,
         "std_error": estimate.std_error,
         "method": method,
@@ -68,7 +74,7 @@ def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def select(
     results: pd.DataFrame, operator: str, quantity: str, axis: str | None = None
 ) -> pd.DataFrame:
-    """Return the rows of one quantity over training, indexed by iteration.
+    """Return the rows of one quantity over training, indexed by iteration (not those of tasks).
 
     Parameters
     ----------
@@ -85,6 +91,7 @@ def select(
         Columns value, std_error, method, reason.
     """
     chosen = (results["operator"] == operator) & (results["quantity"] == quantity)
+    chosen &= results["task"] == ""
     if axis is not None:
         chosen &= results["axis"] == axis
     return results[chosen].set_index("iteration")[["value", "std_error", "method", "reason"]]

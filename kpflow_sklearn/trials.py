@@ -75,6 +75,7 @@ def choose_trials(
     single_step: bool,
     seed: int,
     tasks: ArrayLike | None = None,
+    conditions: ArrayLike | None = None,
     X_analysis: ArrayLike | None = None,
     y_analysis: ArrayLike | None = None,
 ) -> AnalysisTrials:
@@ -92,7 +93,7 @@ def choose_trials(
         targets = encoder.encode(given, y_analysis, single_step=single_step)
         return AnalysisTrials(given, targets, None)
     valid = check_mask(mask, X)
-    index = _stratified_choice(len(X), n_trials, tasks, seed)
+    index = _stratified_choice(len(X), n_trials, tasks, conditions, seed)
     # Once whole, so that every trial is checked; then the chosen ones, with weights of their own.
     encoder.encode(X, y, mask=valid, loss_weight=loss_weight, single_step=single_step)
     if loss_weight is not None and not np.asarray(loss_weight)[index].any():
@@ -116,9 +117,16 @@ def _as_sequences(X: ArrayLike, single_step: bool) -> np.ndarray:
 
 
 def _stratified_choice(
-    n_available: int, n_trials: int, tasks: ArrayLike | None, seed: int
+    n_available: int,
+    n_trials: int,
+    tasks: ArrayLike | None,
+    conditions: ArrayLike | None,
+    seed: int,
 ) -> np.ndarray:
-    """Return sorted trial indices, each task in equal share as far as its trials reach."""
+    """Return sorted trial indices, each task in equal share as far as its trials reach.
+
+    Of tasks with ``conditions``, the same conditions are chosen for all.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(n_available)
     if tasks is not None:
@@ -127,10 +135,22 @@ def _stratified_choice(
             raise ValueError(
                 f"tasks must hold one label a trial, shape ({n_available},), got {labels.shape}."
             )
-        # Take the first trial of every task, then the second of every task, and so on.
-        turn = np.empty(n_available, dtype=int)
-        for label in np.unique(labels):
-            mine = order[labels[order] == label]
-            turn[mine] = np.arange(len(mine))
-        order = order[np.argsort(turn[order], kind="stable")]
+        if conditions is not None:
+            # A trial of each task and condition comes first, all tasks of a condition together.
+            known, codes = np.unique(np.asarray(conditions), return_inverse=True)
+            order = order[np.argsort(rng.permutation(len(known))[codes[order]], kind="stable")]
+            pairs = np.unique(labels, return_inverse=True)[1] * len(known) + codes
+            order = order[np.argsort(_turns(pairs, order)[order], kind="stable")]
+        else:
+            # The first trial of every task comes first, then the second of every task, and so on.
+            order = order[np.argsort(_turns(labels, order)[order], kind="stable")]
     return np.sort(order[: min(n_trials, n_available)])
+
+
+def _turns(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return for each trial how many of its label come before it in ``order``."""
+    turn = np.empty(len(labels), dtype=int)
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        turn[mine] = np.arange(len(mine))
+    return turn

@@ -22,10 +22,10 @@ LAYERS = {
     1: "datasets.* cells.* layers network recognition tangent targets operators._base",
     2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "
     "sketcher traces krylov density costs _spectrum operator_spectra spectra modes alignment "
-    "weight_maps lyapunov",
+    "weight_maps lyapunov similarity grouping",
     3: "training _loop recurrent_model checkpoints results analysis verification bottleneck "
-    "trials",
-    4: "analyzer analyzer_base preprocessing",
+    "trials pooling sub_tasks task_flow alignment_history",
+    4: "analyzer analyzer_base task_analyzer preprocessing",
     5: "plotting.* _reading _tasks sweep compare report __main__ __init__",
 }
 FIRST_WITHOUT_TORCH = 4

@@ -151,7 +151,7 @@ def test_a_file_says_where_it_comes_from(tmp_path):
 
 def test_provenance_names_schema_versions_and_what_is_added():
     found = provenance(seed=3)
-    assert found["schema_version"] == str(SCHEMA_VERSION) == "1"
+    assert found["schema_version"] == str(SCHEMA_VERSION) == "2"
     assert found["seed"] == "3"
     for name in ("python", "kpflow-sklearn", "torch", "numpy", "scikit-learn", "pandas"):
         assert re.match(r"\d+\.\d+", found[name]) or found[name] == "not installed"
