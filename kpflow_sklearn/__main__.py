@@ -6,10 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer
+from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
 from kpflow_sklearn._reading import read_in_words, table_of
 from kpflow_sklearn._tasks import Task, load_file, load_task
 from kpflow_sklearn.cells import CELL_NAMES
@@ -17,6 +19,8 @@ from kpflow_sklearn.results import provenance, write_results
 
 TASKS = ("memory_pro", "flip_flop", "multitask", "digits")
 N_DRAWN = 64
+#: States of training that are analysed; groups of tasks come and go faster than dimensions.
+N_SNAPSHOTS, N_ALIGNMENT_SNAPSHOTS = 8, 51
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,7 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m kpflow_sklearn",
         description="Train a recurrent network on a task and show what the parameter operator K "
         "and the flow propagator P did over training: a table, a reading of it in words, "
-        "results.csv and figure.png.",
+        "results.csv and figure.png. Of several sub-tasks (multitask, or a file with an array "
+        "tasks): which of them share a subspace, and which interfere.",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -37,7 +42,8 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--data",
         metavar="FILE.npz",
-        help="train on your own trials instead: arrays X (trials, steps, features) and y",
+        help="train on your own trials instead: arrays X (trials, steps, features) and y; "
+        "optionally tasks and conditions, a label a trial each",
     )
     parser.add_argument(
         "--cell", choices=CELL_NAMES, default="gru", help="the network (default: %(default)s)"
@@ -58,9 +64,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--snapshots",
         type=_positive,
-        default=8,
         metavar="N",
-        help="how many states of training to analyse, log-spaced (default: 8)",
+        help=f"how many states of training to analyse (default: {N_SNAPSHOTS}, log-spaced; of "
+        f"sub-tasks {N_ALIGNMENT_SNAPSHOTS}, evenly spaced)",
     )
     parser.add_argument(
         "--seed", type=_count, default=0, metavar="N", help="of everything random (default: 0)"
@@ -82,11 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         task = load_file(options.data) if options.data else load_task(options.task, options.seed)
         folder = Path(options.out)
         folder.mkdir(parents=True, exist_ok=True)
-        analyzer = _analyse(task, options)
+        run = _analyse if task.tasks is None else _align
+        analyzer = run(task, options)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: error: {_first_line(error)}", file=sys.stderr)
         return 2
-    _print_reading(analyzer, options)
+    if task.tasks is None:
+        _print_reading(analyzer, options)
+    else:
+        _print_alignment(analyzer, options)
     about = provenance(
         command=" ".join(["python -m kpflow_sklearn", *(sys.argv[1:] if argv is None else argv)]),
         seed=options.seed,
@@ -95,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_results(analyzer.results_, folder / "results.csv", about)
     written = [folder / "results.csv"]
     if _matplotlib_is_here():
-        _draw(analyzer, task, folder / "figure.png")
+        path = folder / "figure.png"
+        _draw(analyzer, task, path) if task.tasks is None else _draw_alignment(analyzer, path)
         written.append(folder / "figure.png")
     else:
         print("no figure: matplotlib is not installed (pip install 'kpflow-sklearn[plot]')")
@@ -103,30 +114,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _analyse(task: Task, options: argparse.Namespace) -> KPFlowAnalyzer:
-    trainer = RecurrentTrainer(
+def _trainer(task: Task, options: argparse.Namespace) -> RecurrentTrainer:
+    max_iter = task.max_iter if options.max_iter is None else options.max_iter
+    snapshots: Any = options.snapshots or N_SNAPSHOTS
+    if task.tasks is not None:
+        count = options.snapshots or N_ALIGNMENT_SNAPSHOTS
+        snapshots = np.unique(np.linspace(0, max_iter, count).astype(int)).tolist()
+    return RecurrentTrainer(
         options.cell,
         hidden_size=options.hidden_size,
         init_scale=options.init_scale,
         dt=1.0,
         tau=5.0 if options.cell.startswith("leaky") else 1.0,
-        max_iter=task.max_iter if options.max_iter is None else options.max_iter,
+        max_iter=max_iter,
         batch_size=64,
         learning_rate=1e-2,
         grad_clip=1.0,
-        snapshots=options.snapshots,
+        snapshots=snapshots,
         dtype="float32",
         random_state=options.seed,
         verbose=True,
     )
+
+
+def _analyse(task: Task, options: argparse.Namespace) -> KPFlowAnalyzer:
+    trainer = _trainer(task, options)
     analyzer = KPFlowAnalyzer(trainer, random_state=options.seed, verbose=True)
+    return analyzer.fit(task.X, task.y, X_analysis=task.X_analysis, y_analysis=task.y_analysis)
+
+
+def _align(task: Task, options: argparse.Namespace) -> TaskAlignmentAnalyzer:
+    trainer = _trainer(task, options)
+    analyzer = TaskAlignmentAnalyzer(trainer, random_state=options.seed, verbose=True)
     return analyzer.fit(
         task.X,
         task.y,
         tasks=task.tasks,
+        conditions=task.conditions,
         X_analysis=task.X_analysis,
         y_analysis=task.y_analysis,
     )
+
+
+def _print_alignment(analyzer: TaskAlignmentAnalyzer, options: argparse.Namespace) -> None:
+    print(
+        f"\n{options.cell.upper()}, {options.hidden_size} units, {options.data or options.task}; "
+        f"alignment of {len(analyzer.tasks_)} sub-tasks at iteration "
+        f"{analyzer.snapshots_[-1].iteration}\n"
+    )
+    print(matrices_in_print(analyzer))
+    print(f"\n{read_alignment_in_words(analyzer)}\n")
 
 
 def _print_reading(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> None:
@@ -173,6 +210,23 @@ def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
     )
     for ax, letter in zip(axes, "abc", strict=True):
         ax.set_title(letter, loc="left", fontweight="bold")
+    figure.savefig(path, dpi=150)
+
+
+def _draw_alignment(analyzer: TaskAlignmentAnalyzer, path: Path) -> None:
+    """Write the figure: interference, final states, and the groups over training."""
+    from matplotlib.figure import Figure
+
+    from kpflow_sklearn.plotting import AlignmentDisplay
+
+    has_margin = analyzer.grouping_history_["margin"].notna().any()
+    figure = Figure(figsize=(15, 4.8), layout="constrained")
+    axes = figure.subplots(1, 3 if has_margin else 2)
+    display = AlignmentDisplay.from_estimator(analyzer, kind="gradient", ax=axes[0])
+    last = "state" if "state" in analyzer.alignment_matrices_ else "update"
+    display.plot(kind=last, ax=axes[1])
+    if has_margin:
+        display.plot_history(ax=axes[2])
     figure.savefig(path, dpi=150)
 
 

@@ -13,7 +13,10 @@ from kpflow_sklearn.datasets import make_flip_flop, make_memory_pro, make_multit
 
 @dataclass(frozen=True)
 class Task:
-    """Trials, and settings that train on them within a minute or two."""
+    """Trials, and settings that train on them within a minute or two.
+
+    ``tasks`` and ``conditions`` label the analysed trials: X_analysis, or else X.
+    """
 
     X: np.ndarray
     y: np.ndarray | None
@@ -24,6 +27,7 @@ class Task:
     cyclic: bool = False
     max_iter: int = 300
     tasks: np.ndarray | None = None
+    conditions: np.ndarray | None = None
 
     @property
     def drawn(self) -> np.ndarray:
@@ -42,7 +46,7 @@ def load_task(name: str, seed: int) -> Task:
 
 
 def load_file(path: str) -> Task:
-    """Return the trials of an .npz file with arrays X and, optionally, y.
+    """Return the trials of an .npz file with arrays X and, optionally, y, tasks and conditions.
 
     Raises
     ------
@@ -60,7 +64,14 @@ def load_file(path: str) -> Task:
         raise ValueError(f"--data: {path} holds no array X, but {', '.join(arrays) or 'nothing'}")
     y = arrays.get("y")
     labels = y if y is not None and y.ndim == 1 and y.dtype.kind in "iufb" else None
-    return Task(arrays["X"], y, color_by=labels, color_label="y" if labels is not None else "")
+    return Task(
+        arrays["X"],
+        y,
+        color_by=labels,
+        color_label="y" if labels is not None else "",
+        tasks=arrays.get("tasks"),
+        conditions=arrays.get("conditions"),
+    )
 
 
 def _memory_pro(seed: int) -> Task:
@@ -79,11 +90,10 @@ def _flip_flop(seed: int) -> Task:
 
 def _multitask(seed: int) -> Task:
     noise = 0.1 * np.sqrt(2)
-    X, y, tasks = make_multitask(64, noise_std=noise, random_state=seed)
-    Xa, ya, labels = make_multitask(16, evenly_spaced=True)
-    code = np.unique(labels, return_inverse=True)[1]
-    names = ", ".join(f"{i} {n}" for i, n in enumerate(np.unique(labels)))
-    return Task(X, y, Xa, ya, code, names, max_iter=500, tasks=tasks)
+    X, y, _ = make_multitask(64, noise_std=noise, random_state=seed)
+    Xa, ya, tasks, angles = make_multitask(16, evenly_spaced=True, return_stimuli=True)
+    stimulus = np.round(1e6 * angles).astype(int)
+    return Task(X, y, Xa, ya, max_iter=500, tasks=tasks, conditions=stimulus)
 
 
 def _digits(seed: int) -> Task:

@@ -125,20 +125,41 @@ def tasks_by_label(
     """
     names, codes = np.unique(np.asarray(labels), return_inverse=True)
     member = codes == np.arange(len(names))[:, None]
-    matched = None
-    if conditions is not None:
-        known, matched = np.unique(np.asarray(conditions), return_inverse=True)
-        seen = np.zeros((len(names), len(known)), dtype=int)
-        seen[codes, matched] = 1
-        alone = np.argwhere(seen @ seen.T == 0)
-        if len(alone):
-            i, j = alone[0]
-            raise ValueError(
-                f"conditions must have labels that any two tasks share, but among the analysed "
-                f"trials {_plain(names[i])} and {_plain(names[j])} share none; leave conditions "
-                "out to compare second moments instead."
-            )
+    matched = None if conditions is None else match_conditions(labels, conditions)
     return SubTasks(names, member, [targets] * len(names), False, matched)
+
+
+def match_conditions(labels: ArrayLike, conditions: ArrayLike) -> np.ndarray:
+    """Return the number of each trial's condition, if any two tasks share one.
+
+    Parameters
+    ----------
+    labels, conditions : array-like of shape (n_trials,)
+        Task and condition of each trial.
+
+    Returns
+    -------
+    ndarray of int, shape (n_trials,)
+        Numbers from 0 on.
+
+    Raises
+    ------
+    ValueError
+        If two tasks have no condition in common.
+    """
+    names, codes = np.unique(np.asarray(labels), return_inverse=True)
+    known, matched = np.unique(np.asarray(conditions), return_inverse=True)
+    seen = np.zeros((len(names), len(known)), dtype=int)
+    seen[codes, matched] = 1
+    alone = np.argwhere(seen @ seen.T == 0)
+    if len(alone):
+        i, j = alone[0]
+        raise ValueError(
+            "conditions must have labels that any two tasks share, but among the trials to "
+            f"analyse {_plain(names[i])} and {_plain(names[j])} share none; leave conditions out "
+            "to compare second moments instead."
+        )
+    return matched
 
 
 def tasks_by_output(targets: Targets, n_outputs: int) -> SubTasks:

@@ -16,7 +16,13 @@ from kpflow_sklearn._validation import check_estimator_sequences, check_periods,
 from kpflow_sklearn.alignment_history import AlignmentHistory
 from kpflow_sklearn.analyzer_base import RecurrentAnalyzer
 from kpflow_sklearn.results import row, to_frame
-from kpflow_sklearn.sub_tasks import SubTasks, check_labels, tasks_by_label, tasks_by_output
+from kpflow_sklearn.sub_tasks import (
+    SubTasks,
+    check_labels,
+    match_conditions,
+    tasks_by_label,
+    tasks_by_output,
+)
 from kpflow_sklearn.task_flow import MATRICES, TaskFlow
 from kpflow_sklearn.traces import Estimate
 from kpflow_sklearn.trials import AnalysisTrials
@@ -164,7 +170,10 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         ValueError
             If a parameter or an array is not as described; the message names it.
         """
-        labels = self._check_labels(tasks, conditions, X if X_analysis is None else X_analysis)
+        analysed = X if X_analysis is None else X_analysis
+        labels = self._check_labels(tasks, conditions, analysed)
+        shape = () if periods is None else np.shape(analysed)
+        steps = check_periods(periods, shape[1] if len(shape) == 3 else 1)
         check_positive_int(self.analysis_trials, "analysis_trials")
         seed = draw_seed(self.random_state)
         self._fit_trainer(X, y, seed, mask=mask, loss_weight=loss_weight)
@@ -181,7 +190,6 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             X_analysis=X_analysis,
             y_analysis=y_analysis,
         )
-        steps = check_periods(periods, trials.X.shape[1])
         self._analyse(trials, self._sub_tasks(labels, conditions, trials), steps)
         return self
 
@@ -206,7 +214,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             )
         self._check_n_groups(n_tasks)
         if conditions is not None:
-            check_labels(conditions, "conditions", len(labels))
+            match_conditions(labels, check_labels(conditions, "conditions", len(labels)))
         return labels
 
     def _check_n_groups(self, n_tasks: int) -> None:

@@ -12,10 +12,11 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer
 
 TRAINER = RecurrentTrainer(hidden_size=4, max_iter=20, snapshots=2, learning_rate=0.05)
 ANALYZER = KPFlowAnalyzer(TRAINER)
+ALIGNMENT = TaskAlignmentAnalyzer(TRAINER)
 # scikit-learn checks on tables, which are taken as trials of a single step, with this warning.
 single_steps = pytest.mark.filterwarnings("ignore:X of shape:UserWarning")
 
@@ -30,6 +31,8 @@ def unfitted(kind: str, **options) -> BaseEstimator:
     trainer = clone(TRAINER).set_params(random_state=0)
     if kind == "trainer":
         return trainer.set_params(**options)
+    if kind == "alignment":
+        return TaskAlignmentAnalyzer(trainer, random_state=0, **options)
     return KPFlowAnalyzer(trainer, n_components=3, random_state=0, **options)
 
 
@@ -39,17 +42,20 @@ def fitted(kind: str, **options) -> BaseEstimator:
     return unfitted(kind, **options).fit(X, Y)
 
 
-kinds = pytest.mark.parametrize("kind", ["trainer", "analyzer"])
+kinds = pytest.mark.parametrize("kind", ["trainer", "analyzer", "alignment"])
 
 
 @single_steps
-@parametrize_with_checks([TRAINER, ANALYZER])
+@pytest.mark.filterwarnings("ignore:there is a single sub-task:UserWarning")
+@parametrize_with_checks([TRAINER, ANALYZER, ALIGNMENT])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
 @pytest.mark.parametrize(
-    ("estimator", "at_least"), [(TRAINER, 40), (ANALYZER, 45)], ids=["trainer", "analyzer"]
+    ("estimator", "at_least"),
+    [(TRAINER, 40), (ANALYZER, 45), (ALIGNMENT, 45)],
+    ids=["trainer", "analyzer", "alignment"],
 )
 def test_the_suite_has_not_shrunk(estimator, at_least):
     # A tag that says too little would silently take checks away.
@@ -87,7 +93,7 @@ def test_pickle_keeps_the_predictions(kind):
     np.testing.assert_array_equal(copy.predict(X), original.predict(X))
     np.testing.assert_array_equal(copy.trajectories(X), original.trajectories(X))
     assert copy.score(X, Y) == original.score(X, Y)
-    if kind == "analyzer":
+    if kind != "trainer":
         np.testing.assert_array_equal(copy.transform(X), original.transform(X))
         pd.testing.assert_frame_equal(copy.results_, original.results_)
         pd.testing.assert_frame_equal(copy.verify(X, Y), original.verify(X, Y))

@@ -26,7 +26,7 @@ LAYERS = {
     3: "training _loop recurrent_model checkpoints results analysis verification bottleneck "
     "trials pooling sub_tasks task_flow alignment_history",
     4: "analyzer analyzer_base task_analyzer preprocessing",
-    5: "plotting.* _reading _tasks sweep compare report __main__ __init__",
+    5: "plotting.* _reading _alignment_reading _tasks sweep compare report __main__ __init__",
 }
 FIRST_WITHOUT_TORCH = 4
 NOT_FOR_OPERATORS = {"spectra", "sketches", "traces", "lyapunov"}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.plotting import CollapseDisplay, TrajectoryDisplay
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer
+from kpflow_sklearn.plotting import AlignmentDisplay, CollapseDisplay, TrajectoryDisplay
 from kpflow_sklearn.results import select
 
 matplotlib.use("agg")
@@ -97,3 +97,53 @@ def test_one_unit_and_constant_states_are_drawn(ax):
 def test_color_by_must_fit_the_trials(analyzer, trials):
     with pytest.raises(ValueError, match=r"one number a trial, shape \(6,\), got \(5,\)"):
         TrajectoryDisplay.from_estimator(analyzer, trials, color_by=np.arange(5))
+
+
+@pytest.fixture(scope="module")
+def aligned(trials):
+    trainer = RecurrentTrainer(hidden_size=5, max_iter=6, snapshots=[0, 3, 6], random_state=0)
+    tasks = ["a", "a", "b", "b", "c", "c"]
+    return TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0).fit(trials, tasks=tasks)
+
+
+@pytest.mark.parametrize("kind", ["interference", "gradient", "flow", "update", "state"])
+@pytest.mark.parametrize("iteration", [None, 3])
+def test_heatmap_shows_the_matrix(aligned, kind, iteration, ax):
+    display = AlignmentDisplay.from_estimator(aligned, kind=kind, iteration=iteration, ax=ax)
+    assert display.ax_ is ax and display.figure_ is ax.figure
+    at = 6 if iteration is None else iteration
+    matrix = aligned.alignment_history_[kind].loc[at].to_numpy()
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array(), matrix)
+    largest = abs(matrix).max() if kind == "interference" else 1
+    assert image.get_clim() == (-largest, largest)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["a", "b", "c"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
+    assert f"iteration {at}" in ax.get_title()
+    written = [float(t.get_text().replace("\N{MINUS SIGN}", "-")) for t in ax.texts]
+    np.testing.assert_allclose(written, matrix.ravel(), rtol=0.06)
+
+
+def test_history_draws_margins_and_marks_the_transition(aligned, ax):
+    display = AlignmentDisplay.from_estimator(aligned)
+    display.transition, display.lead = 6, 3
+    display.plot_history(ax=ax)
+    table = aligned.grouping_history_
+    labels = ax.get_legend_handles_labels()[1]
+    for source in ("state", "cumulative flow", "cumulative gradient"):
+        line = next(line for line in ax.lines if line.get_label() == source)
+        rows = table[table["source"] == source]
+        np.testing.assert_array_equal(line.get_xdata(), rows["iteration"])
+        np.testing.assert_array_equal(line.get_ydata(), rows["margin"])
+    assert "states from 6 on" in labels and "operators from 3 on" in labels
+    assert ax.get_xlabel() == "iteration" and "margin" in ax.get_ylabel()
+
+
+def test_alignment_refuses_what_it_cannot_draw(aligned):
+    with pytest.raises(ValueError, match="kind must be one of"):
+        AlignmentDisplay.from_estimator(aligned, kind="time")
+    with pytest.raises(ValueError, match="iteration must be that of a snapshot"):
+        AlignmentDisplay.from_estimator(aligned, iteration=1)
+    table = aligned.grouping_history_.assign(margin=np.nan)
+    with pytest.raises(ValueError, match="there is no margin to draw"):
+        AlignmentDisplay(aligned.alignment_history_, table).plot_history()

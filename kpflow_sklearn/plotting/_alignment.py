@@ -1,0 +1,208 @@
+"""Alignment of sub-tasks: matrices as heatmaps, and the groups over training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
+
+from kpflow_sklearn._validation import check_choice
+from kpflow_sklearn.plotting._style import new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TITLES = {
+    "interference": "interference ⟨g_i, g_j⟩",
+    "gradient": "gradient cosine",
+    "flow": "flow alignment",
+    "update": "update alignment",
+    "state": "state alignment",
+}
+#: Okabe and Ito's colours; line styles that differ in grey as well.
+SOURCE_STYLE: dict[str, dict[str, Any]] = {
+    "state": {"color": "black", "marker": "o"},
+    "cumulative update": {"color": "#D55E00", "marker": "s"},
+    "cumulative flow": {"color": "#D55E00", "marker": "s"},
+    "cumulative gradient": {"color": "#0072B2", "linestyle": "--"},
+}
+_MAX_WRITTEN = 8
+
+
+class AlignmentDisplay:
+    """How sub-tasks align: one matrix as a heatmap, or their groups over training.
+
+    Parameters
+    ----------
+    alignment_history : mapping of str to DataFrame
+        As of a fitted `TaskAlignmentAnalyzer`; so are the others.
+    grouping_history : DataFrame
+        Margin of the final groups by source and iteration.
+    transition, lead : int or None
+        When the states show the final groups for good, and how much earlier the operators do.
+
+    Attributes
+    ----------
+    ax_ : Axes
+        Where the figure was drawn.
+    figure_ : Figure
+        The figure.
+    """
+
+    def __init__(
+        self,
+        alignment_history: Mapping[str, pd.DataFrame],
+        grouping_history: pd.DataFrame,
+        *,
+        transition: int | None = None,
+        lead: int | None = None,
+    ) -> None:
+        self.alignment_history = alignment_history
+        self.grouping_history = grouping_history
+        self.transition = transition
+        self.lead = lead
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        kind: str = "update",
+        iteration: int | None = None,
+        ax: Axes | None = None,
+    ) -> AlignmentDisplay:
+        """Draw one matrix of a fitted analyzer.
+
+        Parameters
+        ----------
+        estimator : TaskAlignmentAnalyzer
+            Fitted.
+        kind : {"interference", "gradient", "flow", "update", "state"}, default="update"
+            Which matrix.
+        iteration : int, optional
+            Of which snapshot; default the last.
+        ax : Axes, optional
+            Where to draw; default a new figure.
+
+        Returns
+        -------
+        AlignmentDisplay
+            The display, drawn.
+        """
+        check_is_fitted(estimator, "alignment_history_")
+        display = cls(
+            estimator.alignment_history_,
+            estimator.grouping_history_,
+            transition=estimator.transition_,
+            lead=estimator.lead_,
+        )
+        return display.plot(kind=kind, iteration=iteration, ax=ax)
+
+    def plot(
+        self, *, kind: str = "update", iteration: int | None = None, ax: Axes | None = None
+    ) -> AlignmentDisplay:
+        """Draw one matrix as a heatmap with its values.
+
+        Parameters
+        ----------
+        kind, iteration, ax
+            As in `from_estimator`.
+
+        Returns
+        -------
+        AlignmentDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no such matrix, or no such snapshot.
+        """
+        check_choice(kind, "kind", tuple(self.alignment_history))
+        table = self.alignment_history[kind]
+        known = table.index.get_level_values("iteration")
+        iteration = int(known[-1]) if iteration is None else iteration
+        if iteration not in known:
+            found = ", ".join(map(str, known.unique()))
+            raise ValueError(f"iteration must be that of a snapshot ({found}), got {iteration}.")
+        matrix = table.loc[iteration]
+        self.ax_ = new_axes(ax)
+        self.figure_ = self.ax_.figure
+        values = matrix.to_numpy()
+        largest = 1.0 if kind != "interference" else np.nanmax(np.abs(values), initial=1e-300)
+        image = self.ax_.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        names = [str(name) for name in matrix.columns]
+        self.ax_.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        self.ax_.set_yticks(range(len(names)), names)
+        self.ax_.set_xlabel("task j, whose error acts")
+        self.ax_.set_ylabel("task i, acted on")
+        if kind in ("update", "state"):
+            self.ax_.set(xlabel="task", ylabel="task")
+        self.ax_.set_title(f"{TITLES[kind]}, iteration {iteration}")
+        if len(names) <= _MAX_WRITTEN:
+            self._write_values(values, largest)
+        self.figure_.colorbar(image, ax=self.ax_, fraction=0.046, pad=0.04)
+        return self
+
+    def _write_values(self, values: np.ndarray, largest: float) -> None:
+        for (i, j), value in np.ndenumerate(values):
+            text = "" if np.isnan(value) else f"{value:.2g}".replace("-", "\N{MINUS SIGN}")
+            color = "white" if abs(value) > 0.6 * largest else "black"
+            self.ax_.text(j, i, text, ha="center", va="center", color=color, fontsize="small")
+
+    def plot_history(self, *, ax: Axes | None = None) -> AlignmentDisplay:
+        """Draw over training how far apart the final groups are, by states and operators.
+
+        The margin is the mean alignment within the final groups less that between them; the
+        transition of the states and the lead of the operators are marked.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where to draw; default a new figure.
+
+        Returns
+        -------
+        AlignmentDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If no group holds two tasks, so that there is no margin.
+        """
+        table = self.grouping_history
+        if table["margin"].isna().all():
+            raise ValueError(
+                "there is no margin to draw: no final group holds two tasks, or all are in one; "
+                "give n_groups to the analyzer."
+            )
+        self.ax_ = new_axes(ax)
+        self.figure_ = self.ax_.figure
+        for source, style in SOURCE_STYLE.items():
+            rows = table[table["source"] == source]
+            if len(rows):
+                self.ax_.plot(
+                    rows["iteration"], rows["margin"], label=source, markersize=4, **style
+                )
+        self.ax_.axhline(0, color="0.6", linewidth=0.8)
+        # Linear, unlike other figures over training: a lead is read off in iterations.
+        self.ax_.set_xlabel("iteration")
+        self.ax_.set_ylabel("margin of the final groups")
+        self.ax_.spines[["top", "right"]].set_visible(False)
+        self._mark_lead()
+        self.ax_.legend(frameon=False)
+        return self
+
+    def _mark_lead(self) -> None:
+        if self.transition is None:
+            return
+        label = f"states from {self.transition} on"
+        self.ax_.axvline(self.transition, color="black", linestyle=":", label=label)
+        if self.lead is not None:
+            start = self.transition - self.lead
+            label = f"operators from {start} on"
+            self.ax_.axvline(start, color="#D55E00", linestyle=":", label=label)

@@ -1,0 +1,370 @@
+"""TaskAlignmentAnalyzer: its tables, groups and errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.frozen import FrozenEstimator
+
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, TaskAlignmentAnalyzer
+from kpflow_sklearn.alignment_history import AlignmentHistory
+from kpflow_sklearn.datasets import make_flip_flop, make_multitask
+from kpflow_sklearn.grouping import (
+    chance_of_margin,
+    describe_groups,
+    first_lasting,
+    group_tasks,
+    margin,
+)
+from kpflow_sklearn.results import COLUMNS
+from kpflow_sklearn.sub_tasks import tasks_by_label
+from kpflow_sklearn.task_flow import MATRICES, TaskFlow
+from kpflow_sklearn.trials import AnalysisTrials
+
+PERIODS = {"context": 2, "stimulus": 3, "memory": 3, "response": 2}
+NAMES = ("MemoryPro", "MemoryAnti", "DelayPro", "ReactAnti")
+ITERATIONS = [0, 2, 8]
+X, Y, TASKS, ANGLES = make_multitask(
+    5, tasks=NAMES, **PERIODS, evenly_spaced=True, return_stimuli=True
+)
+STIMULUS = np.round(1000 * ANGLES).astype(int)
+
+
+def trainer(cell: str = "gru", **options) -> RecurrentTrainer:
+    defaults = {"hidden_size": 6, "max_iter": 8, "snapshots": ITERATIONS, "random_state": 0}
+    return RecurrentTrainer(cell, **defaults | options)
+
+
+def analyzer(cell: str = "gru", **options) -> TaskAlignmentAnalyzer:
+    return TaskAlignmentAnalyzer(trainer(cell), random_state=0, **options)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> TaskAlignmentAnalyzer:
+    periods = {"stimulus": (2, 5), "response": (8, 10)}
+    return analyzer(n_groups=2).fit(X, Y, tasks=TASKS, conditions=STIMULUS, periods=periods)
+
+
+# ------------------------------------------------------------------------------------ attributes
+
+
+def test_tables_are_labelled_and_of_every_snapshot(fitted):
+    names = sorted(NAMES)
+    assert fitted.tasks_.tolist() == names
+    assert set(fitted.alignment_matrices_) == set(MATRICES)
+    for tables in (fitted.alignment_history_, fitted.cumulative_alignment_):
+        for table in tables.values():
+            assert table.index.names == ["iteration", "task"]
+            assert table.index.get_level_values(0).unique().tolist() == ITERATIONS
+            assert table.columns.tolist() == names
+    for kind, table in fitted.alignment_matrices_.items():
+        pd.testing.assert_frame_equal(table, fitted.alignment_history_[kind].loc[8])
+        assert table.index.tolist() == table.columns.tolist() == names
+
+
+def test_matrices_are_those_of_the_flow_at_each_snapshot(fitted):
+    trials = AnalysisTrials(X, fitted.trainer_.encoder_.encode(X, Y), None)
+    tasks = tasks_by_label(TASKS, trials.targets, STIMULUS)
+    for snapshot in fitted.snapshots_:
+        lin = trials.linearize(fitted.trainer_.network_at(snapshot), snapshot.iteration)
+        flow = TaskFlow(lin, tasks, fitted.trainer_.objective_)
+        for kind, matrix in flow.matrices().items():
+            found = fitted.alignment_history_[kind].loc[snapshot.iteration]
+            np.testing.assert_allclose(found, matrix, rtol=1e-12)
+
+
+def test_results_hold_every_matrix_entry_and_loss(fitted):
+    results = fitted.results_
+    assert list(results.columns) == list(COLUMNS)
+    assert results["value"].notna().all() and (results["method"] == "exact").all()
+    assert len(results) == len(ITERATIONS) * (4 + len(MATRICES) * 16)
+    for kind in MATRICES:
+        rows = results[(results["quantity"] == kind) & (results["iteration"] == 8)]
+        table = rows.pivot(index="task", columns="other_task", values="value")
+        np.testing.assert_array_equal(table, fitted.alignment_matrices_[kind])
+        compared = "matched conditions" if kind in ("update", "state") else ""
+        assert (rows["reduction"] == compared).all()
+
+
+def test_losses_average_to_that_of_the_analysis_trials(fitted):
+    whole = KPFlowAnalyzer(FrozenEstimator(fitted.trainer_), operators=("P",), random_state=0)
+    found = whole.fit(X, Y).results_
+    expected = found[found["quantity"] == "loss"].set_index("iteration")["value"]
+    losses = fitted.results_[fitted.results_["quantity"] == "loss"]
+    np.testing.assert_allclose(losses.groupby("iteration")["value"].mean(), expected, rtol=1e-6)
+
+
+def test_interference_is_split_by_map_and_period(fitted):
+    maps = fitted.interference_by_map_
+    states = maps[maps["weight_map"] != "readout"]
+    for table in (states, fitted.interference_by_period_):
+        summed = table.groupby(["iteration", "task", "other_task"])["value"].sum()
+        expected = fitted.alignment_history_["interference"].stack()
+        np.testing.assert_allclose(summed, expected, atol=1e-9)
+    assert set(fitted.interference_by_period_["period"]) == {"stimulus", "response", "rest"}
+
+
+def test_without_conditions_second_moments_are_compared():
+    found = analyzer().fit(X, Y, tasks=TASKS)
+    rows = found.results_[found.results_["quantity"].isin(["update", "state"])]
+    assert (rows["reduction"] == "second moments").all() and (rows["axis"] == "hidden").all()
+    assert found.interference_by_period_ is None
+    assert "cumulative flow" in set(found.grouping_history_["source"])
+
+
+def test_lead_is_the_difference_of_two_lasting_groupings(fitted):
+    table = fitted.grouping_history_
+    final = describe_groups(fitted.tasks_, fitted.groups_.to_numpy())
+
+    def lasting(source):
+        rows = table[table["source"] == source]
+        assert ((rows["groups"] == final) == rows["is_final"]).all()
+        wrong = rows.loc[~rows["is_final"], "iteration"]
+        later = rows.loc[rows["iteration"] > wrong.max() if len(wrong) else rows.index >= 0]
+        return later["iteration"].min() if len(later) else None
+
+    assert fitted.transition_ == lasting("state")
+    called = lasting("cumulative update")
+    assert fitted.lead_ == (None if called is None else fitted.transition_ - called)
+
+
+def test_shares_of_states_in_the_subspaces(fitted):
+    found = fitted.transform(X)
+    assert found.shape == (20, 4) and (found >= 0).all() and (found <= 1).all()
+    states = fitted.trajectories(X) - fitted.mean_state_
+    for j, directions in enumerate(fitted.components_):
+        inside = ((states @ directions.T) ** 2).sum((1, 2)) / (states**2).sum((1, 2))
+        np.testing.assert_allclose(found[:, j], inside, rtol=1e-6)
+    assert fitted.get_feature_names_out().shape == (4,)
+
+
+def test_padding_changes_nothing():
+    mask = np.ones(X.shape[:2], bool)
+    mask[::3, 7:] = False
+    longer = np.pad(X, ((0, 0), (0, 4), (0, 0)), constant_values=9.0)
+    targets = np.pad(Y, ((0, 0), (0, 4), (0, 0)), constant_values=-9.0)
+    wide = np.pad(mask, ((0, 0), (0, 4)))
+    options = {"tasks": TASKS, "conditions": STIMULUS}
+    short = analyzer().fit(X, Y, mask=mask, **options)
+    padded = analyzer().fit(longer, targets, mask=wide, **options)
+    for kind in MATRICES:
+        np.testing.assert_allclose(
+            padded.alignment_matrices_[kind], short.alignment_matrices_[kind], atol=1e-8
+        )
+    np.testing.assert_allclose(
+        padded.transform(longer, mask=wide), short.transform(X, mask=mask), atol=1e-7
+    )
+
+
+# ------------------------------------------------------------------- other tasks, other networks
+
+
+def test_the_bits_of_a_flip_flop_are_tasks():
+    bits, targets = make_flip_flop(12, n_bits=3, n_timesteps=9, random_state=0)
+    found = analyzer().fit(bits, targets)
+    assert found.tasks_.tolist() == [0, 1, 2]
+    assert set(found.alignment_matrices_) == set(MATRICES) - {"state"}
+    assert found.transition_ is None and found.lead_ is None
+    assert found.groups_.index.tolist() == [0, 1, 2]
+    assert found.transform(bits).shape == (12, 3)
+
+
+def test_classes_of_trials_are_tasks():
+    labels = np.array(["left", "right"] * 10)
+    found = analyzer().fit(X, labels)
+    assert found.tasks_.tolist() == ["left", "right"]
+    assert "state" in found.alignment_matrices_
+    assert found.groups_.tolist() == [0, 1] and found.transition_ is None
+
+
+def test_integer_labels_of_unequal_sizes():
+    labels = np.r_[[7], [3] * 12, [5] * 7]
+    found = analyzer().fit(X, Y, tasks=labels)
+    assert found.tasks_.tolist() == [3, 5, 7]
+    sizes = found.results_[found.results_["quantity"] == "loss"].groupby("task")["n_trials"]
+    assert sizes.first().to_dict() == {"3": 12, "5": 7, "7": 1}
+
+
+def test_saved_networks_and_checkpoints():
+    module = torch.nn.ModuleDict(
+        {"rnn": torch.nn.GRU(X.shape[2], 5, batch_first=True), "out": torch.nn.Linear(5, 3)}
+    )
+    with torch.no_grad():
+        for p in module.parameters():
+            p.uniform_(-0.4, 0.4, generator=torch.Generator().manual_seed(0))
+    states = [{k: (1 + i) * v.clone() for k, v in module.state_dict().items()} for i in range(3)]
+    saved = SavedTraining(module, states, iterations=[0, 5, 9])
+    found = TaskAlignmentAnalyzer(saved, random_state=0).fit(X, Y, tasks=TASKS)
+    index = found.alignment_history_["flow"].index.get_level_values(0)
+    assert index.unique().tolist() == [0, 5, 9]
+
+
+@pytest.mark.parametrize("cell", ["tanh", "lstm", "leaky_voltage"])
+def test_other_cells(cell):
+    found = analyzer(cell).fit(X, Y, tasks=TASKS, conditions=STIMULUS)
+    assert found.results_["value"].notna().all()
+
+
+def test_trials_of_their_own_carry_the_labels():
+    found = analyzer().fit(X[:7], Y[:7], X_analysis=X, y_analysis=Y, tasks=TASKS)
+    assert found.tasks_.tolist() == sorted(NAMES)
+    losses = found.results_[found.results_["quantity"] == "loss"]
+    assert (losses["n_trials"] == 5).all()
+
+
+@pytest.mark.parametrize("n_trials", [4, 8, 12])
+def test_a_choice_of_trials_takes_the_same_conditions_of_every_task(n_trials):
+    found = analyzer(analysis_trials=n_trials).fit(X, Y, tasks=TASKS, conditions=STIMULUS)
+    losses = found.results_[found.results_["quantity"] == "loss"]
+    assert (losses["n_trials"] == n_trials // 4).all()
+    # Matched trial by trial: of equal inputs but for the cue, states are alike from the start.
+    assert found.alignment_history_["state"].loc[0].notna().all(axis=None)
+
+
+def test_a_task_that_is_solved_has_no_gradient():
+    network = trainer().fit(X, Y)
+    solved = network.predict(X)
+    targets = np.where((TASKS == "MemoryPro")[:, None, None], solved, Y)
+    frozen = TaskAlignmentAnalyzer(FrozenEstimator(network), random_state=0)
+    found = frozen.fit(X, targets, tasks=TASKS)
+    rows = found.results_[(found.results_["iteration"] == 8) & found.results_["value"].isna()]
+    assert set(rows["reason"]) == {"a task has no gradient"}
+    assert set(rows["quantity"]) == {"gradient", "flow", "update"}
+    assert ((rows["task"] == "MemoryPro") | (rows["other_task"] == "MemoryPro")).all()
+    assert found.groups_.notna().all() and np.isfinite(found.transform(X)).all()
+
+
+# ---------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"tasks": ["a"] * 20}, "tasks must name at least two sub-tasks, got ['a'] only"),
+        ({"tasks": TASKS[:-1]}, "tasks must hold one label a trial, shape (20,), got (19,)"),
+        ({"tasks": np.full(20, np.nan)}, "tasks must be strings or integers without gaps"),
+        ({"tasks": [None, *TASKS[1:]]}, "tasks must be strings or integers without gaps"),
+        ({"tasks": [0.5] * 20}, "tasks must be strings or integers without gaps, got 0.5"),
+        ({"tasks": np.array([1, *TASKS[1:]], dtype=object)}, "all strings or all integers"),
+        ({"tasks": np.zeros(20, complex)}, "tasks must be strings or integers, got dtype complex"),
+        ({"conditions": STIMULUS}, "give tasks too"),
+        ({"tasks": TASKS, "conditions": STIMULUS[1:]}, "conditions must hold one label a trial"),
+        ({"tasks": TASKS, "conditions": np.arange(20)}, "any two tasks share"),
+        ({"tasks": TASKS, "periods": {"a": (3, 3)}}, "0 <= start < stop <= 10"),
+        ({"tasks": TASKS, "periods": {"a": (0, 11)}}, "0 <= start < stop <= 10"),
+        ({"tasks": TASKS, "periods": {"a": 3}}, "periods['a'] must be (start, stop)"),
+        ({"tasks": TASKS, "periods": {"a": (0, 3), "b": (2, 4)}}, "overlaps another period"),
+        ({"tasks": TASKS, "periods": {"rest": (0, 3)}}, "use another name"),
+        ({"tasks": TASKS, "periods": [(0, 3)]}, "periods must map names to (start, stop)"),
+    ],
+)
+def test_wrong_arguments_are_named(options, message):
+    with pytest.raises(ValueError) as raised:
+        analyzer().fit(X, Y, **options)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"analysis_trials": 3}, "analysis_trials=3 leaves some of the 4 tasks without a trial"),
+        ({"n_groups": 5}, "n_groups must be at most 4 tasks, got 5"),
+        ({"n_groups": 0}, "n_groups == 0, must be >= 1"),
+    ],
+)
+def test_wrong_parameters_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        analyzer(**options).fit(X, Y, tasks=TASKS)
+
+
+def test_errors_come_before_the_training(monkeypatch):
+    monkeypatch.setattr(RecurrentTrainer, "fit", lambda *args, **options: pytest.fail("trained"))
+    for options in ({"tasks": ["a"] * 20}, {"tasks": TASKS, "conditions": np.arange(20)}):
+        with pytest.raises(ValueError):
+            analyzer().fit(X, Y, **options)
+    with pytest.raises(ValueError):
+        analyzer().fit(X, Y, tasks=TASKS, periods={"a": (0, 11)})
+
+
+def test_classes_at_every_step_need_labels():
+    labels = np.random.default_rng(0).integers(0, 2, X.shape[:2])
+    with pytest.raises(ValueError, match="tasks must be given for classes at every step"):
+        analyzer().fit(X, labels)
+    found = analyzer().fit(X, labels, tasks=TASKS)
+    assert found.results_["value"].notna().all()
+
+
+def test_a_single_output_is_a_single_task():
+    with pytest.warns(UserWarning, match="a single sub-task"):
+        found = analyzer().fit(X, Y[..., :1])
+    assert found.tasks_.tolist() == [0] and found.groups_.tolist() == [0]
+
+
+# -------------------------------------------------------------------------------------- grouping
+
+BLOCKS = np.array([[1, 0.1, 0.9, 0], [0.1, 1, 0, 0.8], [0.9, 0, 1, 0.1], [0, 0.8, 0.1, 1]])
+
+
+def test_groups_of_best_silhouette_are_found():
+    assert group_tasks(BLOCKS).tolist() == [0, 1, 0, 1]
+    assert group_tasks(BLOCKS, 3).tolist() == [0, 1, 0, 2]
+    assert group_tasks(BLOCKS, 1).tolist() == [0, 0, 0, 0]
+    assert group_tasks(np.eye(2)).tolist() == [0, 1]
+    assert group_tasks(np.ones((4, 4))).tolist() == [0, 0, 0, 0]
+    three = np.kron(np.eye(3), np.ones((2, 2)))
+    assert group_tasks(three).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_task_without_similarities_stands_alone():
+    matrix = np.ones((4, 4))
+    matrix[2] = matrix[:, 2] = np.nan
+    assert group_tasks(matrix, 2).tolist() == [0, 0, 1, 0]
+
+
+def test_margin_and_its_chance():
+    groups = np.array([0, 1, 0, 1])
+    assert margin(BLOCKS, groups) == pytest.approx(0.85 - 0.05)
+    assert chance_of_margin(BLOCKS, groups) == pytest.approx(1 / 3)
+    assert np.isnan(margin(BLOCKS, np.zeros(4, int))) and np.isnan(margin(BLOCKS, np.arange(4)))
+    assert np.isnan(chance_of_margin(BLOCKS, np.arange(4)))
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((9, 9))
+    assert 0.01 < chance_of_margin(noise + noise.T, np.arange(9) % 2) < 1
+
+
+def test_first_lasting_grouping():
+    a, b = np.array([0, 0, 1]), np.array([0, 1, 1])
+    assert first_lasting([a, b, a, a], a) == 2
+    assert first_lasting([a, a], a) == 0
+    assert first_lasting([a, b], a) is None
+    assert first_lasting([], a) is None
+
+
+def test_cumulative_means_are_weighted_by_iterations():
+    series = np.array([0.0, 1.0, 3.0])[:, None, None] * np.ones((3, 2, 2))
+    history = AlignmentHistory([0, 1, 5], np.arange(2), {"flow": series}, False, None)
+    found = history.cumulative()["flow"][:, 0, 1]
+    # Trapezoids: 0.5 over one iteration, then 2 over four.
+    np.testing.assert_allclose(found, [0, 0.5, (0.5 + 8) / 5])
+    series[1] = np.nan
+    assert history.cumulative()["flow"][0, 0, 0] == 0
+    assert np.isnan(history.cumulative()["flow"][1:]).all()
+
+
+def test_transition_and_lead_of_a_known_history():
+    other = BLOCKS[[0, 2, 1, 3]][:, [0, 2, 1, 3]]
+    matrices = {
+        "state": np.stack([other, other, other, BLOCKS]),
+        "gradient": np.stack([BLOCKS] * 4),
+    }
+    matrices |= {"update": np.stack([other, BLOCKS, BLOCKS, BLOCKS])}
+    history = AlignmentHistory([0, 10, 30, 40], np.array(list("abcd")), matrices, True, 2)
+    assert history.final_groups.tolist() == [0, 1, 0, 1]
+    assert history.lasting_from("state") == 40
+    # After ten iterations both count alike; after thirty the right one prevails.
+    assert history.lasting_from("cumulative update") in (10, 30)
+    assert history.lasting_from("cumulative gradient") == 0
+    table = history.groupings()
+    assert table["groups"].iloc[-1] == "a + c | b + d"
