@@ -1,0 +1,308 @@
+"""Everything that is measured at one snapshot of a feed-forward network, and between two."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor
+
+from kpflow_sklearn._spectrum import Spectrum, spectrum_of_eigenvalues
+from kpflow_sklearn.feedforward import (
+    FeedForwardKernel,
+    FeedForwardNetwork,
+    attribute_step,
+    balance,
+    conserves_balance,
+    forward_fields,
+    gate_flips,
+    pairwise_grams,
+)
+from kpflow_sklearn.results import row
+from kpflow_sklearn.traces import ZERO, Estimate
+
+GRAM_QUANTITIES = ("gram_trace", "gram_norm", "gram_effective_dimension")
+FIRST = "there is no earlier snapshot to compare with"
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class GramSettings:
+    """What to measure at each snapshot.
+
+    Attributes
+    ----------
+    n_components : int
+        Leading eigenpairs of K.
+    rank_threshold : float
+        Share of the trace that defines the rank.
+    max_kernel_size : int
+        Largest number of rows of K for which its matrix is formed.
+    pairs : Tensor of int, shape (n_pairs, 2)
+        Pairs of samples whose weight Grams are measured.
+    all_pairs : bool
+        Whether these are all there are.
+    seed : int
+        Of the iteration for eigenvectors.
+    """
+
+    n_components: int
+    rank_threshold: float
+    max_kernel_size: int
+    pairs: Tensor
+    all_pairs: bool
+    seed: int
+
+
+def choose_pairs(n_samples: int, gram_pairs: int, seed: int) -> tuple[Tensor, bool]:
+    """Return pairs m < n of samples, all if there are at most ``gram_pairs``, and whether all.
+
+    A single sample is paired with itself.
+    """
+    n_all = n_samples * (n_samples - 1) // 2
+    if n_all == 0:
+        return torch.zeros(1, 2, dtype=torch.long), True
+    if n_all <= gram_pairs:
+        return torch.combinations(torch.arange(n_samples)), True
+    rng = np.random.default_rng(seed)
+    first = rng.integers(n_samples, size=gram_pairs)
+    second = (first + rng.integers(1, n_samples, size=gram_pairs)) % n_samples
+    return torch.as_tensor(np.stack([first, second], axis=1)), False
+
+
+class GramSnapshot:
+    """One snapshot on the analysed samples, in double precision whatever the network's is.
+
+    Parameters
+    ----------
+    network : FeedForwardNetwork
+        In its state then.
+    iteration : int
+        Parameter updates before it.
+    X, y : Tensor
+        Samples, (n_samples, n_features) and (n_samples, n_outputs), in double.
+    """
+
+    def __init__(self, network: FeedForwardNetwork, iteration: int, X: Tensor, y: Tensor) -> None:
+        self.network = copy.deepcopy(network).double()
+        self.iteration, self.X, self.y = iteration, X, y
+        self.kernel = FeedForwardKernel(self.network, X)
+        self.fields = forward_fields(self.network, X)
+        self.residuals = (self.fields.outputs - y).flatten()
+
+    @property
+    def loss(self) -> float:
+        """L = sum r^2 / 2N."""
+        return float((self.residuals**2).sum()) / (2 * len(self.X))
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The hidden layers, and the readout if it trains."""
+        hidden = [str(k + 1) for k in range(self.network.depth)]
+        return [*hidden, "readout"] if "readout" in self.kernel.names else hidden
+
+    # ------------------------------------------------------------------------------ the kernel
+
+    def eigenpairs(self, settings: GramSettings) -> tuple[Spectrum, np.ndarray, np.ndarray]:
+        """Return the spectrum of K, its leading eigenvalues and eigenvectors (n_entries, k).
+
+        The spectrum is complete where the matrix may be formed; eigenvectors have their entry of
+        largest magnitude positive.
+        """
+        n = self.kernel.n_entries
+        k = min(settings.n_components, n)
+        if n <= max(settings.max_kernel_size, k + 1):
+            matrix = torch.stack(list(self.kernel.dense().values())).sum(0)
+            values, vectors = np.linalg.eigh(matrix.numpy())
+            values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+            spectrum = spectrum_of_eigenvalues(values)
+        else:
+            values, vectors = self._leading(k, settings.seed)
+            unknown = Estimate.missing(
+                f"K has {n} rows, more than max_kernel_size={settings.max_kernel_size}"
+            )
+            total = Estimate(sum(self.kernel.traces().values()))
+            spectrum = Spectrum(values, total, unknown, unknown, "exact", complete=False)
+        largest = np.abs(vectors[:, :k]).argmax(0)
+        signs = np.where(vectors[largest, np.arange(len(largest))] < 0, -1.0, 1.0)
+        return spectrum, values[:k], vectors[:, :k] * signs
+
+    def _leading(self, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        n = self.kernel.n_entries
+
+        def product(v: np.ndarray) -> np.ndarray:
+            return (self.kernel @ torch.as_tensor(v.ravel())).numpy()
+
+        start = np.random.default_rng(seed).standard_normal(n)
+        operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
+        try:
+            values, vectors = eigsh(operator, k=k, v0=start)
+        except ArpackNoConvergence as error:
+            values, vectors = error.eigenvalues, error.eigenvectors
+        order = np.argsort(values)[::-1]
+        return values[order].clip(min=0), vectors[:, order]
+
+    def layer_kernels(self) -> dict[str, np.ndarray]:
+        """Return each K_l as a matrix."""
+        return {name: matrix.numpy() for name, matrix in self.kernel.dense().items()}
+
+    # ---------------------------------------------------------------------------- rows of results
+
+    def _row(self, operator: str, quantity: str, value: Any, method: str = "exact") -> dict:
+        about: dict[str, Any] = {"method": method, "n_trials": len(self.X)}
+        return row(self.iteration, operator, "sample", quantity, value, **about)
+
+    def kernel_rows(self, settings: GramSettings, spectrum: Spectrum) -> list[dict[str, Any]]:
+        """Return what is measured of K and each K_l."""
+        # A hidden layer that does not train has K_l = 0.
+        names = self.layer_names
+        traces = dict.fromkeys(names, 0.0) | self.kernel.traces()
+        forms = dict.fromkeys(names, 0.0) | self.kernel.quadratic_forms(self.residuals)
+        decays = {name: form / len(self.X) ** 2 for name, form in forms.items()}
+        square = spectrum.square
+        norm = square if square.reason else Estimate(square.value**0.5)
+        rows = [
+            self._row("network", "loss", self.loss),
+            self._row("K", "trace", sum(traces.values())),
+            self._row("K", "decay", sum(decays.values())),
+            self._row("K", "norm", norm),
+            self._row("K", "effective_dimension", spectrum.effective_dimension),
+            self._row("K", "rank", spectrum.rank(settings.rank_threshold)),
+        ]
+        for name in names:
+            label = f"K_{name}"
+            rows += [
+                self._row(label, "trace", traces[name]),
+                self._row(label, "trace_share", _share(traces, name)),
+                self._row(label, "decay", decays[name]),
+                self._row(label, "decay_share", _share(decays, name)),
+            ]
+        return rows
+
+    def layer_rows(self, settings: GramSettings) -> list[dict[str, Any]]:
+        """Return what is measured of the hidden layers' activity and weight Grams."""
+        rows = []
+        for k, h in enumerate(self.fields.H):
+            label = f"K_{k + 1}"
+            rows.append(self._row(label, "active_share", float((h > 0).double().mean())))
+            if k == 0:
+                nothing = Estimate.missing("weight Grams act between hidden layers")
+                rows += [self._row(label, quantity, nothing) for quantity in GRAM_QUANTITIES]
+                continue
+            weight = self.network.linears[k][1].weight.detach()
+            grams = pairwise_grams(weight, self.fields.D[k], settings.pairs)
+            sound = grams.square > 0
+            measured = (grams.trace, grams.square.sqrt(), grams.alignment[sound])
+            for quantity, values in zip(GRAM_QUANTITIES, measured, strict=True):
+                mean = _mean(values, settings.all_pairs)
+                method = "exact" if settings.all_pairs else "randomized"
+                rows.append(self._row(label, quantity, mean, method))
+        return rows
+
+    def step_rows(
+        self, previous: GramSnapshot | None, first: GramSnapshot
+    ) -> list[dict[str, Any]]:
+        """Return what happened since the previous snapshot, and the balance since the first."""
+        missing = Estimate.missing(FIRST)
+        names = self.layer_names
+        hidden = [str(k + 1) for k in range(self.network.depth)]
+        flips: dict[str, Any] = dict.fromkeys(hidden, missing)
+        changes: dict[str, Any] = dict.fromkeys(names, missing)
+        sizes: dict[str, Any] = dict.fromkeys(names, missing)
+        if previous is not None:
+            smooth = Estimate.missing("a smooth activation has no gates")
+            counts = gate_flips(self.network, previous.fields, self.fields)
+            flips = {k: smooth if v is None else float(v) for k, v in counts.items()}
+            changes, sizes = self.step(previous)
+        drifts = self._balance_drift(first)
+        rows = []
+        for name in names:
+            label = f"K_{name}"
+            rows.append(self._row(label, "loss_change", changes[name]))
+            rows.append(self._row(label, "output_change", sizes[name]))
+            if name in flips:
+                rows.append(self._row(label, "gate_flips", flips[name]))
+                rows.append(self._row(label, "balance_drift", drifts[name]))
+        return rows
+
+    def step(self, previous: GramSnapshot) -> tuple[dict[str, float], dict[str, float]]:
+        """Return each layer's share in the change of the loss, and the size of its Delta f.
+
+        Delta L = (1/N) sum (r + Delta f / 2) . Delta f is linear in the layers' shares of Delta f,
+        so that they add up to it exactly. Sizes are root mean squares.
+        """
+        shares = attribute_step(previous.network, self.network, self.X)
+        middle = (self.residuals + previous.residuals) / 2
+        changes = {
+            name: float(middle @ part.flatten()) / len(self.X) for name, part in shares.items()
+        }
+        sizes = {name: float((part**2).mean().sqrt()) for name, part in shares.items()}
+        return changes, sizes
+
+    def _balance_drift(self, first: GramSnapshot) -> dict[str, Estimate]:
+        now, then = balance(self.network), balance(first.network)
+        found = {}
+        for k, (name, why_not) in enumerate(conserves_balance(self.network).items()):
+            weight = first.network.linears[k][1].weight.detach()
+            size = float((weight**2).sum(1).mean())
+            reason = why_not or ("" if size > 0 else ZERO)
+            drift = float(((now[name] - then[name]) ** 2).mean().sqrt())
+            found[name] = Estimate.missing(reason) if reason else Estimate(drift / size)
+        return found
+
+
+def _share(parts: dict[str, float], name: str) -> Estimate:
+    total = sum(parts.values())
+    return Estimate(parts[name] / total) if total > 0 else Estimate.missing(ZERO)
+
+
+def _mean(values: Tensor, exact: bool) -> Estimate:
+    """Return the mean over pairs; with a standard error if they are a sample."""
+    if not len(values):
+        return Estimate.missing("no two samples share an active unit")
+    error = 0.0 if exact or len(values) < 2 else float(values.std()) / len(values) ** 0.5
+    return Estimate(float(values.mean()), error)
+
+
+def mode_rows(
+    before: GramSnapshot,
+    eigenpairs: tuple[np.ndarray, np.ndarray],
+    after: GramSnapshot | None,
+    learning_rate: float | None,
+    remark: str,
+) -> list[dict[str, Any]]:
+    """Return for each leading mode of K its residual at a snapshot and at the next.
+
+    Equation: a = u . r, and under K frozen at the snapshot a_next = (1 - eta lambda / N)^steps a.
+    """
+    values, vectors = eigenpairs
+    a = vectors.T @ before.residuals.numpy()
+    total = float((before.residuals**2).sum())
+    rows = []
+    for i, value in enumerate(values):
+        found: dict[str, Any] = {
+            "iteration": before.iteration,
+            "mode": i,
+            "eigenvalue": float(value),
+            "amplitude": float(a[i]),
+            "loss_share": float(a[i] ** 2 / total) if total > 0 else 0.0,
+            "next_iteration": None,
+            "next_amplitude": np.nan,
+            "predicted_amplitude": np.nan,
+            "reason": "" if after is not None else "there is no later snapshot",
+        }
+        if after is not None:
+            found["next_iteration"] = after.iteration
+            found["next_amplitude"] = float(vectors[:, i] @ after.residuals.numpy())
+            found["reason"] = remark
+            if learning_rate is not None:
+                steps = after.iteration - before.iteration
+                with np.errstate(over="ignore"):
+                    factor = np.float64(1 - learning_rate * value / len(before.X)) ** steps
+                found["predicted_amplitude"] = float(factor * a[i])
+        rows.append(found)
+    return rows
