@@ -76,7 +76,7 @@ class SavedFeedForward(FeedForwardModel):
                 f"X has {inputs.shape[1]} features, but the network takes {view.n_features}."
             )
         check_values(y, inputs, view.n_outputs)
-        self._y_is_column = np.ndim(y) == 2
+        self._y_is_column = np.asarray(y).ndim == 2
         states = [module.state_dict()] if self.checkpoints is None else self.checkpoints
         self.snapshots_ = []
         for index, (iteration, state) in enumerate(

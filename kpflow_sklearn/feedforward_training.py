@@ -141,7 +141,7 @@ class FeedForwardTrainer(FeedForwardModel):
         settings = self._check_parameters()
         inputs = check_table(self, X, reset=True)
         values = check_values(y, inputs)
-        self._y_is_column = np.ndim(y) == 2
+        self._y_is_column = np.asarray(y).ndim == 2
         seed = draw_seed(self.random_state)
         self.network_ = self._new_network(inputs, values, seed)
         x = as_tensor(inputs, self.network_.dtype)

@@ -1,6 +1,7 @@
 """Figures of fitted analyzers; matplotlib is imported when a figure is drawn."""
 
 from kpflow_sklearn.plotting._collapse import CollapseDisplay
+from kpflow_sklearn.plotting._gram import GramDisplay
 from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
 
-__all__ = ["CollapseDisplay", "TrajectoryDisplay"]
+__all__ = ["CollapseDisplay", "GramDisplay", "TrajectoryDisplay"]
