@@ -84,13 +84,13 @@ def push_forward(u: Tensor, s: Tensor, dw: Tensor) -> Tensor:
     ----------
     u, s : Tensor
         As in `pull_back`.
-    dw : Tensor of shape (q, p)
-        A change of the weights.
+    dw : Tensor of shape (..., q, p)
+        Changes of the weights.
 
     Returns
     -------
-    Tensor of shape (n * n_outputs,)
-        Change of the outputs.
+    Tensor of shape (..., n * n_outputs)
+        Changes of the outputs.
     """
     moved = u @ dw.mT
-    return torch.einsum("ncq,nq->nc", s.unflatten(0, (len(u), -1)), moved).flatten()
+    return torch.einsum("ncq,...nq->...nc", s.unflatten(0, (len(u), -1)), moved).flatten(-2)

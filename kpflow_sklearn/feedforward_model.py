@@ -26,7 +26,7 @@ def check_values(y: ArrayLike | None, X: np.ndarray, n_outputs: int | None = Non
     """Return y as floats (n_samples, n_outputs), finite and as many as X has rows."""
     if y is None:
         raise ValueError(
-            "a FeedForwardTrainer requires y to be passed, but the target y is None. "
+            "fit requires y to be passed, but the target y is None. "
             "Give y of shape (n_samples,) or (n_samples, n_outputs)."
         )
     values = np.asarray(y)

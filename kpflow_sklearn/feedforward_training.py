@@ -154,6 +154,7 @@ class FeedForwardTrainer(FeedForwardModel):
         history = train(self.network_, batch_loss, len(x), settings, torch_generator(seed + 1))
         self.snapshots_ = history.snapshots
         self.loss_curve_ = np.array(history.losses)
+        self._n_samples = len(x)
         self.n_iter_ = history.n_iter
         return self
 

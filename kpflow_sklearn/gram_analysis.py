@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
-from kpflow_sklearn._spectrum import Spectrum, spectrum_of_eigenvalues
+from kpflow_sklearn._spectrum import Spectrum
 from kpflow_sklearn.feedforward import (
     FeedForwardKernel,
     FeedForwardNetwork,
+    Fields,
     attribute_step,
     balance,
     conserves_balance,
@@ -27,7 +27,6 @@ from kpflow_sklearn.traces import ZERO, Estimate
 
 GRAM_QUANTITIES = ("gram_trace", "gram_norm", "gram_effective_dimension")
 FIRST = "there is no earlier snapshot to compare with"
-ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,13 @@ class GramSnapshot:
         self.network = copy.deepcopy(network).double()
         self.iteration, self.X, self.y = iteration, X, y
         self.kernel = FeedForwardKernel(self.network, X)
-        self.fields = forward_fields(self.network, X)
-        self.residuals = (self.fields.outputs - y).flatten()
+        with torch.no_grad():
+            self.residuals = (self.network(X) - y).flatten()
+
+    @property
+    def fields(self) -> Fields:
+        """The fields, made anew each time: several snapshots may have to fit into memory."""
+        return forward_fields(self.network, self.X)
 
     @property
     def loss(self) -> float:
@@ -105,52 +109,9 @@ class GramSnapshot:
         hidden = [str(k + 1) for k in range(self.network.depth)]
         return [*hidden, "readout"] if "readout" in self.kernel.names else hidden
 
-    # ------------------------------------------------------------------------------ the kernel
-
-    def eigenpairs(self, settings: GramSettings) -> tuple[Spectrum, np.ndarray, np.ndarray]:
-        """Return the spectrum of K, its leading eigenvalues and eigenvectors (n_entries, k).
-
-        The spectrum is complete where the matrix may be formed; eigenvectors have their entry of
-        largest magnitude positive.
-        """
-        n = self.kernel.n_entries
-        k = min(settings.n_components, n)
-        if n <= max(settings.max_kernel_size, k + 1):
-            matrix = torch.stack(list(self.kernel.dense().values())).sum(0)
-            values, vectors = np.linalg.eigh(matrix.numpy())
-            values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
-            spectrum = spectrum_of_eigenvalues(values)
-        else:
-            values, vectors = self._leading(k, settings.seed)
-            unknown = Estimate.missing(
-                f"K has {n} rows, more than max_kernel_size={settings.max_kernel_size}"
-            )
-            total = Estimate(sum(self.kernel.traces().values()))
-            spectrum = Spectrum(values, total, unknown, unknown, "exact", complete=False)
-        largest = np.abs(vectors[:, :k]).argmax(0)
-        signs = np.where(vectors[largest, np.arange(len(largest))] < 0, -1.0, 1.0)
-        return spectrum, values[:k], vectors[:, :k] * signs
-
-    def _leading(self, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        n = self.kernel.n_entries
-
-        def product(v: np.ndarray) -> np.ndarray:
-            return (self.kernel @ torch.as_tensor(v.ravel())).numpy()
-
-        start = np.random.default_rng(seed).standard_normal(n)
-        operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
-        try:
-            values, vectors = eigsh(operator, k=k, v0=start)
-        except ArpackNoConvergence as error:
-            values, vectors = error.eigenvalues, error.eigenvectors
-        order = np.argsort(values)[::-1]
-        return values[order].clip(min=0), vectors[:, order]
-
     def layer_kernels(self) -> dict[str, np.ndarray]:
         """Return each K_l as a matrix."""
         return {name: matrix.numpy() for name, matrix in self.kernel.dense().items()}
-
-    # ---------------------------------------------------------------------------- rows of results
 
     def _row(self, operator: str, quantity: str, value: Any, method: str = "exact") -> dict:
         about: dict[str, Any] = {"method": method, "n_trials": len(self.X)}
@@ -185,8 +146,8 @@ class GramSnapshot:
 
     def layer_rows(self, settings: GramSettings) -> list[dict[str, Any]]:
         """Return what is measured of the hidden layers' activity and weight Grams."""
-        rows = []
-        for k, h in enumerate(self.fields.H):
+        rows, fields = [], self.fields
+        for k, h in enumerate(fields.H):
             label = f"K_{k + 1}"
             rows.append(self._row(label, "active_share", float((h > 0).double().mean())))
             if k == 0:
@@ -194,7 +155,7 @@ class GramSnapshot:
                 rows += [self._row(label, quantity, nothing) for quantity in GRAM_QUANTITIES]
                 continue
             weight = self.network.linears[k][1].weight.detach()
-            grams = pairwise_grams(weight, self.fields.D[k], settings.pairs)
+            grams = pairwise_grams(weight, fields.D[k], settings.pairs)
             sound = grams.square > 0
             measured = (grams.trace, grams.square.sqrt(), grams.alignment[sound])
             for quantity, values in zip(GRAM_QUANTITIES, measured, strict=True):
@@ -266,43 +227,3 @@ def _mean(values: Tensor, exact: bool) -> Estimate:
         return Estimate.missing("no two samples share an active unit")
     error = 0.0 if exact or len(values) < 2 else float(values.std()) / len(values) ** 0.5
     return Estimate(float(values.mean()), error)
-
-
-def mode_rows(
-    before: GramSnapshot,
-    eigenpairs: tuple[np.ndarray, np.ndarray],
-    after: GramSnapshot | None,
-    learning_rate: float | None,
-    remark: str,
-) -> list[dict[str, Any]]:
-    """Return for each leading mode of K its residual at a snapshot and at the next.
-
-    Equation: a = u . r, and under K frozen at the snapshot a_next = (1 - eta lambda / N)^steps a.
-    """
-    values, vectors = eigenpairs
-    a = vectors.T @ before.residuals.numpy()
-    total = float((before.residuals**2).sum())
-    rows = []
-    for i, value in enumerate(values):
-        found: dict[str, Any] = {
-            "iteration": before.iteration,
-            "mode": i,
-            "eigenvalue": float(value),
-            "amplitude": float(a[i]),
-            "loss_share": float(a[i] ** 2 / total) if total > 0 else 0.0,
-            "next_iteration": None,
-            "next_amplitude": np.nan,
-            "predicted_amplitude": np.nan,
-            "reason": "" if after is not None else "there is no later snapshot",
-        }
-        if after is not None:
-            found["next_iteration"] = after.iteration
-            found["next_amplitude"] = float(vectors[:, i] @ after.residuals.numpy())
-            found["reason"] = remark
-            if learning_rate is not None:
-                steps = after.iteration - before.iteration
-                with np.errstate(over="ignore"):
-                    factor = np.float64(1 - learning_rate * value / len(before.X)) ** steps
-                found["predicted_amplitude"] = float(factor * a[i])
-        rows.append(found)
-    return rows

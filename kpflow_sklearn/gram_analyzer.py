@@ -17,7 +17,8 @@ from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_positive_int, check_real
 from kpflow_sklearn.feedforward_model import check_table, check_values
 from kpflow_sklearn.feedforward_saved import as_feedforward_trainer
-from kpflow_sklearn.gram_analysis import GramSettings, choose_pairs, mode_rows
+from kpflow_sklearn.gram_analysis import GramSettings, choose_pairs
+from kpflow_sklearn.gram_modes import eigenpairs, mode_rows
 from kpflow_sklearn.gram_prediction import Simulation, plain_descent
 from kpflow_sklearn.gram_tables import layer_table, mode_table
 from kpflow_sklearn.gram_training import GramTraining
@@ -217,18 +218,18 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         rows: list[dict[str, Any]] = []
         modes: list[dict[str, Any]] = []
         first = previous = None
-        eigenpairs = (np.empty(0), np.empty((0, 0)))
+        leading = (np.empty(0), np.empty((0, 0)))
         for snapshot in tqdm(self.snapshots_, disable=not self.verbose, desc="analysis"):
             found = training.at(snapshot)
             first = first or found
-            spectrum, values, vectors = found.eigenpairs(settings)
+            spectrum, values, vectors = eigenpairs(found.kernel, settings)
             rows += found.kernel_rows(settings, spectrum)
             rows += found.layer_rows(settings)
             rows += found.step_rows(previous, first)
             if previous is not None:
-                modes += mode_rows(previous, eigenpairs, found, rate, remark)
-            previous, eigenpairs = found, (values, vectors)
-        modes += mode_rows(found, eigenpairs, None, rate, remark)
+                modes += mode_rows(previous, leading, found, rate, remark)
+            previous, leading = found, (values, vectors)
+        modes += mode_rows(found, leading, None, rate, remark)
         self.eigenvalues_, self.eigenvectors_ = spectrum.eigenvalues.copy(), vectors
         self._leading_values = values
         self.n_components_ = len(values)

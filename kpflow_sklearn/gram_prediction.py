@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,7 +136,8 @@ def simulate_fields(
 
 
 def kernel_losses(
-    kernels: Sequence[tuple[int, FeedForwardKernel]],
+    starts: Sequence[int],
+    kernels: Iterable[FeedForwardKernel],
     residuals: Tensor,
     n_samples: int,
     learning_rate: float,
@@ -149,8 +150,10 @@ def kernel_losses(
 
     Parameters
     ----------
-    kernels : sequence of (int, FeedForwardKernel)
-        Iteration and kernel of each snapshot.
+    starts : sequence of int
+        Iteration of each snapshot.
+    kernels : iterable of FeedForwardKernel
+        The kernel of each.
     residuals : Tensor of shape (n_samples * n_outputs,)
         At the first of them.
     n_samples : int
@@ -166,8 +169,8 @@ def kernel_losses(
         NaN before the first snapshot; inf where the prediction diverges.
     """
     losses = np.full(n_iter, np.nan)
-    stops = [iteration for iteration, _ in kernels[1:]] + [n_iter]
-    for (start, kernel), stop in zip(kernels, stops, strict=True):
+    stops = [*starts[1:], n_iter]
+    for start, stop, kernel in zip(starts, stops, kernels, strict=True):
         for t in range(start, min(stop, n_iter)):
             losses[t] = float((residuals**2).sum()) / (2 * n_samples)
             if not np.isfinite(losses[t]):
@@ -191,7 +194,7 @@ def plain_descent(trainer: Any, n_samples: int) -> tuple[float | None, str]:
     if optimizer is None:
         return None, "how the network was trained is not known"
     if optimizer not in ("sgd", torch.optim.SGD):
-        name = optimizer if isinstance(optimizer, str) else optimizer.__name__
+        name = getattr(optimizer, "__name__", optimizer)
         return None, f"optimizer {name!r} is not gradient descent"
     batch = trainer.batch_size
     batches = batch is not None and batch < n_samples

@@ -11,7 +11,8 @@ import torch
 
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn.gram_analysis import ROUNDING, GramSnapshot
+from kpflow_sklearn.gram_analysis import GramSnapshot
+from kpflow_sklearn.gram_modes import ROUNDING
 from kpflow_sklearn.gram_prediction import (
     CLOSED,
     NONE,
@@ -97,12 +98,15 @@ class GramTraining:
             found = self.simulate(snapshots[0], n_steps, None, rate).loss[:-1]
             losses[first.iteration :] = found
         else:
-            kernels = ((s.iteration, self.at(s).kernel) for s in snapshots)
-            losses = kernel_losses(list(kernels), first.residuals, len(self.X), rate, n_iter)
+            kernels = (self.at(s).kernel for s in snapshots)  # One in memory at a time.
+            starts = [s.iteration for s in snapshots]
+            losses = kernel_losses(starts, kernels, first.residuals, len(self.X), rate, n_iter)
         return losses, f"{how}: {remark}" if remark else how
 
     def _same_rows(self, first: GramSnapshot) -> bool:
-        """Tell whether the trainer saw these rows: its own loss then, where it had them all."""
+        """Tell whether the trainer saw these rows: as many, and its loss where it had them all."""
+        if self.trainer._n_samples != len(self.X):
+            return False
         batch, curve = self.trainer.batch_size, self.trainer.loss_curve_
         if batch is not None or first.iteration >= len(curve):
             return True

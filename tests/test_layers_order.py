@@ -26,7 +26,7 @@ LAYERS = {
     "weight_maps lyapunov",
     3: "training _loop recurrent_model checkpoints results analysis verification bottleneck "
     "trials feedforward_model feedforward_training feedforward_saved gram_analysis "
-    "gram_prediction gram_tables gram_training",
+    "gram_modes gram_prediction gram_tables gram_training",
     4: "analyzer analyzer_base gram_analyzer preprocessing",
     5: "plotting.* _reading _tasks sweep compare report __main__ __init__",
 }

@@ -7,6 +7,7 @@ C_{l-1} = B_l W_l coming down: C_l = df/dX_l and B_l = df/dH_l, one row for each
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,8 +58,7 @@ def forward_fields(network: FeedForwardNetwork, X: Tensor) -> Fields:
     return Fields(activity, before, slopes, down_c[::-1], down_b[::-1], outputs)
 
 
-@dataclass(frozen=True)
-class LayerFactor:
+class LayerFactor(NamedTuple):
     """One layer's U and S of its kernel (U U^T) * (S S^T).
 
     Attributes

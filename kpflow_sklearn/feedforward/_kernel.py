@@ -71,25 +71,38 @@ class FeedForwardKernel:
         return iter(self._kept) if self._kept is not None else self._make_factors(self.X)
 
     def pull(self, v: Tensor) -> dict[str, Tensor]:
-        """Return J^T v by layer: changes of [W_l, b_l], the trained columns of them."""
+        """Return J^T v by layer: changes of the trained columns of [W_l, b_l].
+
+        Parameters
+        ----------
+        v : Tensor of shape (n_entries,) or (n_entries, k)
+            Directions of the outputs.
+
+        Returns
+        -------
+        dict of str to Tensor of shape (q, p) or (k, q, p)
+            For each layer in ``names``.
+        """
         total: dict[str, Tensor] = {}
         start = 0
         for factors in self._factors():
-            stop = start + len(factors[0].s)
-            for factor in factors:
-                found = pull_back(factor.u, factor.s, v[start:stop])
-                known = total.get(factor.name)
-                total[factor.name] = found if known is None else known.add_(found)
-            start = stop
+            rows = v[start : start + len(factors[0].s)]
+            start += len(rows)
+            for name, u, s in factors:
+                if v.ndim == 1:
+                    found = pull_back(u, s, rows)
+                else:
+                    found = torch.stack([pull_back(u, s, column) for column in rows.T])
+                total[name] = total[name].add_(found) if name in total else found
         return total
 
     def push(self, changes: dict[str, Tensor], X: Tensor | None = None) -> dict[str, Tensor]:
-        """Return J dtheta by layer, on these samples or on others."""
+        """Return J dtheta by layer, on these samples or on others, for what `pull` returns."""
         pieces: dict[str, list[Tensor]] = {name: [] for name in changes}
         for factors in self._factors() if X is None else self._make_factors(X):
-            for factor in factors:
-                pieces[factor.name].append(push_forward(factor.u, factor.s, changes[factor.name]))
-        return {name: torch.cat(found) for name, found in pieces.items()}
+            for name, u, s in factors:
+                pieces[name].append(push_forward(u, s, changes[name]))
+        return {name: _columns(torch.cat(found, dim=-1)) for name, found in pieces.items()}
 
     def layer_products(self, v: Tensor) -> dict[str, Tensor]:
         """Return K_l v for each layer l."""
@@ -101,18 +114,15 @@ class FeedForwardKernel:
 
     def product_at(self, X: Tensor | None, v: Tensor) -> Tensor:
         """Return K(X, own samples) v; None stands for the own samples."""
-        if v.ndim == 2:
-            return torch.stack([self.product_at(X, column) for column in v.T], dim=1)
-        total = sum(self.push(self.pull(v), X).values())
-        assert isinstance(total, Tensor)
-        return total
+        products = self.push(self.pull(v), X).values()
+        return torch.stack(list(products)).sum(0)
 
     def traces(self) -> dict[str, float]:
         """Return tr K_l = sum |u|^2 |b|^2 for each layer."""
         total = dict.fromkeys(self.names, 0.0)
         for factors in self._factors():
-            for factor in factors:
-                total[factor.name] += coactivation_trace(factor.u, factor.s)
+            for name, u, s in factors:
+                total[name] += coactivation_trace(u, s)
         return total
 
     def quadratic_forms(self, v: Tensor) -> dict[str, float]:
@@ -122,4 +132,9 @@ class FeedForwardKernel:
     def dense(self) -> dict[str, Tensor]:
         """Return each K_l as a matrix (n_entries, n_entries)."""
         factors = layer_factors(self.network, forward_fields(self.network, self.X))
-        return {factor.name: coactivation_gram(factor.u, factor.s) for factor in factors}
+        return {name: coactivation_gram(u, s) for name, u, s in factors}
+
+
+def _columns(v: Tensor) -> Tensor:
+    """Return directions as columns: (k, n) as (n, k), and (n,) as it is."""
+    return v if v.ndim == 1 else v.mT

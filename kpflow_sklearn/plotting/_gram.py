@@ -113,6 +113,7 @@ class GramDisplay:
             Itself.
         """
         check_choice(quantity, "quantity", ("decay", "trace"))
+        self.ax_: Any
         if panel is not None:
             check_choice(panel, "panel", PANELS)
             self.ax_ = new_axes(ax)
