@@ -19,6 +19,8 @@ from kpflow_sklearn.feedforward import (
     recognise_feedforward,
     why_not_closed,
 )
+from kpflow_sklearn.feedforward._attribution import secant_gates
+from kpflow_sklearn.feedforward._network import slope
 from kpflow_sklearn.gram_prediction import simulate_fields
 from tests import gram_oracle as oracle
 
@@ -269,3 +271,11 @@ def test_the_balance_is_not_claimed_where_it_does_not_hold():
     module = oracle.make_mlp((6, 9, 8, 1))
     module[0].bias.requires_grad_(False)
     assert "bias does not train" in conserves_balance(recognise_feedforward(module))["1"]
+
+
+@pytest.mark.parametrize("phi", [nn.Tanh(), nn.GELU(), nn.ReLU()])
+@pytest.mark.parametrize("size", [0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-4])
+def test_secant_gates_of_a_tiny_step_are_slopes_not_rounding(phi, size):
+    h = torch.linspace(-3, 3, 40, dtype=torch.float64)
+    expected = slope(phi, h + size / 2)
+    np.testing.assert_allclose(secant_gates(phi, h, h + size), expected, atol=1e-8)

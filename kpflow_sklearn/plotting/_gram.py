@@ -196,7 +196,7 @@ class GramDisplay:
             ax.plot(own["eigenvalue"], predicted, "_", color=color, markersize=14)
         if len(starts):
             plain_log_scale(ax, "x")
-            ax.legend(frameon=False, title="dots: measured, dashes: predicted")
+            ax.legend(framealpha=0.8, title="dots: measured, dashes: predicted")
         else:
             ax.text(0.5, 0.5, "one snapshot alone shows no decay", ha="center")
         ax.set_xlabel("eigenvalue of K")
