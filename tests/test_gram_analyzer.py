@@ -26,7 +26,8 @@ from kpflow_sklearn import (
     SavedTraining,
     UnsupportedNetworkError,
 )
-from kpflow_sklearn.feedforward import recognise_feedforward
+from kpflow_sklearn.feedforward import FeedForwardKernel, recognise_feedforward
+from kpflow_sklearn.gram_prediction import kernel_losses
 from kpflow_sklearn.plotting import GramDisplay
 from kpflow_sklearn.results import COLUMNS, read_results, select, write_results
 from tests import gram_oracle as oracle
@@ -282,8 +283,16 @@ def test_deeper_networks_are_predicted_by_the_kernel():
     lost = fine.loss_curve_[0] - fine.loss_curve_[-1]
     gap = fine.predicted_loss_curve_ - fine.loss_curve_
     assert np.abs(gap).max() < 0.01 * lost
-    wild = fit(max_iter=3000, snapshots=[0], learning_rate=0.05, init_scale=6.0, gram={})
-    assert not np.isnan(wild.predicted_loss_curve_).any()
+
+
+def test_a_prediction_that_diverges_ends_in_infinity():
+    module, x = oracle.make_mlp((6, 5, 1)), torch.as_tensor(X)
+    kernel = FeedForwardKernel(recognise_feedforward(module), x)
+    losses = kernel_losses([3], [kernel], torch.ones(40, dtype=torch.float64), 40, 1e3, 800)
+    assert np.isnan(losses[:3]).all()
+    assert losses[3] == 0.5
+    assert np.isinf(losses[-1])
+    assert not np.isnan(losses[3:]).any()
 
 
 @pytest.mark.parametrize(
