@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ from kpflow_sklearn.results import row
 from kpflow_sklearn.traces import ZERO, Estimate
 
 GRAM_QUANTITIES = ("gram_trace", "gram_norm", "gram_effective_dimension")
+CHUNK = 2048  # Samples whose fields are held at a time.
+SMOOTH = "a smooth activation has no gates"
 FIRST = "there is no earlier snapshot to compare with"
 
 
@@ -94,9 +97,9 @@ class GramSnapshot:
             self.residuals = (self.network(X) - y).flatten()
 
     @property
-    def fields(self) -> Fields:
-        """The fields, made anew each time: several snapshots may have to fit into memory."""
-        return forward_fields(self.network, self.X)
+    def fields(self) -> Iterator[Fields]:
+        """The fields of a few samples at a time: all of them may not fit into memory."""
+        return (forward_fields(self.network, rows) for rows in self.X.split(CHUNK))
 
     @property
     def loss(self) -> float:
@@ -146,16 +149,19 @@ class GramSnapshot:
 
     def layer_rows(self, settings: GramSettings) -> list[dict[str, Any]]:
         """Return what is measured of the hidden layers' activity and weight Grams."""
-        rows, fields = [], self.fields
-        for k, h in enumerate(fields.H):
+        active = [[int((h > 0).sum()) for h in fields.H] for fields in self.fields]
+        paired, pairs = settings.pairs.unique(return_inverse=True)
+        slopes = forward_fields(self.network, self.X[paired]).D
+        rows = []
+        for k, (_, linear) in enumerate(self.network.linears[:-1]):
             label = f"K_{k + 1}"
-            rows.append(self._row(label, "active_share", float((h > 0).double().mean())))
+            share = sum(counts[k] for counts in active) / (len(self.X) * linear.out_features)
+            rows.append(self._row(label, "active_share", share))
             if k == 0:
                 nothing = Estimate.missing("weight Grams act between hidden layers")
                 rows += [self._row(label, quantity, nothing) for quantity in GRAM_QUANTITIES]
                 continue
-            weight = self.network.linears[k][1].weight.detach()
-            grams = pairwise_grams(weight, fields.D[k], settings.pairs)
+            grams = pairwise_grams(linear.weight.detach(), slopes[k], pairs)
             sound = grams.square > 0
             measured = (grams.trace, grams.square.sqrt(), grams.alignment[sound])
             for quantity, values in zip(GRAM_QUANTITIES, measured, strict=True):
@@ -175,9 +181,7 @@ class GramSnapshot:
         changes: dict[str, Any] = dict.fromkeys(names, missing)
         sizes: dict[str, Any] = dict.fromkeys(names, missing)
         if previous is not None:
-            smooth = Estimate.missing("a smooth activation has no gates")
-            counts = gate_flips(self.network, previous.fields, self.fields)
-            flips = {k: smooth if v is None else float(v) for k, v in counts.items()}
+            flips = self._flips(previous)
             changes, sizes = self.step(previous)
         drifts = self._balance_drift(first)
         rows = []
@@ -196,13 +200,31 @@ class GramSnapshot:
         Delta L = (1/N) sum (r + Delta f / 2) . Delta f is linear in the layers' shares of Delta f,
         so that they add up to it exactly. Sizes are root mean squares.
         """
-        shares = attribute_step(previous.network, self.network, self.X)
         middle = (self.residuals + previous.residuals) / 2
-        changes = {
-            name: float(middle @ part.flatten()) / len(self.X) for name, part in shares.items()
-        }
-        sizes = {name: float((part**2).mean().sqrt()) for name, part in shares.items()}
-        return changes, sizes
+        names = [name for name, _ in self.network.linears]
+        changes, squares = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        start = 0
+        for rows in self.X.split(CHUNK):
+            shares = attribute_step(previous.network, self.network, rows)
+            for name, share in shares.items():
+                part = share.flatten()
+                changes[name] += float(middle[start : start + len(part)] @ part) / len(self.X)
+                squares[name] += float(part @ part) / len(middle)
+            start += len(part)
+        return changes, {name: square**0.5 for name, square in squares.items()}
+
+    def _flips(self, previous: GramSnapshot) -> dict[str, Estimate]:
+        pieces = [
+            gate_flips(self.network, before, after)
+            for before, after in zip(previous.fields, self.fields, strict=True)
+        ]
+        found = {}
+        for name in pieces[0]:
+            counts = [piece[name] for piece in pieces]
+            known = [count for count in counts if count is not None]
+            smooth = len(known) < len(counts)
+            found[name] = Estimate.missing(SMOOTH) if smooth else Estimate(float(sum(known)))
+        return found
 
     def _balance_drift(self, first: GramSnapshot) -> dict[str, Estimate]:
         now, then = balance(self.network), balance(first.network)

@@ -26,7 +26,9 @@ from kpflow_sklearn import (
     SavedTraining,
     UnsupportedNetworkError,
 )
+from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn.feedforward import FeedForwardKernel, recognise_feedforward
+from kpflow_sklearn.gram_analysis import choose_pairs
 from kpflow_sklearn.gram_prediction import kernel_losses
 from kpflow_sklearn.plotting import GramDisplay
 from kpflow_sklearn.results import COLUMNS, read_results, select, write_results
@@ -144,6 +146,21 @@ def test_kernels_are_those_of_autograd_at_the_last_snapshot(options):
     assert np.abs(residue).max() < 1e-10 * values[0]
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_chunks_do_not_change_the_numbers(chunk, monkeypatch):
+    whole = fit().layer_table_
+    monkeypatch.setattr("kpflow_sklearn.gram_analysis.CHUNK", chunk)
+    pd.testing.assert_frame_equal(fit().layer_table_, whole, rtol=1e-11)
+
+
+def test_a_float32_network_is_analysed_in_float64():
+    analyzer = fit(dtype="float32")
+    assert analyzer.network_.dtype == torch.float32
+    expected = oracle.kernel(module_at(analyzer, -1), torch.as_tensor(X)).numpy()
+    np.testing.assert_allclose(analyzer.kernel_, expected, atol=1e-12 * expected.max())
+    assert analyzer.prediction_.startswith("kernel")
+
+
 def test_transform_is_the_projection_of_the_kernel():
     analyzer = fit()
     both = oracle.kernel(module_at(analyzer, -1), torch.as_tensor(np.concatenate([X, NEW])))
@@ -208,6 +225,50 @@ def test_weight_grams_are_averaged_over_pairs():
     assert row["std_error"] > 0
     exact = analyzer.layer_table_.loc[(0, "2"), "gram_trace"]
     assert abs(row["value"] - exact) < 5 * row["std_error"]
+
+
+def test_pairs_are_of_two_samples():
+    pairs, complete = choose_pairs(5, 10, 0)
+    assert complete
+    assert sorted(map(tuple, pairs.tolist())) == [
+        (m, n) for m in range(5) for n in range(m + 1, 5)
+    ]
+    pairs, complete = choose_pairs(40, 500, 0)
+    assert not complete
+    assert pairs.shape == (500, 2)
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    assert set(pairs.flatten().tolist()) == set(range(40))
+
+
+def test_sampled_grams_have_the_error_of_their_mean():
+    analyzer = fit(gram={"gram_pairs": 100})
+    pairs, _ = choose_pairs(40, 100, draw_seed(0))
+    module = module_at(analyzer, 0)
+    W = module[2].weight.detach()
+    D = (oracle.pre_activations(module, torch.as_tensor(X))[1] > 0).double()
+    traces = [float((W.T @ torch.diag(D[m] * D[n]) @ W).trace()) for m, n in pairs]
+    found = select(analyzer.results_, "K_2", "gram_trace").loc[0]
+    assert found["value"] == pytest.approx(np.mean(traces), rel=1e-10)
+    assert found["std_error"] == pytest.approx(np.std(traces, ddof=1) / 10, rel=1e-10)
+
+
+def test_sizes_of_steps_and_the_drift_of_the_balance():
+    analyzer = fit(train_readout=True)
+    modules = [module_at(analyzer, k) for k in (0, 3)]
+    balances = []
+    for module in modules:
+        above = (module[2].weight ** 2).sum(0)
+        balances.append((above - (module[0].weight ** 2).sum(1) - module[0].bias ** 2).detach())
+    drift = (balances[1] - balances[0]).pow(2).mean().sqrt()
+    size = (modules[0][0].weight.detach() ** 2).sum(1).mean()
+    found = analyzer.layer_table_.loc[(30, "1"), "balance_drift"]
+    assert found == pytest.approx(float(drift / size), rel=1e-9)
+    # With one layer that trains, its share is the whole change.
+    flat = fit(hidden_sizes=(8,))
+    x = torch.as_tensor(X)
+    moved = (module_at(flat, 1)(x) - module_at(flat, 0)(x)).detach()
+    found = flat.layer_table_.loc[(2, "1"), "output_change"]
+    assert found == pytest.approx(float(moved.pow(2).mean().sqrt()), rel=1e-9)
 
 
 def test_missing_values_have_reasons():
