@@ -436,6 +436,11 @@ def test_a_module_is_read_as_the_trainer_s_network():
     assert frozen.predicted_loss_curve_ is not None
     other = frozen.fit(X[:20], Y[:20])
     assert "not those that the trainer was fitted on" in other.prediction_
+    for options in ({"batch_size": 8}, {}):
+        batches = GramFlowAnalyzer(FrozenEstimator(trainer(**options).fit(X, Y)))
+        assert batches.fit(X[:20], Y[:20]).predicted_loss_curve_ is None
+    # As many rows, but others.
+    assert GramFlowAnalyzer(batches.trainer).fit(-X, Y).predicted_loss_curve_ is None
 
 
 def test_nested_modules_and_linear_layers_in_a_row():
