@@ -44,14 +44,14 @@ class LoopSettings:
 
     optimizer: str | Callable[..., torch.optim.Optimizer]
     learning_rate: float
-    weight_decay: float
     max_iter: int
     batch_size: int | None
     tol: float
-    grad_clip: float | None
     snapshots: int | Sequence[int]
-    constraint: Callable[[nn.Module], Any] | None
     verbose: int | bool
+    weight_decay: float = 0.0
+    grad_clip: float | None = None
+    constraint: Callable[[nn.Module], Any] | None = None
 
 
 @dataclass
@@ -266,7 +266,7 @@ def _restore(
         f"training diverged: the loss or a weight was no longer finite at iteration "
         f"{first_iteration + history.n_iter + 1}; the network is the one of iteration "
         f"{last_finite.iteration}, the last snapshot before. Lower learning_rate or init_scale, "
-        "or set grad_clip.",
+        "or clip the gradient (grad_clip) where the trainer can.",
         ConvergenceWarning,
         stacklevel=4,
     )

@@ -137,9 +137,9 @@ class SavedTraining(RecurrentModel):
         states = [module.state_dict()] if self.checkpoints is None else self.checkpoints
         self.snapshots_ = []
         for index, (iteration, state) in enumerate(
-            zip(self._checked_iterations(len(states)), states, strict=True)
+            zip(check_iterations(self.iterations, len(states)), states, strict=True)
         ):
-            _load(module, state, index)
+            load_checkpoint(module, state, index)
             self.snapshots_.append(Snapshot.take(iteration, view))
         _check_states(view, trials, valid)
         if self.readout is None:
@@ -148,24 +148,6 @@ class SavedTraining(RecurrentModel):
         self.n_iter_ = self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
         return self
-
-    def _checked_iterations(self, n_checkpoints: int) -> list[int]:
-        if n_checkpoints == 0:
-            raise ValueError("checkpoints must hold at least one state_dict, got none.")
-        if self.iterations is None:
-            return list(range(n_checkpoints))
-        whole = all(isinstance(i, (int, np.integer)) for i in self.iterations)
-        if not whole:
-            raise ValueError(f"iterations must be integers, got {self.iterations!r}.")
-        found = [int(i) for i in self.iterations]
-        if len(found) != n_checkpoints:
-            raise ValueError(
-                f"iterations must give one number for each of the {n_checkpoints} checkpoints, "
-                f"got {len(found)}."
-            )
-        if found[0] < 0 or any(b <= a for a, b in zip(found, found[1:], strict=False)):
-            raise ValueError(f"iterations must increase from at least 0, got {found}.")
-        return found
 
     def _check_sizes(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
         expected = view.layers[0].n_features  # type: ignore[union-attr]
@@ -196,7 +178,27 @@ def as_trainer(trainer: Any, *, clone: Callable, random_state: int, verbose: boo
     return fresh
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor], index: int) -> None:
+def check_iterations(iterations: Sequence[int] | None, n_checkpoints: int) -> list[int]:
+    """Return the number of updates before each checkpoint, counted from 0 if not given."""
+    if n_checkpoints == 0:
+        raise ValueError("checkpoints must hold at least one state_dict, got none.")
+    if iterations is None:
+        return list(range(n_checkpoints))
+    whole = all(isinstance(i, (int, np.integer)) for i in iterations)
+    if not whole:
+        raise ValueError(f"iterations must be integers, got {iterations!r}.")
+    found = [int(i) for i in iterations]
+    if len(found) != n_checkpoints:
+        raise ValueError(
+            f"iterations must give one number for each of the {n_checkpoints} checkpoints, "
+            f"got {len(found)}."
+        )
+    if found[0] < 0 or any(b <= a for a, b in zip(found, found[1:], strict=False)):
+        raise ValueError(f"iterations must increase from at least 0, got {found}.")
+    return found
+
+
+def load_checkpoint(module: nn.Module, state: Mapping[str, Tensor], index: int) -> None:
     """Load one checkpoint, or say what does not fit."""
     if not isinstance(state, Mapping):
         raise CheckpointError(

@@ -270,14 +270,14 @@ class RecurrentTrainer(RecurrentModel):
         return LoopSettings(
             self.optimizer,
             self.learning_rate,
-            self.weight_decay,
             self.max_iter,
             self.batch_size,
             self.tol,
-            self.grad_clip,
             self.snapshots,
-            self.constraint,
             self.verbose,
+            self.weight_decay,
+            self.grad_clip,
+            self.constraint,
         )
 
     def _new_network(self, trials: np.ndarray, seed: int) -> RecurrentNetwork:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn.cells._blocks import MapBlock
+from kpflow_sklearn.coactivation import coactivation_gram
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 from kpflow_sklearn.tangent import LayerBlock
 
@@ -201,5 +202,5 @@ def parameter_gram(op: ParameterOperator, axis: str) -> Tensor:
             s = s.flatten(-2)
             if axis == "time":
                 u, s = u.transpose(0, 1), s.transpose(0, 1)
-            gram += ((u @ u.mT) * (s @ s.mT)).sum(0).double()
+            gram += coactivation_gram(u, s).sum(0).double()
     return gram / op.tangent.n_valid

@@ -12,11 +12,19 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer
+from kpflow_sklearn import (
+    FeedForwardTrainer,
+    GramFlowAnalyzer,
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    TaskAlignmentAnalyzer,
+)
 
 TRAINER = RecurrentTrainer(hidden_size=4, max_iter=20, snapshots=2, learning_rate=0.05)
 ANALYZER = KPFlowAnalyzer(TRAINER)
 ALIGNMENT = TaskAlignmentAnalyzer(TRAINER)
+FEED_FORWARD = FeedForwardTrainer((16,), max_iter=200, snapshots=3)
+GRAM = GramFlowAnalyzer(FeedForwardTrainer((4, 4), max_iter=20, snapshots=2), n_components=2)
 # scikit-learn checks on tables, which are taken as trials of a single step, with this warning.
 single_steps = pytest.mark.filterwarnings("ignore:X of shape:UserWarning")
 
@@ -50,6 +58,22 @@ kinds = pytest.mark.parametrize("kind", ["trainer", "analyzer", "alignment"])
 @parametrize_with_checks([TRAINER, ANALYZER, ALIGNMENT])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
+
+
+@parametrize_with_checks([FEED_FORWARD, GRAM])
+def test_scikit_learns_checks_of_feed_forward_networks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "at_least"),
+    [(FEED_FORWARD, 53), (GRAM, 48)],
+    ids=["trainer", "analyzer"],
+)
+def test_the_feed_forward_suite_has_not_shrunk(estimator, at_least):
+    assert len(list(estimator_checks_generator(estimator))) >= at_least
+    assert get_tags(estimator).target_tags.required
+    assert not get_tags(estimator).input_tags.allow_nan
 
 
 @pytest.mark.parametrize(

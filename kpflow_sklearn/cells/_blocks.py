@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kpflow_sklearn.coactivation import coactivation_trace
+
 # Entries handled at a time: few enough to stay in cache between two products.
 _CACHED_ENTRIES = 2**20
 
@@ -109,8 +111,7 @@ class MapBlock:
 
     def trace(self) -> float:
         """Return tr J J^T = sum |u_j|^2 S_j^2."""
-        weight = (self.sensitivity.double() ** 2).sum((2, 3))
-        return float((weight * (self.features.double() ** 2).sum(-1)).sum())
+        return coactivation_trace(self.features, self.sensitivity.flatten(-2))
 
     def compress(self, tolerance: float, rank: int | None) -> tuple[MapBlock, float]:
         """Keep the leading directions of the activity.

@@ -2,6 +2,7 @@
 
 from kpflow_sklearn.plotting._alignment import AlignmentDisplay
 from kpflow_sklearn.plotting._collapse import CollapseDisplay
+from kpflow_sklearn.plotting._gram import GramDisplay
 from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
 
-__all__ = ["AlignmentDisplay", "CollapseDisplay", "TrajectoryDisplay"]
+__all__ = ["AlignmentDisplay", "CollapseDisplay", "GramDisplay", "TrajectoryDisplay"]

@@ -14,6 +14,9 @@ OPERATOR_STYLE: dict[str, dict[str, Any]] = {
     "PKP": {"color": "#009E73", "marker": "^", "label": "PKP*"},
 }
 
+#: Layers, from the lowest.
+LAYER_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+
 
 def new_axes(ax: Axes | None) -> Axes:
     """Return ``ax``, or the only axes of a new figure."""
@@ -24,14 +27,15 @@ def new_axes(ax: Axes | None) -> Axes:
     return plt.subplots(layout="constrained")[1]
 
 
-def plain_log_scale(ax: Axes) -> None:
-    """Put dimensions on a logarithmic scale with plain numbers at 1, 2 and 5 of each decade."""
+def plain_log_scale(ax: Axes, which: str = "y") -> None:
+    """Put an axis on a logarithmic scale with plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set(**{f"{which}scale": "log"})
+    axis = ax.yaxis if which == "y" else ax.xaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def iteration_axis(ax: Axes, last: int) -> None:

@@ -1,0 +1,96 @@
+"""Activity Gram times co-activation: what every kernel here is made of.
+
+A weight matrix W that makes a = W u, with sensitivities s = dz/da, contributes (U U^T) * (S S^T),
+elementwise, to the kernel of z: over the time of a recurrent network (traced over units) and over
+the depth of a feed-forward one (one such term a layer). u has a row for each sample; s has one, or
+the same number n_outputs for each sample, sample after sample.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def coactivation_gram(u: Tensor, s: Tensor, other: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Return (U U'^T) * (S S'^T), elementwise.
+
+    Parameters
+    ----------
+    u : Tensor of shape (..., n, p)
+        Inputs of the weights.
+    s : Tensor of shape (..., n * n_outputs, q)
+        Sensitivities.
+    other : tuple of Tensor, optional
+        u' and s' of the columns; default those of the rows.
+
+    Returns
+    -------
+    Tensor of shape (..., n * n_outputs, n' * n_outputs)
+        The kernel.
+    """
+    u_other, s_other = (u, s) if other is None else other
+    activity, gram = u @ u_other.mT, s @ s_other.mT
+    n_outputs = s.shape[-2] // u.shape[-2]
+    if n_outputs == 1:
+        return gram.mul_(activity)
+    blocks = gram.unflatten(-1, (-1, n_outputs)).unflatten(-3, (-1, n_outputs))
+    blocks.mul_(activity[..., :, None, :, None])
+    return gram
+
+
+def coactivation_trace(u: Tensor, s: Tensor) -> float:
+    """Return tr (U U^T) * (S S^T) = sum |u|^2 |s|^2, in double.
+
+    Parameters
+    ----------
+    u, s : Tensor
+        As in `coactivation_gram`.
+
+    Returns
+    -------
+    float
+        The trace.
+    """
+    weight = (s.double() ** 2).sum(-1).unflatten(-1, (u.shape[-2], -1)).sum(-1)
+    return float((weight * (u.double() ** 2).sum(-1)).sum())
+
+
+def pull_back(u: Tensor, s: Tensor, v: Tensor) -> Tensor:
+    """Return S^T diag(v) U, the change of the weights that v asks for.
+
+    Parameters
+    ----------
+    u : Tensor of shape (n, p)
+        Inputs of the weights.
+    s : Tensor of shape (n * n_outputs, q)
+        Sensitivities.
+    v : Tensor of shape (n * n_outputs,)
+        A direction of the outputs.
+
+    Returns
+    -------
+    Tensor of shape (q, p)
+        The change.
+    """
+    weighted = (v[:, None] * s).unflatten(0, (len(u), -1)).sum(1)
+    return weighted.mT @ u
+
+
+def push_forward(u: Tensor, s: Tensor, dw: Tensor) -> Tensor:
+    """Return s . (dW u), what a change of the weights does to the outputs.
+
+    Parameters
+    ----------
+    u, s : Tensor
+        As in `pull_back`.
+    dw : Tensor of shape (..., q, p)
+        Changes of the weights.
+
+    Returns
+    -------
+    Tensor of shape (..., n * n_outputs)
+        Changes of the outputs.
+    """
+    moved = u @ dw.mT
+    return torch.einsum("ncq,...nq->...nc", s.unflatten(0, (len(u), -1)), moved).flatten(-2)

@@ -1,0 +1,40 @@
+"""Feed-forward networks by their fields: kernels, closed dynamics, attribution of steps."""
+
+from kpflow_sklearn.feedforward._attribution import (
+    attribute_step,
+    balance,
+    conserves_balance,
+    gate_flips,
+)
+from kpflow_sklearn.feedforward._closed import ClosedFields, closed_system, why_not_closed
+from kpflow_sklearn.feedforward._fields import Fields, field_rates, forward_fields
+from kpflow_sklearn.feedforward._grams import GramPairs, pairwise_grams
+from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
+from kpflow_sklearn.feedforward._network import (
+    ACTIVATIONS,
+    FeedForwardNetwork,
+    build_feedforward,
+    is_piecewise_linear,
+)
+from kpflow_sklearn.feedforward._recognition import recognise_feedforward
+
+__all__ = [
+    "ACTIVATIONS",
+    "ClosedFields",
+    "FeedForwardKernel",
+    "FeedForwardNetwork",
+    "Fields",
+    "GramPairs",
+    "attribute_step",
+    "balance",
+    "build_feedforward",
+    "closed_system",
+    "conserves_balance",
+    "field_rates",
+    "forward_fields",
+    "gate_flips",
+    "is_piecewise_linear",
+    "pairwise_grams",
+    "recognise_feedforward",
+    "why_not_closed",
+]

@@ -1,0 +1,172 @@
+"""Gradient descent as a closed system of fields: no weight enters a step.
+
+One hidden layer closes for any elementwise activation and any step size: with X_1 = phi(H_1),
+H_1 <- H_1 - eta Q_0 ((r a) * D_1). Two hidden layers close in (H_1, C_1) while no gate of the
+upper one flips: C_1 <- C_1 - eta S_2 diag(r) X_1 with S_2 fixed, and f = C_1 . X_1 + B_2 b_2. From
+three on, pairs of samples are coupled by the weight Grams W_l^T D_m D_n W_l, which are no fields.
+Rows that are only predicted follow along, driven by the residuals of the training rows.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kpflow_sklearn.feedforward._fields import forward_fields, trained_input
+from kpflow_sklearn.feedforward._network import FeedForwardNetwork, is_piecewise_linear, slope
+
+
+class ClosedFields(Protocol):
+    """A closed system: its state are fields of the training rows and, after them, other rows."""
+
+    def outputs(self) -> Tensor:
+        """Return f on all rows, (n_rows, n_outputs)."""
+
+    def fields(self) -> dict[str, Tensor]:
+        """Return the fields by name."""
+
+    def advance(self, residuals: Tensor, rate: float) -> bool:
+        """Make one step; False, and no step made, where the system ceases to be closed."""
+
+    def gates(self) -> Tensor:
+        """Return D_1 on the training rows."""
+
+
+def why_not_closed(network: FeedForwardNetwork) -> str:
+    """Return why no closed system of fields describes the network; "" if one does."""
+    if network.trains_readout:
+        return (
+            "the readout trains, and the closed systems have a fixed one (a, and with it C_L, "
+            "would change with every step)"
+        )
+    if network.depth == 1:
+        return ""
+    if network.depth > 2:
+        return (
+            f"with {network.depth} hidden layers the fields do not determine their own change: "
+            "the weight Grams W_l^T D_m D_n W_l of pairs of samples enter, which are no fields"
+        )
+    if not is_piecewise_linear(network.activations[1]):
+        return (
+            "with two hidden layers (H_1, C_1) close only while the upper slopes stand still, "
+            "and those of a smooth activation change with every step"
+        )
+    return ""
+
+
+def closed_system(network: FeedForwardNetwork, X: Tensor, n_driving: int) -> ClosedFields:
+    """Return the closed system of a network's fields, at its present state.
+
+    Parameters
+    ----------
+    network : FeedForwardNetwork
+        Where to start; of one or two hidden layers, `why_not_closed` being empty.
+    X : Tensor of shape (n_rows, n_features)
+        Inputs of all rows.
+    n_driving : int
+        How many of them, from the first, are the training rows.
+
+    Returns
+    -------
+    ClosedFields
+        Its state.
+
+    Raises
+    ------
+    ValueError
+        If none describes it; the message says why.
+    """
+    reason = why_not_closed(network)
+    if reason:
+        raise ValueError(f"the fields do not close: {reason}.")
+    kind = _OneHidden if network.depth == 1 else _TwoHidden
+    with torch.no_grad():
+        return kind(network, X, n_driving)
+
+
+class _InputGram:
+    """Products with Q_0 of all rows by training rows, in the order of fewer operations."""
+
+    def __init__(self, u: Tensor, n_driving: int) -> None:
+        self.u, self.own = u, u[:n_driving]
+        by_gram = len(u) * n_driving <= (len(u) + n_driving) * u.shape[1]
+        self.gram = u @ self.own.mT if by_gram else None
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        return self.u @ (self.own.mT @ v) if self.gram is None else self.gram @ v
+
+
+class _OneHidden:
+    """State H_1."""
+
+    def __init__(self, network: FeedForwardNetwork, X: Tensor, n_driving: int) -> None:
+        self.phi, self.n = network.activations[0], n_driving
+        self.a, self.offset = network.readout.weight.detach(), network.readout.bias
+        self.gram = _InputGram(trained_input(network.linears[0][1], X), n_driving)
+        self.h = network.hidden[0](X)
+
+    def outputs(self) -> Tensor:
+        f = self.phi(self.h) @ self.a.mT
+        return f if self.offset is None else f + self.offset
+
+    def fields(self) -> dict[str, Tensor]:
+        return {"H_1": self.h}
+
+    def gates(self) -> Tensor:
+        return slope(self.phi, self.h[: self.n])
+
+    def advance(self, residuals: Tensor, rate: float) -> bool:
+        self.h = self.h - rate * (self.gram @ ((residuals @ self.a) * self.gates()))
+        return True
+
+
+class _TwoHidden:
+    """State H_1, C_1 and B_2 b_2; to see the first top flip, H_2 is followed beside them."""
+
+    def __init__(self, network: FeedForwardNetwork, X: Tensor, n_driving: int) -> None:
+        self.phi, self.top, self.n = network.activations[0], network.activations[1], n_driving
+        fields = forward_fields(network, X)
+        self.h, self.c, self.b2 = fields.H[0], fields.C[0], fields.B[1]
+        self.first_gates = fields.D[1]
+        upper = network.linears[1][1]
+        self.upper, self.trains = upper, upper.weight.requires_grad
+        self.trains_bias = upper.bias is not None and upper.bias.requires_grad
+        self.gram = _InputGram(trained_input(network.linears[0][1], X), n_driving)
+        # f = C_1 . X_1 + B_2 b_2 + c; the last two in one.
+        self.shift = X.new_zeros(len(X), network.n_outputs)
+        if upper.bias is not None:
+            self.shift = self.shift + self.b2 @ upper.bias
+        if network.readout.bias is not None:
+            self.shift = self.shift + network.readout.bias
+        # What the steps so far added to the upper layer: sums of fields, used for H_2 alone.
+        self.added = torch.zeros_like(upper.weight)
+        self.added_bias = self.added.new_zeros(len(self.added))
+
+    def outputs(self) -> Tensor:
+        return torch.einsum("nci,ni->nc", self.c, self.phi(self.h)) + self.shift
+
+    def fields(self) -> dict[str, Tensor]:
+        return {"H_1": self.h, "C_1": self.c}
+
+    def gates(self) -> Tensor:
+        return slope(self.phi, self.h[: self.n])
+
+    def advance(self, residuals: Tensor, rate: float) -> bool:
+        x1 = self.phi(self.h[: self.n])
+        lower = torch.einsum("nc,nci->ni", residuals, self.c[: self.n]) * self.gates()
+        upper = torch.einsum("nc,nci->ni", residuals, self.b2[: self.n])
+        moved = upper.mT @ x1
+        h = self.h - rate * (self.gram @ lower)
+        added = self.added - rate * moved if self.trains else self.added
+        added_bias = self.added_bias - rate * upper.sum(0) if self.trains_bias else self.added_bias
+        h2 = self.upper(self.phi(h)) + self.phi(h) @ added.mT + added_bias
+        if not torch.equal(slope(self.top, h2), self.first_gates):
+            return False
+        self.h, self.added, self.added_bias = h, added, added_bias
+        if self.trains:
+            self.c = self.c - rate * (self.b2 @ moved)
+        if self.trains_bias:
+            self.shift = self.shift - rate * (self.b2 @ upper.sum(0))
+        return True

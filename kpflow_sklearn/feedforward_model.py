@@ -1,0 +1,112 @@
+"""What every source of a trained feed-forward network can do: predict, score, give its states."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import Tags, check_array, check_consistent_length
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from kpflow_sklearn._loop import Snapshot
+from kpflow_sklearn._tensors import as_tensor
+from kpflow_sklearn.feedforward import FeedForwardNetwork
+
+
+def check_table(estimator: Any, X: ArrayLike, *, reset: bool) -> np.ndarray:
+    """Return X as a float array (n_samples, n_features); float32 stays, all other is float64."""
+    return validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32], order="C")
+
+
+def check_values(y: ArrayLike | None, X: np.ndarray, n_outputs: int | None = None) -> np.ndarray:
+    """Return y as floats (n_samples, n_outputs), finite and as many as X has rows."""
+    if y is None:
+        raise ValueError(
+            "fit requires y to be passed, but the target y is None. "
+            "Give y of shape (n_samples,) or (n_samples, n_outputs)."
+        )
+    values = np.asarray(y)
+    if values.dtype.kind not in "fiubO":
+        raise ValueError(
+            f"y must hold real numbers for the quadratic loss, got dtype {values.dtype}; encode "
+            "labels as one column a class."
+        )
+    try:
+        values = check_array(values, ensure_2d=False, dtype=np.float64, input_name="y")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"y must hold finite real numbers: {error}") from error
+    if values.ndim not in (1, 2):
+        raise ValueError(
+            f"y must have shape (n_samples,) or (n_samples, n_outputs), got {values.shape}."
+        )
+    check_consistent_length(X, values)
+    values = values.reshape(len(values), -1)
+    if n_outputs is not None and values.shape[1] != n_outputs:
+        raise ValueError(f"y must have {n_outputs} output(s), got {values.shape[1]}.")
+    return values
+
+
+class FeedForwardModel(RegressorMixin, BaseEstimator):
+    """Base of the sources of a feed-forward network: its network and its history.
+
+    Attributes
+    ----------
+    network_ : FeedForwardNetwork
+        The network, in the state of the last iteration.
+    snapshots_ : list of Snapshot
+        Its earlier states, by iteration.
+    """
+
+    network_: FeedForwardNetwork
+    snapshots_: list[Snapshot]
+    n_features_in_: int
+    _y_is_column: bool
+
+    def __sklearn_tags__(self) -> Tags:
+        """Return the tags: several outputs are taken, and y is needed."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.required = True
+        tags.non_deterministic = False
+        return tags
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """Predict targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Inputs.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            f, in the form of the y given to `fit`.
+        """
+        check_is_fitted(self, "network_")
+        inputs = as_tensor(check_table(self, X, reset=False), self.network_.dtype)
+        with torch.no_grad():
+            pieces = [self.network_(rows) for rows in inputs.split(4096)]
+        outputs = torch.cat(pieces).numpy()
+        return outputs if self._y_is_column else outputs[:, 0]
+
+    def network_at(self, snapshot: Snapshot) -> FeedForwardNetwork:
+        """Return a copy of the network as it was at ``snapshot``.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            One of ``snapshots_``.
+
+        Returns
+        -------
+        FeedForwardNetwork
+            An independent network.
+        """
+        network = copy.deepcopy(self.network_)
+        network.load_state_dict(snapshot.state)
+        return network

@@ -1,0 +1,137 @@
+"""A multilayer perceptron somebody else trained, alone or with its checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from kpflow_sklearn._loop import Snapshot
+from kpflow_sklearn._tensors import as_tensor
+from kpflow_sklearn.checkpoints import SavedTraining, check_iterations, load_checkpoint
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.feedforward import recognise_feedforward
+from kpflow_sklearn.feedforward_model import FeedForwardModel, check_table, check_values
+from kpflow_sklearn.feedforward_training import FeedForwardTrainer
+
+
+class SavedFeedForward(FeedForwardModel):
+    """What `GramFlowAnalyzer` makes of a module, or of the `SavedTraining` of one.
+
+    Parameters
+    ----------
+    network : Module
+        As `recognise_feedforward` takes it. It is copied, never changed.
+    checkpoints : sequence of state_dict, optional
+        The module's states over training; None for the present state alone.
+    iterations : sequence of int, optional
+        Number of parameter updates before each; default 0, 1, 2, ...
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        checkpoints: Sequence[Mapping[str, Tensor]] | None = None,
+        *,
+        iterations: Sequence[int] | None = None,
+    ) -> None:
+        self.network = network
+        self.checkpoints = checkpoints
+        self.iterations = iterations
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> SavedFeedForward:
+        """Recognise the network and load its checkpoints; nothing is trained.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Inputs, on which the layers are checked to give the module's outputs.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        SavedFeedForward
+            Itself.
+
+        Raises
+        ------
+        UnsupportedNetworkError
+            If the module is of a kind that the analysis cannot take.
+        CheckpointError
+            If a checkpoint does not fit the module.
+        ValueError
+            If X, y or the number of iterations do not fit.
+        """
+        inputs = check_table(self, X, reset=True)
+        module = copy.deepcopy(self.network).cpu().eval()
+        view = recognise_feedforward(module)
+        if inputs.shape[1] != view.n_features:
+            raise ValueError(
+                f"X has {inputs.shape[1]} features, but the network takes {view.n_features}."
+            )
+        check_values(y, inputs, view.n_outputs)
+        self._y_is_column = np.asarray(y).ndim == 2
+        states = [module.state_dict()] if self.checkpoints is None else self.checkpoints
+        self.snapshots_ = []
+        for index, (iteration, state) in enumerate(
+            zip(check_iterations(self.iterations, len(states)), states, strict=True)
+        ):
+            load_checkpoint(module, state, index)
+            self.snapshots_.append(Snapshot.take(iteration, view))
+        some = as_tensor(inputs[:8], view.dtype)
+        with torch.no_grad():
+            if not torch.allclose(view(some), module(some), rtol=1e-4, atol=1e-6):
+                raise UnsupportedNetworkError(
+                    f"the layers of {type(module).__name__} do not reproduce its outputs: it has "
+                    "a forward or hooks of its own."
+                )
+        self.network_, self.n_iter_ = view, self.snapshots_[-1].iteration
+        self.loss_curve_ = np.empty(0)
+        return self
+
+
+def as_feedforward_trainer(
+    trainer: Any, *, clone: Callable, random_state: int, verbose: bool | int
+) -> Any:
+    """Return an unfitted copy of what `GramFlowAnalyzer` was given as ``trainer``.
+
+    None stands for ``FeedForwardTrainer(hidden_sizes=(64,))``. A trainer without a seed of its own
+    takes ``random_state``.
+    """
+    if trainer is None:
+        return FeedForwardTrainer((64,), random_state=random_state, verbose=verbose)
+    if isinstance(trainer, nn.Module):
+        return SavedFeedForward(trainer)
+    if isinstance(trainer, SavedTraining):
+        return _of_saved(trainer)
+    if not isinstance(getattr(trainer, "estimator", trainer), FeedForwardModel):
+        raise ValueError(
+            "trainer must be a FeedForwardTrainer, a SavedTraining, a FrozenEstimator of one, a "
+            f"torch.nn.Module or None, got {trainer!r}."
+        )
+    fresh = clone(trainer)
+    if "random_state" in fresh.get_params(deep=False) and fresh.random_state is None:
+        fresh.set_params(random_state=random_state)
+    return fresh
+
+
+def _of_saved(saved: SavedTraining) -> SavedFeedForward:
+    """Read a `SavedTraining` whose network is feed-forward."""
+    for name in ("recurrent", "readout"):
+        if getattr(saved, name) is not None:
+            raise ValueError(
+                f"{name} must be None for a feed-forward network, whose last Linear is the "
+                f"readout, got {getattr(saved, name)!r}."
+            )
+    if saved.loss not in ("auto", "mse"):
+        raise ValueError(
+            f"loss must be 'mse' or 'auto' for a feed-forward network, got {saved.loss!r}: the "
+            "kernel's equations are those of a quadratic loss."
+        )
+    return SavedFeedForward(saved.network, saved.checkpoints, iterations=saved.iterations)

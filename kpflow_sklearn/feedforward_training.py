@@ -1,0 +1,204 @@
+"""FeedForwardTrainer: train a multilayer perceptron and keep its state over training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from kpflow_sklearn._loop import LoopSettings, train
+from kpflow_sklearn._random import draw_seed, torch_generator
+from kpflow_sklearn._tensors import as_tensor
+from kpflow_sklearn._validation import check_choice, check_positive_int, check_real
+from kpflow_sklearn.feedforward import ACTIVATIONS, FeedForwardNetwork, build_feedforward
+from kpflow_sklearn.feedforward_model import FeedForwardModel, check_table, check_values
+
+
+class FeedForwardTrainer(FeedForwardModel):
+    """Train a multilayer perceptron with a fixed readout on a quadratic loss.
+
+    f(x) = a X_L + c with X_l = phi(W_l X_{l-1} + b_l). Only W_l and b_l train, unless
+    ``train_readout`` is set: a is random, and c is the mean of y. The loss is
+    L = (1/2N) sum |f(x_n) - y_n|^2 over the N samples, summed over outputs.
+
+    Parameters
+    ----------
+    hidden_sizes : sequence of int, default=(64,)
+        Units of each hidden layer.
+    activation : str, default="relu"
+        phi: "relu", "leaky_relu", "identity", "tanh", "sigmoid", "softplus", "gelu" or "silu".
+    bias : bool, default=True
+        Whether hidden layers have biases b_l, which train.
+    train_readout : bool, default=False
+        Whether a trains, and with ``bias`` c too. The closed dynamics of the fields need a fixed
+        one.
+    init_scale : float, default=1.0
+        Gain g of the hidden weights, N(0, k g^2 / fan_in) with k = 2 for ReLU and its like, else
+        1. Biases start at zero, a is N(0, 1 / fan_in).
+    optimizer : {"sgd", "adam"} or torch.optim.Optimizer class, default="sgd"
+        With "sgd" and ``batch_size=None`` training is the gradient descent that the kernel and
+        the closed fields describe.
+    learning_rate : float, default=0.1
+        Step size eta.
+    max_iter : int, default=500
+        Number of parameter updates ("iterations").
+    batch_size : int or None, default=None
+        Samples of one update; None for all.
+    tol : float, default=0.0
+        Stop once the loss, averaged over the last pass over the samples, is at most this; 0 never
+        stops early.
+    snapshots : int or sequence of int, default=10
+        How many states to keep, spaced evenly in log(1 + iteration) with first and last included,
+        or exactly which iterations.
+    dtype : {"float32", "float64"}, optional
+        None keeps float32 input as it is and takes float64 for all other.
+    random_state : int, RandomState or None, default=None
+        Seed of initialisation and batches; no global generator is used.
+    verbose : bool or int, default=False
+        Whether to show a progress bar with the loss.
+
+    Attributes
+    ----------
+    network_ : FeedForwardNetwork
+        The trained network (a `torch.nn.Module`).
+    snapshots_ : list of Snapshot
+        Iteration and state_dict of each kept state.
+    loss_curve_ : ndarray of shape (n_iter_,)
+        Loss of each update's batch, before the update.
+    n_iter_ : int
+        Number of updates made.
+    n_features_in_ : int
+        Number of columns of X.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.preprocessing import scale
+    >>> from kpflow_sklearn import FeedForwardTrainer
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> trainer = FeedForwardTrainer((32,), max_iter=50, snapshots=3, random_state=0)
+    >>> trainer.fit(scale(X), scale(y)).predict(scale(X)).shape
+    (442,)
+    >>> [snapshot.iteration for snapshot in trainer.snapshots_]
+    [0, 6, 50]
+    """
+
+    def __init__(
+        self,
+        hidden_sizes: Sequence[int] = (64,),
+        *,
+        activation: str = "relu",
+        bias: bool = True,
+        train_readout: bool = False,
+        init_scale: float = 1.0,
+        optimizer: str | Callable[..., torch.optim.Optimizer] = "sgd",
+        learning_rate: float = 0.1,
+        max_iter: int = 500,
+        batch_size: int | None = None,
+        tol: float = 0.0,
+        snapshots: int | Sequence[int] = 10,
+        dtype: str | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool | int = False,
+    ) -> None:
+        self.hidden_sizes = hidden_sizes
+        self.activation = activation
+        self.bias = bias
+        self.train_readout = train_readout
+        self.init_scale = init_scale
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.tol = tol
+        self.snapshots = snapshots
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> FeedForwardTrainer:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Inputs.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+
+        Returns
+        -------
+        FeedForwardTrainer
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or an array is not as described; the message names it.
+        """
+        settings = self._check_parameters()
+        inputs = check_table(self, X, reset=True)
+        values = check_values(y, inputs)
+        self._y_is_column = np.asarray(y).ndim == 2
+        seed = draw_seed(self.random_state)
+        self.network_ = self._new_network(inputs, values, seed)
+        x = as_tensor(inputs, self.network_.dtype)
+        targets = as_tensor(values, self.network_.dtype)
+
+        def batch_loss(batch: np.ndarray) -> torch.Tensor:
+            rows = slice(None) if len(batch) == len(x) else torch.as_tensor(batch)
+            return ((self.network_(x[rows]) - targets[rows]) ** 2).sum() / (2 * len(batch))
+
+        history = train(self.network_, batch_loss, len(x), settings, torch_generator(seed + 1))
+        self.snapshots_ = history.snapshots
+        self.loss_curve_ = np.array(history.losses)
+        self._n_samples = len(x)
+        self.n_iter_ = history.n_iter
+        return self
+
+    def _check_parameters(self) -> LoopSettings:
+        sizes = self.hidden_sizes
+        if isinstance(sizes, str) or not isinstance(sizes, Iterable) or not len(tuple(sizes)):
+            raise ValueError(
+                "hidden_sizes must be a sequence of at least one layer's number of units, got "
+                f"{sizes!r}. A network without hidden layer (depth 0) is a linear regression."
+            )
+        for size in sizes:
+            check_positive_int(size, "hidden_sizes")
+        check_choice(self.activation, "activation", tuple(ACTIVATIONS))
+        for name in ("init_scale", "tol"):
+            check_real(getattr(self, name), name, 0)
+        check_real(self.learning_rate, "learning_rate", 0, open_minimum=True)
+        check_positive_int(self.max_iter, "max_iter", minimum=0)
+        if self.batch_size is not None:
+            check_positive_int(self.batch_size, "batch_size")
+        if self.dtype is not None:
+            check_choice(self.dtype, "dtype", ("float32", "float64"))
+        return LoopSettings(
+            self.optimizer,
+            self.learning_rate,
+            self.max_iter,
+            self.batch_size,
+            self.tol,
+            self.snapshots,
+            self.verbose,
+        )
+
+    def _new_network(self, X: np.ndarray, y: np.ndarray, seed: int) -> FeedForwardNetwork:
+        dtype = self.dtype or ("float32" if X.dtype == np.float32 else "float64")
+        network = build_feedforward(
+            X.shape[1],
+            tuple(self.hidden_sizes),
+            y.shape[1],
+            activation=self.activation,
+            bias=bool(self.bias),
+            train_readout=bool(self.train_readout),
+            init_scale=self.init_scale,
+            dtype=getattr(torch, dtype),
+            seed=seed,
+        )
+        with torch.no_grad():
+            network.readout.bias.copy_(as_tensor(y.mean(0)))
+        return network

@@ -1,0 +1,251 @@
+"""Everything that is measured at one snapshot of a feed-forward network, and between two."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kpflow_sklearn._spectrum import Spectrum
+from kpflow_sklearn.feedforward import (
+    FeedForwardKernel,
+    FeedForwardNetwork,
+    Fields,
+    attribute_step,
+    balance,
+    conserves_balance,
+    forward_fields,
+    gate_flips,
+    pairwise_grams,
+)
+from kpflow_sklearn.results import row
+from kpflow_sklearn.traces import ZERO, Estimate
+
+GRAM_QUANTITIES = ("gram_trace", "gram_norm", "gram_effective_dimension")
+CHUNK = 2048  # Samples whose fields are held at a time.
+SMOOTH = "a smooth activation has no gates"
+FIRST = "there is no earlier snapshot to compare with"
+
+
+@dataclass(frozen=True)
+class GramSettings:
+    """What to measure at each snapshot.
+
+    Attributes
+    ----------
+    n_components : int
+        Leading eigenpairs of K.
+    rank_threshold : float
+        Share of the trace that defines the rank.
+    max_kernel_size : int
+        Largest number of rows of K for which its matrix is formed.
+    pairs : Tensor of int, shape (n_pairs, 2)
+        Pairs of samples whose weight Grams are measured.
+    all_pairs : bool
+        Whether these are all there are.
+    seed : int
+        Of the iteration for eigenvectors.
+    """
+
+    n_components: int
+    rank_threshold: float
+    max_kernel_size: int
+    pairs: Tensor
+    all_pairs: bool
+    seed: int
+
+
+def choose_pairs(n_samples: int, gram_pairs: int, seed: int) -> tuple[Tensor, bool]:
+    """Return pairs m < n of samples, all if there are at most ``gram_pairs``, and whether all.
+
+    A single sample is paired with itself.
+    """
+    n_all = n_samples * (n_samples - 1) // 2
+    if n_all == 0:
+        return torch.zeros(1, 2, dtype=torch.long), True
+    if n_all <= gram_pairs:
+        return torch.combinations(torch.arange(n_samples)), True
+    rng = np.random.default_rng(seed)
+    first = rng.integers(n_samples, size=gram_pairs)
+    second = (first + rng.integers(1, n_samples, size=gram_pairs)) % n_samples
+    return torch.as_tensor(np.stack([first, second], axis=1)), False
+
+
+class GramSnapshot:
+    """One snapshot on the analysed samples, in double precision whatever the network's is.
+
+    Parameters
+    ----------
+    network : FeedForwardNetwork
+        In its state then.
+    iteration : int
+        Parameter updates before it.
+    X, y : Tensor
+        Samples, (n_samples, n_features) and (n_samples, n_outputs), in double.
+    """
+
+    def __init__(self, network: FeedForwardNetwork, iteration: int, X: Tensor, y: Tensor) -> None:
+        self.network = copy.deepcopy(network).double()
+        self.iteration, self.X, self.y = iteration, X, y
+        self.kernel = FeedForwardKernel(self.network, X)
+        with torch.no_grad():
+            self.residuals = (self.network(X) - y).flatten()
+
+    @property
+    def fields(self) -> Iterator[Fields]:
+        """The fields of a few samples at a time: all of them may not fit into memory."""
+        return (forward_fields(self.network, rows) for rows in self.X.split(CHUNK))
+
+    @property
+    def loss(self) -> float:
+        """L = sum r^2 / 2N."""
+        return float((self.residuals**2).sum()) / (2 * len(self.X))
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The hidden layers, and the readout if it trains."""
+        hidden = [str(k + 1) for k in range(self.network.depth)]
+        return [*hidden, "readout"] if "readout" in self.kernel.names else hidden
+
+    def layer_kernels(self) -> dict[str, np.ndarray]:
+        """Return each K_l as a matrix."""
+        return {name: matrix.numpy() for name, matrix in self.kernel.dense().items()}
+
+    def _row(self, operator: str, quantity: str, value: Any, method: str = "exact") -> dict:
+        about: dict[str, Any] = {"method": method, "n_trials": len(self.X)}
+        return row(self.iteration, operator, "sample", quantity, value, **about)
+
+    def kernel_rows(self, settings: GramSettings, spectrum: Spectrum) -> list[dict[str, Any]]:
+        """Return what is measured of K and each K_l."""
+        # A hidden layer that does not train has K_l = 0.
+        names = self.layer_names
+        traces = dict.fromkeys(names, 0.0) | self.kernel.traces()
+        forms = dict.fromkeys(names, 0.0) | self.kernel.quadratic_forms(self.residuals)
+        decays = {name: form / len(self.X) ** 2 for name, form in forms.items()}
+        square = spectrum.square
+        norm = square if square.reason else Estimate(square.value**0.5)
+        rows = [
+            self._row("network", "loss", self.loss),
+            self._row("K", "trace", sum(traces.values())),
+            self._row("K", "decay", sum(decays.values())),
+            self._row("K", "norm", norm),
+            self._row("K", "effective_dimension", spectrum.effective_dimension),
+            self._row("K", "rank", spectrum.rank(settings.rank_threshold)),
+        ]
+        for name in names:
+            label = f"K_{name}"
+            rows += [
+                self._row(label, "trace", traces[name]),
+                self._row(label, "trace_share", _share(traces, name)),
+                self._row(label, "decay", decays[name]),
+                self._row(label, "decay_share", _share(decays, name)),
+            ]
+        return rows
+
+    def layer_rows(self, settings: GramSettings) -> list[dict[str, Any]]:
+        """Return what is measured of the hidden layers' activity and weight Grams."""
+        active = [[int((h > 0).sum()) for h in fields.H] for fields in self.fields]
+        paired, pairs = settings.pairs.unique(return_inverse=True)
+        slopes = forward_fields(self.network, self.X[paired]).D
+        rows = []
+        for k, (_, linear) in enumerate(self.network.linears[:-1]):
+            label = f"K_{k + 1}"
+            share = sum(counts[k] for counts in active) / (len(self.X) * linear.out_features)
+            rows.append(self._row(label, "active_share", share))
+            if k == 0:
+                nothing = Estimate.missing("weight Grams act between hidden layers")
+                rows += [self._row(label, quantity, nothing) for quantity in GRAM_QUANTITIES]
+                continue
+            grams = pairwise_grams(linear.weight.detach(), slopes[k], pairs)
+            sound = grams.square > 0
+            measured = (grams.trace, grams.square.sqrt(), grams.alignment[sound])
+            for quantity, values in zip(GRAM_QUANTITIES, measured, strict=True):
+                mean = _mean(values, settings.all_pairs)
+                method = "exact" if settings.all_pairs else "randomized"
+                rows.append(self._row(label, quantity, mean, method))
+        return rows
+
+    def step_rows(
+        self, previous: GramSnapshot | None, first: GramSnapshot
+    ) -> list[dict[str, Any]]:
+        """Return what happened since the previous snapshot, and the balance since the first."""
+        missing = Estimate.missing(FIRST)
+        names = self.layer_names
+        hidden = [str(k + 1) for k in range(self.network.depth)]
+        flips: dict[str, Any] = dict.fromkeys(hidden, missing)
+        changes: dict[str, Any] = dict.fromkeys(names, missing)
+        sizes: dict[str, Any] = dict.fromkeys(names, missing)
+        if previous is not None:
+            flips = self._flips(previous)
+            changes, sizes = self.step(previous)
+        drifts = self._balance_drift(first)
+        rows = []
+        for name in names:
+            label = f"K_{name}"
+            rows.append(self._row(label, "loss_change", changes[name]))
+            rows.append(self._row(label, "output_change", sizes[name]))
+            if name in flips:
+                rows.append(self._row(label, "gate_flips", flips[name]))
+                rows.append(self._row(label, "balance_drift", drifts[name]))
+        return rows
+
+    def step(self, previous: GramSnapshot) -> tuple[dict[str, float], dict[str, float]]:
+        """Return each layer's share in the change of the loss, and the size of its Delta f.
+
+        Delta L = (1/N) sum (r + Delta f / 2) . Delta f is linear in the layers' shares of Delta f,
+        so that they add up to it exactly. Sizes are root mean squares.
+        """
+        middle = (self.residuals + previous.residuals) / 2
+        names = [name for name, _ in self.network.linears]
+        changes, squares = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        start = 0
+        for rows in self.X.split(CHUNK):
+            shares = attribute_step(previous.network, self.network, rows)
+            for name, share in shares.items():
+                part = share.flatten()
+                changes[name] += float(middle[start : start + len(part)] @ part) / len(self.X)
+                squares[name] += float(part @ part) / len(middle)
+            start += len(part)
+        return changes, {name: square**0.5 for name, square in squares.items()}
+
+    def _flips(self, previous: GramSnapshot) -> dict[str, Estimate]:
+        pieces = [
+            gate_flips(self.network, before, after)
+            for before, after in zip(previous.fields, self.fields, strict=True)
+        ]
+        found = {}
+        for name in pieces[0]:
+            counts = [piece[name] for piece in pieces]
+            known = [count for count in counts if count is not None]
+            smooth = len(known) < len(counts)
+            found[name] = Estimate.missing(SMOOTH) if smooth else Estimate(float(sum(known)))
+        return found
+
+    def _balance_drift(self, first: GramSnapshot) -> dict[str, Estimate]:
+        now, then = balance(self.network), balance(first.network)
+        found = {}
+        for k, (name, why_not) in enumerate(conserves_balance(self.network).items()):
+            weight = first.network.linears[k][1].weight.detach()
+            size = float((weight**2).sum(1).mean())
+            reason = why_not or ("" if size > 0 else ZERO)
+            drift = float(((now[name] - then[name]) ** 2).mean().sqrt())
+            found[name] = Estimate.missing(reason) if reason else Estimate(drift / size)
+        return found
+
+
+def _share(parts: dict[str, float], name: str) -> Estimate:
+    total = sum(parts.values())
+    return Estimate(parts[name] / total) if total > 0 else Estimate.missing(ZERO)
+
+
+def _mean(values: Tensor, exact: bool) -> Estimate:
+    """Return the mean over pairs; with a standard error if they are a sample."""
+    if not len(values):
+        return Estimate.missing("no two samples share an active unit")
+    error = 0.0 if exact or len(values) < 2 else float(values.std()) / len(values) ** 0.5
+    return Estimate(float(values.mean()), error)

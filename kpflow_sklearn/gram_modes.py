@@ -1,0 +1,114 @@
+"""The leading eigenvectors of K, and what becomes of the residuals along them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+from kpflow_sklearn._spectrum import Spectrum, spectrum_of_eigenvalues
+from kpflow_sklearn.feedforward import FeedForwardKernel
+from kpflow_sklearn.gram_analysis import GramSettings, GramSnapshot
+from kpflow_sklearn.traces import Estimate
+
+ROUNDING = 1e-12
+
+
+def eigenpairs(
+    kernel: FeedForwardKernel, settings: GramSettings
+) -> tuple[Spectrum, np.ndarray, np.ndarray]:
+    """Return the spectrum of K, its leading eigenvalues and eigenvectors.
+
+    Parameters
+    ----------
+    kernel : FeedForwardKernel
+        K.
+    settings : GramSettings
+        How many, and up to which size the matrix may be formed.
+
+    Returns
+    -------
+    spectrum : Spectrum
+        Complete where the matrix was formed.
+    eigenvalues : ndarray of shape (k,)
+        The leading ones, in descending order.
+    eigenvectors : ndarray of shape (n_entries, k)
+        Their entry of largest magnitude is positive.
+    """
+    n = kernel.n_entries
+    k = min(settings.n_components, n)
+    if n <= max(settings.max_kernel_size, k + 1):
+        matrix = torch.stack(list(kernel.dense().values())).sum(0)
+        values, vectors = np.linalg.eigh(matrix.numpy())
+        values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+        spectrum = spectrum_of_eigenvalues(values)
+    else:
+        values, vectors = _leading(kernel, k, settings.seed)
+        unknown = Estimate.missing(
+            f"K has {n} rows, more than max_kernel_size={settings.max_kernel_size}"
+        )
+        total = Estimate(sum(kernel.traces().values()))
+        spectrum = Spectrum(values, total, unknown, unknown, "exact", complete=False)
+    values, vectors = values[:k], vectors[:, :k]
+    largest = np.abs(vectors).argmax(0)
+    signs = np.where(vectors[largest, np.arange(len(values))] < 0, -1.0, 1.0)
+    return spectrum, values, vectors * signs
+
+
+def _leading(kernel: FeedForwardKernel, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return leading eigenpairs from products alone; those that converged."""
+    n = kernel.n_entries
+
+    def product(v: np.ndarray) -> np.ndarray:
+        return (kernel @ torch.as_tensor(v.ravel())).numpy()
+
+    start = np.random.default_rng(seed).standard_normal(n)
+    operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
+    try:
+        values, vectors = eigsh(operator, k=k, v0=start)
+    except ArpackNoConvergence as error:
+        values, vectors = error.eigenvalues, error.eigenvectors
+    order = np.argsort(values)[::-1]
+    return values[order].clip(min=0), vectors[:, order]
+
+
+def mode_rows(
+    before: GramSnapshot,
+    leading: tuple[np.ndarray, np.ndarray],
+    after: GramSnapshot | None,
+    learning_rate: float | None,
+    remark: str,
+) -> list[dict[str, Any]]:
+    """Return for each leading mode of K its residual at a snapshot and at the next.
+
+    Equation: a = u . r, and under K frozen at the snapshot a_next = (1 - eta lambda / N)^steps a.
+    """
+    values, vectors = leading
+    a = vectors.T @ before.residuals.numpy()
+    total = float((before.residuals**2).sum())
+    rows = []
+    for i, value in enumerate(values):
+        found: dict[str, Any] = {
+            "iteration": before.iteration,
+            "mode": i,
+            "eigenvalue": float(value),
+            "amplitude": float(a[i]),
+            "loss_share": float(a[i] ** 2 / total) if total > 0 else 0.0,
+            "next_iteration": None,
+            "next_amplitude": np.nan,
+            "predicted_amplitude": np.nan,
+            "reason": "" if after is not None else "there is no later snapshot",
+        }
+        if after is not None:
+            found["next_iteration"] = after.iteration
+            found["next_amplitude"] = float(vectors[:, i] @ after.residuals.numpy())
+            found["reason"] = remark
+            if learning_rate is not None:
+                steps = after.iteration - before.iteration
+                with np.errstate(over="ignore"):
+                    factor = np.float64(1 - learning_rate * value / len(before.X)) ** steps
+                found["predicted_amplitude"] = float(factor * a[i])
+        rows.append(found)
+    return rows

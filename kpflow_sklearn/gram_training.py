@@ -1,0 +1,113 @@
+"""A whole training run of a feed-forward network, on the rows on which it is analysed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from kpflow_sklearn._loop import Snapshot
+from kpflow_sklearn._tensors import as_tensor
+from kpflow_sklearn.gram_analysis import GramSnapshot
+from kpflow_sklearn.gram_modes import ROUNDING
+from kpflow_sklearn.gram_prediction import (
+    CLOSED,
+    NONE,
+    Simulation,
+    closed_or_kernel,
+    kernel_losses,
+    plain_descent,
+    simulate_fields,
+)
+
+
+class GramTraining:
+    """The snapshots of a trainer on rows X, y; numpy in, numpy and pandas out.
+
+    Parameters
+    ----------
+    trainer : FeedForwardModel
+        Fitted.
+    X, y : ndarray
+        The rows analysed, (n_samples, n_features) and (n_samples, n_outputs).
+    """
+
+    def __init__(self, trainer: Any, X: np.ndarray, y: np.ndarray) -> None:
+        self.trainer = trainer
+        self.X, self.y = (as_tensor(array, torch.float64) for array in (X, y))
+
+    def at(self, snapshot: Snapshot) -> GramSnapshot:
+        """Return the analysis of one snapshot."""
+        network = self.trainer.network_at(snapshot)
+        return GramSnapshot(network, snapshot.iteration, self.X, self.y)
+
+    def project(
+        self, snapshot: Snapshot, X: np.ndarray, values: np.ndarray, vectors: np.ndarray
+    ) -> np.ndarray:
+        """Return K(X, own rows) u / sqrt(lambda), (n_samples, n_outputs * k)."""
+        kernel = self.at(snapshot).kernel
+        along = kernel.product_at(as_tensor(X, torch.float64), as_tensor(vectors)).numpy()
+        sound = values > ROUNDING * values.max(initial=0.0)
+        scale = np.where(sound, 1 / np.sqrt(np.where(sound, values, 1.0)), 0.0)
+        return (along * scale).reshape(len(X), -1)
+
+    def attribute(self, first: Snapshot, last: Snapshot) -> pd.DataFrame:
+        """Return each layer's share in what happened between two snapshots."""
+        changes, sizes = self.at(last).step(self.at(first))
+        table = pd.DataFrame({"loss_change": changes, "output_change": sizes})
+        return table.rename_axis(index="layer")
+
+    def simulate(
+        self,
+        snapshot: Snapshot,
+        n_steps: int,
+        X_new: np.ndarray | None,
+        learning_rate: float,
+        record: Sequence[int] | None = None,
+    ) -> Simulation:
+        """Follow gradient descent from a snapshot by closed fields."""
+        return simulate_fields(
+            self.at(snapshot).network,
+            self.X,
+            self.y,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            X_new=None if X_new is None else as_tensor(X_new, torch.float64),
+            record=record,
+            as_column=self.trainer._y_is_column,
+        )
+
+    def predicted_losses(self) -> tuple[np.ndarray | None, str]:
+        """Return the predicted loss before each update, or None, and what predicted it."""
+        rate, remark = plain_descent(self.trainer, len(self.X))
+        if rate is None:
+            return None, f"{NONE}: {remark}"
+        snapshots, n_iter = self.trainer.snapshots_, self.trainer.n_iter_
+        first = self.at(snapshots[0])
+        if not self._same_rows(first):
+            return None, f"{NONE}: the rows analysed are not those that the trainer was fitted on"
+        if first.iteration:
+            remark = "; ".join(filter(None, [remark, f"from iteration {first.iteration} on"]))
+        how = closed_or_kernel(first.network)
+        if how == CLOSED:
+            n_steps = max(n_iter - first.iteration, 0)
+            losses = np.full(n_iter, np.nan)
+            found = self.simulate(snapshots[0], n_steps, None, rate).loss[:-1]
+            losses[first.iteration :] = found
+        else:
+            kernels = (self.at(s).kernel for s in snapshots)  # One in memory at a time.
+            starts = [s.iteration for s in snapshots]
+            losses = kernel_losses(starts, kernels, first.residuals, len(self.X), rate, n_iter)
+        return losses, f"{how}: {remark}" if remark else how
+
+    def _same_rows(self, first: GramSnapshot) -> bool:
+        """Tell whether the trainer saw these rows: as many, and its loss where it had them all."""
+        if self.trainer._n_samples != len(self.X):
+            return False
+        batch, curve = self.trainer.batch_size, self.trainer.loss_curve_
+        if batch is not None or first.iteration >= len(curve):
+            return True
+        return bool(np.isclose(curve[first.iteration], first.loss, rtol=1e-3))

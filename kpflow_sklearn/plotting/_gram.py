@@ -1,0 +1,203 @@
+"""Training predicted and measured, layers' shares in it, and the decay of its modes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
+
+from kpflow_sklearn._validation import check_choice
+from kpflow_sklearn.plotting._style import (
+    LAYER_COLORS,
+    iteration_axis,
+    new_axes,
+    plain_log_scale,
+)
+from kpflow_sklearn.results import select
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PANELS = ("loss", "layers", "modes")
+_SHOWN_INTERVALS = 3
+_LEAST_SHARE = 1e-4  # Of the loss: below, the decay of a mode is that of rounding and of others.
+
+
+class GramDisplay:
+    """What a `GramFlowAnalyzer` says of training, in up to three panels.
+
+    Parameters
+    ----------
+    results, layer_table, mode_table : DataFrame
+        ``results_``, ``layer_table_`` and ``mode_table_`` of a fitted analyzer.
+    loss_curve : ndarray of shape (n_iter,)
+        Loss before each update; empty if not known.
+    predicted_loss_curve : ndarray of shape (n_iter,), optional
+        The same as predicted.
+    prediction : str, default=""
+        What predicted it.
+
+    Attributes
+    ----------
+    ax_ : Axes or ndarray of Axes of shape (3,)
+        Where the figure was drawn.
+    figure_ : Figure
+        The figure.
+    """
+
+    def __init__(
+        self,
+        results: pd.DataFrame,
+        layer_table: pd.DataFrame,
+        mode_table: pd.DataFrame,
+        *,
+        loss_curve: np.ndarray,
+        predicted_loss_curve: np.ndarray | None = None,
+        prediction: str = "",
+    ) -> None:
+        self.results = results
+        self.layer_table = layer_table
+        self.mode_table = mode_table
+        self.loss_curve = loss_curve
+        self.predicted_loss_curve = predicted_loss_curve
+        self.prediction = prediction
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, *, panel: str | None = None, quantity: str = "decay", ax: Any = None
+    ) -> GramDisplay:
+        """Draw a fitted analyzer.
+
+        Parameters
+        ----------
+        estimator : GramFlowAnalyzer
+            Fitted.
+        panel : {"loss", "layers", "modes"}, optional
+            What to draw; default all three side by side.
+        quantity : {"decay", "trace"}, default="decay"
+            Of which the layers' shares are drawn: the rate at which each lowers the loss, or tr K.
+        ax : Axes, or three of them for all panels, optional
+            Where to draw; default a new figure.
+
+        Returns
+        -------
+        GramDisplay
+            The display, drawn.
+        """
+        check_is_fitted(estimator, "results_")
+        display = cls(
+            estimator.results_,
+            estimator.layer_table_,
+            estimator.mode_table_,
+            loss_curve=estimator.loss_curve_,
+            predicted_loss_curve=estimator.predicted_loss_curve_,
+            prediction=estimator.prediction_,
+        )
+        return display.plot(panel=panel, quantity=quantity, ax=ax)
+
+    def plot(
+        self, *, panel: str | None = None, quantity: str = "decay", ax: Any = None
+    ) -> GramDisplay:
+        """Draw one panel, or all.
+
+        Parameters
+        ----------
+        panel, quantity, ax
+            As in `from_estimator`.
+
+        Returns
+        -------
+        GramDisplay
+            Itself.
+        """
+        check_choice(quantity, "quantity", ("decay", "trace"))
+        self.ax_: Any
+        if panel is not None:
+            check_choice(panel, "panel", PANELS)
+            self.ax_ = new_axes(ax)
+            self.figure_ = self.ax_.figure
+            self._draw(panel, self.ax_, quantity)
+            return self
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            ax = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")[1]
+        self.ax_ = np.asarray(ax, dtype=object).ravel()
+        if len(self.ax_) != len(PANELS):
+            raise ValueError(f"ax must hold {len(PANELS)} axes for all panels, got {ax!r}.")
+        self.figure_ = self.ax_[0].figure
+        for name, axes in zip(PANELS, self.ax_, strict=True):
+            self._draw(name, axes, quantity)
+        return self
+
+    def _draw(self, panel: str, ax: Axes, quantity: str) -> None:
+        if panel == "loss":
+            self._draw_loss(ax)
+        elif panel == "layers":
+            self._draw_layers(ax, quantity)
+        else:
+            self._draw_modes(ax)
+        ax.spines[["top", "right"]].set_visible(False)
+
+    def _draw_loss(self, ax: Axes) -> None:
+        at_snapshots = select(self.results, "network", "loss")["value"]
+        updates = np.arange(len(self.loss_curve))
+        if len(updates):
+            ax.plot(updates, self.loss_curve, color="black", label="training")
+        ax.plot(
+            at_snapshots.index, at_snapshots, "o", color="black", markersize=4, label="snapshots"
+        )
+        if self.predicted_loss_curve is not None:
+            label = f"predicted:\n{self.prediction.split(':')[0]}"
+            ax.plot(
+                updates, self.predicted_loss_curve, "--", color="#D55E00", linewidth=2, label=label
+            )
+        if (at_snapshots > 0).all():
+            plain_log_scale(ax)
+        ax.set_ylabel("loss")
+        iteration_axis(ax, max(len(updates), int(at_snapshots.index.max())))
+        ax.legend(frameon=False)
+
+    def _draw_layers(self, ax: Axes, quantity: str) -> None:
+        shares: Any = self.layer_table[f"{quantity}_share"].unstack("layer")
+        names = [str(name) for name in self.layer_table.index.unique("layer")]
+        colors = [LAYER_COLORS[k % len(LAYER_COLORS)] for k in range(len(names))]
+        labels = [name if name == "readout" else f"layer {name}" for name in names]
+        if len(shares) == 1:  # A single snapshot has no course: bars.
+            bottom = 0.0
+            for name, color, label in zip(names, colors, labels, strict=True):
+                ax.bar([0], shares[name], bottom=bottom, color=color, label=label)
+                bottom = bottom + float(shares[name].iloc[0])
+            ax.set_xticks([0], [f"iteration {shares.index[0]}"])
+        else:
+            columns = [shares[name].to_numpy() for name in names]
+            ax.stackplot(shares.index, *columns, colors=colors, labels=labels, edgecolor="white")
+            iteration_axis(ax, int(shares.index.max()))
+            ax.set_xlim(0, int(shares.index.max()))
+        ax.set_ylim(0, 1)
+        what = {"decay": "decay of the loss", "trace": "tr K"}[quantity]
+        ax.set_ylabel(f"share of {what}")
+        ax.legend(loc="lower left")
+
+    def _draw_modes(self, ax: Axes) -> None:
+        table = self.mode_table[self.mode_table["next_iteration"].notna()]
+        table = table[table["loss_share"] > _LEAST_SHARE]
+        starts = table["iteration"].unique()[:_SHOWN_INTERVALS]
+        ax.axhline(0, color="0.8", linewidth=1, zorder=0)
+        for color, start in zip(LAYER_COLORS, starts, strict=False):
+            own = table[table["iteration"] == start].sort_values("eigenvalue")
+            amplitude = own["amplitude"]
+            label = f"iteration {start} to {own['next_iteration'].iloc[0]}"
+            measured = own["next_amplitude"] / amplitude
+            ax.plot(own["eigenvalue"], measured, "o", color=color, markersize=5, label=label)
+            predicted = own["predicted_amplitude"] / amplitude
+            ax.plot(own["eigenvalue"], predicted, "_", color=color, markersize=14)
+        if len(starts):
+            plain_log_scale(ax, "x")
+            ax.legend(framealpha=0.8, title="dots: measured, dashes: predicted")
+        else:
+            ax.text(0.5, 0.5, "one snapshot alone shows no decay", ha="center")
+        ax.set_xlabel("eigenvalue of K")
+        ax.set_ylabel("mode of the residuals left")

@@ -1,0 +1,281 @@
+"""Closed fields against real training, and the attribution of real steps to layers."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kpflow_sklearn.feedforward import (
+    attribute_step,
+    balance,
+    closed_system,
+    conserves_balance,
+    forward_fields,
+    gate_flips,
+    recognise_feedforward,
+    why_not_closed,
+)
+from kpflow_sklearn.feedforward._attribution import secant_gates
+from kpflow_sklearn.feedforward._network import slope
+from kpflow_sklearn.gram_prediction import simulate_fields
+from tests import gram_oracle as oracle
+
+
+def data(n, n_features, n_outputs=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(n, n_features, generator=generator).double()
+    y = torch.sin(2 * X[:, :1]) + torch.randn(n, n_outputs, generator=generator).double()
+    return X, y
+
+
+def follow(module, X, y, X_new, eta, n_steps, record):
+    """Train really; return losses, and outputs and first-layer fields at the recorded steps."""
+    kept: dict[int, tuple] = {}
+    flips = {"n": 0, "gates": None}
+
+    def watch(step):
+        h = oracle.pre_activations(module, X)[0]
+        gates = h > 0
+        if flips["gates"] is not None:
+            flips["n"] += int((gates != flips["gates"]).sum())
+        flips["gates"] = gates
+        if step in record:
+            with torch.no_grad():
+                kept[step] = (module(X), module(X_new), h)
+
+    losses = oracle.descend(module, X, y, eta, n_steps, watch=watch)
+    return losses, kept, flips["n"]
+
+
+@pytest.mark.parametrize(
+    ("n_outputs", "bias", "activation", "n"),
+    [(1, True, nn.ReLU, 60), (2, False, nn.ReLU, 12), (1, True, nn.Tanh, 60)],
+    ids=["relu", "outputs", "tanh"],
+)
+def test_one_hidden_layer_is_followed_without_weights(n_outputs, bias, activation, n):
+    # Twelve rows are fewer than features, sixty are more: both ways to multiply by Q_0.
+    module = oracle.make_mlp((20, 40, n_outputs), bias=bias, activation=activation)
+    X, y = data(n, 20, n_outputs)
+    X_new, _ = data(7, 20, seed=5)
+    n_steps = 2000 if activation is nn.ReLU and n == 60 else 200
+    record = [0, 1, n_steps // 2, n_steps]
+    start = copy.deepcopy(module)
+    eta = 0.3
+    losses, kept, flips = follow(module, X, y, X_new, eta, n_steps, record)
+    found = simulate_fields(
+        recognise_feedforward(start),
+        X,
+        y,
+        learning_rate=eta,
+        n_steps=n_steps,
+        X_new=X_new,
+        record=record,
+        as_column=True,
+    )
+    assert found.n_steps == n_steps
+    assert found.stopped == ""
+    assert found.recorded == record
+    errors = [np.abs(found.loss[:-1] - losses).max()]
+    for step, f, f_new, fields in zip(
+        found.recorded, found.outputs, found.outputs_new, found.fields, strict=True
+    ):
+        for mine, theirs in zip((f, f_new, fields["H_1"]), kept[step], strict=True):
+            assert mine.shape == theirs.shape
+            errors.append(float(np.abs(mine - theirs.numpy()).max()))
+    print(f"{flips} gate flips, largest error {max(errors):.1e}")
+    assert max(errors) < 1e-10
+    if n_steps == 2000:
+        assert flips > 2000
+    if activation is nn.ReLU:
+        assert found.flips.sum() == flips
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+@pytest.mark.parametrize("lower", [nn.ReLU, nn.Tanh])
+def test_two_hidden_layers_are_followed_until_a_top_gate_flips(bias, lower):
+    module = oracle.make_mlp((8, 10, 6, 2), bias=bias, seed=3)
+    module[1] = lower()
+    X, y = data(10, 8, 2)
+    X_new, _ = data(3, 8, seed=5)
+    start = copy.deepcopy(module)
+    eta, n_steps = 5e-4, 2000
+    top = []
+
+    def watch(step):
+        H = oracle.pre_activations(module, torch.cat([X, X_new]))
+        with torch.no_grad():
+            top.append((H[1] > 0, H[0][:10], module(X), module(X_new)))
+
+    oracle.descend(module, X, y, eta, n_steps, watch=watch)
+    first_flip = next(t for t, found in enumerate(top) if (found[0] != top[0][0]).any())
+    found = simulate_fields(
+        recognise_feedforward(start),
+        X,
+        y,
+        learning_rate=eta,
+        n_steps=n_steps,
+        X_new=X_new,
+        as_column=True,
+    )
+    assert 5 < first_flip < n_steps
+    assert found.n_steps == first_flip - 1
+    assert found.stopped == f"a gate of the second layer flips in step {first_flip}"
+    assert found.recorded == [first_flip - 1]
+    _, h1, f, f_new = top[first_flip - 1]
+    np.testing.assert_allclose(found.fields[0]["H_1"], h1, atol=1e-10)
+    np.testing.assert_allclose(found.outputs[0], f, atol=1e-10)
+    np.testing.assert_allclose(found.outputs_new[0], f_new, atol=1e-10)
+
+
+def test_frozen_tensors_stand_still_in_the_simulation():
+    module = oracle.make_mlp((8, 10, 6, 1), seed=3)
+    module[2].bias.requires_grad_(False)
+    module[0].weight.requires_grad_(False)
+    X, y = data(10, 8)
+    start = copy.deepcopy(module)
+    found = simulate_fields(recognise_feedforward(start), X, y, learning_rate=1e-3, n_steps=9)
+    losses = oracle.descend(module, X, y, 1e-3, 10)
+    assert found.n_steps == 9
+    np.testing.assert_allclose(found.loss, losses, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "message"),
+    [
+        ((4, 5, 5, 5, 1), {}, "3 hidden layers.*weight Grams W_l.T D_m D_n W_l"),
+        ((4, 5, 5, 1), {"activation": nn.Tanh}, "smooth activation change with every step"),
+        ((4, 5, 1), {"train_readout": True}, "the readout trains"),
+    ],
+)
+def test_what_does_not_close_says_why(sizes, options, message):
+    network = recognise_feedforward(oracle.make_mlp(sizes, **options))
+    assert why_not_closed(network)
+    with pytest.raises(ValueError, match=message):
+        closed_system(network, torch.zeros(3, 4, dtype=torch.float64), 3)
+
+
+# ------------------------------------------------------------------------------- attribution
+
+
+def adam_step(module, X, y, n_steps=5, lr=0.05):
+    """Train by Adam in small batches; return the network before and after."""
+    before = copy.deepcopy(module)
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=lr)
+    for k in range(n_steps):
+        optimizer.zero_grad()
+        rows = slice(3 * k, 3 * k + 6)
+        ((module(X[rows]) - y[rows]) ** 2).mean().backward()
+        optimizer.step()
+    return recognise_feedforward(before), recognise_feedforward(module)
+
+
+ACTIVATIONS = [nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.GELU]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("train_readout", [False, True])
+@pytest.mark.parametrize("n_steps", [1, 5, 40])
+def test_attribution_adds_up_for_any_step(activation, train_readout, n_steps):
+    module = oracle.make_mlp((6, 9, 8, 7, 2), activation=activation, train_readout=train_readout)
+    X, y = data(130, 6, 2)
+    before, after = adam_step(module, X, y, n_steps)
+    shares = attribute_step(before, after, X)
+    change = (after(X) - before(X)).detach()
+    np.testing.assert_allclose(
+        sum(shares.values()), change, atol=1e-12 * float(change.abs().max())
+    )
+    assert (float(shares["readout"].abs().max()) > 0) is train_readout
+    back = attribute_step(after, before, X)
+    for name, share in shares.items():
+        np.testing.assert_allclose(
+            back[name], -share, atol=1e-13 + 1e-12 * float(change.abs().max())
+        )
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_attribution_of_a_small_step_is_the_layer_s_kernel(activation):
+    module = oracle.make_mlp((6, 9, 8, 1), activation=activation)
+    X, y = data(20, 6)
+    before = copy.deepcopy(module)
+    eta = 1e-7
+    oracle.descend(module, X, y, eta, 1)
+    shares = attribute_step(recognise_feedforward(before), recognise_feedforward(module), X)
+    r = (before(X) - y).detach().flatten()
+    for share, K in zip(shares.values(), oracle.layer_kernels(before, X).values(), strict=False):
+        expected = -eta / 20 * (K @ r)
+        np.testing.assert_allclose(
+            share.flatten(), expected, atol=1e-5 * float(expected.abs().max())
+        )
+
+
+def test_attribution_of_one_layer_alone_is_the_whole_change():
+    module = oracle.make_mlp((6, 9, 8, 1))
+    other = copy.deepcopy(module)
+    with torch.no_grad():
+        other[2].weight += 0.3 * torch.ones_like(other[2].weight)
+    X, _ = data(20, 6)
+    shares = attribute_step(recognise_feedforward(module), recognise_feedforward(other), X)
+    np.testing.assert_allclose(shares["2"], (other(X) - module(X)).detach(), atol=1e-13)
+    assert float(shares["1"].abs().max()) == 0
+
+
+def test_gate_flips_are_counted():
+    module = oracle.make_mlp((6, 9, 8, 1))
+    X, y = data(130, 6)
+    before, after = adam_step(module, X, y, 20)
+    found = gate_flips(before, forward_fields(before, X), forward_fields(after, X))
+    pairs = zip(
+        oracle.pre_activations(nn.Sequential(*_flat(before)), X),
+        oracle.pre_activations(nn.Sequential(*_flat(after)), X),
+        strict=True,
+    )
+    expected = [int(((old > 0) != (new > 0)).sum()) for old, new in pairs]
+    assert list(found.values()) == expected
+    assert min(expected) > 0
+    smooth = recognise_feedforward(oracle.make_mlp((6, 9, 1), activation=nn.Tanh))
+    fields = forward_fields(smooth, X)
+    assert gate_flips(smooth, fields, fields) == {"1": None}
+
+
+def _flat(network):
+    for linear, phi in zip(network.hidden, network.activations, strict=True):
+        yield from (linear, phi)
+    yield network.readout
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+def test_the_flow_conserves_the_balance(bias):
+    # The drift over a fixed time falls in proportion to the step.
+    X, y = data(15, 6)
+    drifts = []
+    for eta in (1e-2, 1e-3):
+        module = oracle.make_mlp((6, 9, 8, 1), bias=bias, train_readout=True)
+        network = recognise_feedforward(module)
+        assert set(conserves_balance(network).values()) == {""}
+        start = balance(network)
+        oracle.descend(module, X, y, eta, round(0.5 / eta))
+        moved = balance(network)
+        drifts.append(max(float((moved[k] - start[k]).abs().max()) for k in start))
+    assert drifts[1] / drifts[0] == pytest.approx(0.1, rel=0.2)
+
+
+def test_the_balance_is_not_claimed_where_it_does_not_hold():
+    fixed = recognise_feedforward(oracle.make_mlp((6, 9, 8, 1)))
+    assert conserves_balance(fixed) == {"1": "", "2": "the readout of the pair does not train"}
+    smooth = recognise_feedforward(oracle.make_mlp((6, 9, 8, 1), activation=nn.Tanh))
+    assert "homogeneous" in conserves_balance(smooth)["1"]
+    module = oracle.make_mlp((6, 9, 8, 1))
+    module[0].bias.requires_grad_(False)
+    assert "bias does not train" in conserves_balance(recognise_feedforward(module))["1"]
+
+
+@pytest.mark.parametrize("phi", [nn.Tanh(), nn.GELU(), nn.ReLU()])
+@pytest.mark.parametrize("size", [0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-4])
+def test_secant_gates_of_a_tiny_step_are_slopes_not_rounding(phi, size):
+    h = torch.linspace(-3, 3, 40, dtype=torch.float64)
+    expected = slope(phi, h + size / 2)
+    np.testing.assert_allclose(secant_gates(phi, h, h + size), expected, atol=1e-8)
