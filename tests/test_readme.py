@@ -32,3 +32,16 @@ def test_the_python_example_runs():
     scope: dict = {}
     exec(small, scope)
     assert scope["analyzer"].verify(scope["X"], scope["y"])["passed"].all()
+
+
+def test_the_other_python_examples_run():
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    chosen = [block for block in blocks if "make_multitask" in block or "Gram" in block]
+    assert len(chosen) == 2
+    start = "from kpflow_sklearn import RecurrentTrainer\n"
+    start += "trainer = RecurrentTrainer(hidden_size=4, max_iter=4, snapshots=2)\n"
+    scope: dict = {}
+    small = "".join(chosen).replace("make_multitask(32", "make_multitask(4")
+    exec(start + small.replace("(64, 64)", "(4, 4), max_iter=4, snapshots=2"), scope)
+    assert scope["alignment"].alignment_matrices_["flow"].shape == (4, 4)
+    assert scope["gram"].layer_table_.notna().any().any()
