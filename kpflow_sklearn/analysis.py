@@ -23,6 +23,8 @@ from kpflow_sklearn.trials import AnalysisTrials
 from kpflow_sklearn.weight_maps import weight_map_table
 
 OPERATORS = ("K", "P", "PKP")
+#: Largest number of eigenvalues kept of each spectrum.
+N_LISTED = 500
 SIGNALS = ("Err", "P*Err", "KP*Err", "PKP*Err", "Z")
 
 
@@ -197,6 +199,36 @@ class SnapshotAnalysis:
     def weight_maps(self, rank_threshold: float) -> pd.DataFrame:
         """Return the weight-map table, one row a map."""
         return weight_map_table(self.linearization.K, rank_threshold)
+
+
+def spectrum_table(
+    spectra: dict[str, OperatorSpectra], settings: SpectralSettings
+) -> pd.DataFrame:
+    """Return the leading eigenvalues of every operator on every axis.
+
+    Parameters
+    ----------
+    spectra : dict of str to OperatorSpectra
+        Of one snapshot.
+    settings : SpectralSettings
+        Which operators and axes.
+
+    Returns
+    -------
+    DataFrame
+        Columns operator, axis, index (from 1), eigenvalue, share (of the trace) and method; at
+        most 500 rows for each operator and axis, none where eigenvalues are not computed.
+    """
+    tables = []
+    for name in settings.operators:
+        for axis in settings.axes:
+            found = spectra[name].on(axis)
+            values = found.eigenvalues[:N_LISTED]
+            trace = found.trace.value if found.trace.value > 0 else float("nan")
+            about = {"operator": name, "axis": axis, "index": np.arange(1, len(values) + 1)}
+            about |= {"eigenvalue": values, "share": values / trace, "method": found.method}
+            tables.append(pd.DataFrame(about))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _root(square: Estimate) -> Estimate:

@@ -18,7 +18,12 @@ from kpflow_sklearn._validation import (
     check_real,
     check_subset,
 )
-from kpflow_sklearn.analysis import OPERATORS, SnapshotAnalysis, SpectralSettings
+from kpflow_sklearn.analysis import (
+    OPERATORS,
+    SnapshotAnalysis,
+    SpectralSettings,
+    spectrum_table,
+)
 from kpflow_sklearn.analyzer_base import RecurrentAnalyzer
 from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.gramians import AXES
@@ -87,6 +92,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Time-axis ranks at the last snapshot; None for an operator not measured.
     effective_dimensions_ : DataFrame
         Operator x axis, at the last snapshot.
+    spectra_ : DataFrame
+        Leading eigenvalues of each operator on each axis at the last snapshot (at most 500):
+        operator, axis, index, eigenvalue, share of the trace, method.
     bottleneck_ : DataFrame
         For each iteration the time-axis ranks and which operator is the narrower one.
     signal_dimensions_ : DataFrame
@@ -285,6 +293,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.components_ = found.hidden_components(self.n_components, settings, spectra)
         self.n_components_ = len(self.components_)
         self.results_ = to_frame(rows)
+        self.spectra_ = spectrum_table(spectra, settings)
         self.signal_dimensions_ = pd.DataFrame(signals).set_index("iteration")
         self._describe_last(found, settings)
 

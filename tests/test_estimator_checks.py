@@ -19,6 +19,7 @@ from kpflow_sklearn import (
     RecurrentTrainer,
     TaskAlignmentAnalyzer,
 )
+from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
 
 TRAINER = RecurrentTrainer(hidden_size=4, max_iter=20, snapshots=2, learning_rate=0.05)
 ANALYZER = KPFlowAnalyzer(TRAINER)
@@ -57,6 +58,11 @@ kinds = pytest.mark.parametrize("kind", ["trainer", "analyzer", "alignment"])
 @pytest.mark.filterwarnings("ignore:there is a single sub-task:UserWarning")
 @parametrize_with_checks([TRAINER, ANALYZER, ALIGNMENT])
 def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_checks([SequenceScaler(), SequenceVectorizer()])
+def test_scikit_learns_checks_of_transformers(estimator, check):
     check(estimator)
 
 

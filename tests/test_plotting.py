@@ -8,7 +8,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer
-from kpflow_sklearn.plotting import AlignmentDisplay, CollapseDisplay, TrajectoryDisplay
+from kpflow_sklearn.plotting import (
+    AlignmentDisplay,
+    BottleneckDisplay,
+    CollapseDisplay,
+    LyapunovDisplay,
+    SpectrumDisplay,
+    TrajectoryDisplay,
+)
 from kpflow_sklearn.results import select
 
 matplotlib.use("agg")
@@ -147,3 +154,59 @@ def test_alignment_refuses_what_it_cannot_draw(aligned):
     table = aligned.grouping_history_.assign(margin=np.nan)
     with pytest.raises(ValueError, match="there is no margin to draw"):
         AlignmentDisplay(aligned.alignment_history_, table).plot_history()
+
+
+@pytest.fixture(scope="module")
+def exact(trials):
+    trainer = RecurrentTrainer(hidden_size=5, max_iter=6, snapshots=3, random_state=0)
+    return KPFlowAnalyzer(trainer, random_state=0).fit(trials)
+
+
+@pytest.mark.parametrize("axis", ["all", "time", "hidden"])
+def test_spectra_are_shares_of_the_trace(exact, axis, ax):
+    display = SpectrumDisplay.from_estimator(exact, axis=axis, ax=ax)
+    assert display.ax_ is ax and display.figure_ is ax.figure
+    table = exact.spectra_[exact.spectra_["axis"] == axis]
+    for line in ax.lines:
+        rows = table[table["operator"] == line.get_label().removesuffix("*")]
+        rows = rows[rows["share"] > 1e-10]
+        np.testing.assert_array_equal(line.get_xdata(), rows["index"])
+        np.testing.assert_array_equal(line.get_ydata(), rows["share"])
+    assert [line.get_label() for line in ax.lines] == ["K", "P", "PKP*"]
+    assert ax.get_yscale() == ax.get_xscale() == "log"
+
+
+def test_the_table_of_spectra_agrees_with_the_results(exact):
+    for (operator, axis), rows in exact.spectra_.groupby(["operator", "axis"]):
+        trace = select(exact.results_, operator, "trace", axis).loc[6, "value"]
+        assert rows["index"].tolist() == list(range(1, len(rows) + 1))
+        assert (rows["eigenvalue"].diff().dropna() <= 0).all()
+        assert rows["eigenvalue"].sum() == pytest.approx(trace, rel=1e-9)
+        assert rows["share"].sum() == pytest.approx(1, rel=1e-9)
+
+
+def test_exponents_are_drawn_with_95_percent_bars(exact, ax):
+    LyapunovDisplay.from_estimator(exact, ax=ax)
+    line, _, (bars,) = ax.containers[0]
+    np.testing.assert_array_equal(line.get_ydata(), exact.lyapunov_exponents_)
+    half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
+    np.testing.assert_allclose(half, 1.96 * exact.lyapunov_std_error_, atol=1e-12)
+    label = ax.get_legend().get_texts()[0].get_text()
+    assert label.endswith(f"{exact.kaplan_yorke_dimension_:.3g}")
+
+
+def test_bottleneck_draws_ranks_and_names_the_narrower(exact, ax):
+    BottleneckDisplay.from_estimator(exact, ax=ax)
+    table = exact.bottleneck_
+    for line, name in zip(ax.lines, ("K", "P", "PKP"), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), table[f"{name}_rank"])
+    assert [text.get_text() for text in ax.texts] == table["narrower"].tolist()
+
+
+def test_displays_refuse_what_is_not_there(exact):
+    with pytest.raises(ValueError, match="no eigenvalues on axis='trial'"):
+        SpectrumDisplay.from_estimator(exact, axis="trial")
+    with pytest.raises(ValueError, match="there are no finite exponents"):
+        LyapunovDisplay(np.empty(0), np.empty(0)).plot()
+    with pytest.raises(ValueError, match="there are no ranks to compare"):
+        BottleneckDisplay(exact.bottleneck_.iloc[:0]).plot()

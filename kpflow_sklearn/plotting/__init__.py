@@ -1,8 +1,18 @@
 """Figures of fitted analyzers; matplotlib is imported when a figure is drawn."""
 
 from kpflow_sklearn.plotting._alignment import AlignmentDisplay
+from kpflow_sklearn.plotting._bottleneck import BottleneckDisplay
 from kpflow_sklearn.plotting._collapse import CollapseDisplay
 from kpflow_sklearn.plotting._gram import GramDisplay
+from kpflow_sklearn.plotting._spectrum import LyapunovDisplay, SpectrumDisplay
 from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
 
-__all__ = ["AlignmentDisplay", "CollapseDisplay", "GramDisplay", "TrajectoryDisplay"]
+__all__ = [
+    "AlignmentDisplay",
+    "BottleneckDisplay",
+    "CollapseDisplay",
+    "GramDisplay",
+    "LyapunovDisplay",
+    "SpectrumDisplay",
+    "TrajectoryDisplay",
+]

@@ -143,7 +143,8 @@ class TrajectoryDisplay:
         self.projections_ = np.zeros((n_trials, n_timesteps, 2))
         self.explained_variance_ratio_ = np.zeros(2)
         if np.ptp(used, axis=0).max() > 0:
-            plane = PCA(n_components=k, svd_solver="full").fit(used)
+            plane = PCA(n_components=k, svd_solver="full").set_output(transform="default")
+            plane.fit(used)
             shape = (n_trials, n_timesteps, k)
             self.projections_[..., :k] = plane.transform(flat).reshape(shape)
             self.explained_variance_ratio_[:k] = plane.explained_variance_ratio_

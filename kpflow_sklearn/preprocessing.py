@@ -1,0 +1,297 @@
+"""Transformers of trials for pipelines: scale their features, or lay their steps side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import Tags
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+
+from kpflow_sklearn._validation import check_choice, check_estimator_sequences, check_mask
+from kpflow_sklearn.pooling import POOLINGS, pooled
+
+
+class _TakesSequences(BaseEstimator):
+    """What the transformers of this file share: tags, and masks."""
+
+    n_features_in_: int
+
+    def __sklearn_tags__(self) -> Tags:
+        """Return the tags: single steps (2-D) and sequences (3-D) are both taken."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _check(
+        self, X: ArrayLike, mask: ArrayLike | None, *, reset: bool
+    ) -> tuple[np.ndarray, np.ndarray | None, bool]:
+        trials, single_step = check_estimator_sequences(self, X, reset=reset, warn=False)
+        return trials, check_mask(mask, trials), single_step
+
+
+class SequenceScaler(  # type: ignore[call-arg]
+    OneToOneFeatureMixin, TransformerMixin, _TakesSequences, auto_wrap_output_keys=None
+):
+    """Standardise each feature over trials and steps.
+
+    Equation: x_btf -> (x_btf - mean_f) / std_f, mean and standard deviation over all valid (b, t),
+    by scikit-learn's ``StandardScaler``.
+
+    Parameters
+    ----------
+    with_mean : bool, default=True
+        Whether to subtract the mean.
+    with_std : bool, default=True
+        Whether to divide by the standard deviation (by 1 where it is zero).
+
+    Attributes
+    ----------
+    mean_, scale_ : ndarray of shape (n_features,), or None
+        What is subtracted, and what is divided by.
+    n_features_in_ : int
+        Size of the last axis of X.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpflow_sklearn.preprocessing import SequenceScaler
+    >>> X = np.arange(12.0).reshape(2, 3, 2)
+    >>> SequenceScaler().fit_transform(X).mean(axis=(0, 1))
+    array([0., 0.])
+    """
+
+    def __init__(self, *, with_mean: bool = True, with_std: bool = True) -> None:
+        self.with_mean = with_mean
+        self.with_std = with_std
+
+    def fit(self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None) -> SequenceScaler:
+        """Learn mean and standard deviation of each feature.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Trials; 2-D X are trials of one step.
+        y : Ignored
+            For the convention of scikit-learn.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps; the others are left out.
+
+        Returns
+        -------
+        SequenceScaler
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If X or mask have the wrong shape or hold NaN or infinity.
+        """
+        trials, valid, _ = self._check(X, mask, reset=True)
+        rows = trials.reshape(-1, trials.shape[-1]) if valid is None else trials[valid]
+        scaler = StandardScaler(with_mean=self.with_mean, with_std=self.with_std)
+        self._scaler = scaler.set_output(transform="default").fit(rows)
+        self.mean_ = self._scaler.mean_ if self.with_mean else None
+        self.scale_ = self._scaler.scale_
+        return self
+
+    def fit_transform(
+        self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None
+    ) -> np.ndarray:
+        """Fit, then transform the same trials.
+
+        Parameters
+        ----------
+        X, y, mask
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray
+            As from `transform`.
+        """
+        return self.fit(X, y, mask=mask).transform(X, mask=mask)
+
+    def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+        """Scale trials.
+
+        Parameters
+        ----------
+        X, mask
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray of the shape of X
+            Scaled; zero at invalid steps. Always an array: a table has no third axis.
+        """
+        return self._map(X, mask, "transform")
+
+    def inverse_transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+        """Undo `transform`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Scaled trials.
+        mask : array-like of bool, optional
+            Valid steps.
+
+        Returns
+        -------
+        ndarray of the shape of X
+            In the units of the X given to `fit`; zero at invalid steps.
+        """
+        return self._map(X, mask, "inverse_transform")
+
+    def _map(self, X: ArrayLike, mask: ArrayLike | None, method: str) -> np.ndarray:
+        check_is_fitted(self, "scale_")
+        trials, valid, single_step = self._check(X, mask, reset=False)
+        rows = getattr(self._scaler, method)(trials.reshape(-1, trials.shape[-1]))
+        out = rows.reshape(trials.shape)
+        if valid is not None:
+            out[~valid] = 0
+        return out[:, 0] if single_step else out
+
+    def set_output(self, *, transform: str | None = None) -> SequenceScaler:
+        """Do nothing: trials stay arrays, so that pipelines may be set to tables.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"}, optional
+            Ignored.
+
+        Returns
+        -------
+        SequenceScaler
+            Itself.
+        """
+        return self
+
+
+class SequenceVectorizer(TransformerMixin, _TakesSequences):
+    """Turn trials into rows: all steps side by side, the last valid one, or their mean.
+
+    Parameters
+    ----------
+    pooling : {"flatten", "last", "mean"}, default="flatten"
+        What to make of the steps of a trial.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Size of the last axis of X.
+    n_timesteps_ : int
+        Number of steps on fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpflow_sklearn.preprocessing import SequenceVectorizer
+    >>> vectorizer = SequenceVectorizer().fit(np.zeros((4, 2, 3)))
+    >>> vectorizer.get_feature_names_out().tolist()
+    ['x0_t0', 'x1_t0', 'x2_t0', 'x0_t1', 'x1_t1', 'x2_t1']
+    """
+
+    def __init__(self, *, pooling: str = "flatten") -> None:
+        self.pooling = pooling
+
+    def fit(
+        self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None
+    ) -> SequenceVectorizer:
+        """Learn the number of features and steps.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Trials; 2-D X are trials of one step.
+        y : Ignored
+            For the convention of scikit-learn.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps.
+
+        Returns
+        -------
+        SequenceVectorizer
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If ``pooling`` is none of those named, or X or mask have the wrong shape or hold NaN
+            or infinity.
+        """
+        check_choice(self.pooling, "pooling", POOLINGS)
+        trials, _, _ = self._check(X, mask, reset=True)
+        self.n_timesteps_ = trials.shape[1]
+        return self
+
+    def fit_transform(
+        self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None
+    ) -> np.ndarray:
+        """Fit, then transform the same trials.
+
+        Parameters
+        ----------
+        X, y, mask
+            As in `fit`.
+
+        Returns
+        -------
+        ndarray
+            As from `transform`.
+        """
+        return self.fit(X, y, mask=mask).transform(X, mask=mask)
+
+    def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
+        """Return one row a trial.
+
+        Parameters
+        ----------
+        X, mask
+            As in `fit`; for ``pooling="flatten"`` of as many steps.
+
+        Returns
+        -------
+        ndarray of shape (n_trials, n_features) or (n_trials, n_timesteps * n_features)
+            Rows; zero where steps are invalid.
+
+        Raises
+        ------
+        ValueError
+            If the steps are to lie side by side and X has another number of them than on fit.
+        """
+        check_is_fitted(self, "n_timesteps_")
+        trials, valid, _ = self._check(X, mask, reset=False)
+        if self.pooling == "flatten" and trials.shape[1] != self.n_timesteps_:
+            raise ValueError(
+                f"pooling='flatten' needs X with {self.n_timesteps_} steps as on fit, got "
+                f"{trials.shape[1]}."
+            )
+        if valid is not None:
+            trials = trials * valid[..., None]
+        return pooled(trials, valid, self.pooling)
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
+        """Return names such as "x0_t3", feature 0 at step 3.
+
+        Parameters
+        ----------
+        input_features : array-like of str, optional
+            Names of the features; default those seen on fit, or x0, x1, ...
+
+        Returns
+        -------
+        ndarray of str
+            One for each column.
+        """
+        check_is_fitted(self, "n_timesteps_")
+        names = _check_feature_names_in(self, input_features)
+        if self.pooling != "flatten":
+            return np.array([f"{name}_{self.pooling}" for name in names], dtype=object)
+        steps = range(self.n_timesteps_)
+        return np.array([f"{name}_t{t}" for t in steps for name in names], dtype=object)

@@ -1,0 +1,233 @@
+"""Analyzers in scikit-learn's pipelines, searches and tables."""
+
+from __future__ import annotations
+
+import pickle
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars
+import pytest
+import sklearn
+import torch
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import make_scorer
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.utils import estimator_checks
+
+from kpflow_sklearn import (
+    FeedForwardTrainer,
+    GramFlowAnalyzer,
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    TaskAlignmentAnalyzer,
+)
+from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
+
+rng = np.random.default_rng(0)
+LABELS = np.array(["left", "right", "up"] * 8)
+X = rng.standard_normal((24, 6, 2)) + np.linspace(0, 2, 6)[:, None]
+X += np.array([[-1.0, 0], [1, 0], [0, 1]] * 8)[:, None]
+Y = X.cumsum(1)
+TRAINER = RecurrentTrainer(
+    hidden_size=5, max_iter=15, snapshots=2, learning_rate=0.05, random_state=0
+)
+
+
+def pipeline(**options) -> Pipeline:
+    analyzer = KPFlowAnalyzer(clone(TRAINER), n_components=3, random_state=0, **options)
+    return make_pipeline(SequenceScaler(), analyzer, LogisticRegression())
+
+
+def test_a_pipeline_trains_clones_and_pickles():
+    fitted = pipeline().fit(X, LABELS)
+    assert fitted.score(X, LABELS) > 0.7
+    again = clone(fitted).fit(X, LABELS)
+    np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
+    copy = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(copy.predict_proba(X), fitted.predict_proba(X))
+
+
+def test_joblib_keeps_everything(tmp_path):
+    fitted = pipeline().fit(X, LABELS)
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    copy = joblib.load(tmp_path / "model.joblib")
+    pd.testing.assert_frame_equal(copy[1].results_, fitted[1].results_)
+    np.testing.assert_array_equal(copy.predict_proba(X), fitted.predict_proba(X))
+
+
+def test_a_baseline_without_a_network():
+    baseline = make_pipeline(SequenceScaler(), SequenceVectorizer(), LogisticRegression())
+    assert baseline.fit(X, LABELS).score(X, LABELS) > 0.7
+    assert baseline[:-1].get_feature_names_out().tolist()[:2] == ["x0_t0", "x1_t0"]
+
+
+def test_a_pipeline_of_tables():
+    fitted = pipeline().set_output(transform="pandas").fit(X, LABELS)
+    names = [f"kpflowanalyzer{i}" for i in range(3)]
+    assert list(fitted[:-1].transform(X)) == names
+    assert fitted[-1].feature_names_in_.tolist() == names
+    assert isinstance(pipeline().set_output(transform="polars")[:-1].fit_transform(X, LABELS),
+                      polars.DataFrame)  # fmt: skip
+
+
+def test_grid_search_reaches_the_trainer_and_leaves_threads_alone():
+    before = torch.get_num_threads()
+    grid = {"kpflowanalyzer__trainer__init_scale": [0.5, 1.5]}
+    options = {"cv": StratifiedKFold(2), "error_score": "raise"}
+    one, two = (GridSearchCV(pipeline(), grid, n_jobs=n, **options).fit(X, LABELS) for n in (1, 2))
+    np.testing.assert_array_equal(
+        one.cv_results_["mean_test_score"], two.cv_results_["mean_test_score"]
+    )
+    best = two.best_estimator_[1]
+    assert best.trainer_.init_scale == two.best_params_["kpflowanalyzer__trainer__init_scale"]
+    assert torch.get_num_threads() == before
+    # The search's network, analysed on other axes without training it again.
+    frozen = KPFlowAnalyzer(FrozenEstimator(best.trainer_), axes=("trial",), random_state=0)
+    scaled = two.best_estimator_[0].transform(X)
+    np.testing.assert_array_equal(frozen.fit(scaled, LABELS).predict(scaled), best.predict(scaled))
+
+
+def test_folds_stratified_by_task():
+    tasks = np.repeat([0, 1], 12)
+    analyzer = KPFlowAnalyzer(clone(TRAINER), random_state=0)
+    scores = [
+        analyzer.fit(X[a], Y[a], tasks=tasks[a]).score(X[b], Y[b])
+        for a, b in StratifiedKFold(3, shuffle=True, random_state=0).split(X, tasks)
+    ]
+    assert np.isfinite(scores).all()
+    # Three dimensional targets need a score of one's own: the estimator's, by default.
+    found = cross_val_score(analyzer, X, Y, cv=3)
+    assert np.isfinite(found).all()
+
+
+def test_a_scorer_for_targets_of_every_step():
+    def mean_squared(y_true, y_pred):
+        return float(((y_true - y_pred) ** 2).mean())
+
+    scorer = make_scorer(mean_squared, greater_is_better=False)
+    found = cross_val_score(clone(TRAINER), X, Y, cv=3, scoring=scorer)
+    assert (found < 0).all()
+
+
+@pytest.mark.parametrize("routing", [True, False])
+def test_masks_and_tasks_are_arguments_of_fit_only(routing):
+    with sklearn.config_context(enable_metadata_routing=routing):
+        analyzer = TaskAlignmentAnalyzer(clone(TRAINER), random_state=0)
+        found = analyzer.fit(X, Y, tasks=LABELS).transform(X)
+        assert found.shape == (24, 3)
+        with pytest.raises(TypeError):
+            analyzer.transform(X, tasks=LABELS)
+        if routing:
+            steps = Pipeline([("scale", SequenceScaler()), ("align", analyzer)])
+            steps["align"].set_fit_request(tasks=True)
+            assert steps.fit(X, Y, tasks=LABELS)["align"].tasks_.tolist() == sorted(set(LABELS))
+
+
+# ------------------------------------------- checks that scikit-learn's suite leaves out
+
+TRANSFORMERS = {
+    "kpflow": KPFlowAnalyzer(TRAINER, n_components=3),
+    "alignment": TaskAlignmentAnalyzer(TRAINER),
+    "gram": GramFlowAnalyzer(FeedForwardTrainer((4,), max_iter=10, snapshots=2), n_components=2),
+    "vectorizer": SequenceVectorizer(),
+}
+OUTPUT_CHECKS = [
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_set_output_transform_polars",
+    "check_global_output_transform_pandas",
+    "check_global_set_output_transform_polars",
+    "check_get_feature_names_out_error",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+    "check_dataframe_column_names_consistency",
+    "check_inplace_ensure_writeable",
+]
+
+
+# The checks fit on tables and transform arrays, of which scikit-learn warns.
+@pytest.mark.filterwarnings("ignore:X of shape", "ignore:there is a single sub-task")
+@pytest.mark.filterwarnings("ignore:X does not have valid", "ignore:X has feature names")
+@pytest.mark.parametrize("check", OUTPUT_CHECKS)
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_tables_out(name, check):
+    estimator = clone(TRANSFORMERS[name])
+    getattr(estimator_checks, check)(type(estimator).__name__, estimator)
+
+
+ONE_BY_ONE = [
+    (KPFlowAnalyzer(TRAINER), {"n_components": 0, "operators": "K", "axes": ("x",), "gram": "",
+     "rank_threshold": 0, "reduction": 1, "method": None, "n_probes": 3, "activity_tol": 2,
+     "analysis_trials": 0, "memory_limit": 0, "pooling": "max"}),
+    (TaskAlignmentAnalyzer(TRAINER), {"n_groups": 0, "analysis_trials": 0.5}),
+    (GramFlowAnalyzer(FeedForwardTrainer((2,), max_iter=1)),
+     {"n_components": 0, "rank_threshold": 1.5, "gram_pairs": 0, "max_kernel_size": 0}),
+    (SequenceVectorizer(), {"pooling": None}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name", "value"),
+    [(e, name, value) for e, wrong in ONE_BY_ONE for name, value in wrong.items()],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_wrong_parameters_are_named_on_fit(estimator, name, value):
+    rows = X[:, 0] if isinstance(estimator, GramFlowAnalyzer) else X
+    y = X[:, 0, 0] if isinstance(estimator, GramFlowAnalyzer) else Y
+    with pytest.raises((ValueError, TypeError), match=name):
+        clone(estimator).set_params(**{name: value}).fit(rows, y)
+
+
+class StepsAreFeatures(KPFlowAnalyzer):
+    """Reads a table as one feature over time, as a user's own adapter might."""
+
+    def fit(self, X, y=None, **options):
+        self._flat = np.ndim(X) == 2
+        return super().fit(np.asarray(X)[..., None] if self._flat else X, y, **options)
+
+    def transform(self, X, **options):
+        return super().transform(np.asarray(X)[..., None] if self._flat else X, **options)
+
+
+def test_a_subclass_that_reads_tables_as_time():
+    flat = X[..., 0]
+    found = StepsAreFeatures(clone(TRAINER), n_components=3, random_state=0)
+    expected = KPFlowAnalyzer(clone(TRAINER), n_components=3, random_state=0)
+    np.testing.assert_array_equal(
+        found.fit_transform(flat, LABELS), expected.fit_transform(flat[..., None], LABELS)
+    )
+    assert found.eigenfunctions_["P"].shape[2] == 6
+
+
+@pytest.mark.filterwarnings("ignore:there is a single sub-task")
+@pytest.mark.parametrize("name", ["kpflow", "alignment", "gram"])
+def test_one_sample_gives_numbers_or_reasons(name):
+    estimator = clone(TRANSFORMERS[name])
+    rows, y = (X[:1, 0], X[:1, 0]) if name == "gram" else (X[:1], Y[:1])
+    results = estimator.fit(rows, y).results_
+    assert (results["value"].notna() | (results["reason"] != "")).all()
+    assert np.isfinite(estimator.transform(rows)).all()
+
+
+@pytest.mark.parametrize("name", ["kpflow", "alignment", "gram"])
+def test_the_html_repr_is_cheap_and_complete(name, monkeypatch):
+    estimator = clone(TRANSFORMERS[name])
+    rows, y = (X[:, 0], X[:, 0]) if name == "gram" else (X, Y)
+    estimator.fit(rows, y)
+    monkeypatch.setattr(torch, "matmul", lambda *a, **k: pytest.fail("the repr computes"))
+    html = estimator._repr_html_()
+    assert type(estimator).__name__ in html
+
+
+def test_tables_go_into_papers():
+    analyzer = KPFlowAnalyzer(clone(TRAINER), random_state=0).fit(X, Y)
+    ranks = analyzer.results_.query("quantity == 'rank' and axis == 'time'")
+    wide = ranks.pivot(index="iteration", columns="operator", values="value")
+    assert wide.columns.tolist() == ["K", "P", "PKP"] and wide.index.tolist() == [0, 15]
+    pytest.importorskip("jinja2")
+    assert "tabular" in wide.to_latex()
