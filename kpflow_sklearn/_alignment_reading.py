@@ -31,8 +31,14 @@ def matrices_in_print(analyzer: Any) -> str:
         form = "{:.3g}" if kind == "interference" else "{:+.2f}"
         shown = table.map(lambda v, form=form: "-" if pd.isna(v) else form.format(v))
         shown.index.name = shown.columns.name = None
-        parts.append(f"{kind}\n{shown.to_string()}")
+        parts.append(f"{kind}{_compared(analyzer, kind)}\n{shown.to_string()}")
     return "\n\n".join(parts)
+
+
+def _compared(analyzer: Any, kind: str) -> str:
+    """Say so where second moments were compared: they have no sign."""
+    rows = analyzer.results_[analyzer.results_["quantity"] == kind]
+    return " (second moments)" if (rows["reduction"] == "second moments").any() else ""
 
 
 def read_alignment_in_words(analyzer: Any) -> str:
@@ -73,9 +79,11 @@ def _group_sentence(analyzer: Any) -> str:
     groups = analyzer.groups_.to_numpy()
     if len(groups) < 3:
         return ""
-    kind = "state" if "state" in analyzer.alignment_matrices_ else "update"
-    matrix = analyzer.alignment_matrices_[kind].to_numpy()
-    how = "final states" if kind == "state" else "operators over training"
+    how, table = "final states", analyzer.alignment_matrices_.get("state")
+    if table is None:
+        how, whole = "operators over training", analyzer.cumulative_alignment_["update"]
+        table = whole.loc[whole.index[-1][0]]
+    matrix = table.to_numpy()
     words = describe_groups(analyzer.tasks_, groups)
     value = margin((matrix + matrix.T) / 2, groups)
     apart = "" if np.isnan(value) else f" (alignment within less between groups {value:+.2f})"
@@ -83,10 +91,17 @@ def _group_sentence(analyzer: Any) -> str:
 
 
 def _conflict_sentence(analyzer: Any) -> str:
-    history = analyzer.alignment_history_["gradient"].stack()
+    if len(analyzer.tasks_) < 2:
+        return ""
+    history = analyzer.alignment_history_["gradient"].stack().dropna()
+    if not len(history):
+        return "No sub-task has a gradient."
     worst = history.idxmin()
     if not history.min() < _CONFLICT:
-        return "At no snapshot do the gradients of two sub-tasks point against each other."
+        return (
+            f"At no snapshot is the gradient cosine of two sub-tasks below {_CONFLICT} (the least "
+            f"is {history.min():+.2f})."
+        )
     iteration, task, other = worst
     maps = analyzer.interference_by_map_
     here = maps[
@@ -102,7 +117,7 @@ def _conflict_sentence(analyzer: Any) -> str:
         f"The strongest conflict is that of {task} with {other} at iteration {iteration} "
         f"(gradient cosine {history.min():+.2f}), carried most by the weights of "
         f"{carrier['weight_map']}; at the last snapshot {n_now} of "
-        f"{len(last) * (len(last) - 1) // 2} pairs of tasks are in conflict."
+        f"{len(last) * (len(last) - 1) // 2} pairs of tasks have a cosine below {_CONFLICT}."
     )
 
 
@@ -110,7 +125,12 @@ def _lead_sentence(analyzer: Any) -> str:
     if analyzer.transition_ is None:
         return ""
     operators = analyzer.grouping_history_["source"].iloc[0]
+    iterations = analyzer.grouping_history_["iteration"]
     states = f"The states show these groups for good from iteration {analyzer.transition_} on"
+    if analyzer.transition_ == iterations.min():
+        states += " (the first snapshot)"
+    elif analyzer.transition_ == iterations.max():
+        states += " (the last snapshot)"
     if analyzer.lead_ is None:
         return f"{states}; the {operators} alignment does not, up to the end."
     start = analyzer.transition_ - analyzer.lead_

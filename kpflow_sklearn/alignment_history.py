@@ -67,9 +67,14 @@ class AlignmentHistory:
     @property
     def final_groups(self) -> np.ndarray:
         """The groups of the final states; of outputs, which share theirs, of the operators."""
-        if "state" in self.matrices:
+        if self.defining_source == "state":
             return group_tasks(self.matrices["state"][-1], self.n_groups)
         return group_tasks(self.cumulative()[self.operator_kind][-1], self.n_groups)
+
+    @property
+    def defining_source(self) -> str:
+        """Where the final groups come from."""
+        return "state" if "state" in self.matrices else f"cumulative {self.operator_kind}"
 
     def groupings(self) -> pd.DataFrame:
         """Return the groups that each source shows at each snapshot.
@@ -80,7 +85,8 @@ class AlignmentHistory:
             Columns iteration, source ("state", "cumulative state", "cumulative update" or
             "cumulative flow", "cumulative gradient"), groups, is_final, margin (of the final
             groups: mean similarity within less that between) and chance (share of permuted
-            task labels with at least that margin).
+            task labels with at least that margin; NaN for the matrix that the final groups were
+            cut from).
         """
         cumulative, final = self.cumulative(), self.final_groups
         sources = {f"cumulative {self.operator_kind}": cumulative[self.operator_kind]}
@@ -95,6 +101,7 @@ class AlignmentHistory:
             for iteration, matrix in zip(self.iterations, series, strict=True):
                 groups = group_tasks(matrix, self.n_groups)
                 symmetric = (matrix + matrix.T) / 2
+                defining = source == self.defining_source and iteration == self.iterations[-1]
                 rows.append(
                     {
                         "iteration": iteration,
@@ -102,7 +109,7 @@ class AlignmentHistory:
                         "groups": describe_groups(self.names, groups),
                         "is_final": bool(np.array_equal(groups, final)),
                         "margin": margin(symmetric, final),
-                        "chance": chance_of_margin(symmetric, final),
+                        "chance": np.nan if defining else chance_of_margin(symmetric, final),
                     }
                 )
         return pd.DataFrame(rows)
@@ -118,9 +125,11 @@ class AlignmentHistory:
         Returns
         -------
         int or None
-            None if they are others at the end, or if there are no groups to tell apart.
+            None if they are others at the end, if there are no groups to tell apart (fewer than
+            three tasks, all in one group or each in its own), or but one snapshot.
         """
-        if len(self.names) < 3:
+        n_groups = self.final_groups.max() + 1
+        if len(self.iterations) < 2 or n_groups in (1, len(self.names)) or len(self.names) < 3:
             return None
         kind = source.removeprefix("cumulative ")
         if kind not in self.matrices:

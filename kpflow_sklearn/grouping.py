@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import silhouette_score
 
@@ -20,29 +20,39 @@ def group_tasks(similarity: np.ndarray, n_groups: int | None = None) -> np.ndarr
     Parameters
     ----------
     similarity : ndarray of shape (n_tasks, n_tasks)
-        At most 1; it is symmetrised. A task whose similarities are NaN is like none.
+        At most 1; it is symmetrised. A task that has no similarity to any other (NaN) is a group
+        of its own, beyond ``n_groups``.
     n_groups : int, optional
-        How many groups; default the number of best silhouette, of the smallest where several
-        are best. Two tasks are then two groups.
+        How many groups of the others; default the number of best silhouette, of the smallest
+        where several are best, and one group where all are equally far. Two tasks are two groups.
 
     Returns
     -------
     ndarray of int, shape (n_tasks,)
         Group of each task, numbered in order of appearance.
     """
-    n_tasks = len(similarity)
-    if n_tasks == 1:
-        return np.zeros(1, dtype=int)
-    distance = 1 - np.nan_to_num((similarity + similarity.T) / 2)
+    apart = np.where(np.eye(len(similarity), dtype=bool), np.nan, similarity + similarity.T)
+    known = np.isfinite(apart).any(1)
+    groups = len(similarity) + np.arange(len(similarity))
+    if known.sum() < 2:
+        return _in_order(groups)
+    # What is unknown of a pair counts as far as can be.
+    distance = np.nan_to_num(1 - apart[np.ix_(known, known)] / 2, nan=2.0).clip(min=0)
     np.fill_diagonal(distance, 0.0)
-    distance = distance.clip(min=0)
+    groups[known] = _cut(distance, n_groups)
+    return _in_order(groups)
+
+
+def _cut(distance: np.ndarray, n_groups: int | None) -> np.ndarray:
+    n_tasks = len(distance)
     tree = linkage(squareform(distance, checks=False), method="average")
     if n_groups is not None:
-        return _in_order(fcluster(tree, n_groups, "maxclust"))
+        return cut_tree(tree, n_clusters=min(n_groups, n_tasks)).ravel()
     if n_tasks == 2:
         return np.arange(2)
-    cuts = [_in_order(fcluster(tree, k, "maxclust")) for k in range(2, n_tasks)]
-    cuts = [cut for cut in cuts if cut.max() > 0]  # Where all are equally far, none is cut.
+    # Of equally far tasks "maxclust" separates none, so that there may be a single group.
+    cuts = [fcluster(tree, k, "maxclust") for k in range(2, n_tasks)]
+    cuts = [cut for cut in cuts if len(np.unique(cut)) > 1]
     if not cuts:
         return np.zeros(n_tasks, dtype=int)
     scores = [silhouette_score(distance, cut, metric="precomputed") for cut in cuts]
@@ -102,7 +112,8 @@ def chance_of_margin(similarity: np.ndarray, groups: np.ndarray) -> float:
     """Return the share of all assignments of the tasks to groups with at least this margin.
 
     The tasks' labels are permuted: all permutations up to 7 tasks, 5000 drawn ones beyond. Of
-    four tasks in two pairs the smallest share there can be is 1/3.
+    four tasks in two pairs the smallest share there can be is 1/3. It says something only where
+    the groups were not cut from this very matrix.
 
     Parameters
     ----------
@@ -114,7 +125,7 @@ def chance_of_margin(similarity: np.ndarray, groups: np.ndarray) -> float:
     Returns
     -------
     float
-        A p-value, above 0; NaN where the margin is.
+        Above 0; NaN where the margin is.
     """
     observed = margin(similarity, groups)
     if np.isnan(observed):

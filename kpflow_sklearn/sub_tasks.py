@@ -207,28 +207,21 @@ def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
     ValueError
         If there is another number of them, or some are missing or no labels.
     """
-    labels = np.asarray(values)
+    # NumPy would turn a list of strings and numbers, or gaps, into strings.
+    is_plain = not hasattr(values, "dtype")
+    labels = np.asarray(values, dtype=object) if is_plain else np.asarray(values)
     if labels.shape != (n_trials,):
         raise ValueError(
             f"{name} must hold one label a trial, shape ({n_trials},), got {labels.shape}."
         )
-    if labels.dtype.kind == "O":
-        plain = [x for x in labels if isinstance(x, str | int | np.integer)]
-        if len(plain) < len(labels):
-            odd = next(x for x in labels if not isinstance(x, str | int | np.integer))
-            raise ValueError(f"{name} must be strings or integers without gaps, got {odd!r}.")
-        kinds = {isinstance(x, str) for x in plain}
-        if len(kinds) > 1:
-            raise ValueError(f"{name} must be all strings or all integers, got both.")
-        labels = np.array(plain)
-    if labels.dtype.kind == "f":
-        if not (np.isfinite(labels) & (labels == np.round(labels))).all():
-            odd = labels[~(np.isfinite(labels) & (labels == np.round(labels)))][0]
-            raise ValueError(f"{name} must be strings or integers without gaps, got {odd}.")
-        labels = labels.astype(int)
-    if labels.dtype.kind not in "iubUS":
-        raise ValueError(f"{name} must be strings or integers, got dtype {labels.dtype}.")
-    return labels
+    for label in labels:
+        whole = isinstance(label, str | int | np.integer | np.bool_)
+        whole = whole or (isinstance(label, float | np.floating) and float(label).is_integer())
+        if not whole:
+            raise ValueError(f"{name} must be strings or integers without gaps, got {label!r}.")
+    if len({isinstance(label, str) for label in labels}) > 1:
+        raise ValueError(f"{name} must be all strings or all integers, got both.")
+    return np.array([x if isinstance(x, str) else int(x) for x in labels])
 
 
 def _plain(label: object) -> str:

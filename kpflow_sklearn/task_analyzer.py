@@ -14,8 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_estimator_sequences, check_periods, check_positive_int
 from kpflow_sklearn.alignment_history import AlignmentHistory
+from kpflow_sklearn.alignment_rows import alignment_rows
 from kpflow_sklearn.analyzer_base import RecurrentAnalyzer
-from kpflow_sklearn.results import row, to_frame
+from kpflow_sklearn.results import to_frame
 from kpflow_sklearn.sub_tasks import (
     SubTasks,
     check_labels,
@@ -23,9 +24,8 @@ from kpflow_sklearn.sub_tasks import (
     tasks_by_label,
     tasks_by_output,
 )
-from kpflow_sklearn.task_flow import MATRICES, TaskFlow
-from kpflow_sklearn.traces import Estimate
-from kpflow_sklearn.trials import AnalysisTrials
+from kpflow_sklearn.task_flow import TaskFlow
+from kpflow_sklearn.trials import AnalysisTrials, choose_index
 
 
 class TaskAlignmentAnalyzer(RecurrentAnalyzer):
@@ -71,7 +71,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         iteration: groups, whether they are the final ones, the margin of the final groups, and
         its chance level over permuted task labels.
     transition_ : int or None
-        The iteration from which the groups of the states stay the final ones.
+        The iteration from which the groups of the states stay the final ones, at the earliest the
+        first snapshot; None if there are no groups to tell apart, or a single snapshot.
     lead_ : int or None
         By how many iterations the cumulative update alignment (flow, if unmatched) shows the
         final groups for good before the states do; None if it never does.
@@ -79,7 +80,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         Interference split by weight map: iteration, weight_map, task, other_task, value. All but
         "readout", whose weights do not move the states, sum to the interference.
     interference_by_period_ : DataFrame or None
-        Interference split by the periods in which either task's error moves the weights.
+        Interference split by the periods at whose steps the weights act on the states; the error
+        may come later, carried back by P*.
     results_ : DataFrame
         All matrices and losses of the tasks, tidy; ``reduction`` says how trials were compared.
     components_ : list of ndarray of shape (n_directions, n_states)
@@ -92,7 +94,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
     Notes
     -----
     -eta <g_i, g_j> is the change of L_i by a gradient step of rate eta on L_j alone, where L_j
-    is the mean over the trials of task j: negative entries mean that j hurts i.
+    is (1/N_j) sum of w l over the N_j valid steps of task j: negative entries mean that j hurts i.
     Only recurrent weights (and a trained initial state) move the states; the gradient of the
     readout is reported apart.
 
@@ -171,14 +173,19 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             If a parameter or an array is not as described; the message names it.
         """
         analysed = X if X_analysis is None else X_analysis
+        check_positive_int(self.analysis_trials, "analysis_trials")
+        if self.n_groups is not None:
+            check_positive_int(self.n_groups, "n_groups")
+        seed = draw_seed(self.random_state)
         labels = self._check_labels(tasks, conditions, analysed)
+        if labels is not None:
+            self._check_choice(labels, conditions, X_analysis is None, seed)
         shape = () if periods is None else np.shape(analysed)
         steps = check_periods(periods, shape[1] if len(shape) == 3 else 1)
-        check_positive_int(self.analysis_trials, "analysis_trials")
-        seed = draw_seed(self.random_state)
         self._fit_trainer(X, y, seed, mask=mask, loss_weight=loss_weight)
         if labels is None and self._has_a_class_each():
             labels = np.asarray(y if X_analysis is None else y_analysis).ravel()
+            self._check_choice(labels, None, X_analysis is None, seed)
         trials = self._choose_trials(
             X,
             y,
@@ -207,21 +214,29 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             raise ValueError(
                 f"tasks must name at least two sub-tasks, got {labels[:1].tolist()} only."
             )
-        if n_tasks > self.analysis_trials:
-            raise ValueError(
-                f"analysis_trials={self.analysis_trials} leaves some of the {n_tasks} tasks "
-                "without a trial; raise it."
-            )
         self._check_n_groups(n_tasks)
         if conditions is not None:
             match_conditions(labels, check_labels(conditions, "conditions", len(labels)))
         return labels
 
-    def _check_n_groups(self, n_tasks: int) -> None:
-        if self.n_groups is None:
+    def _check_choice(
+        self, labels: np.ndarray, conditions: ArrayLike | None, is_chosen: bool, seed: int
+    ) -> None:
+        """Refuse a choice that would leave out a task, or all conditions that two share."""
+        if not is_chosen:
             return
-        check_positive_int(self.n_groups, "n_groups")
-        if self.n_groups > n_tasks:
+        n_tasks = len(np.unique(labels))
+        if n_tasks > self.analysis_trials:
+            raise ValueError(
+                f"analysis_trials={self.analysis_trials} leaves some of the {n_tasks} tasks "
+                "without a trial; raise it."
+            )
+        if conditions is not None:
+            index = choose_index(len(labels), self.analysis_trials, labels, conditions, seed)
+            match_conditions(labels[index], np.asarray(conditions)[index])
+
+    def _check_n_groups(self, n_tasks: int) -> None:
+        if self.n_groups is not None and self.n_groups > n_tasks:
             raise ValueError(f"n_groups must be at most {n_tasks} tasks, got {self.n_groups}.")
 
     def _has_a_class_each(self) -> bool:
@@ -264,7 +279,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             matrices = flow.matrices()
             for kind, matrix in matrices.items():
                 series.setdefault(kind, []).append(matrix)
-            rows += _rows(iteration, flow, matrices)
+            rows += alignment_rows(iteration, flow, matrices)
             by_map.append(flow.interference_by_map().assign(iteration=iteration))
             if periods is not None:
                 found = flow.interference_by_period(periods)
@@ -339,36 +354,3 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Put the tables of all snapshots under each other, the iteration first."""
     table = pd.concat(tables, ignore_index=True)
     return table[["iteration", *table.columns.drop("iteration")]]
-
-
-def _rows(iteration: int, flow: TaskFlow, matrices: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Return the rows of ``results_`` for one snapshot."""
-    tasks = flow.tasks
-    sizes = tasks.member.sum(1)
-    rows = [
-        row(iteration, "network", "", "loss", float(loss), task=name, n_trials=int(size))
-        for name, loss, size in zip(tasks.names, flow.losses, sizes, strict=True)
-    ]
-    for kind in MATRICES:
-        if kind not in matrices:
-            continue
-        compared = flow.comparison if kind in ("update", "state") else ""
-        for (i, j), value in np.ndenumerate(matrices[kind]):
-            estimate = Estimate(float(value))
-            if np.isnan(value):
-                what = "the states are zero" if kind == "state" else "a task has no gradient"
-                estimate = Estimate.missing(what)
-            rows.append(
-                row(
-                    iteration,
-                    "network" if kind == "state" else "PKP",
-                    "hidden" if compared == "second moments" else "all",
-                    kind,
-                    estimate,
-                    reduction=compared,
-                    n_trials=int((tasks.member[i] | tasks.member[j]).sum()),
-                    task=tasks.names[i],
-                    other_task=tasks.names[j],
-                )
-            )
-    return rows

@@ -93,7 +93,7 @@ def choose_trials(
         targets = encoder.encode(given, y_analysis, single_step=single_step)
         return AnalysisTrials(given, targets, None)
     valid = check_mask(mask, X)
-    index = _stratified_choice(len(X), n_trials, tasks, conditions, seed)
+    index = choose_index(len(X), n_trials, tasks, conditions, seed)
     # Once whole, so that every trial is checked; then the chosen ones, with weights of their own.
     encoder.encode(X, y, mask=valid, loss_weight=loss_weight, single_step=single_step)
     if loss_weight is not None and not np.asarray(loss_weight)[index].any():
@@ -116,7 +116,7 @@ def _as_sequences(X: ArrayLike, single_step: bool) -> np.ndarray:
     return array[:, None, :] if single_step and array.ndim == 2 else array
 
 
-def _stratified_choice(
+def choose_index(
     n_available: int,
     n_trials: int,
     tasks: ArrayLike | None,
@@ -125,7 +125,21 @@ def _stratified_choice(
 ) -> np.ndarray:
     """Return sorted trial indices, each task in equal share as far as its trials reach.
 
-    Of tasks with ``conditions``, the same conditions are chosen for all.
+    Of tasks with ``conditions`` the same conditions are taken, those of most tasks first.
+
+    Parameters
+    ----------
+    n_available, n_trials : int
+        How many trials there are, and how many to take.
+    tasks, conditions : array-like of shape (n_available,), optional
+        Labels.
+    seed : int
+        Of the choice.
+
+    Returns
+    -------
+    ndarray of int
+        At most ``n_trials`` indices.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(n_available)
@@ -136,15 +150,23 @@ def _stratified_choice(
                 f"tasks must hold one label a trial, shape ({n_available},), got {labels.shape}."
             )
         if conditions is not None:
-            # A trial of each task and condition comes first, all tasks of a condition together.
-            known, codes = np.unique(np.asarray(conditions), return_inverse=True)
-            order = order[np.argsort(rng.permutation(len(known))[codes[order]], kind="stable")]
-            pairs = np.unique(labels, return_inverse=True)[1] * len(known) + codes
-            order = order[np.argsort(_turns(pairs, order)[order], kind="stable")]
-        else:
-            # The first trial of every task comes first, then the second of every task, and so on.
-            order = order[np.argsort(_turns(labels, order)[order], kind="stable")]
+            order = _by_condition(labels, np.asarray(conditions), order, rng)
+        # The first trial of every task comes first, then the second of every task, and so on.
+        order = order[np.argsort(_turns(labels, order)[order], kind="stable")]
     return np.sort(order[: min(n_trials, n_available)])
+
+
+def _by_condition(
+    labels: np.ndarray, conditions: np.ndarray, order: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Sort trials by condition, those of most tasks first, one of each task and condition."""
+    known, codes = np.unique(conditions, return_inverse=True)
+    task = np.unique(labels, return_inverse=True)[1]
+    pairs = task * len(known) + codes
+    n_tasks = np.bincount(np.unique(pairs) % len(known), minlength=len(known))
+    rank = np.lexsort((rng.permutation(len(known)), -n_tasks)).argsort()
+    order = order[np.argsort(rank[codes[order]], kind="stable")]
+    return order[np.argsort(_turns(pairs, order)[order], kind="stable")]
 
 
 def _turns(labels: np.ndarray, order: np.ndarray) -> np.ndarray:

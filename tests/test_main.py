@@ -7,7 +7,10 @@ import re
 import numpy as np
 import pytest
 
+from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
 from kpflow_sklearn.__main__ import main
+from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
+from kpflow_sklearn.grouping import margin
 from kpflow_sklearn.results import read_results, select
 
 QUICK = ["--hidden-size", "6", "--max-iter", "4", "--snapshots", "2"]
@@ -35,7 +38,7 @@ def check_alignment(tmp_path, printed):
     results = read_results(tmp_path / "out" / "results.csv")
     last = results[results["iteration"] == 4]
     for kind in ("interference", "gradient", "flow", "update", "state"):
-        assert f"\n{kind}\n" in printed
+        assert re.search(rf"^{kind}( \(second moments\))?$", printed, flags=re.M)
     for _, row in last[last["quantity"] == "flow"].iterrows():
         assert f"{row['value']:+.2f}" in printed
     losses = last[last["quantity"] == "loss"].set_index("task")["value"]
@@ -148,3 +151,43 @@ def test_help_names_every_option(capsys):
     printed = capsys.readouterr().out
     for option in ("task", "data", "cell", "hidden-size", "init-scale", "max-iter", "snapshots"):
         assert f"--{option}" in printed
+
+
+def words_of(**options):
+    trainer = RecurrentTrainer(hidden_size=4, max_iter=4, snapshots=2, random_state=0)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((12, 6, 2))
+    y = X.cumsum(1)[..., [0, 1, 0, 1]] * [1, 1, -1, 0.5]
+    found = TaskAlignmentAnalyzer(trainer, random_state=0, **options).fit(X, y)
+    return found, read_alignment_in_words(found)
+
+
+def test_words_of_outputs_name_the_margin_of_their_groups():
+    found, words = words_of(n_groups=2)
+    last = found.cumulative_alignment_["update"].loc[4].to_numpy()
+    assert f"between groups {margin(last, found.groups_.to_numpy()):+.2f}" in words
+    assert "The states show" not in words
+
+
+def test_words_without_gradients_or_conflicts():
+    found, _ = words_of()
+    history = found.alignment_history_
+    history["gradient"] = history["gradient"] * np.nan
+    assert "No sub-task has a gradient." in read_alignment_in_words(found)
+    history["gradient"] = history["gradient"].fillna(-0.04)
+    assert "below -0.05 (the least is -0.04)" in read_alignment_in_words(found)
+
+
+def test_words_say_where_a_transition_is_at_the_edge():
+    found, _ = words_of(n_groups=2)
+    for iteration, where in ((0, "first"), (4, "last")):
+        found.transition_, found.lead_ = iteration, None
+        assert f"(the {where} snapshot)" in read_alignment_in_words(found)
+
+
+def test_second_moments_are_named_in_print():
+    trainer = RecurrentTrainer(hidden_size=4, max_iter=4, snapshots=2, random_state=0)
+    X = np.random.default_rng(0).standard_normal((12, 6, 2))
+    found = TaskAlignmentAnalyzer(trainer, random_state=0).fit(X, X, tasks=["a", "b", "c"] * 4)
+    printed = matrices_in_print(found)
+    assert "update (second moments)" in printed and "flow\n" in printed

@@ -21,7 +21,7 @@ from kpflow_sklearn.grouping import (
 from kpflow_sklearn.results import COLUMNS
 from kpflow_sklearn.sub_tasks import tasks_by_label
 from kpflow_sklearn.task_flow import MATRICES, TaskFlow
-from kpflow_sklearn.trials import AnalysisTrials
+from kpflow_sklearn.trials import AnalysisTrials, choose_index
 
 PERIODS = {"context": 2, "stimulus": 3, "memory": 3, "response": 2}
 NAMES = ("MemoryPro", "MemoryAnti", "DelayPro", "ReactAnti")
@@ -248,7 +248,9 @@ def test_a_task_that_is_solved_has_no_gradient():
         ({"tasks": [None, *TASKS[1:]]}, "tasks must be strings or integers without gaps"),
         ({"tasks": [0.5] * 20}, "tasks must be strings or integers without gaps, got 0.5"),
         ({"tasks": np.array([1, *TASKS[1:]], dtype=object)}, "all strings or all integers"),
-        ({"tasks": np.zeros(20, complex)}, "tasks must be strings or integers, got dtype complex"),
+        ({"tasks": np.zeros(20, complex)}, "tasks must be strings or integers without gaps"),
+        ({"tasks": ["a", np.nan] * 10}, "tasks must be strings or integers without gaps, got nan"),
+        ({"tasks": ["a", 1] * 10}, "all strings or all integers"),
         ({"conditions": STIMULUS}, "give tasks too"),
         ({"tasks": TASKS, "conditions": STIMULUS[1:]}, "conditions must hold one label a trial"),
         ({"tasks": TASKS, "conditions": np.arange(20)}, "any two tasks share"),
@@ -272,10 +274,11 @@ def test_wrong_arguments_are_named(options, message):
         ({"analysis_trials": 3}, "analysis_trials=3 leaves some of the 4 tasks without a trial"),
         ({"n_groups": 5}, "n_groups must be at most 4 tasks, got 5"),
         ({"n_groups": 0}, "n_groups == 0, must be >= 1"),
+        ({"n_groups": "two"}, "n_groups must be an instance of int"),
     ],
 )
 def test_wrong_parameters_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         analyzer(**options).fit(X, Y, tasks=TASKS)
 
 
@@ -302,6 +305,38 @@ def test_a_single_output_is_a_single_task():
     assert found.tasks_.tolist() == [0] and found.groups_.tolist() == [0]
 
 
+# ---------------------------------------------------------------------------- choice of trials
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_task_is_left_out_of_the_choice_and_shares_are_equal(seed):
+    # A has forty conditions, B twenty of them, C three.
+    labels = np.repeat(["A", "B", "C"], [40, 20, 3])
+    conditions = np.r_[np.arange(40), np.arange(20), np.arange(3)]
+    index = choose_index(63, 18, labels, conditions, seed)
+    chosen = [set(conditions[index][labels[index] == task]) for task in "ABC"]
+    assert sorted(len(c) for c in chosen) == [3, 7, 8]
+    assert chosen[2] <= chosen[0] & chosen[1] and len(chosen[0] & chosen[1]) == 7
+
+
+def test_a_choice_without_common_conditions_is_refused_before_the_training(monkeypatch):
+    monkeypatch.setattr(RecurrentTrainer, "fit", lambda *args, **options: pytest.fail("trained"))
+    # a and b share 0, b and c share 1, a and c share 2: one trial a task cannot match all.
+    labels, conditions = list("aabbcc"), [0, 2, 0, 1, 1, 2]
+    with pytest.raises(ValueError, match="any two tasks share"):
+        analyzer(analysis_trials=3).fit(X[:6], Y[:6], tasks=labels, conditions=conditions)
+
+
+def test_classes_that_the_choice_would_leave_out_are_named():
+    with pytest.raises(ValueError, match="analysis_trials=3 leaves some of the 5 tasks"):
+        analyzer(analysis_trials=3).fit(X, np.array(list("abcde") * 4))
+
+
+def test_trials_of_their_own_are_not_chosen_from():
+    found = analyzer(analysis_trials=1).fit(X, Y, X_analysis=X, y_analysis=Y, tasks=TASKS)
+    assert len(found.tasks_) == 4
+
+
 # -------------------------------------------------------------------------------------- grouping
 
 BLOCKS = np.array([[1, 0.1, 0.9, 0], [0.1, 1, 0, 0.8], [0.9, 0, 1, 0.1], [0, 0.8, 0.1, 1]])
@@ -320,7 +355,17 @@ def test_groups_of_best_silhouette_are_found():
 def test_a_task_without_similarities_stands_alone():
     matrix = np.ones((4, 4))
     matrix[2] = matrix[:, 2] = np.nan
-    assert group_tasks(matrix, 2).tolist() == [0, 0, 1, 0]
+    assert group_tasks(matrix, 1).tolist() == [0, 0, 1, 0]
+    # Even where the others are unlike each other.
+    unlike = np.array([[1, np.nan, -0.8], [np.nan] * 3, [-0.8, np.nan, 1]])
+    assert group_tasks(unlike).tolist() == [0, 1, 2]
+    assert group_tasks(unlike, 1).tolist() == [0, 1, 0]
+    assert group_tasks(np.full((3, 3), np.nan)).tolist() == [0, 1, 2]
+
+
+def test_as_many_groups_as_asked_for_whatever_the_ties():
+    for n_groups in (1, 2, 3, 4):
+        assert len(set(group_tasks(np.eye(4), n_groups))) == n_groups
 
 
 def test_margin_and_its_chance():
@@ -351,6 +396,26 @@ def test_cumulative_means_are_weighted_by_iterations():
     series[1] = np.nan
     assert history.cumulative()["flow"][0, 0, 0] == 0
     assert np.isnan(history.cumulative()["flow"][1:]).all()
+
+
+def history_of(state: np.ndarray, n_groups: int | None, iterations: list[int]) -> AlignmentHistory:
+    matrices = {kind: np.stack([state] * len(iterations)) for kind in ("state", "update")}
+    matrices["gradient"] = matrices["state"]
+    return AlignmentHistory(iterations, np.arange(len(state)), matrices, True, n_groups)
+
+
+def test_no_transition_where_there_are_no_groups_or_a_single_snapshot():
+    assert history_of(BLOCKS, 2, [0, 5]).lasting_from("state") == 0
+    assert history_of(BLOCKS, 2, [0]).lasting_from("state") is None
+    assert history_of(BLOCKS, 1, [0, 5]).lasting_from("state") is None
+    assert history_of(BLOCKS, 4, [0, 5]).lasting_from("state") is None
+    assert history_of(np.eye(2), None, [0, 5]).lasting_from("state") is None
+
+
+def test_the_matrix_that_defines_the_groups_has_no_chance_level():
+    table = history_of(BLOCKS, 2, [0, 5]).groupings()
+    missing = table[table["chance"].isna()]
+    assert missing[["source", "iteration"]].to_numpy().tolist() == [["state", 5]]
 
 
 def test_transition_and_lead_of_a_known_history():

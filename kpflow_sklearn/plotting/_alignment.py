@@ -41,6 +41,8 @@ class AlignmentDisplay:
         As of a fitted `TaskAlignmentAnalyzer`; so are the others.
     grouping_history : DataFrame
         Margin of the final groups by source and iteration.
+    matched : bool, default=True
+        Whether update and state compare matched trials, rather than second moments.
     transition, lead : int or None
         When the states show the final groups for good, and how much earlier the operators do.
 
@@ -57,11 +59,13 @@ class AlignmentDisplay:
         alignment_history: Mapping[str, pd.DataFrame],
         grouping_history: pd.DataFrame,
         *,
+        matched: bool = True,
         transition: int | None = None,
         lead: int | None = None,
     ) -> None:
         self.alignment_history = alignment_history
         self.grouping_history = grouping_history
+        self.matched = matched
         self.transition = transition
         self.lead = lead
 
@@ -96,6 +100,7 @@ class AlignmentDisplay:
         display = cls(
             estimator.alignment_history_,
             estimator.grouping_history_,
+            matched="cumulative update" in set(estimator.grouping_history_["source"]),
             transition=estimator.transition_,
             lead=estimator.lead_,
         )
@@ -141,7 +146,8 @@ class AlignmentDisplay:
         self.ax_.set_ylabel("task i, acted on")
         if kind in ("update", "state"):
             self.ax_.set(xlabel="task", ylabel="task")
-        self.ax_.set_title(f"{TITLES[kind]}, iteration {iteration}")
+        of = " of second moments" if kind in ("update", "state") and not self.matched else ""
+        self.ax_.set_title(f"{TITLES[kind]}{of}, iteration {iteration}")
         if len(names) <= _MAX_WRITTEN:
             self._write_values(values, largest)
         self.figure_.colorbar(image, ax=self.ax_, fraction=0.046, pad=0.04)
@@ -177,8 +183,8 @@ class AlignmentDisplay:
         table = self.grouping_history
         if table["margin"].isna().all():
             raise ValueError(
-                "there is no margin to draw: no final group holds two tasks, or all are in one; "
-                "give n_groups to the analyzer."
+                "there is no margin to draw: no final group holds two tasks, all are in one, or "
+                "the alignment is unknown; see grouping_history_, and n_groups of the analyzer."
             )
         self.ax_ = new_axes(ax)
         self.figure_ = self.ax_.figure
