@@ -18,15 +18,15 @@ SCHEMA_VERSION = 2
 #: Columns of ``results_``. ``value`` is NaN only where ``reason`` says why.
 COLUMNS = {
     "iteration": "int64",
-    "operator": "str",
-    "axis": "str",
-    "quantity": "str",
-    "task": "str",
-    "other_task": "str",
+    "operator": "category",
+    "axis": "category",
+    "quantity": "category",
+    "task": "category",
+    "other_task": "category",
     "value": "float64",
     "std_error": "float64",
-    "method": "str",
-    "reduction": "str",
+    "method": "category",
+    "reduction": "category",
     "n_trials": "int64",
     "reason": "str",
 }
@@ -166,9 +166,9 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
             name, _, value = line[2:].rstrip("\n").partition(": ")
             about[name] = value
     try:
-        table = pd.read_csv(
-            path, skiprows=len(about), keep_default_na=False, na_values={"value": ""}
-        )
+        # Python's own floats: those of older versions of pandas are not read back bit by bit.
+        numbers = dict.fromkeys(("value", "std_error"), _to_float)
+        table = pd.read_csv(path, skiprows=len(about), keep_default_na=False, converters=numbers)
     except pd.errors.EmptyDataError:
         table = pd.DataFrame()
     if about.get("schema_version") != str(SCHEMA_VERSION) or set(table) != set(COLUMNS):
@@ -176,7 +176,10 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
             f"{path} is no results table of schema {SCHEMA_VERSION}: it has schema "
             f"{about.get('schema_version', 'none')} and columns {', '.join(map(str, table))}."
         )
-    table["std_error"] = pd.to_numeric(table["std_error"], errors="coerce")
     table = table.astype(COLUMNS)
     table.attrs.update(about)
     return table
+
+
+def _to_float(text: str) -> float:
+    return float(text) if text else float("nan")
