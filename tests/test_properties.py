@@ -1,0 +1,211 @@
+"""Identities that hold for every network, trial and mask, over generated cases.
+
+The fast tier tries a few of each, the slow one 400 (``pytest -m slow tests/test_properties.py``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kpflow_sklearn import linearize
+from kpflow_sklearn.cells import CELL_NAMES
+from kpflow_sklearn.datasets import make_flip_flop, make_memory_pro, make_multitask
+from kpflow_sklearn.grouping import group_tasks
+from kpflow_sklearn.linearization import Linearization
+from kpflow_sklearn.losses import Objective
+from kpflow_sklearn.network import build_network
+from kpflow_sklearn.spectra import OperatorSpectra
+from kpflow_sklearn.sub_tasks import tasks_by_label
+from kpflow_sklearn.targets import Targets
+from kpflow_sklearn.task_flow import TaskFlow
+
+AXES = ("all", "trial", "time", "hidden")
+FEW, MANY = 15, 400
+
+
+def both_tiers(**strategies):
+    """Run a property on a few cases in the fast tier and on many in the slow one."""
+
+    def decorate(check):
+        def test(n_cases):
+            options = {"max_examples": n_cases, "deadline": None, "derandomize": True}
+            quiet = {"database": None, "suppress_health_check": list(HealthCheck)}
+            settings(**options, **quiet)(given(**strategies)(check))()
+
+        cases = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
+        named = pytest.mark.parametrize("n_cases", cases)(test)
+        named.__name__, named.__doc__ = check.__name__, check.__doc__
+        return named
+
+    return decorate
+
+
+@st.composite
+def linearizations(draw) -> Linearization:
+    """Draw a network of any cell and shape, on trials of any length, scale and mask."""
+    n_trials, n_timesteps = draw(st.integers(1, 4)), draw(st.integers(1, 6))
+    n_features, hidden_size = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    network = build_network(
+        draw(st.sampled_from(CELL_NAMES)),
+        n_features,
+        draw(st.integers(1, 3)),
+        hidden_size=hidden_size,
+        n_layers=draw(st.integers(1, 2)),
+        init_scale=draw(st.sampled_from([0.0, 0.5, 1.0, 2.0])),
+        recurrent_init=draw(st.sampled_from(["normal", "torch"])),
+        alpha=draw(st.sampled_from([0.1, 0.5, 1.0])),
+        learn_initial_state=draw(st.booleans()),
+        dtype=torch.float64,
+        seed=draw(st.integers(0, 1000)),
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    with torch.no_grad():
+        z0 = draw(st.sampled_from([0.0, 0.7])) * rng.standard_normal(network.n_states)
+        network.initial_state.copy_(torch.as_tensor(z0))
+    X = draw(st.sampled_from([0.0, 1e-6, 1.0, 30.0])) * rng.standard_normal(
+        (n_trials, n_timesteps, n_features)
+    )
+    mask = None
+    if draw(st.booleans()):
+        mask = np.arange(n_timesteps) < rng.integers(1, n_timesteps + 1, n_trials)[:, None]
+    return linearize(network, X, mask)
+
+
+def direction(lin: Linearization, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(lin.states.shape, generator=generator, dtype=torch.float64)
+    return q if lin.mask is None else q * lin.mask[..., None]
+
+
+def assert_close(a: float, b: float, size: float) -> None:
+    assert abs(a - b) <= 1e-10 * max(size, abs(a), abs(b)) + 1e-300
+
+
+@both_tiers(lin=linearizations(), seed=st.integers(0, 100))
+def test_adjoints_and_inverse(lin, seed):
+    p, q = direction(lin, seed), direction(lin, seed + 1000)
+    for op in (lin.K, lin.P, lin.PKP):
+        forward, backward = op @ q, op.T @ p
+        size = float(p.norm() * forward.norm())
+        assert_close(float((p * forward).sum()), float((backward * q).sum()), size)
+    again = lin.P.inverse() @ (lin.P @ q)
+    scale = float((lin.P @ q).abs().max()) * max(1.0, float(lin.states.abs().max()))
+    assert float((again - q).abs().max()) <= 1e-9 * max(scale, 1.0)
+
+
+@both_tiers(lin=linearizations(), seed=st.integers(0, 100))
+def test_products_are_linear_and_keep_their_argument(lin, seed):
+    p, q = direction(lin, seed), direction(lin, seed + 1000)
+    before = q.clone()
+    for op in (lin.K, lin.P, lin.P.T, lin.PKP):
+        whole, parts = op @ (2 * p - 3 * q), 2 * (op @ p) - 3 * (op @ q)
+        assert float((whole - parts).abs().max()) <= 1e-12 * max(1.0, float(parts.abs().max()))
+        stacked = op @ torch.stack([p, q])
+        assert torch.allclose(stacked[1], op @ q, rtol=1e-12, atol=1e-300)
+    assert torch.equal(q, before)
+
+
+@both_tiers(lin=linearizations(), seed=st.integers(0, 100))
+def test_the_gradient_is_the_operators(lin, seed):
+    """grad_theta L = J_theta* P* Err, against automatic differentiation."""
+    rng, network = np.random.default_rng(seed), lin.network
+    shape = (*lin.states.shape[:2], network.n_outputs)
+    targets = Targets(rng.standard_normal(shape), rng.uniform(0, 2, shape[:2]))
+    objective = Objective("mse")
+    error = objective.error(network, lin.states, targets, lin.mask)
+    found = lin.J_theta.to_parameters(lin.J_theta.T @ (lin.P.T @ error))
+    named = {k: p for k, p in network.recurrent.named_parameters() if p.requires_grad}
+    if network.learn_initial_state:
+        named["initial_state"] = network.initial_state
+    loss = objective.value(network, network.states(lin.X), targets, lin.mask)
+    slopes = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    size = max(float(s.abs().max()) for s in slopes if s is not None)
+    for (name, p), slope in zip(named.items(), slopes, strict=True):
+        expected = torch.zeros_like(p) if slope is None else slope
+        assert float((found[name] - expected).abs().max()) <= 1e-9 * size + 1e-300
+
+
+@both_tiers(lin=linearizations(), name=st.sampled_from(["K", "P", "PKP"]))
+def test_spectra_agree_on_every_axis(lin, name):
+    """One trace on all axes, no negative eigenvalue, 1 <= dimension <= rank's space."""
+    spectra = OperatorSpectra(getattr(lin, name), axes=AXES, random_state=0)
+    traces = []
+    for axis in AXES:
+        found = spectra.on(axis)
+        assert (found.eigenvalues >= 0).all() and (np.diff(found.eigenvalues) <= 0).all()
+        traces.append(found.trace.value)
+        dimension, rank = found.effective_dimension, spectra.rank(axis)
+        if traces[-1] > 0:
+            assert 1 - 1e-9 <= dimension.value <= len(found.eigenvalues) + 1e-9
+            assert 1 <= rank.value <= len(found.eigenvalues)
+        else:
+            assert dimension.reason == rank.reason == "the operator is zero"
+    np.testing.assert_allclose(traces, traces[0], rtol=1e-9, atol=1e-300)
+
+
+@both_tiers(lin=linearizations(), seed=st.integers(0, 100))
+def test_components_sum_to_K_and_trials_to_P(lin, seed):
+    q = direction(lin, seed)
+    whole = lin.K @ q
+    total = sum(part @ q for part in lin.K.components.values())
+    scale = float(whole.abs().max())
+    assert float((total - whole).abs().max()) <= 1e-11 * scale + 1e-300
+    for b in range(len(q)):
+        part = lin.P.on_trials(slice(b, b + 1)) @ q[b : b + 1]
+        assert torch.allclose(part, (lin.P @ q)[b : b + 1], rtol=1e-12, atol=1e-300)
+
+
+@both_tiers(lin=linearizations(), seed=st.integers(0, 100))
+def test_interference_is_a_gram_and_weighted_losses_are_the_loss(lin, seed):
+    rng, n_trials = np.random.default_rng(seed), len(lin.states)
+    shape = (*lin.states.shape[:2], lin.network.n_outputs)
+    targets = Targets(rng.standard_normal(shape), rng.uniform(0, 2, shape[:2]))
+    labels = rng.integers(0, 2, n_trials)
+    tasks = tasks_by_label(labels, targets)
+    flow = TaskFlow(lin, tasks, Objective("mse"))
+    found = flow.matrices()
+    values = np.linalg.eigvalsh(found["interference"])
+    assert (values >= -1e-12 * max(values.max(), 1e-300)).all()
+    for matrix in found.values():
+        assert np.isnan(matrix).any() or np.isfinite(matrix).all()
+    sizes = tasks.n_valid(lin.mask, lin.states.shape[1]).numpy()
+    whole = Objective("mse").value(lin.network, lin.states, targets, lin.mask).detach().item()
+    assert flow.losses @ sizes / sizes.sum() == pytest.approx(whole, rel=1e-12)
+
+
+@both_tiers(
+    n_trials=st.integers(1, 9), steps=st.integers(1, 6), gap=st.integers(0, 5),
+    noise=st.sampled_from([0.0, 0.5]), seed=st.integers(0, 2**31 - 1),
+)  # fmt: skip
+def test_datasets_are_finite_seeded_and_of_the_shapes_they_say(n_trials, steps, gap, noise, seed):
+    options = {"noise_std": noise, "random_state": seed}
+    periods = {"stimulus": steps, "memory": gap, "response": steps}
+    makers = [
+        lambda: make_memory_pro(n_trials, **periods, **options),
+        lambda: make_multitask(n_trials, context=gap, **periods, **options),
+        lambda: make_flip_flop(n_trials, n_bits=steps, n_timesteps=steps + gap, **options),
+    ]
+    for make in makers:
+        (X, y, *_), again = make(), make()
+        assert X.shape[:2] == y.shape[:2] and X.ndim == y.ndim == 3
+        assert np.isfinite(X).all() and np.isfinite(y).all() and abs(y).max() <= 1
+        for a, b in zip((X, y), again[:2], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@both_tiers(n=st.integers(1, 7), n_groups=st.integers(1, 7), seed=st.integers(0, 10**6))
+def test_groups_do_not_depend_on_the_order_of_tasks(n, n_groups, seed):
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((n, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    matrix, order = vectors @ vectors.T, rng.permutation(n)
+    for wanted in (None, min(n_groups, n)):
+        groups = group_tasks(matrix, wanted)
+        moved = group_tasks(matrix[np.ix_(order, order)], wanted)
+        same = groups[:, None] == groups
+        assert (same[np.ix_(order, order)] == (moved[:, None] == moved)).all()
+        assert wanted is None or len(set(groups)) == wanted
