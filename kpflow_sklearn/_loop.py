@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from kpflow_sklearn._batches import Batches
+from kpflow_sklearn.run_folder import RunFolder
 
 logger = logging.getLogger("kpflow_sklearn")
 
@@ -62,6 +65,7 @@ class History:
     snapshots: list[Snapshot]
     optimizer_state: dict[str, Any] | None = None
     diverged: bool = False
+    interrupted: bool = False
 
     @property
     def n_iter(self) -> int:
@@ -129,20 +133,6 @@ def make_optimizer(settings: LoopSettings, module: nn.Module) -> torch.optim.Opt
     return made
 
 
-def batches(
-    n_samples: int, batch_size: int | None, generator: torch.Generator
-) -> Iterator[np.ndarray]:
-    """Yield index batches for ever; every pass over the samples is shuffled afresh."""
-    if batch_size is None or batch_size >= n_samples:
-        everything = np.arange(n_samples)
-        while True:
-            yield everything
-    while True:
-        order = torch.randperm(n_samples, generator=generator).numpy()
-        for start in range(0, n_samples, batch_size):
-            yield order[start : start + batch_size]
-
-
 def train(
     module: nn.Module,
     batch_loss: Callable[[np.ndarray], Tensor],
@@ -152,12 +142,13 @@ def train(
     *,
     first_iteration: int = 0,
     optimizer_state: dict[str, Any] | None = None,
+    folder: RunFolder | None = None,
 ) -> History:
     """Minimise ``batch_loss`` over the module's parameters.
 
-    Stops early when the loss, averaged over the last pass over the samples, is at most ``tol``,
-    and when it is no longer finite: then the last finite state is kept and a ConvergenceWarning
-    says so.
+    Stops early when the loss, averaged over the last pass over the samples, is at most ``tol``;
+    and when it is no longer finite or on KeyboardInterrupt: then the last snapshot is kept and a
+    ConvergenceWarning says so.
 
     Parameters
     ----------
@@ -175,6 +166,8 @@ def train(
         Updates made before, on a warm start.
     optimizer_state : dict, optional
         Of an optimizer to continue with.
+    folder : RunFolder, optional
+        Where to keep every snapshot, and to go on from the last one there.
 
     Returns
     -------
@@ -187,15 +180,22 @@ def train(
     wanted = {
         first_iteration + i for i in snapshot_iterations(settings.snapshots, settings.max_iter)
     }
-    size = n_samples if settings.batch_size is None else min(settings.batch_size, n_samples)
-    history = History([], [])
-    last_finite = Snapshot.take(first_iteration, module)
-    if first_iteration in wanted:
-        history.snapshots.append(last_finite)
-    stream = batches(n_samples, settings.batch_size, generator)
-    progress = tqdm(total=settings.max_iter, disable=not settings.verbose, desc="training")
-    with progress:
-        for iteration in range(first_iteration + 1, first_iteration + settings.max_iter + 1):
+    stream = Batches(n_samples, settings.batch_size, generator)
+    run = _Run(module, optimizer, stream, folder, first_iteration)
+    history = run.history
+    if not run.resume() and first_iteration in wanted:
+        run.keep(first_iteration)
+    reached, n_batches = run.last.iteration, math.ceil(n_samples / stream.size)
+    progress = tqdm(
+        total=settings.max_iter,
+        initial=reached - first_iteration,
+        disable=not settings.verbose,
+        desc="training",
+    )
+    try:
+        for iteration in range(reached + 1, first_iteration + settings.max_iter + 1):
+            if _reached(history.losses, settings.tol, n_batches):
+                break
             loss = _update(module, optimizer, batch_loss, next(stream), settings)
             if not (math.isfinite(loss) and _all_finite(module)):
                 history.diverged = True
@@ -204,20 +204,67 @@ def train(
             progress.update()
             progress.set_postfix(loss=f"{loss:.4g}", refresh=False)
             if iteration in wanted:
-                last_finite = Snapshot.take(iteration, module)
-                history.snapshots.append(last_finite)
-            if _reached(history.losses, settings.tol, math.ceil(n_samples / size)):
-                break
-    if history.diverged:
-        _restore(module, history, first_iteration, last_finite)
+                run.keep(iteration)
+    except KeyboardInterrupt:  # Perhaps in the midst of an update.
+        history.interrupted = True
+    finally:
+        progress.close()
+    if history.diverged or history.interrupted:
+        _restore(module, history, first_iteration, run.last)
     n_done = first_iteration + history.n_iter
     ended_early = history.n_iter < settings.max_iter
     if not history.snapshots or (ended_early and history.snapshots[-1].iteration != n_done):
         history.snapshots.append(Snapshot.take(n_done, module))
-    # What an optimizer remembers of a divergence would spoil the next updates.
-    history.optimizer_state = None if history.diverged else optimizer.state_dict()
+    # What an optimizer remembers of updates that were undone would spoil the next ones.
+    undone = history.diverged or history.interrupted
+    history.optimizer_state = None if undone else optimizer.state_dict()
     logger.info("trained for %d iterations", history.n_iter)
     return history
+
+
+class _Run:
+    """A training run as it goes: what changes with every update, and where it is kept."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        stream: Batches,
+        folder: RunFolder | None,
+        first_iteration: int,
+    ) -> None:
+        self.module, self.optimizer, self.stream, self.folder = module, optimizer, stream, folder
+        self.history = History([], [])
+        self.last = Snapshot.take(first_iteration, module)
+
+    def keep(self, iteration: int) -> None:
+        """Take a snapshot, and write it down."""
+        self.last = Snapshot.take(iteration, self.module)
+        self.history.snapshots.append(self.last)
+        if self.folder is not None:
+            progress = {
+                "optimizer": self.optimizer.state_dict(),
+                "generator": self.stream.generator.get_state(),
+                "order": self.stream.order,
+                "start": self.stream.start,
+                "losses": self.history.losses,
+                "snapshots": [snapshot.iteration for snapshot in self.history.snapshots],
+            }
+            self.folder.save(iteration, self.last.state, progress)
+
+    def resume(self) -> bool:
+        """Go back to where the folder's run was left; False if there is none."""
+        found = None if self.folder is None else self.folder.load()
+        if found is None:
+            return False
+        states = [Snapshot(i, self.folder.snapshot(i)) for i in found["snapshots"]]  # type: ignore
+        self.history.snapshots, self.history.losses = states, found["losses"]
+        self.last = states[-1]
+        self.module.load_state_dict(self.last.state)
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.stream.generator.set_state(found["generator"])
+        self.stream.order, self.stream.start = found["order"], found["start"]
+        return True
 
 
 def _continue(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -257,17 +304,17 @@ def _reached(losses: list[float], tol: float, n_batches: int) -> bool:
     return enough and float(np.mean(losses[-n_batches:])) <= tol
 
 
-def _restore(
-    module: nn.Module, history: History, first_iteration: int, last_finite: Snapshot
-) -> None:
-    """Go back to the last finite snapshot and say so."""
-    module.load_state_dict(last_finite.state)
-    warnings.warn(
-        f"training diverged: the loss or a weight was no longer finite at iteration "
-        f"{first_iteration + history.n_iter + 1}; the network is the one of iteration "
-        f"{last_finite.iteration}, the last snapshot before. Lower learning_rate or init_scale, "
-        "or clip the gradient (grad_clip) where the trainer can.",
-        ConvergenceWarning,
-        stacklevel=4,
+def _restore(module: nn.Module, history: History, first_iteration: int, last: Snapshot) -> None:
+    """Go back to the last snapshot and say so."""
+    module.load_state_dict(last.state)
+    failed = first_iteration + history.n_iter + 1
+    kept = f"the network is the one of iteration {last.iteration}, the last snapshot before"
+    message = (
+        f"training diverged: the loss or a weight was no longer finite at iteration {failed}; "
+        f"{kept}. Lower learning_rate or init_scale, or clip the gradient (grad_clip) where the "
+        "trainer can."
     )
-    history.losses = history.losses[: last_finite.iteration - first_iteration]
+    if history.interrupted:
+        message = f"training was interrupted at iteration {failed}; {kept}."
+    warnings.warn(message, ConvergenceWarning, stacklevel=4)
+    history.losses = history.losses[: last.iteration - first_iteration]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from kpflow_sklearn._random import draw_seed, torch_generator
 from kpflow_sklearn._validation import check_choice, check_positive_int, check_real
 from kpflow_sklearn.network import RecurrentNetwork, build_network
 from kpflow_sklearn.recurrent_model import RecurrentModel, to_tensors
+from kpflow_sklearn.run_folder import RunFolder, name_settings
 from kpflow_sklearn.targets import Targets
 
 
@@ -69,6 +71,10 @@ class RecurrentTrainer(RecurrentModel):
     snapshots : int or sequence of int, default=10
         How many states to keep, spaced evenly in log(1 + iteration) with first and last
         included, or exactly which iterations.
+    checkpoint_dir : path-like, optional
+        Folder in which every snapshot is kept as it is taken. A run that was killed goes on from
+        the last one, to the bit on one machine; it needs an integer ``random_state``. The
+        snapshots there are plain state_dicts.
     warm_start : bool, default=False
         Continue from the last fit's network, whose architecture stays, and optimizer for another
         ``max_iter`` updates.
@@ -89,6 +95,9 @@ class RecurrentTrainer(RecurrentModel):
         Iteration and state_dict of each kept state.
     loss_curve_ : ndarray of shape (n_iter_,)
         Loss of each update's batch, before the update.
+    interrupted_ : bool
+        Whether a KeyboardInterrupt ended the training; the network is then that of the last
+        snapshot before.
     n_iter_ : int
         Number of updates made.
     classes_ : ndarray of shape (n_classes,)
@@ -134,6 +143,7 @@ class RecurrentTrainer(RecurrentModel):
         tol: float = 0.0,
         grad_clip: float | None = None,
         snapshots: int | Sequence[int] = 10,
+        checkpoint_dir: str | os.PathLike | None = None,
         warm_start: bool = False,
         device: str = "cpu",
         dtype: str | None = None,
@@ -160,6 +170,7 @@ class RecurrentTrainer(RecurrentModel):
         self.tol = tol
         self.grad_clip = grad_clip
         self.snapshots = snapshots
+        self.checkpoint_dir = checkpoint_dir
         self.warm_start = warm_start
         self.device = device
         self.dtype = dtype
@@ -227,15 +238,39 @@ class RecurrentTrainer(RecurrentModel):
             generator,
             first_iteration=self.n_iter_,
             optimizer_state=optimizer_state,
+            folder=self._folder(trials, targets, valid),
         )
         self.network_.eval()
         known = {s.iteration for s in self.snapshots_}
         self.snapshots_ += [s for s in history.snapshots if s.iteration not in known]
         self.loss_curve_ = np.append(self.loss_curve_, history.losses)
         self.n_iter_ += history.n_iter
+        self.interrupted_ = history.interrupted
         self._optimizer_state, self._optimizer_kind = history.optimizer_state, self.optimizer
         self._generator_state = generator.get_state()
         return self
+
+    def _check_resumable(self) -> None:
+        if not isinstance(self.random_state, (int, np.integer)):
+            raise ValueError(
+                "checkpoint_dir needs random_state to be an integer, so that a run that was "
+                f"stopped goes on as it would have, got {self.random_state!r}."
+            )
+        if self.warm_start:
+            raise ValueError("checkpoint_dir and warm_start both continue a run: give one.")
+
+    def _folder(
+        self, trials: np.ndarray, targets: Targets, valid: np.ndarray | None
+    ) -> RunFolder | None:
+        """Return the folder of this run, known by its settings and data."""
+        if self.checkpoint_dir is None:
+            return None
+        free = ("checkpoint_dir", "verbose", "warm_start")
+        chosen = {k: v for k, v in self.get_params().items() if k not in free}
+        about = name_settings(
+            chosen, X=trials, y=targets.values, loss_weight=targets.weight, mask=valid
+        )
+        return RunFolder(self.checkpoint_dir, about)
 
     def _check_parameters(self) -> LoopSettings:
         for name in ("hidden_size", "n_layers"):
@@ -247,6 +282,8 @@ class RecurrentTrainer(RecurrentModel):
             check_real(getattr(self, name), name, 0)
         for name in ("dt", "tau", "learning_rate"):
             check_real(getattr(self, name), name, 0, open_minimum=True)
+        if self.checkpoint_dir is not None:
+            self._check_resumable()
         if self.grad_clip is not None:
             check_real(self.grad_clip, "grad_clip", 0, open_minimum=True)
         if self.dt > self.tau:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kpflow_sklearn import RecurrentTrainer
-from kpflow_sklearn._loop import batches, snapshot_iterations
+from kpflow_sklearn._batches import Batches
+from kpflow_sklearn._loop import snapshot_iterations
 from kpflow_sklearn.datasets import make_memory_pro
 from kpflow_sklearn.network import RecurrentNetwork
 from tests.cases import MyCell
@@ -336,7 +337,7 @@ def test_the_last_state_is_kept_when_training_ends_early():
 
 @pytest.mark.parametrize(("n_samples", "batch_size"), [(12, 4), (12, 5), (3, 1)])
 def test_every_pass_takes_every_trial_once_in_a_new_order(n_samples, batch_size):
-    stream = batches(n_samples, batch_size, torch.Generator().manual_seed(0))
+    stream = Batches(n_samples, batch_size, torch.Generator().manual_seed(0))
     n_batches = -(-n_samples // batch_size)
     passes = [np.concatenate([next(stream) for _ in range(n_batches)]) for _ in range(3)]
     for order in passes:
@@ -346,7 +347,7 @@ def test_every_pass_takes_every_trial_once_in_a_new_order(n_samples, batch_size)
 
 @pytest.mark.parametrize("batch_size", [None, N_TRIALS, 1000])
 def test_a_large_batch_is_the_full_batch(batch_size):
-    stream = batches(N_TRIALS, batch_size, torch.Generator().manual_seed(0))
+    stream = Batches(N_TRIALS, batch_size, torch.Generator().manual_seed(0))
     for _ in range(3):
         np.testing.assert_array_equal(next(stream), np.arange(N_TRIALS))
 

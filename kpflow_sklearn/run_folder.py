@@ -1,0 +1,140 @@
+"""A training run on disk, so that it goes on where it was killed, to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kpflow_sklearn.exceptions import CheckpointError
+
+LATEST = "latest.pt"
+SNAPSHOT = "snapshot-{:09d}.pt"
+
+
+def name_settings(settings: Mapping[str, Any], **arrays: np.ndarray | None) -> dict[str, str]:
+    """Return in words what makes a run this one.
+
+    Parameters
+    ----------
+    settings : mapping
+        Parameters; functions and classes go by their names, which stay the same in a new process.
+    **arrays
+        Data, of which a digest is taken.
+
+    Returns
+    -------
+    dict of str to str
+        For a `RunFolder`.
+    """
+    about = {
+        name: value.__qualname__ if hasattr(value, "__qualname__") else repr(value)
+        for name, value in settings.items()
+    }
+    for name, array in arrays.items():
+        if array is not None:
+            kind = f"{array.dtype} {array.shape}".encode()
+            content = np.ascontiguousarray(array).tobytes()
+            about[f"digest of {name}"] = hashlib.sha256(kind + content).hexdigest()
+    return about
+
+
+class RunFolder:
+    """Where a training run keeps its snapshots and what it needs to go on.
+
+    Each snapshot is a file of its own, a plain state_dict that ``SavedTraining`` reads too;
+    ``latest.pt`` holds the rest as of the last of them. Files are written under another name and
+    then renamed, so that whenever the run is killed, whole ones are left.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder; made if there is none.
+    about : mapping of str to str
+        What makes a run this one: settings and data. A folder of another run is refused.
+    """
+
+    def __init__(self, path: str | os.PathLike, about: Mapping[str, str]) -> None:
+        self.path, self.about = Path(path), dict(about)
+
+    def save(self, iteration: int, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+        """Write one snapshot, and then how to go on from it.
+
+        Parameters
+        ----------
+        iteration : int
+            Of the snapshot.
+        state : mapping
+            The network's state_dict.
+        progress : mapping
+            Whatever the training loop needs besides.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write(SNAPSHOT.format(iteration), dict(state))
+        self._write(LATEST, {"about": self.about, "iteration": iteration, **progress})
+
+    def load(self) -> dict[str, Any] | None:
+        """Return what the run was last saved as, or None if it is new.
+
+        Returns
+        -------
+        dict or None
+            ``iteration`` and the ``progress`` given to `save`.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder is that of another run, or a file in it is damaged.
+        """
+        if not (self.path / LATEST).exists():
+            return None
+        found = self._read(LATEST)
+        about = found.get("about") if isinstance(found, dict) else None
+        if not isinstance(about, dict):
+            raise CheckpointError(f"{self.path / LATEST} was not written by a trainer.")
+        differing = [k for k in {**self.about, **about} if about.get(k) != self.about.get(k)]
+        if differing:
+            k = sorted(differing)[0]
+            raise CheckpointError(
+                f"checkpoint_dir={str(self.path)!r} holds another run: {k} was "
+                f"{about.get(k)} and is {self.about.get(k)}. Give another folder, or remove it."
+            )
+        return {name: value for name, value in found.items() if name != "about"}
+
+    def snapshot(self, iteration: int) -> dict[str, Any]:
+        """Return the state_dict of one of the run's snapshots.
+
+        Parameters
+        ----------
+        iteration : int
+            Of the snapshot.
+
+        Returns
+        -------
+        dict
+            The network's state_dict.
+        """
+        return self._read(SNAPSHOT.format(iteration))
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        part = self.path / f"{name}.part"
+        with open(part, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path / name)
+
+    def _read(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # Whatever torch says of a foreign file, it is to blame.
+            raise CheckpointError(
+                f"{path} cannot be read ({type(error).__name__}); remove the folder to start the "
+                "run afresh."
+            ) from error
