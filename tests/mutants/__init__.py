@@ -1,0 +1,1 @@
+"""Formulas broken on purpose: the tests must see each of them."""
