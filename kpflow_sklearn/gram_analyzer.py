@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_positive_int, check_real
+from kpflow_sklearn.feedforward import check_closed
 from kpflow_sklearn.feedforward_model import check_table, check_values
 from kpflow_sklearn.feedforward_saved import as_feedforward_trainer
 from kpflow_sklearn.gram_analysis import GramSettings, choose_pairs
 from kpflow_sklearn.gram_modes import eigenpairs, mode_rows
-from kpflow_sklearn.gram_prediction import Simulation, plain_descent
+from kpflow_sklearn.gram_prediction import Simulation
 from kpflow_sklearn.gram_tables import layer_table, mode_table
 from kpflow_sklearn.gram_training import GramTraining
 from kpflow_sklearn.results import to_frame
@@ -176,7 +177,8 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         targets = check_values(y, inputs)
         seed = draw_seed(self.random_state)
         self._fit_trainer(X, y, targets.shape[1], seed)
-        self.X_fit_, self._y_fit = inputs, targets
+        # Copies: the caller may change the arrays, and what is computed later must not.
+        self.X_fit_, self._y_fit = inputs.copy(), targets.copy()
         pairs, all_pairs = choose_pairs(len(inputs), self.gram_pairs, seed)
         self._analyse(
             GramSettings(
@@ -214,7 +216,6 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def _analyse(self, settings: GramSettings) -> None:
         training = self._training
-        rate, remark = plain_descent(self.trainer_, len(self.X_fit_))
         rows: list[dict[str, Any]] = []
         modes: list[dict[str, Any]] = []
         first = previous = None
@@ -227,9 +228,9 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             rows += found.layer_rows(settings)
             rows += found.step_rows(previous, first)
             if previous is not None:
-                modes += mode_rows(previous, leading, found, rate, remark)
+                modes += mode_rows(previous, leading, found, *training.descent)
             previous, leading = found, (values, vectors)
-        modes += mode_rows(found, leading, None, rate, remark)
+        modes += mode_rows(found, leading, None, *training.descent)
         self.eigenvalues_, self.eigenvectors_ = spectrum.eigenvalues.copy(), vectors
         self._leading_values = values
         self.n_components_ = len(values)
@@ -260,8 +261,9 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Returns
         -------
         ndarray of shape (n_samples, n_outputs * n_components_)
-            K(X, X_fit_) u_i / sqrt(lambda_i) for each output, so that inner products of rows
-            approximate K; zero where lambda_i is zero.
+            K(X, X_fit_) u_i / sqrt(lambda_i) for each output; zero where lambda_i is zero. With
+            T of several outputs as ``T.reshape(n_samples * n_outputs, -1)``, inner products of
+            rows approximate K.
         """
         check_is_fitted(self, "results_")
         inputs = check_table(self, X, reset=False)
@@ -345,7 +347,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         start : int, optional
             Iteration of the snapshot to start from; default the first.
         learning_rate : float, optional
-            Step size; default the trainer's.
+            Step size; default that of the trainer's fit, if it was such a descent on these rows.
         record : sequence of int, optional
             After how many steps to keep outputs and fields; default after the last.
 
@@ -359,7 +361,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         ValueError
             If the fields of the network do not determine their own change (three hidden layers,
             or two of a smooth activation), if its readout trains, or if the trainer's updates are
-            no gradient descent and no learning_rate is given.
+            no full-batch gradient descent on these rows and no learning_rate is given.
         """
         check_is_fitted(self, "results_")
         check_positive_int(n_steps, "n_steps", minimum=0)
@@ -367,17 +369,19 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             raise ValueError(
                 f"record must lie between 0 and n_steps={n_steps}, got {list(record)!r}."
             )
+        training = self._training
+        snapshot = self.snapshots_[0] if start is None else self._snapshot(start)
+        check_closed(training.at(snapshot).network)
         if learning_rate is None:
-            learning_rate, why_not = plain_descent(self.trainer_, len(self.X_fit_))
-            if learning_rate is None:
+            learning_rate, remark = training.descent
+            if learning_rate is None or remark:
                 raise ValueError(
-                    f"learning_rate must be given: {why_not}, and simulate follows plain "
+                    f"learning_rate must be given: {remark}, and simulate follows plain "
                     "full-batch gradient descent."
                 )
         check_real(learning_rate, "learning_rate", 0, open_minimum=True)
         new = None if X_new is None else check_table(self, X_new, reset=False)
-        snapshot = self.snapshots_[0] if start is None else self._snapshot(start)
-        return self._training.simulate(snapshot, n_steps, new, learning_rate, record)
+        return training.simulate(snapshot, n_steps, new, learning_rate, record)
 
     def _snapshot(self, iteration: int) -> Any:
         for snapshot in self.snapshots_:

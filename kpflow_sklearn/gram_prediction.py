@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from kpflow_sklearn.feedforward import (
     closed_system,
     why_not_closed,
 )
+from kpflow_sklearn.feedforward_model import TrainingRecord, data_digest
 
 CLOSED = "closed fields"
 KERNEL = "kernel, frozen between snapshots"
@@ -180,26 +180,35 @@ def kernel_losses(
     return losses
 
 
-def plain_descent(trainer: Any, n_samples: int) -> tuple[float | None, str]:
-    """Return the step size of a trainer whose updates are gradient descent, or why there is none.
+def plain_descent(
+    record: TrainingRecord | None, X: np.ndarray, y: np.ndarray
+) -> tuple[float | None, str]:
+    """Return the step size of a fit that was gradient descent on some rows, or why there is none.
+
+    Parameters
+    ----------
+    record : TrainingRecord or None
+        Of the fit, if it is known.
+    X, y : ndarray
+        The rows, (n_samples, n_features) and (n_samples, n_outputs).
 
     Returns
     -------
     learning_rate : float or None
-        None if the updates are no gradient descent, or are not known.
+        None if the updates are no gradient descent on these rows, or are not known.
     remark : str
         The reason; or that training used batches, if it did.
     """
-    optimizer = getattr(trainer, "optimizer", None)
-    if optimizer is None:
+    if record is None:
         return None, "how the network was trained is not known"
-    if optimizer not in ("sgd", torch.optim.SGD):
-        name = getattr(optimizer, "__name__", optimizer)
+    if record.optimizer not in ("sgd", torch.optim.SGD):
+        name = getattr(record.optimizer, "__name__", record.optimizer)
         return None, f"optimizer {name!r} is not gradient descent"
-    batch = trainer.batch_size
-    batches = batch is not None and batch < n_samples
-    remark = f"full-batch descent; training took batches of {batch}" if batches else ""
-    return float(trainer.learning_rate), remark
+    if record.digest != data_digest(X, y):
+        return None, "the rows analysed are not those that the trainer was fitted on"
+    batch = record.batch_size
+    remark = "" if batch is None else f"full-batch descent; training took batches of {batch}"
+    return record.learning_rate, remark
 
 
 def closed_or_kernel(network: FeedForwardNetwork) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from kpflow_sklearn.gram_prediction import (
     simulate_fields,
 )
 
+NO_UPDATE = "no update was made after the first snapshot; keep an earlier one"
+
 
 class GramTraining:
     """The snapshots of a trainer on rows X, y; numpy in, numpy and pandas out.
@@ -37,7 +40,13 @@ class GramTraining:
 
     def __init__(self, trainer: Any, X: np.ndarray, y: np.ndarray) -> None:
         self.trainer = trainer
+        self._arrays = X, y
         self.X, self.y = (as_tensor(array, torch.float64) for array in (X, y))
+
+    @cached_property
+    def descent(self) -> tuple[float | None, str]:
+        """The step size if training was gradient descent on these rows; and a remark on it."""
+        return plain_descent(getattr(self.trainer, "_record", None), *self._arrays)
 
     def at(self, snapshot: Snapshot) -> GramSnapshot:
         """Return the analysis of one snapshot."""
@@ -82,18 +91,18 @@ class GramTraining:
 
     def predicted_losses(self) -> tuple[np.ndarray | None, str]:
         """Return the predicted loss before each update, or None, and what predicted it."""
-        rate, remark = plain_descent(self.trainer, len(self.X))
+        rate, remark = self.descent
         if rate is None:
             return None, f"{NONE}: {remark}"
         snapshots, n_iter = self.trainer.snapshots_, self.trainer.n_iter_
         first = self.at(snapshots[0])
-        if not self._same_rows(first):
-            return None, f"{NONE}: the rows analysed are not those that the trainer was fitted on"
+        if first.iteration >= n_iter:
+            return None, f"{NONE}: {NO_UPDATE}"
         if first.iteration:
             remark = "; ".join(filter(None, [remark, f"from iteration {first.iteration} on"]))
         how = closed_or_kernel(first.network)
         if how == CLOSED:
-            n_steps = max(n_iter - first.iteration, 0)
+            n_steps = n_iter - first.iteration
             losses = np.full(n_iter, np.nan)
             found = self.simulate(snapshots[0], n_steps, None, rate).loss[:-1]
             losses[first.iteration :] = found
@@ -102,12 +111,3 @@ class GramTraining:
             starts = [s.iteration for s in snapshots]
             losses = kernel_losses(starts, kernels, first.residuals, len(self.X), rate, n_iter)
         return losses, f"{how}: {remark}" if remark else how
-
-    def _same_rows(self, first: GramSnapshot) -> bool:
-        """Tell whether the trainer saw these rows: as many, and its loss where it had them all."""
-        if self.trainer._n_samples != len(self.X):
-            return False
-        batch, curve = self.trainer.batch_size, self.trainer.loss_curve_
-        if batch is not None or first.iteration >= len(curve):
-            return True
-        return bool(np.isclose(curve[first.iteration], first.loss, rtol=1e-3))

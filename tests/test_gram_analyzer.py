@@ -632,7 +632,7 @@ def test_extreme_but_allowed_data():
         results = analyzer.results_
         assert (results["value"].isna() == (results["reason"] != "")).all()
     still = GramFlowAnalyzer(trainer((3,), max_iter=0)).fit(X, Y)
-    assert len(still.predicted_loss_curve_) == 0
+    assert still.predicted_loss_curve_ is None
 
 
 # ------------------------------------------------------------------- scikit-learn, pictures, data

@@ -6,7 +6,12 @@ from kpflow_sklearn.feedforward._attribution import (
     conserves_balance,
     gate_flips,
 )
-from kpflow_sklearn.feedforward._closed import ClosedFields, closed_system, why_not_closed
+from kpflow_sklearn.feedforward._closed import (
+    ClosedFields,
+    check_closed,
+    closed_system,
+    why_not_closed,
+)
 from kpflow_sklearn.feedforward._fields import Fields, field_rates, forward_fields
 from kpflow_sklearn.feedforward._grams import GramPairs, pairwise_grams
 from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
@@ -28,6 +33,7 @@ __all__ = [
     "attribute_step",
     "balance",
     "build_feedforward",
+    "check_closed",
     "closed_system",
     "conserves_balance",
     "field_rates",

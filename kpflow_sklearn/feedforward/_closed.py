@@ -39,7 +39,8 @@ def why_not_closed(network: FeedForwardNetwork) -> str:
     if network.trains_readout:
         return (
             "the readout trains, and the closed systems have a fixed one (a, and with it C_L, "
-            "would change with every step)"
+            "would change with every step); fit with train_readout=False, or for a module of your "
+            "own say module[-1].requires_grad_(False)"
         )
     if network.depth == 1:
         return ""
@@ -54,6 +55,13 @@ def why_not_closed(network: FeedForwardNetwork) -> str:
             "and those of a smooth activation change with every step"
         )
     return ""
+
+
+def check_closed(network: FeedForwardNetwork) -> None:
+    """Raise a ValueError that says why, if no closed system of fields describes the network."""
+    reason = why_not_closed(network)
+    if reason:
+        raise ValueError(f"the fields do not close: {reason}.")
 
 
 def closed_system(network: FeedForwardNetwork, X: Tensor, n_driving: int) -> ClosedFields:
@@ -78,9 +86,7 @@ def closed_system(network: FeedForwardNetwork, X: Tensor, n_driving: int) -> Clo
     ValueError
         If none describes it; the message says why.
     """
-    reason = why_not_closed(network)
-    if reason:
-        raise ValueError(f"the fields do not close: {reason}.")
+    check_closed(network)
     kind = _OneHidden if network.depth == 1 else _TwoHidden
     with torch.no_grad():
         return kind(network, X, n_driving)
