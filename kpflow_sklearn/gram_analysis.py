@@ -24,7 +24,7 @@ from kpflow_sklearn.feedforward import (
     pairwise_grams,
 )
 from kpflow_sklearn.results import row
-from kpflow_sklearn.traces import ZERO, Estimate
+from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
 
 GRAM_QUANTITIES = ("gram_trace", "gram_norm", "gram_effective_dimension")
 CHUNK = 2048  # Samples whose fields are held at a time.
@@ -118,6 +118,8 @@ class GramSnapshot:
 
     def _row(self, operator: str, quantity: str, value: Any, method: str = "exact") -> dict:
         about: dict[str, Any] = {"method": method, "n_trials": len(self.X)}
+        if not isinstance(value, Estimate) and not np.isfinite(value):
+            value = Estimate.missing(OVERFLOW)
         return row(self.iteration, operator, "sample", quantity, value, **about)
 
     def kernel_rows(self, settings: GramSettings, spectrum: Spectrum) -> list[dict[str, Any]]:
@@ -232,15 +234,19 @@ class GramSnapshot:
         for k, (name, why_not) in enumerate(conserves_balance(self.network).items()):
             weight = first.network.linears[k][1].weight.detach()
             size = float((weight**2).sum(1).mean())
-            reason = why_not or ("" if size > 0 else ZERO)
             drift = float(((now[name] - then[name]) ** 2).mean().sqrt())
-            found[name] = Estimate.missing(reason) if reason else Estimate(drift / size)
+            found[name] = Estimate.missing(why_not) if why_not else _ratio(drift, size)
         return found
 
 
 def _share(parts: dict[str, float], name: str) -> Estimate:
-    total = sum(parts.values())
-    return Estimate(parts[name] / total) if total > 0 else Estimate.missing(ZERO)
+    return _ratio(parts[name], sum(parts.values()))
+
+
+def _ratio(part: float, whole: float) -> Estimate:
+    if not np.isfinite([part, whole]).all():
+        return Estimate.missing(OVERFLOW)
+    return Estimate(part / whole) if whole > 0 else Estimate.missing(ZERO)
 
 
 def _mean(values: Tensor, exact: bool) -> Estimate:

@@ -70,7 +70,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     eigenvalues_ : ndarray of shape (k,)
         Of K at the last snapshot, descending: all if the matrix was formed, else the leading ones.
     eigenvectors_ : ndarray of shape (n_samples * n_outputs, n_components_)
-        The leading ones; the entry of largest magnitude is positive.
+        The leading ones, none if K overflows; the entry of largest magnitude is positive.
     n_components_ : int
         Their number.
     kernel_ : ndarray of shape (n_samples * n_outputs, n_samples * n_outputs)

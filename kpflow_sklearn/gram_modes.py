@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
-from kpflow_sklearn._spectrum import Spectrum, spectrum_of_eigenvalues
+from kpflow_sklearn._spectrum import Spectrum, missing_spectrum, spectrum_of_eigenvalues
 from kpflow_sklearn.feedforward import FeedForwardKernel
 from kpflow_sklearn.gram_analysis import GramSettings, GramSnapshot
-from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.traces import OVERFLOW, Estimate
 
 ROUNDING = 1e-12
 
@@ -33,25 +33,32 @@ def eigenpairs(
     spectrum : Spectrum
         Complete where the matrix was formed.
     eigenvalues : ndarray of shape (k,)
-        The leading ones, in descending order.
+        The leading ones, in descending order; none if K is not finite.
     eigenvectors : ndarray of shape (n_entries, k)
         Their entry of largest magnitude is positive.
     """
     n = kernel.n_entries
     k = min(settings.n_components, n)
+    total = sum(kernel.traces().values())
+    if not np.isfinite(total):
+        return missing_spectrum(OVERFLOW, "exact"), np.empty(0), np.empty((n, 0))
     if n <= max(settings.max_kernel_size, k + 1):
         matrix = torch.stack(list(kernel.dense().values())).sum(0)
         values, vectors = np.linalg.eigh(matrix.numpy())
         values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+        spectrum = spectrum_of_eigenvalues(values)
+    elif total == 0:  # Nothing for an iteration to find: any orthonormal basis will do.
+        values, vectors = np.zeros(k), np.eye(n, k)
         spectrum = spectrum_of_eigenvalues(values)
     else:
         values, vectors = _leading(kernel, k, settings.seed)
         unknown = Estimate.missing(
             f"K has {n} rows, more than max_kernel_size={settings.max_kernel_size}"
         )
-        total = Estimate(sum(kernel.traces().values()))
-        spectrum = Spectrum(values, total, unknown, unknown, "exact", complete=False)
+        spectrum = Spectrum(values, Estimate(total), unknown, unknown, "exact", complete=False)
     values, vectors = values[:k], vectors[:, :k]
+    if not len(values):
+        return spectrum, values, vectors
     largest = np.abs(vectors).argmax(0)
     signs = np.where(vectors[largest, np.arange(len(values))] < 0, -1.0, 1.0)
     return spectrum, values, vectors * signs
@@ -70,6 +77,8 @@ def _leading(kernel: FeedForwardKernel, k: int, seed: int) -> tuple[np.ndarray, 
         values, vectors = eigsh(operator, k=k, v0=start)
     except ArpackNoConvergence as error:
         values, vectors = error.eigenvalues, error.eigenvectors
+    except ArpackError:
+        values, vectors = np.empty(0), np.empty((n, 0))
     order = np.argsort(values)[::-1]
     return values[order].clip(min=0), vectors[:, order]
 

@@ -57,6 +57,8 @@ class GramTraining:
         self, snapshot: Snapshot, X: np.ndarray, values: np.ndarray, vectors: np.ndarray
     ) -> np.ndarray:
         """Return K(X, own rows) u / sqrt(lambda), (n_samples, n_outputs * k)."""
+        if not len(values):  # K was not finite, or no eigenvector converged.
+            return np.zeros((len(X), 0))
         kernel = self.at(snapshot).kernel
         along = kernel.product_at(as_tensor(X, torch.float64), as_tensor(vectors)).numpy()
         sound = values > ROUNDING * values.max(initial=0.0)

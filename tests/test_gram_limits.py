@@ -1,0 +1,87 @@
+"""Feed-forward networks at the limits: dead, overflowing, huge steps, few pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kpflow_sklearn import CheckpointError, GramFlowAnalyzer, SavedTraining
+from kpflow_sklearn.results import select
+from tests import gram_oracle as oracle
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((40, 5))
+Y = rng.standard_normal(40)
+
+
+def check_reasons(analyzer):
+    results = analyzer.results_
+    assert (results["value"].isna() == (results["reason"] != "")).all()
+    assert np.isfinite(results["value"].dropna()).all()
+
+
+@pytest.mark.parametrize("max_kernel_size", [20, 1500])
+def test_a_dead_network_has_a_kernel_of_zeros(max_kernel_size):
+    module = oracle.make_mlp((5, 8, 1))
+    with torch.no_grad():
+        module[0].bias.fill_(-1e3)
+    analyzer = GramFlowAnalyzer(module, max_kernel_size=max_kernel_size).fit(X, Y)
+    assert not analyzer.eigenvalues_.any()
+    vectors = analyzer.eigenvectors_
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(10), atol=1e-12)
+    np.testing.assert_array_equal(analyzer.transform(X), np.zeros((40, 10)))
+    check_reasons(analyzer)
+
+
+@pytest.mark.parametrize("max_kernel_size", [20, 1500])
+def test_a_kernel_that_overflows_is_missing(max_kernel_size):
+    module = oracle.make_mlp((5, 8, 6, 1))
+    small = module.state_dict()
+    large = {name: 1e150 * value for name, value in small.items()}
+    for states in ([small, large], [large]):
+        saved = SavedTraining(module, states)
+        analyzer = GramFlowAnalyzer(saved, max_kernel_size=max_kernel_size).fit(X, Y)
+        row = select(analyzer.results_, "K", "rank").iloc[-1]
+        assert row["reason"] == "the numbers overflow"
+        assert analyzer.n_components_ == 0
+        assert analyzer.transform(X).shape == (40, 0)
+        assert analyzer.mode_table_.shape == (10 * (len(states) - 1), 9)
+        check_reasons(analyzer)
+
+
+def test_a_kernel_of_low_rank_is_found_by_products():
+    module = oracle.make_mlp((1, 1, 1), bias=False)
+    with torch.no_grad():
+        module[0].weight.fill_(1.0)
+    x = np.abs(X[:, :1])
+    dense = GramFlowAnalyzer(module).fit(x, Y)
+    free = GramFlowAnalyzer(module, max_kernel_size=12).fit(x, Y)
+    np.testing.assert_allclose(free.eigenvalues_, dense.eigenvalues_[:10], atol=1e-10)
+
+
+def test_numbers_that_overflow_are_not_called_zero():
+    module = oracle.make_mlp((5, 8, 6, 1), train_readout=True)
+    small = module.state_dict()
+    large = {name: 1e150 * value for name, value in small.items()}
+    analyzer = GramFlowAnalyzer(SavedTraining(module, [small, large])).fit(X, Y)
+    later = analyzer.results_[analyzer.results_["iteration"] == 1].set_index("quantity")
+    for quantity in ("loss", "trace", "trace_share", "decay_share", "balance_drift"):
+        assert set(later.loc[[quantity], "reason"]) == {"the numbers overflow"}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_checkpoints_that_are_not_finite_are_refused_by_index(bad):
+    module = oracle.make_mlp((5, 8, 1))
+    good = {name: value.clone() for name, value in module.state_dict().items()}
+    diverged = {name: bad * torch.ones_like(value) for name, value in good.items()}
+    for states, index in (([good, diverged], 1), ([diverged, good], 0)):
+        with pytest.raises(CheckpointError, match=rf"checkpoints\[{index}\] must be finite"):
+            GramFlowAnalyzer(SavedTraining(module, states)).fit(X, Y)
+    module.load_state_dict(diverged)
+    with pytest.raises(CheckpointError, match="the Sequential must be finite, but '0.weight'"):
+        GramFlowAnalyzer(module).fit(X, Y)
+    # Outputs of float32 may overflow where the analysis, in float64, does not.
+    large = {name: 1e20 * value for name, value in good.items()}
+    analyzer = GramFlowAnalyzer(SavedTraining(module.float(), [good, large])).fit(X, Y)
+    assert np.isfinite(analyzer.eigenvalues_).all()
