@@ -21,6 +21,7 @@ from kpflow_sklearn.feedforward import (
     conserves_balance,
     forward_fields,
     gate_flips,
+    mean_over_pairs,
     pairwise_grams,
 )
 from kpflow_sklearn.results import row
@@ -29,6 +30,7 @@ from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
 GRAM_QUANTITIES = ("gram_trace", "gram_norm", "gram_effective_dimension")
 CHUNK = 2048  # Samples whose fields are held at a time.
 SMOOTH = "a smooth activation has no gates"
+INDEFINITE = "slopes of both signs make some G indefinite, with no effective dimension"
 FIRST = "there is no earlier snapshot to compare with"
 
 
@@ -58,22 +60,6 @@ class GramSettings:
     pairs: Tensor
     all_pairs: bool
     seed: int
-
-
-def choose_pairs(n_samples: int, gram_pairs: int, seed: int) -> tuple[Tensor, bool]:
-    """Return pairs m < n of samples, all if there are at most ``gram_pairs``, and whether all.
-
-    A single sample is paired with itself.
-    """
-    n_all = n_samples * (n_samples - 1) // 2
-    if n_all == 0:
-        return torch.zeros(1, 2, dtype=torch.long), True
-    if n_all <= gram_pairs:
-        return torch.combinations(torch.arange(n_samples)), True
-    rng = np.random.default_rng(seed)
-    first = rng.integers(n_samples, size=gram_pairs)
-    second = (first + rng.integers(1, n_samples, size=gram_pairs)) % n_samples
-    return torch.as_tensor(np.stack([first, second], axis=1)), False
 
 
 class GramSnapshot:
@@ -152,8 +138,11 @@ class GramSnapshot:
     def layer_rows(self, settings: GramSettings) -> list[dict[str, Any]]:
         """Return what is measured of the hidden layers' activity and weight Grams."""
         active = [[int((h > 0).sum()) for h in fields.H] for fields in self.fields]
-        paired, pairs = settings.pairs.unique(return_inverse=True)
-        slopes = forward_fields(self.network, self.X[paired]).D
+        pairs, paired = settings.pairs, self.X
+        if not settings.all_pairs:  # Of the samples, only those drawn.
+            drawn, pairs = settings.pairs.unique(return_inverse=True)
+            paired = self.X[drawn]
+        slopes = forward_fields(self.network, paired).D
         rows = []
         for k, (_, linear) in enumerate(self.network.linears[:-1]):
             label = f"K_{k + 1}"
@@ -163,13 +152,12 @@ class GramSnapshot:
                 nothing = Estimate.missing("weight Grams act between hidden layers")
                 rows += [self._row(label, quantity, nothing) for quantity in GRAM_QUANTITIES]
                 continue
-            grams = pairwise_grams(linear.weight.detach(), slopes[k], pairs)
-            sound = grams.square > 0
-            measured = (grams.trace, grams.square.sqrt(), grams.alignment[sound])
-            for quantity, values in zip(GRAM_QUANTITIES, measured, strict=True):
-                mean = _mean(values, settings.all_pairs)
-                method = "exact" if settings.all_pairs else "randomized"
-                rows.append(self._row(label, quantity, mean, method))
+            # All slopes of the identity are 1, and any pair stands for all.
+            identity = isinstance(self.network.activations[k], torch.nn.Identity)
+            complete = settings.all_pairs or identity
+            found = _weight_grams(linear.weight.detach(), slopes[k], pairs, complete)
+            method = "exact" if complete else "randomized"
+            rows += [self._row(label, name, value, method) for name, value in found.items()]
         return rows
 
     def step_rows(
@@ -239,6 +227,22 @@ class GramSnapshot:
         return found
 
 
+def _weight_grams(
+    weight: Tensor, slopes: Tensor, pairs: Tensor, complete: bool
+) -> dict[str, Estimate]:
+    """Return the means over pairs of samples of what is measured of G_mn."""
+    grams = pairwise_grams(weight, slopes, pairs)
+    # A unit whose slope has either sign gives some pair a negative product of slopes.
+    indefinite = bool(((slopes < 0).any(0) & (slopes > 0).any(0)).any())
+    ratio = mean_over_pairs(grams.alignment[grams.square > 0], complete)
+    means = (
+        mean_over_pairs(grams.trace, complete),
+        mean_over_pairs(grams.square.sqrt(), complete),
+        Estimate.missing(INDEFINITE) if indefinite else ratio,
+    )
+    return dict(zip(GRAM_QUANTITIES, means, strict=True))
+
+
 def _share(parts: dict[str, float], name: str) -> Estimate:
     return _ratio(parts[name], sum(parts.values()))
 
@@ -247,11 +251,3 @@ def _ratio(part: float, whole: float) -> Estimate:
     if not np.isfinite([part, whole]).all():
         return Estimate.missing(OVERFLOW)
     return Estimate(part / whole) if whole > 0 else Estimate.missing(ZERO)
-
-
-def _mean(values: Tensor, exact: bool) -> Estimate:
-    """Return the mean over pairs; with a standard error if they are a sample."""
-    if not len(values):
-        return Estimate.missing("no two samples share an active unit")
-    error = 0.0 if exact or len(values) < 2 else float(values.std()) / len(values) ** 0.5
-    return Estimate(float(values.mean()), error)

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_positive_int, check_real
-from kpflow_sklearn.feedforward import check_closed
+from kpflow_sklearn.feedforward import LEAST_PAIRS, check_closed, choose_pairs
 from kpflow_sklearn.feedforward_model import check_table, check_values
 from kpflow_sklearn.feedforward_saved import as_feedforward_trainer
-from kpflow_sklearn.gram_analysis import GramSettings, choose_pairs
+from kpflow_sklearn.gram_analysis import GramSettings
 from kpflow_sklearn.gram_modes import eigenpairs, mode_rows
 from kpflow_sklearn.gram_prediction import Simulation
 from kpflow_sklearn.gram_tables import layer_table, mode_table
@@ -44,9 +44,10 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Leading eigenvectors of K, for `transform` and ``mode_table_``.
     rank_threshold : float, default=0.95
         Share of the trace of K that defines its rank.
-    gram_pairs : int, default=1000
-        Pairs of samples whose weight Grams W_l^T D_m D_n W_l are measured, drawn at random if
-        there are more.
+    gram_pairs : int or None, default=None
+        Pairs of samples whose weight Grams W_l^T D_m D_n W_l are measured: all, exactly, if there
+        are no more, else so many drawn at random, at least 30. None takes all where that is
+        little work (up to 3000 samples for layers of 64 units, 750 for 256), else 10 000.
     max_kernel_size : int, default=1500
         Largest n_samples * n_outputs for which the matrix K is formed during `fit`; beyond, only
         its leading eigenvalues are computed, by products.
@@ -127,7 +128,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         *,
         n_components: int = 10,
         rank_threshold: float = 0.95,
-        gram_pairs: int = 1000,
+        gram_pairs: int | None = None,
         max_kernel_size: int = 1500,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
@@ -171,7 +172,8 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         check_positive_int(self.n_components, "n_components")
         check_real(self.rank_threshold, "rank_threshold", 0, 1, open_minimum=True)
-        check_positive_int(self.gram_pairs, "gram_pairs")
+        if self.gram_pairs is not None:
+            check_positive_int(self.gram_pairs, "gram_pairs", minimum=LEAST_PAIRS)
         check_positive_int(self.max_kernel_size, "max_kernel_size")
         inputs = check_table(self, X, reset=True)
         targets = check_values(y, inputs)
@@ -179,7 +181,8 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self._fit_trainer(X, y, targets.shape[1], seed)
         # Copies: the caller may change the arrays, and what is computed later must not.
         self.X_fit_, self._y_fit = inputs.copy(), targets.copy()
-        pairs, all_pairs = choose_pairs(len(inputs), self.gram_pairs, seed)
+        width = max((linear.out_features for linear in self.network_.hidden[1:]), default=0)
+        pairs, all_pairs = choose_pairs(len(inputs), self.gram_pairs, seed, width)
         self._analyse(
             GramSettings(
                 self.n_components,

@@ -13,7 +13,13 @@ from kpflow_sklearn.feedforward._closed import (
     why_not_closed,
 )
 from kpflow_sklearn.feedforward._fields import Fields, field_rates, forward_fields
-from kpflow_sklearn.feedforward._grams import GramPairs, pairwise_grams
+from kpflow_sklearn.feedforward._grams import (
+    LEAST_PAIRS,
+    GramPairs,
+    choose_pairs,
+    mean_over_pairs,
+    pairwise_grams,
+)
 from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
 from kpflow_sklearn.feedforward._network import (
     ACTIVATIONS,
@@ -25,6 +31,7 @@ from kpflow_sklearn.feedforward._recognition import recognise_feedforward
 
 __all__ = [
     "ACTIVATIONS",
+    "LEAST_PAIRS",
     "ClosedFields",
     "FeedForwardKernel",
     "FeedForwardNetwork",
@@ -34,12 +41,14 @@ __all__ = [
     "balance",
     "build_feedforward",
     "check_closed",
+    "choose_pairs",
     "closed_system",
     "conserves_balance",
     "field_rates",
     "forward_fields",
     "gate_flips",
     "is_piecewise_linear",
+    "mean_over_pairs",
     "pairwise_grams",
     "recognise_feedforward",
     "why_not_closed",
