@@ -73,12 +73,23 @@ class GramSnapshot:
         Parameter updates before it.
     X, y : Tensor
         Samples, (n_samples, n_features) and (n_samples, n_outputs), in double.
+    with_readout : bool, default=False
+        Whether the readout is a layer of the tables even if it does not train.
     """
 
-    def __init__(self, network: FeedForwardNetwork, iteration: int, X: Tensor, y: Tensor) -> None:
+    def __init__(
+        self,
+        network: FeedForwardNetwork,
+        iteration: int,
+        X: Tensor,
+        y: Tensor,
+        *,
+        with_readout: bool = False,
+    ) -> None:
         self.network = copy.deepcopy(network).double()
         self.iteration, self.X, self.y = iteration, X, y
         self.kernel = FeedForwardKernel(self.network, X)
+        self.with_readout = with_readout or "readout" in self.kernel.names
         with torch.no_grad():
             self.residuals = (self.network(X) - y).flatten()
 
@@ -94,9 +105,9 @@ class GramSnapshot:
 
     @property
     def layer_names(self) -> list[str]:
-        """The hidden layers, and the readout if it trains."""
+        """The hidden layers, and the readout if it trains or moved."""
         hidden = [str(k + 1) for k in range(self.network.depth)]
-        return [*hidden, "readout"] if "readout" in self.kernel.names else hidden
+        return [*hidden, "readout"] if self.with_readout else hidden
 
     def layer_kernels(self) -> dict[str, np.ndarray]:
         """Return each K_l as a matrix."""
@@ -110,7 +121,7 @@ class GramSnapshot:
 
     def kernel_rows(self, settings: GramSettings, spectrum: Spectrum) -> list[dict[str, Any]]:
         """Return what is measured of K and each K_l."""
-        # A hidden layer that does not train has K_l = 0.
+        # A layer that does not train has K_l = 0.
         names = self.layer_names
         traces = dict.fromkeys(names, 0.0) | self.kernel.traces()
         forms = dict.fromkeys(names, 0.0) | self.kernel.quadratic_forms(self.residuals)

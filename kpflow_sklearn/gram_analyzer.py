@@ -60,8 +60,8 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     ----------
     results_ : DataFrame
         One row for each (iteration, operator, quantity), with operators "K", "K_1" to "K_L",
-        "K_readout" if it trains, and "network": value, std_error (0 if exact), method, and the
-        reason where a value is missing.
+        "K_readout" if it trains or moved between snapshots, and "network": value, std_error (0 if
+        exact), method, and the reason where a value is missing.
     layer_table_ : DataFrame
         The layers' part of it, a row for each (iteration, layer), a column for each quantity; NaN
         where ``results_`` holds a reason.

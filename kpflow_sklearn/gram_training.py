@@ -48,10 +48,19 @@ class GramTraining:
         """The step size if training was gradient descent on these rows; and a remark on it."""
         return plain_descent(getattr(self.trainer, "_record", None), *self._arrays)
 
+    @cached_property
+    def readout_moved(self) -> bool:
+        """Whether the readout differs between snapshots: else the layers' shares do not add up."""
+        first, *later = [s.state for s in self.trainer.snapshots_]
+        names = [name for name in first if name.startswith("readout.")]
+        return any(not torch.equal(first[name], s[name]) for s in later for name in names)
+
     def at(self, snapshot: Snapshot) -> GramSnapshot:
         """Return the analysis of one snapshot."""
         network = self.trainer.network_at(snapshot)
-        return GramSnapshot(network, snapshot.iteration, self.X, self.y)
+        return GramSnapshot(
+            network, snapshot.iteration, self.X, self.y, with_readout=self.readout_moved
+        )
 
     def project(
         self, snapshot: Snapshot, X: np.ndarray, values: np.ndarray, vectors: np.ndarray

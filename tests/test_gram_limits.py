@@ -85,3 +85,18 @@ def test_checkpoints_that_are_not_finite_are_refused_by_index(bad):
     large = {name: 1e20 * value for name, value in good.items()}
     analyzer = GramFlowAnalyzer(SavedTraining(module.float(), [good, large])).fit(X, Y)
     assert np.isfinite(analyzer.eigenvalues_).all()
+
+
+def test_the_shares_of_a_fixed_readout_that_moved_are_listed():
+    module = oracle.make_mlp((5, 8, 6, 1))
+    first = {name: value.clone() for name, value in module.state_dict().items()}
+    second = {name: 1.3 * value + 0.1 for name, value in first.items()}
+    analyzer = GramFlowAnalyzer(SavedTraining(module, [first, second])).fit(X, Y)
+    losses = select(analyzer.results_, "network", "loss")["value"]
+    table = analyzer.layer_table_.loc[1]
+    assert list(table.index) == ["1", "2", "readout"]
+    assert table["loss_change"].sum() == pytest.approx(losses[1] - losses[0], rel=1e-10)
+    np.testing.assert_allclose(table["loss_change"], analyzer.attribute(0, 1)["loss_change"])
+    assert table.loc["readout", "trace"] == 0
+    # One that stood still is no layer.
+    assert list(GramFlowAnalyzer(module).fit(X, Y).layer_table_.loc[0].index) == ["1", "2"]
