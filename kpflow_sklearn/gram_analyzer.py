@@ -222,6 +222,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         rows: list[dict[str, Any]] = []
         modes: list[dict[str, Any]] = []
         first = previous = None
+        largest: list[float] = []
         leading = (np.empty(0), np.empty((0, 0)))
         for snapshot in tqdm(self.snapshots_, disable=not self.verbose, desc="analysis"):
             found = training.at(snapshot)
@@ -233,6 +234,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             if previous is not None:
                 modes += mode_rows(previous, leading, found, *training.descent)
             previous, leading = found, (values, vectors)
+            largest.append(float(values[0]) if len(values) else np.inf)
         modes += mode_rows(found, leading, None, *training.descent)
         self.eigenvalues_, self.eigenvectors_ = spectrum.eigenvalues.copy(), vectors
         self._leading_values = values
@@ -240,7 +242,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.results_ = to_frame(rows)
         self.layer_table_ = layer_table(self.results_)
         self.mode_table_ = mode_table(modes)
-        self.predicted_loss_curve_, self.prediction_ = training.predicted_losses()
+        self.predicted_loss_curve_, self.prediction_ = training.predicted_losses(largest)
 
     @property
     def layer_kernels_(self) -> dict[str, np.ndarray]:

@@ -11,9 +11,14 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator
 from kpflow_sklearn._spectrum import Spectrum, missing_spectrum, spectrum_of_eigenvalues
 from kpflow_sklearn.feedforward import FeedForwardKernel
 from kpflow_sklearn.gram_analysis import GramSettings, GramSnapshot
+from kpflow_sklearn.gram_prediction import STABLE
 from kpflow_sklearn.traces import OVERFLOW, Estimate
 
 ROUNDING = 1e-12
+GROWS = (
+    "eta lambda / N is above 2, so that K standing still makes it grow: keep more early snapshots "
+    "or lower learning_rate"
+)
 
 
 def eigenpairs(
@@ -95,29 +100,49 @@ def mode_rows(
     Equation: a = u . r, and under K frozen at the snapshot a_next = (1 - eta lambda / N)^steps a.
     """
     values, vectors = leading
-    a = vectors.T @ before.residuals.numpy()
-    total = float((before.residuals**2).sum())
+    r = before.residuals.numpy()
+    shares = _shares(vectors, r)
+    following = None if after is None else after.residuals.numpy()
     rows = []
     for i, value in enumerate(values):
+        a = float(vectors[:, i] @ r)
         found: dict[str, Any] = {
             "iteration": before.iteration,
             "mode": i,
             "eigenvalue": float(value),
-            "amplitude": float(a[i]),
-            "loss_share": float(a[i] ** 2 / total) if total > 0 else 0.0,
+            "amplitude": a,
+            "loss_share": float(shares[i]),
             "next_iteration": None,
             "next_amplitude": np.nan,
             "predicted_amplitude": np.nan,
-            "reason": "" if after is not None else "there is no later snapshot",
+            "reason": "there is no later snapshot",
         }
         if after is not None:
+            measured = float(vectors[:, i] @ following)
             found["next_iteration"] = after.iteration
-            found["next_amplitude"] = float(vectors[:, i] @ after.residuals.numpy())
-            found["reason"] = remark
+            found["reason"] = remark if np.isfinite(measured) else OVERFLOW
+            found["next_amplitude"] = measured if np.isfinite(measured) else np.nan
             if learning_rate is not None:
-                steps = after.iteration - before.iteration
-                with np.errstate(over="ignore"):
-                    factor = np.float64(1 - learning_rate * value / len(before.X)) ** steps
-                found["predicted_amplitude"] = float(factor * a[i])
+                rate = learning_rate * value / len(before.X)
+                predicted, grows = _decayed(a, rate, after.iteration - before.iteration)
+                found["predicted_amplitude"] = predicted
+                found["reason"] = "; ".join(filter(None, [found["reason"], grows]))
         rows.append(found)
     return rows
+
+
+def _shares(vectors: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Return (u . r)^2 / |r|^2 for each eigenvector; 0 where r is."""
+    size = np.abs(r).max()
+    if not size > 0:
+        return np.zeros(vectors.shape[1])
+    unit = r / size  # Else squares of large residuals overflow.
+    return (vectors.T @ unit) ** 2 / (unit @ unit)
+
+
+def _decayed(amplitude: float, rate: float, n_steps: int) -> tuple[float, str]:
+    """Return (1 - rate)^n_steps times an amplitude, and why that is no decay if it is none."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        predicted = float(np.float64(1 - rate) ** n_steps * amplitude)
+    finite = predicted if np.isfinite(predicted) else np.nan
+    return finite, GROWS if rate > STABLE else ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kpflow_sklearn.feedforward import (
+    ClosedFields,
     FeedForwardKernel,
     FeedForwardNetwork,
     closed_system,
@@ -20,6 +22,7 @@ from kpflow_sklearn.feedforward_model import TrainingRecord, data_digest
 CLOSED = "closed fields"
 KERNEL = "kernel, frozen between snapshots"
 NONE = "none"
+STABLE = 2.0  # Of eta lambda / N: beyond, |1 - eta lambda / N| > 1.
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,21 @@ class Simulation:
     n_steps : int
         Steps made; fewer than asked for only if ``stopped`` says why.
     loss : ndarray of shape (n_steps + 1,)
-        Before each step, and after the last.
+        Before each step, and after the last; finite.
     flips : ndarray of shape (n_steps,)
         Number of (sample, unit) gates of the lowest layer that each step flipped (of slopes that
         it changed, for a smooth activation).
     recorded : list of int
-        The numbers of steps after which the rest was kept.
+        The numbers of steps after which the rest was kept; the last one too if ``stopped``.
     outputs : list of ndarray of shape (n_samples,) or (n_samples, n_outputs)
         f on the training rows.
     outputs_new : list of ndarray
-        f on the rows that are only predicted.
+        f on the rows that are only predicted; NaN where they are no longer followed.
     fields : list of dict of str to ndarray
         H_1, and for two hidden layers C_1, on the training rows.
+    followed_new : ndarray of int, shape (n_new,)
+        For how many steps each of those rows was followed: of two hidden layers, until a gate of
+        its upper one flipped.
     stopped : str
         Why the simulation ended early, or "".
     """
@@ -54,6 +60,7 @@ class Simulation:
     outputs: list[np.ndarray] = field(repr=False)
     outputs_new: list[np.ndarray] = field(repr=False)
     fields: list[dict[str, np.ndarray]] = field(repr=False)
+    followed_new: np.ndarray = field(repr=False)
     stopped: str
 
 
@@ -104,35 +111,57 @@ def simulate_fields(
     wanted = {n_steps} if record is None else set(record)
     losses: list[float] = []
     flips: list[int] = []
-    recorded: list[int] = []
-    outputs, outputs_new, fields = [], [], []
-    stopped, gates = "", system.gates()
+    followed = np.zeros(len(rows) - n, dtype=np.int64)
+    states: dict[int, _State] = {}
+    stopped, gates, last = "", system.gates(), None
     for step in range(n_steps + 1):
-        f = system.outputs()
-        state = {name: value[:n].numpy() for name, value in system.fields().items()}
-        losses.append(float(((f[:n] - y) ** 2).sum()) / (2 * n))
-        if step < n_steps and not system.advance(f[:n] - y, learning_rate / n):
-            stopped = f"a gate of the second layer flips in step {step + 1}"
-        if step in wanted or stopped:
-            found = f.numpy() if as_column else f[:, 0].numpy()
-            recorded.append(step)
-            outputs.append(found[:n])
-            outputs_new.append(found[n:])
-            fields.append(state)
-        if stopped or step == n_steps:
+        now = _State.of(system, n)
+        loss = float(((now.f[:n] - y) ** 2).sum()) / (2 * n)
+        if not np.isfinite(loss):
+            stopped = f"the loss overflows in step {step}; take a smaller learning_rate"
             break
-        before, gates = gates, system.gates()
-        flips.append(int((before != gates).sum()))
+        losses.append(loss)
+        last = now
+        if step:
+            before, gates = gates, system.gates()
+            flips.append(int((before != gates).sum()))
+            followed += now.followed
+        if step in wanted:
+            states[step] = now
+        if step < n_steps and not system.advance(now.f[:n] - y, learning_rate / n):
+            stopped = f"a gate of the second layer flips in step {step + 1}"
+            break
+    if stopped and last is not None:
+        states[len(losses) - 1] = last
+    outputs = [
+        state.f.numpy() if as_column else state.f[:, 0].numpy() for state in states.values()
+    ]
     return Simulation(
-        len(flips),
-        np.array(losses),
-        np.array(flips, dtype=np.int64),
-        recorded,
-        outputs,
-        outputs_new,
-        fields,
-        stopped,
+        n_steps=len(flips),
+        loss=np.array(losses),
+        flips=np.array(flips, dtype=np.int64),
+        recorded=list(states),
+        outputs=[f[:n] for f in outputs],
+        outputs_new=[f[n:] for f in outputs],
+        fields=[state.fields for state in states.values()],
+        followed_new=followed,
+        stopped=stopped,
     )
+
+
+class _State(NamedTuple):
+    """What is kept of a closed system after a step; f of rows it has lost is NaN."""
+
+    f: Tensor
+    fields: dict[str, np.ndarray]
+    followed: np.ndarray
+
+    @classmethod
+    def of(cls, system: ClosedFields, n: int) -> _State:
+        known = system.followed()
+        f = torch.where(known[:, None], system.outputs(), torch.nan)
+        fields = {name: value[:n].numpy() for name, value in system.fields().items()}
+        return cls(f, fields, known[n:].numpy())
 
 
 def kernel_losses(
@@ -178,6 +207,40 @@ def kernel_losses(
                 return losses
             residuals = residuals - learning_rate / n_samples * (kernel @ residuals)
     return losses
+
+
+def unstable_remark(starts: Sequence[int], rates: Sequence[float], n_iter: int) -> str:
+    """Say between which iterations a frozen kernel makes the loss grow for ever, "" if nowhere.
+
+    Parameters
+    ----------
+    starts : sequence of int
+        Iteration of each snapshot.
+    rates : sequence of float
+        eta lambda_max / N at each.
+    n_iter : int
+        Number of updates.
+
+    Returns
+    -------
+    str
+        The remark.
+    """
+    spans: list[list[int]] = []
+    for start, stop, rate in zip(starts, [*starts[1:], n_iter], rates, strict=True):
+        if start >= stop or rate <= STABLE:
+            continue
+        if spans and spans[-1][1] == start:
+            spans[-1][1] = stop
+        else:
+            spans.append([start, stop])
+    if not spans:
+        return ""
+    where = ", ".join(f"{start} to {stop}" for start, stop in spans)
+    return (
+        f"the frozen kernel diverges from iteration {where}, where eta lambda_max / N is above 2; "
+        "keep more early snapshots or lower learning_rate"
+    )
 
 
 def plain_descent(

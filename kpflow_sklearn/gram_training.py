@@ -22,6 +22,7 @@ from kpflow_sklearn.gram_prediction import (
     kernel_losses,
     plain_descent,
     simulate_fields,
+    unstable_remark,
 )
 
 NO_UPDATE = "no update was made after the first snapshot; keep an earlier one"
@@ -100,8 +101,21 @@ class GramTraining:
             as_column=self.trainer._y_is_column,
         )
 
-    def predicted_losses(self) -> tuple[np.ndarray | None, str]:
-        """Return the predicted loss before each update, or None, and what predicted it."""
+    def predicted_losses(self, largest: Sequence[float]) -> tuple[np.ndarray | None, str]:
+        """Return the predicted loss before each update, or None, and what predicted it.
+
+        Parameters
+        ----------
+        largest : sequence of float
+            Largest eigenvalue of K at each snapshot, infinite where it is not known.
+
+        Returns
+        -------
+        losses : ndarray of shape (n_iter,) or None
+            NaN before the first snapshot, infinite where the prediction diverges.
+        prediction : str
+            What predicted them, with a remark after a colon.
+        """
         rate, remark = self.descent
         if rate is None:
             return None, f"{NONE}: {remark}"
@@ -114,11 +128,16 @@ class GramTraining:
         how = closed_or_kernel(first.network)
         if how == CLOSED:
             n_steps = n_iter - first.iteration
+            found = self.simulate(snapshots[0], n_steps, None, rate)
             losses = np.full(n_iter, np.nan)
-            found = self.simulate(snapshots[0], n_steps, None, rate).loss[:-1]
-            losses[first.iteration :] = found
+            losses[first.iteration :] = np.inf  # Beyond where the simulation stopped.
+            known = found.loss[:n_steps]
+            losses[first.iteration : first.iteration + len(known)] = known
+            remark = "; ".join(filter(None, [remark, found.stopped]))
         else:
             kernels = (self.at(s).kernel for s in snapshots)  # One in memory at a time.
             starts = [s.iteration for s in snapshots]
             losses = kernel_losses(starts, kernels, first.residuals, len(self.X), rate, n_iter)
+            rates = [rate * value / len(self.X) for value in largest]
+            remark = "; ".join(filter(None, [remark, unstable_remark(starts, rates, n_iter)]))
         return losses, f"{how}: {remark}" if remark else how

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+from kpflow_sklearn.gram_prediction import unstable_remark
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((40, 5))
 Y = rng.standard_normal(40)
+NEW = rng.standard_normal((7, 5))
 OTHER_ROWS = "the rows analysed are not those that the trainer was fitted on"
 
 
@@ -118,3 +121,57 @@ def test_bfloat16_modules_predict():
     expected = module(torch.as_tensor(X, dtype=torch.bfloat16)).detach()[:, 0]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected.float())
+
+
+def test_a_simulation_that_overflows_stops_and_says_so():
+    analyzer = fit(activation="identity")
+    found = analyzer.simulate(300, NEW, learning_rate=1e3, record=[0, 300])
+    assert 5 < found.n_steps < 300
+    assert found.stopped == (
+        f"the loss overflows in step {found.n_steps + 1}; take a smaller learning_rate"
+    )
+    assert np.isfinite(found.loss).all()
+    assert len(found.loss) == found.n_steps + 1
+    assert found.recorded == [0, found.n_steps]
+    assert np.isfinite(found.outputs[-1]).all()
+    assert len(found.flips) == found.n_steps
+
+
+def test_a_closed_prediction_that_overflows_ends_in_infinity():
+    with pytest.warns(ConvergenceWarning):
+        analyzer = fit(activation="identity", learning_rate=1e3, max_iter=300, snapshots=range(99))
+    # The same numbers, but for the rounding that decides where they overflow.
+    known = np.isfinite(analyzer.predicted_loss_curve_)
+    assert known[:20].all()
+    np.testing.assert_allclose(
+        analyzer.predicted_loss_curve_[known], analyzer.loss_curve_[known], rtol=1e-6
+    )
+
+
+def test_a_frozen_kernel_that_diverges_is_said_to():
+    analyzer = fit((8, 8, 8), learning_rate=3.0, snapshots=[0, 1, 10, 30])
+    modes = analyzer.mode_table_
+    rates = modes[modes["mode"] == 0].set_index("iteration")["eigenvalue"] * 3.0 / 40
+    above = [start for start in (0, 1, 10) if rates[start] > 2]
+    assert above
+    assert "eta lambda_max / N is above 2; keep more early snapshots" in analyzer.prediction_
+    assert f"diverges from iteration {above[0]} to " in analyzer.prediction_
+    grows = modes["reason"].str.contains("eta lambda / N is above 2")
+    steep = (3.0 * modes["eigenvalue"] / 40 > 2) & modes["next_iteration"].notna()
+    assert (grows == steep).all()
+    assert fit((8, 8, 8), learning_rate=0.01).prediction_ == "kernel, frozen between snapshots"
+
+
+def test_intervals_in_which_a_frozen_kernel_diverges_are_joined():
+    said = unstable_remark([0, 1, 10, 20, 30], [3, 2.1, 2, np.inf, 9], 30)
+    assert "from iteration 0 to 10, 20 to 30, where" in said
+    assert unstable_remark([0, 1], [2, 1], 30) == ""
+
+
+def test_modes_of_huge_steps_are_numbers_or_have_a_reason():
+    with np.errstate(over="raise", invalid="raise"):
+        analyzer = fit((8, 8, 8), learning_rate=10.0, max_iter=800)
+    modes = analyzer.mode_table_
+    missing = modes[["next_amplitude", "predicted_amplitude"]].isna().any(axis=1)
+    assert (modes["reason"][missing] != "").all()
+    assert np.isfinite(modes[["amplitude", "loss_share"]]).all(axis=None)
