@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from kpflow_sklearn import CheckpointError, GramFlowAnalyzer, SavedTraining
+from kpflow_sklearn import (
+    CheckpointError,
+    FeedForwardTrainer,
+    GramFlowAnalyzer,
+    SavedTraining,
+)
+from kpflow_sklearn.plotting import GramDisplay
 from kpflow_sklearn.results import select
 from tests import gram_oracle as oracle
 
@@ -100,3 +107,51 @@ def test_the_shares_of_a_fixed_readout_that_moved_are_listed():
     assert table.loc["readout", "trace"] == 0
     # One that stood still is no layer.
     assert list(GramFlowAnalyzer(module).fit(X, Y).layer_table_.loc[0].index) == ["1", "2"]
+
+
+def texts(legend):
+    return " ".join(text.get_text() for text in legend.get_texts()).replace("\n", " ")
+
+
+def test_a_prediction_that_diverges_does_not_hide_training():
+    given = FeedForwardTrainer(
+        (8, 8, 8), learning_rate=3.0, max_iter=300, snapshots=5, random_state=0
+    )
+    analyzer = GramFlowAnalyzer(given, random_state=0).fit(X, Y)
+    assert np.nanmax(analyzer.predicted_loss_curve_) > 1e3
+    loss, _, modes = GramDisplay.from_estimator(analyzer, ax=Figure().subplots(1, 3)).ax_
+    measured = np.concatenate(
+        [analyzer.loss_curve_, select(analyzer.results_, "network", "loss")["value"]]
+    )
+    low, high = loss.get_ylim()
+    assert measured.min() / 3 < low < measured.min()
+    assert measured.max() < high < 3 * measured.max()
+    assert analyzer.prediction_ in texts(loss.get_legend())
+    left = np.concatenate([line.get_ydata() for line in modes.lines if line.get_marker() == "o"])
+    low, high = modes.get_ylim()
+    assert low < left.min()
+    assert left.max() < high < 2 * max(left.max(), -left.min())
+    title = modes.get_legend().get_title().get_text()
+    assert title == "dots: measured, dashes: predicted (some beyond)"
+
+
+def test_displays_mention_only_what_is_drawn():
+    given = FeedForwardTrainer((8,), max_iter=30, random_state=0, optimizer="adam")
+    for options, prediction, dashes in (
+        ({"optimizer": "adam"}, None, False),
+        ({"optimizer": "sgd", "snapshots": 1}, None, False),
+        ({"optimizer": "sgd", "batch_size": 7}, "took batches of 7", True),
+    ):
+        analyzer = GramFlowAnalyzer(given.set_params(**options), random_state=0).fit(X, Y)
+        display = GramDisplay.from_estimator(analyzer, ax=Figure().subplots(1, 3))
+        display.figure_.canvas.draw()
+        loss, _, modes = display.ax_
+        said = texts(loss.get_legend())
+        assert ("predicted" in said) == (prediction is not None)
+        assert prediction is None or prediction in said
+        legend = modes.get_legend()
+        title = "" if legend is None else legend.get_title().get_text()
+        assert ("dashes" in title) == dashes
+        drawn = [line for line in modes.lines if line.get_marker() == "_"]
+        assert bool(drawn) == dashes
+        given.set_params(snapshots=10)
