@@ -67,7 +67,9 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         where ``results_`` holds a reason.
     mode_table_ : DataFrame
         A row for each (iteration, mode): eigenvalue of K, amplitude of the residuals on its
-        eigenvector then and at the next snapshot, and what K, standing still, predicts for it.
+        eigenvector then and at the next snapshot, and what K, standing still, predicts for it if
+        training was gradient descent on these rows; ``reason`` says why a number is missing, or
+        what to think of it.
     eigenvalues_ : ndarray of shape (k,)
         Of K at the last snapshot, descending: all if the matrix was formed, else the leading ones.
     eigenvectors_ : ndarray of shape (n_samples * n_outputs, n_components_)
@@ -82,10 +84,12 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         The trainer's: loss of each update's batch, before the update.
     predicted_loss_curve_ : ndarray of shape (n_iter_,) or None
         The same predicted from the first snapshot alone (and the kernels of later ones); NaN
-        before it. None if nothing predicts it, for the reason in ``prediction_``.
+        before it, infinite where it overflows. None if nothing predicts it, as for rows that the
+        trainer was not fitted on, for the reason in ``prediction_``.
     prediction_ : str
         What predicted it: "closed fields" (exact, for one hidden layer and a fixed readout),
-        "kernel, frozen between snapshots" (elsewhere), or "none"; with a remark after a colon.
+        "kernel, frozen between snapshots" (elsewhere, two hidden layers too), or "none"; with a
+        remark after a colon, as where a frozen kernel diverges.
     trainer_ : estimator
         The fitted trainer.
     network_ : FeedForwardNetwork
@@ -359,7 +363,8 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Returns
         -------
         Simulation
-            loss (n_steps + 1,), and outputs, outputs_new and fields after the recorded steps.
+            loss (n_steps + 1,), and outputs, outputs_new and fields after the recorded steps. It
+            stops where the system ceases to be closed or the loss overflows, and says so.
 
         Raises
         ------

@@ -161,7 +161,7 @@ class GramDisplay:
             )
         ax.set_ylabel("loss")
         iteration_axis(ax, max([len(updates), *at_snapshots.index]))
-        ax.legend(frameon=False)
+        ax.legend(framealpha=0.8, fontsize="small")
 
     def _draw_layers(self, ax: Axes, quantity: str) -> None:
         shares: Any = self.layer_table[f"{quantity}_share"].unstack("layer")
