@@ -15,12 +15,11 @@ from tqdm import tqdm
 
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_positive_int, check_real
-from kpflow_sklearn.feedforward import LEAST_PAIRS, check_closed, choose_pairs
+from kpflow_sklearn.feedforward import LEAST_PAIRS, Simulation, check_closed, choose_pairs
 from kpflow_sklearn.feedforward_model import check_table, check_values
 from kpflow_sklearn.feedforward_saved import as_feedforward_trainer
 from kpflow_sklearn.gram_analysis import GramSettings
 from kpflow_sklearn.gram_modes import eigenpairs, mode_rows
-from kpflow_sklearn.gram_prediction import Simulation
 from kpflow_sklearn.gram_tables import layer_table, mode_table
 from kpflow_sklearn.gram_training import GramTraining
 from kpflow_sklearn.results import to_frame
@@ -385,8 +384,9 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if learning_rate is None:
             learning_rate, remark = training.descent
             if learning_rate is None or remark:
+                why_not = remark.removeprefix("full-batch descent; ")
                 raise ValueError(
-                    f"learning_rate must be given: {remark}, and simulate follows plain "
+                    f"learning_rate must be given: {why_not}, and simulate follows plain "
                     "full-batch gradient descent."
                 )
         check_real(learning_rate, "learning_rate", 0, open_minimum=True)

@@ -12,16 +12,15 @@ import torch
 
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
+from kpflow_sklearn.feedforward import Simulation, simulate_fields
 from kpflow_sklearn.gram_analysis import GramSnapshot
 from kpflow_sklearn.gram_modes import ROUNDING
 from kpflow_sklearn.gram_prediction import (
     CLOSED,
     NONE,
-    Simulation,
     closed_or_kernel,
     kernel_losses,
     plain_descent,
-    simulate_fields,
     unstable_remark,
 )
 

@@ -17,11 +17,11 @@ from kpflow_sklearn.feedforward import (
     forward_fields,
     gate_flips,
     recognise_feedforward,
+    simulate_fields,
     why_not_closed,
 )
 from kpflow_sklearn.feedforward._attribution import secant_gates
 from kpflow_sklearn.feedforward._network import slope
-from kpflow_sklearn.gram_prediction import simulate_fields
 from tests import gram_oracle as oracle
 
 

@@ -28,6 +28,7 @@ from kpflow_sklearn.feedforward._network import (
     is_piecewise_linear,
 )
 from kpflow_sklearn.feedforward._recognition import recognise_feedforward
+from kpflow_sklearn.feedforward._simulation import Simulation, simulate_fields
 
 __all__ = [
     "ACTIVATIONS",
@@ -37,6 +38,7 @@ __all__ = [
     "FeedForwardNetwork",
     "Fields",
     "GramPairs",
+    "Simulation",
     "attribute_step",
     "balance",
     "build_feedforward",
@@ -51,5 +53,6 @@ __all__ = [
     "mean_over_pairs",
     "pairwise_grams",
     "recognise_feedforward",
+    "simulate_fields",
     "why_not_closed",
 ]
