@@ -237,7 +237,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             if previous is not None:
                 modes += mode_rows(previous, leading, found, *training.descent)
             previous, leading = found, (values, vectors)
-            largest.append(float(values[0]) if len(values) else np.inf)
+            largest.append(float(values[0]) if len(values) else np.nan)
         modes += mode_rows(found, leading, None, *training.descent)
         self.eigenvalues_, self.eigenvectors_ = spectrum.eigenvalues.copy(), vectors
         self._leading_values = values

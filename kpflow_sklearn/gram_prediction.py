@@ -70,7 +70,7 @@ def unstable_remark(starts: Sequence[int], rates: Sequence[float], n_iter: int) 
     starts : sequence of int
         Iteration of each snapshot.
     rates : sequence of float
-        eta lambda_max / N at each.
+        eta lambda_max / N at each; NaN where it is not known.
     n_iter : int
         Number of updates.
 
@@ -81,19 +81,23 @@ def unstable_remark(starts: Sequence[int], rates: Sequence[float], n_iter: int) 
     """
     spans: list[list[int]] = []
     for start, stop, rate in zip(starts, [*starts[1:], n_iter], rates, strict=True):
-        if start >= stop or rate <= STABLE:
+        if start >= stop or not rate > STABLE:
             continue
         if spans and spans[-1][1] == start:
             spans[-1][1] = stop
         else:
             spans.append([start, stop])
-    if not spans:
-        return ""
-    where = ", ".join(f"{start} to {stop}" for start, stop in spans)
-    return (
-        f"the frozen kernel diverges from iteration {where}, where eta lambda_max / N is above 2; "
-        "keep more early snapshots or lower learning_rate"
-    )
+    said = []
+    if spans:
+        where = ", ".join(f"{start} to {stop}" for start, stop in spans)
+        said.append(
+            f"the frozen kernel diverges from iteration {where}, where eta lambda_max / N is above "
+            "2; keep more early snapshots or lower learning_rate"
+        )
+    unknown = [str(start) for start, rate in zip(starts, rates, strict=True) if np.isnan(rate)]
+    if unknown:
+        said.append(f"lambda_max is not known at iteration {', '.join(unknown)}: it may diverge")
+    return "; ".join(said)
 
 
 def plain_descent(

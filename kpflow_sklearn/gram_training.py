@@ -106,7 +106,7 @@ class GramTraining:
         Parameters
         ----------
         largest : sequence of float
-            Largest eigenvalue of K at each snapshot, infinite where it is not known.
+            Largest eigenvalue of K at each snapshot, NaN where it is not known.
 
         Returns
         -------

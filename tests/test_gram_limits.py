@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scipy.sparse.linalg import ArpackError
 
 from kpflow_sklearn import (
     CheckpointError,
@@ -155,3 +156,17 @@ def test_displays_mention_only_what_is_drawn():
         drawn = [line for line in modes.lines if line.get_marker() == "_"]
         assert bool(drawn) == dashes
         given.set_params(snapshots=10)
+
+
+def test_an_iteration_that_fails_leaves_reasons(monkeypatch):
+    def fails(*_, **__):
+        raise ArpackError(-9999)
+
+    monkeypatch.setattr("kpflow_sklearn.gram_modes.eigsh", fails)
+    given = FeedForwardTrainer((8, 6), max_iter=5, snapshots=2, random_state=0)
+    analyzer = GramFlowAnalyzer(given, max_kernel_size=20, random_state=0).fit(X, Y)
+    assert analyzer.n_components_ == 0
+    assert analyzer.mode_table_.empty
+    assert select(analyzer.results_, "K", "trace")["value"].notna().all()
+    assert "lambda_max is not known at iteration 0, 5" in analyzer.prediction_
+    check_reasons(analyzer)

@@ -55,6 +55,9 @@ def test_all_pairs_are_the_default_unless_they_are_much_work(monkeypatch):
     pairs, complete = choose_pairs(1000, None, 0, width=1000)
     assert not complete
     assert len(pairs) == 10_000
+    # Narrow layers of many samples, and networks without such a layer, take no memory.
+    for n_samples, width in ((100_000, 2), (2000, 0)):
+        assert len(choose_pairs(n_samples, None, 0, width)[0]) == 10_000
     default = fit()
     assert quantity(default, "gram_trace")["method"] == "exact"
     monkeypatch.setattr("kpflow_sklearn.feedforward._grams._CHUNK", 7)

@@ -165,9 +165,11 @@ def test_a_frozen_kernel_that_diverges_is_said_to():
 
 
 def test_intervals_in_which_a_frozen_kernel_diverges_are_joined():
-    said = unstable_remark([0, 1, 10, 20, 30], [3, 2.1, 2, np.inf, 9], 30)
+    said = unstable_remark([0, 1, 10, 20, 30], [3, 2.1, 2, 7, 9], 30)
     assert "from iteration 0 to 10, 20 to 30, where" in said
     assert unstable_remark([0, 1], [2, 1], 30) == ""
+    said = unstable_remark([0, 1], [1, np.nan], 30)
+    assert said == "lambda_max is not known at iteration 1: it may diverge"
 
 
 def test_modes_of_huge_steps_are_numbers_or_have_a_reason():

@@ -12,7 +12,8 @@ from torch import Tensor
 from kpflow_sklearn.traces import OVERFLOW, Estimate
 
 LEAST_PAIRS = 30  # Of fewer drawn ones the spread is not known well enough for an error.
-_ALL_PAIRS = 2e10  # Multiplications for one layer up to which all pairs are measured.
+# All pairs are measured up to so many, and so many multiplications for one layer.
+_MOST_PAIRS, _MOST_WORK = 4.5e6, 2e10
 _DRAWN_PAIRS = 10_000
 _CHUNK = 2**16  # Pairs whose products of slopes are held at a time.
 
@@ -81,7 +82,7 @@ def choose_pairs(
     seed : int
         Of the draws.
     width : int
-        Units of the widest layer whose Grams are asked for.
+        Units of the widest layer whose Grams are asked for; 0 if there is none.
 
     Returns
     -------
@@ -94,7 +95,8 @@ def choose_pairs(
     if n_all == 0:
         return torch.zeros(1, 2, dtype=torch.long), True
     if gram_pairs is None:
-        gram_pairs = n_all if n_all * width**2 <= _ALL_PAIRS else _DRAWN_PAIRS
+        little = n_all <= _MOST_PAIRS and 0 < n_all * width**2 <= _MOST_WORK
+        gram_pairs = n_all if little else _DRAWN_PAIRS
     if n_all <= gram_pairs:
         return torch.triu_indices(n_samples, n_samples, 1).mT, True
     rng = np.random.default_rng(seed)
