@@ -91,8 +91,8 @@ def unstable_remark(starts: Sequence[int], rates: Sequence[float], n_iter: int) 
     if spans:
         where = ", ".join(f"{start} to {stop}" for start, stop in spans)
         said.append(
-            f"the frozen kernel diverges from iteration {where}, where eta lambda_max / N is above "
-            "2; keep more early snapshots or lower learning_rate"
+            f"the frozen kernel diverges from iteration {where}, where eta lambda_max / N is "
+            "above 2; keep more early snapshots or lower learning_rate"
         )
     unknown = [str(start) for start, rate in zip(starts, rates, strict=True) if np.isnan(rate)]
     if unknown:

@@ -23,7 +23,7 @@ class Simulation:
     n_steps : int
         Steps made; fewer than asked for only if ``stopped`` says why.
     loss : ndarray of shape (n_steps + 1,)
-        Before each step, and after the last; finite.
+        Before each step, and after the last; finite, and empty if it overflows at the start.
     flips : ndarray of shape (n_steps,)
         Number of (sample, unit) gates of the lowest layer that each step flipped (of slopes that
         it changed, for a smooth activation).
