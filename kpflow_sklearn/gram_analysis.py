@@ -19,6 +19,7 @@ from kpflow_sklearn.feedforward import (
     attribute_step,
     balance,
     conserves_balance,
+    every_gram,
     forward_fields,
     gate_flips,
     mean_over_pairs,
@@ -242,7 +243,11 @@ def _weight_grams(
     weight: Tensor, slopes: Tensor, pairs: Tensor, complete: bool
 ) -> dict[str, Estimate]:
     """Return the means over pairs of samples of what is measured of G_mn."""
-    grams = pairwise_grams(weight, slopes, pairs)
+    n = len(slopes)
+    if len(pairs) == n * (n - 1) // 2 and complete:
+        grams = every_gram(weight, slopes)
+    else:
+        grams = pairwise_grams(weight, slopes, pairs)
     # A unit whose slope has either sign gives some pair a negative product of slopes.
     indefinite = bool(((slopes < 0).any(0) & (slopes > 0).any(0)).any())
     ratio = mean_over_pairs(grams.alignment[grams.square > 0], complete)

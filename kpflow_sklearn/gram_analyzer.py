@@ -46,7 +46,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     gram_pairs : int or None, default=None
         Pairs of samples whose weight Grams W_l^T D_m D_n W_l are measured: all, exactly, if there
         are no more, else so many drawn at random, at least 30. None takes all where that is
-        little work (up to 3000 samples for layers of 64 units, 750 for 256), else 10 000.
+        little work (up to 2000 samples for layers of 64 units, 500 for 256), else 10 000.
     max_kernel_size : int, default=1500
         Largest n_samples * n_outputs for which the matrix K is formed during `fit`; beyond, only
         its leading eigenvalues are computed, by products.

@@ -11,6 +11,7 @@ from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn.feedforward import (
     choose_pairs,
+    every_gram,
     forward_fields,
     mean_over_pairs,
     pairwise_grams,
@@ -50,7 +51,8 @@ def test_pairs_are_of_two_samples():
 
 
 def test_all_pairs_are_the_default_unless_they_are_much_work(monkeypatch):
-    assert choose_pairs(1000, None, 0, width=64)[1]
+    assert choose_pairs(2000, None, 0, width=64)[1]
+    assert choose_pairs(500, None, 0, width=256)[1]
     assert len(choose_pairs(1000, None, 0, width=64)[0]) == 499_500
     pairs, complete = choose_pairs(1000, None, 0, width=1000)
     assert not complete
@@ -60,9 +62,20 @@ def test_all_pairs_are_the_default_unless_they_are_much_work(monkeypatch):
         assert len(choose_pairs(n_samples, None, 0, width)[0]) == 10_000
     default = fit()
     assert quantity(default, "gram_trace")["method"] == "exact"
-    monkeypatch.setattr("kpflow_sklearn.feedforward._grams._CHUNK", 7)
+    monkeypatch.setattr("kpflow_sklearn.feedforward._grams._UNIT_PAIRS", 7)
     for name in ("gram_trace", "gram_norm", "gram_effective_dimension"):
         assert quantity(fit(), name)["value"] == pytest.approx(quantity(default, name)["value"])
+
+
+def test_all_pairs_at_once_are_those_one_by_one(monkeypatch):
+    network = fit(activation="gelu").network_
+    slopes = forward_fields(network, torch.as_tensor(X)).D[1]
+    weight = network.hidden[1].weight.detach()
+    found = every_gram(weight, slopes)
+    monkeypatch.setattr("kpflow_sklearn.feedforward._grams._CHUNK", 7)
+    expected = pairwise_grams(weight, slopes, choose_pairs(40, None, 0, 7)[0])
+    np.testing.assert_allclose(found.trace, expected.trace, atol=1e-13)
+    np.testing.assert_allclose(found.square, expected.square, atol=1e-13)
 
 
 def test_drawn_grams_have_the_error_of_their_mean():

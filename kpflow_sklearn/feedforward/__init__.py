@@ -17,6 +17,7 @@ from kpflow_sklearn.feedforward._grams import (
     LEAST_PAIRS,
     GramPairs,
     choose_pairs,
+    every_gram,
     mean_over_pairs,
     pairwise_grams,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "choose_pairs",
     "closed_system",
     "conserves_balance",
+    "every_gram",
     "field_rates",
     "forward_fields",
     "gate_flips",
