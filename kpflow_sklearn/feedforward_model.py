@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,39 @@ def check_values(y: ArrayLike | None, X: np.ndarray, n_outputs: int | None = Non
     return values
 
 
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a fit used, whatever becomes of the estimator's parameters and the arrays afterwards.
+
+    Attributes
+    ----------
+    optimizer : str or callable
+        As it was given.
+    learning_rate : float
+        Step size.
+    batch_size : int or None
+        Samples of one update; None for all, also where a batch could have held more.
+    digest : str
+        `data_digest` of X and y.
+    """
+
+    optimizer: Any
+    learning_rate: float
+    batch_size: int | None
+    digest: str
+
+
+def data_digest(X: np.ndarray, y: np.ndarray) -> str:
+    """Return a hash of the numbers in X and y, the same for the same values in any float type."""
+    found = hashlib.sha256()
+    for array in (X, y):
+        # Adding 0 makes zeros of either sign the same bytes.
+        values = np.ascontiguousarray(array, dtype=np.float64) + 0.0
+        found.update(str(values.shape).encode())
+        found.update(values.tobytes())
+    return found.hexdigest()
+
+
 class FeedForwardModel(RegressorMixin, BaseEstimator):
     """Base of the sources of a feed-forward network: its network and its history.
 
@@ -65,6 +100,7 @@ class FeedForwardModel(RegressorMixin, BaseEstimator):
     snapshots_: list[Snapshot]
     n_features_in_: int
     _y_is_column: bool
+    _record: TrainingRecord | None = None
 
     def __sklearn_tags__(self) -> Tags:
         """Return the tags: several outputs are taken, and y is needed."""
@@ -91,7 +127,10 @@ class FeedForwardModel(RegressorMixin, BaseEstimator):
         inputs = as_tensor(check_table(self, X, reset=False), self.network_.dtype)
         with torch.no_grad():
             pieces = [self.network_(rows) for rows in inputs.split(4096)]
-        outputs = torch.cat(pieces).numpy()
+        found = torch.cat(pieces)
+        if found.dtype == torch.bfloat16:  # Of which NumPy has no such type.
+            found = found.float()
+        outputs = found.numpy()
         return outputs if self._y_is_column else outputs[:, 0]
 
     def network_at(self, snapshot: Snapshot) -> FeedForwardNetwork:

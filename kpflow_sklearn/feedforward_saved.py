@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn.checkpoints import SavedTraining, check_iterations, load_checkpoint
-from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.feedforward import recognise_feedforward
+from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
+from kpflow_sklearn.feedforward import FeedForwardNetwork, recognise_feedforward
 from kpflow_sklearn.feedforward_model import FeedForwardModel, check_table, check_values
 from kpflow_sklearn.feedforward_training import FeedForwardTrainer
 
@@ -64,7 +64,7 @@ class SavedFeedForward(FeedForwardModel):
         UnsupportedNetworkError
             If the module is of a kind that the analysis cannot take.
         CheckpointError
-            If a checkpoint does not fit the module.
+            If a checkpoint does not fit the module, or is not finite.
         ValueError
             If X, y or the number of iterations do not fit.
         """
@@ -83,17 +83,35 @@ class SavedFeedForward(FeedForwardModel):
             zip(check_iterations(self.iterations, len(states)), states, strict=True)
         ):
             load_checkpoint(module, state, index)
+            _check_finite(module, None if self.checkpoints is None else index)
+            _check_outputs(module, view, inputs[:8])
             self.snapshots_.append(Snapshot.take(iteration, view))
-        some = as_tensor(inputs[:8], view.dtype)
-        with torch.no_grad():
-            if not torch.allclose(view(some), module(some), rtol=1e-4, atol=1e-6):
-                raise UnsupportedNetworkError(
-                    f"the layers of {type(module).__name__} do not reproduce its outputs: it has "
-                    "a forward or hooks of its own."
-                )
         self.network_, self.n_iter_ = view, self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
         return self
+
+
+def _check_finite(module: nn.Module, index: int | None) -> None:
+    """Refuse a state with a weight that is no number: nothing computed from it would be one."""
+    where = f"the {type(module).__name__}" if index is None else f"checkpoints[{index}]"
+    for name, value in module.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"{where} must be finite, but {name!r} holds NaN or infinity: training diverged "
+                "before; leave this state out."
+            )
+
+
+@torch.no_grad()
+def _check_outputs(module: nn.Module, view: FeedForwardNetwork, X: np.ndarray) -> None:
+    """Refuse a module whose layers do not give its outputs on some rows."""
+    some = as_tensor(X, view.dtype)
+    # Large weights may overflow, but then in both.
+    if not torch.allclose(view(some), module(some), rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise UnsupportedNetworkError(
+            f"the layers of {type(module).__name__} do not reproduce its outputs: it has a "
+            "forward or hooks of its own."
+        )
 
 
 def as_feedforward_trainer(

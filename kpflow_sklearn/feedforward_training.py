@@ -13,7 +13,13 @@ from kpflow_sklearn._random import draw_seed, torch_generator
 from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn._validation import check_choice, check_positive_int, check_real
 from kpflow_sklearn.feedforward import ACTIVATIONS, FeedForwardNetwork, build_feedforward
-from kpflow_sklearn.feedforward_model import FeedForwardModel, check_table, check_values
+from kpflow_sklearn.feedforward_model import (
+    FeedForwardModel,
+    TrainingRecord,
+    check_table,
+    check_values,
+    data_digest,
+)
 
 
 class FeedForwardTrainer(FeedForwardModel):
@@ -154,7 +160,13 @@ class FeedForwardTrainer(FeedForwardModel):
         history = train(self.network_, batch_loss, len(x), settings, torch_generator(seed + 1))
         self.snapshots_ = history.snapshots
         self.loss_curve_ = np.array(history.losses)
-        self._n_samples = len(x)
+        batched = self.batch_size is not None and self.batch_size < len(x)
+        self._record = TrainingRecord(
+            self.optimizer,
+            float(self.learning_rate),
+            self.batch_size if batched else None,
+            data_digest(inputs, values),
+        )
         self.n_iter_ = history.n_iter
         return self
 

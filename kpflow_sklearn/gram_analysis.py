@@ -19,16 +19,19 @@ from kpflow_sklearn.feedforward import (
     attribute_step,
     balance,
     conserves_balance,
+    every_gram,
     forward_fields,
     gate_flips,
+    mean_over_pairs,
     pairwise_grams,
 )
 from kpflow_sklearn.results import row
-from kpflow_sklearn.traces import ZERO, Estimate
+from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
 
 GRAM_QUANTITIES = ("gram_trace", "gram_norm", "gram_effective_dimension")
 CHUNK = 2048  # Samples whose fields are held at a time.
 SMOOTH = "a smooth activation has no gates"
+INDEFINITE = "slopes of both signs make some G indefinite, with no effective dimension"
 FIRST = "there is no earlier snapshot to compare with"
 
 
@@ -60,22 +63,6 @@ class GramSettings:
     seed: int
 
 
-def choose_pairs(n_samples: int, gram_pairs: int, seed: int) -> tuple[Tensor, bool]:
-    """Return pairs m < n of samples, all if there are at most ``gram_pairs``, and whether all.
-
-    A single sample is paired with itself.
-    """
-    n_all = n_samples * (n_samples - 1) // 2
-    if n_all == 0:
-        return torch.zeros(1, 2, dtype=torch.long), True
-    if n_all <= gram_pairs:
-        return torch.combinations(torch.arange(n_samples)), True
-    rng = np.random.default_rng(seed)
-    first = rng.integers(n_samples, size=gram_pairs)
-    second = (first + rng.integers(1, n_samples, size=gram_pairs)) % n_samples
-    return torch.as_tensor(np.stack([first, second], axis=1)), False
-
-
 class GramSnapshot:
     """One snapshot on the analysed samples, in double precision whatever the network's is.
 
@@ -87,12 +74,23 @@ class GramSnapshot:
         Parameter updates before it.
     X, y : Tensor
         Samples, (n_samples, n_features) and (n_samples, n_outputs), in double.
+    with_readout : bool, default=False
+        Whether the readout is a layer of the tables even if it does not train.
     """
 
-    def __init__(self, network: FeedForwardNetwork, iteration: int, X: Tensor, y: Tensor) -> None:
+    def __init__(
+        self,
+        network: FeedForwardNetwork,
+        iteration: int,
+        X: Tensor,
+        y: Tensor,
+        *,
+        with_readout: bool = False,
+    ) -> None:
         self.network = copy.deepcopy(network).double()
         self.iteration, self.X, self.y = iteration, X, y
         self.kernel = FeedForwardKernel(self.network, X)
+        self.with_readout = with_readout or "readout" in self.kernel.names
         with torch.no_grad():
             self.residuals = (self.network(X) - y).flatten()
 
@@ -108,9 +106,9 @@ class GramSnapshot:
 
     @property
     def layer_names(self) -> list[str]:
-        """The hidden layers, and the readout if it trains."""
+        """The hidden layers, and the readout if it trains or moved."""
         hidden = [str(k + 1) for k in range(self.network.depth)]
-        return [*hidden, "readout"] if "readout" in self.kernel.names else hidden
+        return [*hidden, "readout"] if self.with_readout else hidden
 
     def layer_kernels(self) -> dict[str, np.ndarray]:
         """Return each K_l as a matrix."""
@@ -118,11 +116,13 @@ class GramSnapshot:
 
     def _row(self, operator: str, quantity: str, value: Any, method: str = "exact") -> dict:
         about: dict[str, Any] = {"method": method, "n_trials": len(self.X)}
+        if not isinstance(value, Estimate) and not np.isfinite(value):
+            value = Estimate.missing(OVERFLOW)
         return row(self.iteration, operator, "sample", quantity, value, **about)
 
     def kernel_rows(self, settings: GramSettings, spectrum: Spectrum) -> list[dict[str, Any]]:
         """Return what is measured of K and each K_l."""
-        # A hidden layer that does not train has K_l = 0.
+        # A layer that does not train has K_l = 0.
         names = self.layer_names
         traces = dict.fromkeys(names, 0.0) | self.kernel.traces()
         forms = dict.fromkeys(names, 0.0) | self.kernel.quadratic_forms(self.residuals)
@@ -150,8 +150,11 @@ class GramSnapshot:
     def layer_rows(self, settings: GramSettings) -> list[dict[str, Any]]:
         """Return what is measured of the hidden layers' activity and weight Grams."""
         active = [[int((h > 0).sum()) for h in fields.H] for fields in self.fields]
-        paired, pairs = settings.pairs.unique(return_inverse=True)
-        slopes = forward_fields(self.network, self.X[paired]).D
+        pairs, paired = settings.pairs, self.X
+        if not settings.all_pairs:  # Of the samples, only those drawn.
+            drawn, pairs = settings.pairs.unique(return_inverse=True)
+            paired = self.X[drawn]
+        slopes = forward_fields(self.network, paired).D
         rows = []
         for k, (_, linear) in enumerate(self.network.linears[:-1]):
             label = f"K_{k + 1}"
@@ -161,13 +164,12 @@ class GramSnapshot:
                 nothing = Estimate.missing("weight Grams act between hidden layers")
                 rows += [self._row(label, quantity, nothing) for quantity in GRAM_QUANTITIES]
                 continue
-            grams = pairwise_grams(linear.weight.detach(), slopes[k], pairs)
-            sound = grams.square > 0
-            measured = (grams.trace, grams.square.sqrt(), grams.alignment[sound])
-            for quantity, values in zip(GRAM_QUANTITIES, measured, strict=True):
-                mean = _mean(values, settings.all_pairs)
-                method = "exact" if settings.all_pairs else "randomized"
-                rows.append(self._row(label, quantity, mean, method))
+            # All slopes of the identity are 1, and any pair stands for all.
+            identity = isinstance(self.network.activations[k], torch.nn.Identity)
+            complete = settings.all_pairs or identity
+            found = _weight_grams(linear.weight.detach(), slopes[k], pairs, complete)
+            method = "exact" if complete else "randomized"
+            rows += [self._row(label, name, value, method) for name, value in found.items()]
         return rows
 
     def step_rows(
@@ -232,20 +234,36 @@ class GramSnapshot:
         for k, (name, why_not) in enumerate(conserves_balance(self.network).items()):
             weight = first.network.linears[k][1].weight.detach()
             size = float((weight**2).sum(1).mean())
-            reason = why_not or ("" if size > 0 else ZERO)
             drift = float(((now[name] - then[name]) ** 2).mean().sqrt())
-            found[name] = Estimate.missing(reason) if reason else Estimate(drift / size)
+            found[name] = Estimate.missing(why_not) if why_not else _ratio(drift, size)
         return found
 
 
+def _weight_grams(
+    weight: Tensor, slopes: Tensor, pairs: Tensor, complete: bool
+) -> dict[str, Estimate]:
+    """Return the means over pairs of samples of what is measured of G_mn."""
+    n = len(slopes)
+    if len(pairs) == n * (n - 1) // 2 and complete:
+        grams = every_gram(weight, slopes)
+    else:
+        grams = pairwise_grams(weight, slopes, pairs)
+    # A unit whose slope has either sign gives some pair a negative product of slopes.
+    indefinite = bool(((slopes < 0).any(0) & (slopes > 0).any(0)).any())
+    ratio = mean_over_pairs(grams.alignment[grams.square > 0], complete)
+    means = (
+        mean_over_pairs(grams.trace, complete),
+        mean_over_pairs(grams.square.sqrt(), complete),
+        Estimate.missing(INDEFINITE) if indefinite else ratio,
+    )
+    return dict(zip(GRAM_QUANTITIES, means, strict=True))
+
+
 def _share(parts: dict[str, float], name: str) -> Estimate:
-    total = sum(parts.values())
-    return Estimate(parts[name] / total) if total > 0 else Estimate.missing(ZERO)
+    return _ratio(parts[name], sum(parts.values()))
 
 
-def _mean(values: Tensor, exact: bool) -> Estimate:
-    """Return the mean over pairs; with a standard error if they are a sample."""
-    if not len(values):
-        return Estimate.missing("no two samples share an active unit")
-    error = 0.0 if exact or len(values) < 2 else float(values.std()) / len(values) ** 0.5
-    return Estimate(float(values.mean()), error)
+def _ratio(part: float, whole: float) -> Estimate:
+    if not np.isfinite([part, whole]).all():
+        return Estimate.missing(OVERFLOW)
+    return Estimate(part / whole) if whole > 0 else Estimate.missing(ZERO)

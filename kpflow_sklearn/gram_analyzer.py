@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_positive_int, check_real
+from kpflow_sklearn.feedforward import LEAST_PAIRS, Simulation, check_closed, choose_pairs
 from kpflow_sklearn.feedforward_model import check_table, check_values
 from kpflow_sklearn.feedforward_saved import as_feedforward_trainer
-from kpflow_sklearn.gram_analysis import GramSettings, choose_pairs
+from kpflow_sklearn.gram_analysis import GramSettings
 from kpflow_sklearn.gram_modes import eigenpairs, mode_rows
-from kpflow_sklearn.gram_prediction import Simulation, plain_descent
 from kpflow_sklearn.gram_tables import layer_table, mode_table
 from kpflow_sklearn.gram_training import GramTraining
 from kpflow_sklearn.results import to_frame
@@ -43,9 +43,10 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Leading eigenvectors of K, for `transform` and ``mode_table_``.
     rank_threshold : float, default=0.95
         Share of the trace of K that defines its rank.
-    gram_pairs : int, default=1000
-        Pairs of samples whose weight Grams W_l^T D_m D_n W_l are measured, drawn at random if
-        there are more.
+    gram_pairs : int or None, default=None
+        Pairs of samples whose weight Grams W_l^T D_m D_n W_l are measured: all, exactly, if there
+        are no more, else so many drawn at random, at least 30. None takes all where that is
+        little work (up to 2000 samples for layers of 64 units, 500 for 256), else 10 000.
     max_kernel_size : int, default=1500
         Largest n_samples * n_outputs for which the matrix K is formed during `fit`; beyond, only
         its leading eigenvalues are computed, by products.
@@ -58,18 +59,20 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     ----------
     results_ : DataFrame
         One row for each (iteration, operator, quantity), with operators "K", "K_1" to "K_L",
-        "K_readout" if it trains, and "network": value, std_error (0 if exact), method, and the
-        reason where a value is missing.
+        "K_readout" if it trains or moved between snapshots, and "network": value, std_error (0 if
+        exact), method, and the reason where a value is missing.
     layer_table_ : DataFrame
         The layers' part of it, a row for each (iteration, layer), a column for each quantity; NaN
         where ``results_`` holds a reason.
     mode_table_ : DataFrame
         A row for each (iteration, mode): eigenvalue of K, amplitude of the residuals on its
-        eigenvector then and at the next snapshot, and what K, standing still, predicts for it.
+        eigenvector then and at the next snapshot, and what K, standing still, predicts for it if
+        training was gradient descent on these rows; ``reason`` says why a number is missing, or
+        what to think of it.
     eigenvalues_ : ndarray of shape (k,)
         Of K at the last snapshot, descending: all if the matrix was formed, else the leading ones.
     eigenvectors_ : ndarray of shape (n_samples * n_outputs, n_components_)
-        The leading ones; the entry of largest magnitude is positive.
+        The leading ones, none if K overflows; the entry of largest magnitude is positive.
     n_components_ : int
         Their number.
     kernel_ : ndarray of shape (n_samples * n_outputs, n_samples * n_outputs)
@@ -80,10 +83,12 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         The trainer's: loss of each update's batch, before the update.
     predicted_loss_curve_ : ndarray of shape (n_iter_,) or None
         The same predicted from the first snapshot alone (and the kernels of later ones); NaN
-        before it. None if nothing predicts it, for the reason in ``prediction_``.
+        before it, infinite where it overflows. None if nothing predicts it, as for rows that the
+        trainer was not fitted on, for the reason in ``prediction_``.
     prediction_ : str
         What predicted it: "closed fields" (exact, for one hidden layer and a fixed readout),
-        "kernel, frozen between snapshots" (elsewhere), or "none"; with a remark after a colon.
+        "kernel, frozen between snapshots" (elsewhere, two hidden layers too), or "none"; with a
+        remark after a colon, as where a frozen kernel diverges.
     trainer_ : estimator
         The fitted trainer.
     network_ : FeedForwardNetwork
@@ -126,7 +131,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         *,
         n_components: int = 10,
         rank_threshold: float = 0.95,
-        gram_pairs: int = 1000,
+        gram_pairs: int | None = None,
         max_kernel_size: int = 1500,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool | int = False,
@@ -170,14 +175,17 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         check_positive_int(self.n_components, "n_components")
         check_real(self.rank_threshold, "rank_threshold", 0, 1, open_minimum=True)
-        check_positive_int(self.gram_pairs, "gram_pairs")
+        if self.gram_pairs is not None:
+            check_positive_int(self.gram_pairs, "gram_pairs", minimum=LEAST_PAIRS)
         check_positive_int(self.max_kernel_size, "max_kernel_size")
         inputs = check_table(self, X, reset=True)
         targets = check_values(y, inputs)
         seed = draw_seed(self.random_state)
         self._fit_trainer(X, y, targets.shape[1], seed)
-        self.X_fit_, self._y_fit = inputs, targets
-        pairs, all_pairs = choose_pairs(len(inputs), self.gram_pairs, seed)
+        # Copies: the caller may change the arrays, and what is computed later must not.
+        self.X_fit_, self._y_fit = inputs.copy(), targets.copy()
+        width = max((linear.out_features for linear in self.network_.hidden[1:]), default=0)
+        pairs, all_pairs = choose_pairs(len(inputs), self.gram_pairs, seed, width)
         self._analyse(
             GramSettings(
                 self.n_components,
@@ -214,10 +222,10 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def _analyse(self, settings: GramSettings) -> None:
         training = self._training
-        rate, remark = plain_descent(self.trainer_, len(self.X_fit_))
         rows: list[dict[str, Any]] = []
         modes: list[dict[str, Any]] = []
         first = previous = None
+        largest: list[float] = []
         leading = (np.empty(0), np.empty((0, 0)))
         for snapshot in tqdm(self.snapshots_, disable=not self.verbose, desc="analysis"):
             found = training.at(snapshot)
@@ -227,16 +235,17 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             rows += found.layer_rows(settings)
             rows += found.step_rows(previous, first)
             if previous is not None:
-                modes += mode_rows(previous, leading, found, rate, remark)
+                modes += mode_rows(previous, leading, found, *training.descent)
             previous, leading = found, (values, vectors)
-        modes += mode_rows(found, leading, None, rate, remark)
+            largest.append(float(values[0]) if len(values) else np.nan)
+        modes += mode_rows(found, leading, None, *training.descent)
         self.eigenvalues_, self.eigenvectors_ = spectrum.eigenvalues.copy(), vectors
         self._leading_values = values
         self.n_components_ = len(values)
         self.results_ = to_frame(rows)
         self.layer_table_ = layer_table(self.results_)
         self.mode_table_ = mode_table(modes)
-        self.predicted_loss_curve_, self.prediction_ = training.predicted_losses()
+        self.predicted_loss_curve_, self.prediction_ = training.predicted_losses(largest)
 
     @property
     def layer_kernels_(self) -> dict[str, np.ndarray]:
@@ -260,8 +269,9 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Returns
         -------
         ndarray of shape (n_samples, n_outputs * n_components_)
-            K(X, X_fit_) u_i / sqrt(lambda_i) for each output, so that inner products of rows
-            approximate K; zero where lambda_i is zero.
+            K(X, X_fit_) u_i / sqrt(lambda_i) for each output; zero where lambda_i is zero. With
+            T of several outputs as ``T.reshape(n_samples * n_outputs, -1)``, inner products of
+            rows approximate K.
         """
         check_is_fitted(self, "results_")
         inputs = check_table(self, X, reset=False)
@@ -345,21 +355,22 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         start : int, optional
             Iteration of the snapshot to start from; default the first.
         learning_rate : float, optional
-            Step size; default the trainer's.
+            Step size; default that of the trainer's fit, if it was such a descent on these rows.
         record : sequence of int, optional
             After how many steps to keep outputs and fields; default after the last.
 
         Returns
         -------
         Simulation
-            loss (n_steps + 1,), and outputs, outputs_new and fields after the recorded steps.
+            loss (n_steps + 1,), and outputs, outputs_new and fields after the recorded steps. It
+            stops where the system ceases to be closed or the loss overflows, and says so.
 
         Raises
         ------
         ValueError
             If the fields of the network do not determine their own change (three hidden layers,
             or two of a smooth activation), if its readout trains, or if the trainer's updates are
-            no gradient descent and no learning_rate is given.
+            no full-batch gradient descent on these rows and no learning_rate is given.
         """
         check_is_fitted(self, "results_")
         check_positive_int(n_steps, "n_steps", minimum=0)
@@ -367,17 +378,20 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             raise ValueError(
                 f"record must lie between 0 and n_steps={n_steps}, got {list(record)!r}."
             )
+        training = self._training
+        snapshot = self.snapshots_[0] if start is None else self._snapshot(start)
+        check_closed(training.at(snapshot).network)
         if learning_rate is None:
-            learning_rate, why_not = plain_descent(self.trainer_, len(self.X_fit_))
-            if learning_rate is None:
+            learning_rate, remark = training.descent
+            if learning_rate is None or remark:
+                why_not = remark.removeprefix("full-batch descent; ")
                 raise ValueError(
                     f"learning_rate must be given: {why_not}, and simulate follows plain "
                     "full-batch gradient descent."
                 )
         check_real(learning_rate, "learning_rate", 0, open_minimum=True)
         new = None if X_new is None else check_table(self, X_new, reset=False)
-        snapshot = self.snapshots_[0] if start is None else self._snapshot(start)
-        return self._training.simulate(snapshot, n_steps, new, learning_rate, record)
+        return training.simulate(snapshot, n_steps, new, learning_rate, record)
 
     def _snapshot(self, iteration: int) -> Any:
         for snapshot in self.snapshots_:

@@ -6,14 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
-from kpflow_sklearn._spectrum import Spectrum, spectrum_of_eigenvalues
+from kpflow_sklearn._spectrum import Spectrum, missing_spectrum, spectrum_of_eigenvalues
 from kpflow_sklearn.feedforward import FeedForwardKernel
 from kpflow_sklearn.gram_analysis import GramSettings, GramSnapshot
-from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.gram_prediction import STABLE
+from kpflow_sklearn.traces import OVERFLOW, Estimate
 
 ROUNDING = 1e-12
+GROWS = (
+    "eta lambda / N is above 2, so that K standing still makes it grow: keep more early snapshots "
+    "or lower learning_rate"
+)
 
 
 def eigenpairs(
@@ -33,25 +38,32 @@ def eigenpairs(
     spectrum : Spectrum
         Complete where the matrix was formed.
     eigenvalues : ndarray of shape (k,)
-        The leading ones, in descending order.
+        The leading ones, in descending order; none if K is not finite.
     eigenvectors : ndarray of shape (n_entries, k)
         Their entry of largest magnitude is positive.
     """
     n = kernel.n_entries
     k = min(settings.n_components, n)
+    total = sum(kernel.traces().values())
+    if not np.isfinite(total):
+        return missing_spectrum(OVERFLOW, "exact"), np.empty(0), np.empty((n, 0))
     if n <= max(settings.max_kernel_size, k + 1):
         matrix = torch.stack(list(kernel.dense().values())).sum(0)
         values, vectors = np.linalg.eigh(matrix.numpy())
         values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+        spectrum = spectrum_of_eigenvalues(values)
+    elif total == 0:  # Nothing for an iteration to find: any orthonormal basis will do.
+        values, vectors = np.zeros(k), np.eye(n, k)
         spectrum = spectrum_of_eigenvalues(values)
     else:
         values, vectors = _leading(kernel, k, settings.seed)
         unknown = Estimate.missing(
             f"K has {n} rows, more than max_kernel_size={settings.max_kernel_size}"
         )
-        total = Estimate(sum(kernel.traces().values()))
-        spectrum = Spectrum(values, total, unknown, unknown, "exact", complete=False)
+        spectrum = Spectrum(values, Estimate(total), unknown, unknown, "exact", complete=False)
     values, vectors = values[:k], vectors[:, :k]
+    if not len(values):
+        return spectrum, values, vectors
     largest = np.abs(vectors).argmax(0)
     signs = np.where(vectors[largest, np.arange(len(values))] < 0, -1.0, 1.0)
     return spectrum, values, vectors * signs
@@ -70,6 +82,8 @@ def _leading(kernel: FeedForwardKernel, k: int, seed: int) -> tuple[np.ndarray, 
         values, vectors = eigsh(operator, k=k, v0=start)
     except ArpackNoConvergence as error:
         values, vectors = error.eigenvalues, error.eigenvectors
+    except ArpackError:
+        values, vectors = np.empty(0), np.empty((n, 0))
     order = np.argsort(values)[::-1]
     return values[order].clip(min=0), vectors[:, order]
 
@@ -86,29 +100,49 @@ def mode_rows(
     Equation: a = u . r, and under K frozen at the snapshot a_next = (1 - eta lambda / N)^steps a.
     """
     values, vectors = leading
-    a = vectors.T @ before.residuals.numpy()
-    total = float((before.residuals**2).sum())
+    r = before.residuals.numpy()
+    shares = _shares(vectors, r)
+    following = None if after is None else after.residuals.numpy()
     rows = []
     for i, value in enumerate(values):
+        a = float(vectors[:, i] @ r)
         found: dict[str, Any] = {
             "iteration": before.iteration,
             "mode": i,
             "eigenvalue": float(value),
-            "amplitude": float(a[i]),
-            "loss_share": float(a[i] ** 2 / total) if total > 0 else 0.0,
+            "amplitude": a,
+            "loss_share": float(shares[i]),
             "next_iteration": None,
             "next_amplitude": np.nan,
             "predicted_amplitude": np.nan,
-            "reason": "" if after is not None else "there is no later snapshot",
+            "reason": "there is no later snapshot",
         }
         if after is not None:
+            measured = float(vectors[:, i] @ following)
             found["next_iteration"] = after.iteration
-            found["next_amplitude"] = float(vectors[:, i] @ after.residuals.numpy())
-            found["reason"] = remark
+            found["reason"] = remark if np.isfinite(measured) else OVERFLOW
+            found["next_amplitude"] = measured if np.isfinite(measured) else np.nan
             if learning_rate is not None:
-                steps = after.iteration - before.iteration
-                with np.errstate(over="ignore"):
-                    factor = np.float64(1 - learning_rate * value / len(before.X)) ** steps
-                found["predicted_amplitude"] = float(factor * a[i])
+                rate = learning_rate * value / len(before.X)
+                predicted, grows = _decayed(a, rate, after.iteration - before.iteration)
+                found["predicted_amplitude"] = predicted
+                found["reason"] = "; ".join(filter(None, [found["reason"], grows]))
         rows.append(found)
     return rows
+
+
+def _shares(vectors: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Return (u . r)^2 / |r|^2 for each eigenvector; 0 where r is."""
+    size = np.abs(r).max()
+    if not size > 0:
+        return np.zeros(vectors.shape[1])
+    unit = r / size  # Else squares of large residuals overflow.
+    return (vectors.T @ unit) ** 2 / (unit @ unit)
+
+
+def _decayed(amplitude: float, rate: float, n_steps: int) -> tuple[float, str]:
+    """Return (1 - rate)^n_steps times an amplitude, and why that is no decay if it is none."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        predicted = float(np.float64(1 - rate) ** n_steps * amplitude)
+    finite = predicted if np.isfinite(predicted) else np.nan
+    return finite, GROWS if rate > STABLE else ""

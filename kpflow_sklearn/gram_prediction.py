@@ -3,136 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.feedforward import (
-    FeedForwardKernel,
-    FeedForwardNetwork,
-    closed_system,
-    why_not_closed,
-)
+from kpflow_sklearn.feedforward import FeedForwardKernel, FeedForwardNetwork, why_not_closed
+from kpflow_sklearn.feedforward_model import TrainingRecord, data_digest
 
 CLOSED = "closed fields"
 KERNEL = "kernel, frozen between snapshots"
 NONE = "none"
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What a closed system of fields says of training.
-
-    Attributes
-    ----------
-    n_steps : int
-        Steps made; fewer than asked for only if ``stopped`` says why.
-    loss : ndarray of shape (n_steps + 1,)
-        Before each step, and after the last.
-    flips : ndarray of shape (n_steps,)
-        Number of (sample, unit) gates of the lowest layer that each step flipped (of slopes that
-        it changed, for a smooth activation).
-    recorded : list of int
-        The numbers of steps after which the rest was kept.
-    outputs : list of ndarray of shape (n_samples,) or (n_samples, n_outputs)
-        f on the training rows.
-    outputs_new : list of ndarray
-        f on the rows that are only predicted.
-    fields : list of dict of str to ndarray
-        H_1, and for two hidden layers C_1, on the training rows.
-    stopped : str
-        Why the simulation ended early, or "".
-    """
-
-    n_steps: int
-    loss: np.ndarray = field(repr=False)
-    flips: np.ndarray = field(repr=False)
-    recorded: list[int]
-    outputs: list[np.ndarray] = field(repr=False)
-    outputs_new: list[np.ndarray] = field(repr=False)
-    fields: list[dict[str, np.ndarray]] = field(repr=False)
-    stopped: str
-
-
-@torch.no_grad()
-def simulate_fields(
-    network: FeedForwardNetwork,
-    X: Tensor,
-    y: Tensor,
-    *,
-    learning_rate: float,
-    n_steps: int,
-    X_new: Tensor | None = None,
-    record: Sequence[int] | None = None,
-    as_column: bool = False,
-) -> Simulation:
-    """Follow full-batch gradient descent by the closed system of the network's fields.
-
-    Parameters
-    ----------
-    network : FeedForwardNetwork
-        Where to start.
-    X, y : Tensor
-        Training rows, (n_samples, n_features) and (n_samples, n_outputs).
-    learning_rate : float
-        Step size on L = sum r^2 / (2 n_samples).
-    n_steps : int
-        How many steps.
-    X_new : Tensor of shape (n_new, n_features), optional
-        Rows that are only predicted.
-    record : sequence of int, optional
-        After how many steps to keep fields and outputs; default after the last.
-    as_column : bool, default=False
-        Whether outputs keep the second axis.
-
-    Returns
-    -------
-    Simulation
-        The course of training.
-
-    Raises
-    ------
-    ValueError
-        If no closed system describes the network.
-    """
-    n = len(X)
-    rows = X if X_new is None else torch.cat([X, X_new])
-    system = closed_system(network, rows, n)
-    wanted = {n_steps} if record is None else set(record)
-    losses: list[float] = []
-    flips: list[int] = []
-    recorded: list[int] = []
-    outputs, outputs_new, fields = [], [], []
-    stopped, gates = "", system.gates()
-    for step in range(n_steps + 1):
-        f = system.outputs()
-        state = {name: value[:n].numpy() for name, value in system.fields().items()}
-        losses.append(float(((f[:n] - y) ** 2).sum()) / (2 * n))
-        if step < n_steps and not system.advance(f[:n] - y, learning_rate / n):
-            stopped = f"a gate of the second layer flips in step {step + 1}"
-        if step in wanted or stopped:
-            found = f.numpy() if as_column else f[:, 0].numpy()
-            recorded.append(step)
-            outputs.append(found[:n])
-            outputs_new.append(found[n:])
-            fields.append(state)
-        if stopped or step == n_steps:
-            break
-        before, gates = gates, system.gates()
-        flips.append(int((before != gates).sum()))
-    return Simulation(
-        len(flips),
-        np.array(losses),
-        np.array(flips, dtype=np.int64),
-        recorded,
-        outputs,
-        outputs_new,
-        fields,
-        stopped,
-    )
+STABLE = 2.0  # Of eta lambda / N: beyond, |1 - eta lambda / N| > 1.
 
 
 def kernel_losses(
@@ -180,26 +62,73 @@ def kernel_losses(
     return losses
 
 
-def plain_descent(trainer: Any, n_samples: int) -> tuple[float | None, str]:
-    """Return the step size of a trainer whose updates are gradient descent, or why there is none.
+def unstable_remark(starts: Sequence[int], rates: Sequence[float], n_iter: int) -> str:
+    """Say between which iterations a frozen kernel makes the loss grow for ever, "" if nowhere.
+
+    Parameters
+    ----------
+    starts : sequence of int
+        Iteration of each snapshot.
+    rates : sequence of float
+        eta lambda_max / N at each; NaN where it is not known.
+    n_iter : int
+        Number of updates.
+
+    Returns
+    -------
+    str
+        The remark.
+    """
+    spans: list[list[int]] = []
+    for start, stop, rate in zip(starts, [*starts[1:], n_iter], rates, strict=True):
+        if start >= stop or not rate > STABLE:
+            continue
+        if spans and spans[-1][1] == start:
+            spans[-1][1] = stop
+        else:
+            spans.append([start, stop])
+    said = []
+    if spans:
+        where = ", ".join(f"{start} to {stop}" for start, stop in spans)
+        said.append(
+            f"the frozen kernel diverges from iteration {where}, where eta lambda_max / N is "
+            "above 2; keep more early snapshots or lower learning_rate"
+        )
+    unknown = [str(start) for start, rate in zip(starts, rates, strict=True) if np.isnan(rate)]
+    if unknown:
+        said.append(f"lambda_max is not known at iteration {', '.join(unknown)}: it may diverge")
+    return "; ".join(said)
+
+
+def plain_descent(
+    record: TrainingRecord | None, X: np.ndarray, y: np.ndarray
+) -> tuple[float | None, str]:
+    """Return the step size of a fit that was gradient descent on some rows, or why there is none.
+
+    Parameters
+    ----------
+    record : TrainingRecord or None
+        Of the fit, if it is known.
+    X, y : ndarray
+        The rows, (n_samples, n_features) and (n_samples, n_outputs).
 
     Returns
     -------
     learning_rate : float or None
-        None if the updates are no gradient descent, or are not known.
+        None if the updates are no gradient descent on these rows, or are not known.
     remark : str
         The reason; or that training used batches, if it did.
     """
-    optimizer = getattr(trainer, "optimizer", None)
-    if optimizer is None:
+    if record is None:
         return None, "how the network was trained is not known"
-    if optimizer not in ("sgd", torch.optim.SGD):
-        name = getattr(optimizer, "__name__", optimizer)
+    if record.optimizer not in ("sgd", torch.optim.SGD):
+        name = getattr(record.optimizer, "__name__", record.optimizer)
         return None, f"optimizer {name!r} is not gradient descent"
-    batch = trainer.batch_size
-    batches = batch is not None and batch < n_samples
-    remark = f"full-batch descent; training took batches of {batch}" if batches else ""
-    return float(trainer.learning_rate), remark
+    if record.digest != data_digest(X, y):
+        return None, "the rows analysed are not those that the trainer was fitted on"
+    batch = record.batch_size
+    remark = "" if batch is None else f"full-batch descent; training took batches of {batch}"
+    return record.learning_rate, remark
 
 
 def closed_or_kernel(network: FeedForwardNetwork) -> str:

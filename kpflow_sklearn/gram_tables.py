@@ -22,6 +22,18 @@ LAYER_COLUMNS = [
     "gram_effective_dimension",
 ]
 
+MODE_COLUMNS = [
+    "iteration",
+    "mode",
+    "eigenvalue",
+    "amplitude",
+    "loss_share",
+    "next_iteration",
+    "next_amplitude",
+    "predicted_amplitude",
+    "reason",
+]
+
 
 def layer_table(results: pd.DataFrame) -> pd.DataFrame:
     """Return the layers' rows, (iteration, layer) by quantity."""
@@ -37,4 +49,4 @@ def layer_table(results: pd.DataFrame) -> pd.DataFrame:
 
 def mode_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the modes' rows as a table."""
-    return pd.DataFrame(rows).astype({"next_iteration": "Int64"})
+    return pd.DataFrame(rows, columns=MODE_COLUMNS).astype({"next_iteration": "Int64"})

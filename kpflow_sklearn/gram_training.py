@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,19 @@ import torch
 
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
+from kpflow_sklearn.feedforward import Simulation, simulate_fields
 from kpflow_sklearn.gram_analysis import GramSnapshot
 from kpflow_sklearn.gram_modes import ROUNDING
 from kpflow_sklearn.gram_prediction import (
     CLOSED,
     NONE,
-    Simulation,
     closed_or_kernel,
     kernel_losses,
     plain_descent,
-    simulate_fields,
+    unstable_remark,
 )
+
+NO_UPDATE = "no update was made after the first snapshot; keep an earlier one"
 
 
 class GramTraining:
@@ -37,17 +40,34 @@ class GramTraining:
 
     def __init__(self, trainer: Any, X: np.ndarray, y: np.ndarray) -> None:
         self.trainer = trainer
+        self._arrays = X, y
         self.X, self.y = (as_tensor(array, torch.float64) for array in (X, y))
+
+    @cached_property
+    def descent(self) -> tuple[float | None, str]:
+        """The step size if training was gradient descent on these rows; and a remark on it."""
+        return plain_descent(getattr(self.trainer, "_record", None), *self._arrays)
+
+    @cached_property
+    def readout_moved(self) -> bool:
+        """Whether the readout differs between snapshots: else the layers' shares do not add up."""
+        first, *later = [s.state for s in self.trainer.snapshots_]
+        names = [name for name in first if name.startswith("readout.")]
+        return any(not torch.equal(first[name], s[name]) for s in later for name in names)
 
     def at(self, snapshot: Snapshot) -> GramSnapshot:
         """Return the analysis of one snapshot."""
         network = self.trainer.network_at(snapshot)
-        return GramSnapshot(network, snapshot.iteration, self.X, self.y)
+        return GramSnapshot(
+            network, snapshot.iteration, self.X, self.y, with_readout=self.readout_moved
+        )
 
     def project(
         self, snapshot: Snapshot, X: np.ndarray, values: np.ndarray, vectors: np.ndarray
     ) -> np.ndarray:
         """Return K(X, own rows) u / sqrt(lambda), (n_samples, n_outputs * k)."""
+        if not len(values):  # K was not finite, or no eigenvector converged.
+            return np.zeros((len(X), 0))
         kernel = self.at(snapshot).kernel
         along = kernel.product_at(as_tensor(X, torch.float64), as_tensor(vectors)).numpy()
         sound = values > ROUNDING * values.max(initial=0.0)
@@ -80,34 +100,43 @@ class GramTraining:
             as_column=self.trainer._y_is_column,
         )
 
-    def predicted_losses(self) -> tuple[np.ndarray | None, str]:
-        """Return the predicted loss before each update, or None, and what predicted it."""
-        rate, remark = plain_descent(self.trainer, len(self.X))
+    def predicted_losses(self, largest: Sequence[float]) -> tuple[np.ndarray | None, str]:
+        """Return the predicted loss before each update, or None, and what predicted it.
+
+        Parameters
+        ----------
+        largest : sequence of float
+            Largest eigenvalue of K at each snapshot, NaN where it is not known.
+
+        Returns
+        -------
+        losses : ndarray of shape (n_iter,) or None
+            NaN before the first snapshot, infinite where the prediction diverges.
+        prediction : str
+            What predicted them, with a remark after a colon.
+        """
+        rate, remark = self.descent
         if rate is None:
             return None, f"{NONE}: {remark}"
         snapshots, n_iter = self.trainer.snapshots_, self.trainer.n_iter_
         first = self.at(snapshots[0])
-        if not self._same_rows(first):
-            return None, f"{NONE}: the rows analysed are not those that the trainer was fitted on"
+        if first.iteration >= n_iter:
+            return None, f"{NONE}: {NO_UPDATE}"
         if first.iteration:
             remark = "; ".join(filter(None, [remark, f"from iteration {first.iteration} on"]))
         how = closed_or_kernel(first.network)
         if how == CLOSED:
-            n_steps = max(n_iter - first.iteration, 0)
+            n_steps = n_iter - first.iteration
+            found = self.simulate(snapshots[0], n_steps, None, rate)
             losses = np.full(n_iter, np.nan)
-            found = self.simulate(snapshots[0], n_steps, None, rate).loss[:-1]
-            losses[first.iteration :] = found
+            losses[first.iteration :] = np.inf  # Beyond where the simulation stopped.
+            known = found.loss[:n_steps]
+            losses[first.iteration : first.iteration + len(known)] = known
+            remark = "; ".join(filter(None, [remark, found.stopped]))
         else:
             kernels = (self.at(s).kernel for s in snapshots)  # One in memory at a time.
             starts = [s.iteration for s in snapshots]
             losses = kernel_losses(starts, kernels, first.residuals, len(self.X), rate, n_iter)
+            rates = [rate * value / len(self.X) for value in largest]
+            remark = "; ".join(filter(None, [remark, unstable_remark(starts, rates, n_iter)]))
         return losses, f"{how}: {remark}" if remark else how
-
-    def _same_rows(self, first: GramSnapshot) -> bool:
-        """Tell whether the trainer saw these rows: as many, and its loss where it had them all."""
-        if self.trainer._n_samples != len(self.X):
-            return False
-        batch, curve = self.trainer.batch_size, self.trainer.loss_curve_
-        if batch is not None or first.iteration >= len(curve):
-            return True
-        return bool(np.isclose(curve[first.iteration], first.loss, rtol=1e-3))

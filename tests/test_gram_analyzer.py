@@ -26,9 +26,7 @@ from kpflow_sklearn import (
     SavedTraining,
     UnsupportedNetworkError,
 )
-from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn.feedforward import FeedForwardKernel, recognise_feedforward
-from kpflow_sklearn.gram_analysis import choose_pairs
 from kpflow_sklearn.gram_prediction import kernel_losses
 from kpflow_sklearn.plotting import GramDisplay
 from kpflow_sklearn.results import COLUMNS, read_results, select, write_results
@@ -225,31 +223,6 @@ def test_weight_grams_are_averaged_over_pairs():
     assert row["std_error"] > 0
     exact = analyzer.layer_table_.loc[(0, "2"), "gram_trace"]
     assert abs(row["value"] - exact) < 5 * row["std_error"]
-
-
-def test_pairs_are_of_two_samples():
-    pairs, complete = choose_pairs(5, 10, 0)
-    assert complete
-    assert sorted(map(tuple, pairs.tolist())) == [
-        (m, n) for m in range(5) for n in range(m + 1, 5)
-    ]
-    pairs, complete = choose_pairs(40, 500, 0)
-    assert not complete
-    assert pairs.shape == (500, 2)
-    assert (pairs[:, 0] != pairs[:, 1]).all()
-    assert set(pairs.flatten().tolist()) == set(range(40))
-
-
-def test_sampled_grams_have_the_error_of_their_mean():
-    analyzer = fit(gram={"gram_pairs": 100})
-    pairs, _ = choose_pairs(40, 100, draw_seed(0))
-    module = module_at(analyzer, 0)
-    W = module[2].weight.detach()
-    D = (oracle.pre_activations(module, torch.as_tensor(X))[1] > 0).double()
-    traces = [float((W.T @ torch.diag(D[m] * D[n]) @ W).trace()) for m, n in pairs]
-    found = select(analyzer.results_, "K_2", "gram_trace").loc[0]
-    assert found["value"] == pytest.approx(np.mean(traces), rel=1e-10)
-    assert found["std_error"] == pytest.approx(np.std(traces, ddof=1) / 10, rel=1e-10)
 
 
 def test_sizes_of_steps_and_the_drift_of_the_balance():
@@ -632,7 +605,7 @@ def test_extreme_but_allowed_data():
         results = analyzer.results_
         assert (results["value"].isna() == (results["reason"] != "")).all()
     still = GramFlowAnalyzer(trainer((3,), max_iter=0)).fit(X, Y)
-    assert len(still.predicted_loss_curve_) == 0
+    assert still.predicted_loss_curve_ is None
 
 
 # ------------------------------------------------------------------- scikit-learn, pictures, data

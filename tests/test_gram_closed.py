@@ -17,11 +17,11 @@ from kpflow_sklearn.feedforward import (
     forward_fields,
     gate_flips,
     recognise_feedforward,
+    simulate_fields,
     why_not_closed,
 )
 from kpflow_sklearn.feedforward._attribution import secant_gates
 from kpflow_sklearn.feedforward._network import slope
-from kpflow_sklearn.gram_prediction import simulate_fields
 from tests import gram_oracle as oracle
 
 
@@ -111,7 +111,8 @@ def test_two_hidden_layers_are_followed_until_a_top_gate_flips(bias, lower):
             top.append((H[1] > 0, H[0][:10], module(X), module(X_new)))
 
     oracle.descend(module, X, y, eta, n_steps, watch=watch)
-    first_flip = next(t for t, found in enumerate(top) if (found[0] != top[0][0]).any())
+    flipped = torch.stack([(gates != top[0][0]).any(1) for gates, *_ in top])
+    first_flip = int(flipped[:, :10].any(1).nonzero()[0])
     found = simulate_fields(
         recognise_feedforward(start),
         X,
@@ -119,16 +120,23 @@ def test_two_hidden_layers_are_followed_until_a_top_gate_flips(bias, lower):
         learning_rate=eta,
         n_steps=n_steps,
         X_new=X_new,
+        record=[7],
         as_column=True,
     )
-    assert 5 < first_flip < n_steps
+    assert 7 < first_flip < n_steps
     assert found.n_steps == first_flip - 1
     assert found.stopped == f"a gate of the second layer flips in step {first_flip}"
-    assert found.recorded == [first_flip - 1]
+    assert found.recorded == [7, first_flip - 1]
     _, h1, f, f_new = top[first_flip - 1]
-    np.testing.assert_allclose(found.fields[0]["H_1"], h1, atol=1e-10)
-    np.testing.assert_allclose(found.outputs[0], f, atol=1e-10)
-    np.testing.assert_allclose(found.outputs_new[0], f_new, atol=1e-10)
+    np.testing.assert_allclose(found.fields[1]["H_1"], h1, atol=1e-10)
+    np.testing.assert_allclose(found.outputs[1], f, atol=1e-10)
+    # Rows that drive nothing are followed each until a gate of its own flips.
+    lost = flipped[:first_flip, 10:].cummax(0).values
+    np.testing.assert_array_equal(found.followed_new, (~lost[1:]).sum(0))
+    expected = np.where(lost[-1, :, None], np.nan, f_new)
+    np.testing.assert_allclose(found.outputs_new[1], expected, atol=1e-10)
+    if lower is nn.Tanh and bias:
+        assert 0 < lost[-1].sum() < 3
 
 
 def test_frozen_tensors_stand_still_in_the_simulation():

@@ -6,9 +6,21 @@ from kpflow_sklearn.feedforward._attribution import (
     conserves_balance,
     gate_flips,
 )
-from kpflow_sklearn.feedforward._closed import ClosedFields, closed_system, why_not_closed
+from kpflow_sklearn.feedforward._closed import (
+    ClosedFields,
+    check_closed,
+    closed_system,
+    why_not_closed,
+)
 from kpflow_sklearn.feedforward._fields import Fields, field_rates, forward_fields
-from kpflow_sklearn.feedforward._grams import GramPairs, pairwise_grams
+from kpflow_sklearn.feedforward._grams import (
+    LEAST_PAIRS,
+    GramPairs,
+    choose_pairs,
+    every_gram,
+    mean_over_pairs,
+    pairwise_grams,
+)
 from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
 from kpflow_sklearn.feedforward._network import (
     ACTIVATIONS,
@@ -17,24 +29,32 @@ from kpflow_sklearn.feedforward._network import (
     is_piecewise_linear,
 )
 from kpflow_sklearn.feedforward._recognition import recognise_feedforward
+from kpflow_sklearn.feedforward._simulation import Simulation, simulate_fields
 
 __all__ = [
     "ACTIVATIONS",
+    "LEAST_PAIRS",
     "ClosedFields",
     "FeedForwardKernel",
     "FeedForwardNetwork",
     "Fields",
     "GramPairs",
+    "Simulation",
     "attribute_step",
     "balance",
     "build_feedforward",
+    "check_closed",
+    "choose_pairs",
     "closed_system",
     "conserves_balance",
+    "every_gram",
     "field_rates",
     "forward_fields",
     "gate_flips",
     "is_piecewise_linear",
+    "mean_over_pairs",
     "pairwise_grams",
     "recognise_feedforward",
+    "simulate_fields",
     "why_not_closed",
 ]

@@ -33,13 +33,17 @@ class ClosedFields(Protocol):
     def gates(self) -> Tensor:
         """Return D_1 on the training rows."""
 
+    def followed(self) -> Tensor:
+        """Return for each row whether the system still describes it; training rows always."""
+
 
 def why_not_closed(network: FeedForwardNetwork) -> str:
     """Return why no closed system of fields describes the network; "" if one does."""
     if network.trains_readout:
         return (
             "the readout trains, and the closed systems have a fixed one (a, and with it C_L, "
-            "would change with every step)"
+            "would change with every step); fit with train_readout=False, or for a module of your "
+            "own say module[-1].requires_grad_(False)"
         )
     if network.depth == 1:
         return ""
@@ -54,6 +58,13 @@ def why_not_closed(network: FeedForwardNetwork) -> str:
             "and those of a smooth activation change with every step"
         )
     return ""
+
+
+def check_closed(network: FeedForwardNetwork) -> None:
+    """Raise a ValueError that says why, if no closed system of fields describes the network."""
+    reason = why_not_closed(network)
+    if reason:
+        raise ValueError(f"the fields do not close: {reason}.")
 
 
 def closed_system(network: FeedForwardNetwork, X: Tensor, n_driving: int) -> ClosedFields:
@@ -78,9 +89,7 @@ def closed_system(network: FeedForwardNetwork, X: Tensor, n_driving: int) -> Clo
     ValueError
         If none describes it; the message says why.
     """
-    reason = why_not_closed(network)
-    if reason:
-        raise ValueError(f"the fields do not close: {reason}.")
+    check_closed(network)
     kind = _OneHidden if network.depth == 1 else _TwoHidden
     with torch.no_grad():
         return kind(network, X, n_driving)
@@ -121,6 +130,9 @@ class _OneHidden:
         self.h = self.h - rate * (self.gram @ ((residuals @ self.a) * self.gates()))
         return True
 
+    def followed(self) -> Tensor:
+        return torch.ones(len(self.h), dtype=torch.bool)
+
 
 class _TwoHidden:
     """State H_1, C_1 and B_2 b_2; to see the first top flip, H_2 is followed beside them."""
@@ -143,6 +155,7 @@ class _TwoHidden:
         # What the steps so far added to the upper layer: sums of fields, used for H_2 alone.
         self.added = torch.zeros_like(upper.weight)
         self.added_bias = self.added.new_zeros(len(self.added))
+        self.same_gates = torch.ones(len(X), dtype=torch.bool)
 
     def outputs(self) -> Tensor:
         return torch.einsum("nci,ni->nc", self.c, self.phi(self.h)) + self.shift
@@ -162,11 +175,17 @@ class _TwoHidden:
         added = self.added - rate * moved if self.trains else self.added
         added_bias = self.added_bias - rate * upper.sum(0) if self.trains_bias else self.added_bias
         h2 = self.upper(self.phi(h)) + self.phi(h) @ added.mT + added_bias
-        if not torch.equal(slope(self.top, h2), self.first_gates):
+        same = (slope(self.top, h2) == self.first_gates).all(1)
+        if not same[: self.n].all():
             return False
+        # A row that drives nothing is lost for itself alone.
+        self.same_gates = self.same_gates & same
         self.h, self.added, self.added_bias = h, added, added_bias
         if self.trains:
             self.c = self.c - rate * (self.b2 @ moved)
         if self.trains_bias:
             self.shift = self.shift - rate * (self.b2 @ upper.sum(0))
         return True
+
+    def followed(self) -> Tensor:
+        return self.same_gates

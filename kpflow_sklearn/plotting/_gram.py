@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,23 +143,25 @@ class GramDisplay:
         ax.spines[["top", "right"]].set_visible(False)
 
     def _draw_loss(self, ax: Axes) -> None:
-        at_snapshots = select(self.results, "network", "loss")["value"]
+        at_snapshots = select(self.results, "network", "loss")["value"].dropna()
         updates = np.arange(len(self.loss_curve))
         if len(updates):
             ax.plot(updates, self.loss_curve, color="black", label="training")
         ax.plot(
             at_snapshots.index, at_snapshots, "o", color="black", markersize=4, label="snapshots"
         )
+        if (at_snapshots > 0).all():
+            plain_log_scale(ax)
         if self.predicted_loss_curve is not None:
-            label = f"predicted:\n{self.prediction.split(':')[0]}"
+            # Limits of what happened, from here on: a prediction that diverges would hide it.
+            ax.set_ylim(ax.get_ylim())
+            label = textwrap.fill(f"predicted: {self.prediction}", 45)
             ax.plot(
                 updates, self.predicted_loss_curve, "--", color="#D55E00", linewidth=2, label=label
             )
-        if (at_snapshots > 0).all():
-            plain_log_scale(ax)
         ax.set_ylabel("loss")
-        iteration_axis(ax, max(len(updates), int(at_snapshots.index.max())))
-        ax.legend(frameon=False)
+        iteration_axis(ax, max([len(updates), *at_snapshots.index]))
+        ax.legend(framealpha=0.8, fontsize="small")
 
     def _draw_layers(self, ax: Axes, quantity: str) -> None:
         shares: Any = self.layer_table[f"{quantity}_share"].unstack("layer")
@@ -186,17 +189,29 @@ class GramDisplay:
         table = table[table["loss_share"] > _LEAST_SHARE]
         starts = table["iteration"].unique()[:_SHOWN_INTERVALS]
         ax.axhline(0, color="0.8", linewidth=1, zorder=0)
+        shown = table[table["iteration"].isin(starts)]
+        left = shown["next_amplitude"] / shown["amplitude"]
+        foreseen = (shown["predicted_amplitude"] / shown["amplitude"]).dropna()
+        # Limits are those of what happened; a mode that K makes grow would hide it.
+        lowest, highest = min(0.0, left.min()), max(0.0, left.max())
+        margin = 0.1 * (highest - lowest or 1.0)
+        if len(starts):
+            ax.set_ylim(lowest - margin, highest + margin)
         for color, start in zip(LAYER_COLORS, starts, strict=False):
-            own = table[table["iteration"] == start].sort_values("eigenvalue")
-            amplitude = own["amplitude"]
+            own = shown[shown["iteration"] == start].sort_values("eigenvalue")
             label = f"iteration {start} to {own['next_iteration'].iloc[0]}"
-            measured = own["next_amplitude"] / amplitude
-            ax.plot(own["eigenvalue"], measured, "o", color=color, markersize=5, label=label)
-            predicted = own["predicted_amplitude"] / amplitude
-            ax.plot(own["eigenvalue"], predicted, "_", color=color, markersize=14)
+            x = own["eigenvalue"]
+            ax.plot(x, left[own.index], "o", color=color, markersize=5, label=label)
+            dashes = foreseen.reindex(own.index)
+            if dashes.notna().any():
+                ax.plot(x, dashes, "_", color=color, markersize=14)
         if len(starts):
             plain_log_scale(ax, "x")
-            ax.legend(framealpha=0.8, title="dots: measured, dashes: predicted")
+            title = "dots: measured"
+            if len(foreseen):
+                beyond = not foreseen.between(lowest - margin, highest + margin).all()
+                title += ", dashes: predicted" + (" (some beyond)" if beyond else "")
+            ax.legend(framealpha=0.8, title=title)
         else:
             ax.text(0.5, 0.5, "one snapshot alone shows no decay", ha="center")
         ax.set_xlabel("eigenvalue of K")
