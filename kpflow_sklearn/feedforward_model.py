@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,24 +64,13 @@ class TrainingRecord:
     batch_size : int or None
         Samples of one update; None for all, also where a batch could have held more.
     digest : str
-        `data_digest` of X and y.
+        `values_digest` of X and y.
     """
 
     optimizer: Any
     learning_rate: float
     batch_size: int | None
     digest: str
-
-
-def data_digest(X: np.ndarray, y: np.ndarray) -> str:
-    """Return a hash of the numbers in X and y, the same for the same values in any float type."""
-    found = hashlib.sha256()
-    for array in (X, y):
-        # Adding 0 makes zeros of either sign the same bytes.
-        values = np.ascontiguousarray(array, dtype=np.float64) + 0.0
-        found.update(str(values.shape).encode())
-        found.update(values.tobytes())
-    return found.hexdigest()
 
 
 class FeedForwardModel(RegressorMixin, BaseEstimator):

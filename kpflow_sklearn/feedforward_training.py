@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from kpflow_sklearn._digest import values_digest
 from kpflow_sklearn._loop import LoopSettings, train
 from kpflow_sklearn._random import draw_seed, torch_generator
 from kpflow_sklearn._tensors import as_tensor
@@ -18,7 +19,6 @@ from kpflow_sklearn.feedforward_model import (
     TrainingRecord,
     check_table,
     check_values,
-    data_digest,
 )
 
 
@@ -165,7 +165,7 @@ class FeedForwardTrainer(FeedForwardModel):
             self.optimizer,
             float(self.learning_rate),
             self.batch_size if batched else None,
-            data_digest(inputs, values),
+            values_digest(inputs, values),
         )
         self.n_iter_ = history.n_iter
         return self

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._digest import values_digest
 from kpflow_sklearn.feedforward import FeedForwardKernel, FeedForwardNetwork, why_not_closed
-from kpflow_sklearn.feedforward_model import TrainingRecord, data_digest
+from kpflow_sklearn.feedforward_model import TrainingRecord
 
 CLOSED = "closed fields"
 KERNEL = "kernel, frozen between snapshots"
@@ -124,7 +125,7 @@ def plain_descent(
     if record.optimizer not in ("sgd", torch.optim.SGD):
         name = getattr(record.optimizer, "__name__", record.optimizer)
         return None, f"optimizer {name!r} is not gradient descent"
-    if record.digest != data_digest(X, y):
+    if record.digest != values_digest(X, y):
         return None, "the rows analysed are not those that the trainer was fitted on"
     batch = record.batch_size
     remark = "" if batch is None else f"full-batch descent; training took batches of {batch}"

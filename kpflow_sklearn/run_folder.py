@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kpflow_sklearn._digest import values_digest
 from kpflow_sklearn.exceptions import CheckpointError
 
 LATEST = "latest.pt"
@@ -38,9 +38,7 @@ def name_settings(settings: Mapping[str, Any], **arrays: np.ndarray | None) -> d
     }
     for name, array in arrays.items():
         if array is not None:
-            kind = f"{array.dtype} {array.shape}".encode()
-            content = np.ascontiguousarray(array).tobytes()
-            about[f"digest of {name}"] = hashlib.sha256(kind + content).hexdigest()
+            about[f"digest of {name}"] = f"{array.dtype} {values_digest(array)}"
     return about
 
 
