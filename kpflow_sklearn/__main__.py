@@ -10,74 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer
+from kpflow_sklearn import (
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    TaskAlignmentAnalyzer,
+)
 from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
+from kpflow_sklearn._options import N_ALIGNMENT_SNAPSHOTS, N_SNAPSHOTS, make_parser
 from kpflow_sklearn._reading import read_in_words, table_of
 from kpflow_sklearn._tasks import Task, load_file, load_task
-from kpflow_sklearn.cells import CELL_NAMES
 from kpflow_sklearn.results import provenance, write_results
 
-TASKS = ("memory_pro", "flip_flop", "multitask", "digits")
 N_DRAWN = 64
-#: States of training that are analysed; groups of tasks come and go faster than dimensions.
-N_SNAPSHOTS, N_ALIGNMENT_SNAPSHOTS = 8, 51
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kpflow_sklearn",
-        description="Train a recurrent network on a task and show what the parameter operator K "
-        "and the flow propagator P did over training: a table, a reading of it in words, "
-        "results.csv and figure.png. Of several sub-tasks (multitask, or a file with an array "
-        "tasks): which of them share a subspace, and which interfere.",
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--task",
-        choices=TASKS,
-        default="memory_pro",
-        help="what to train on (default: %(default)s)",
-    )
-    source.add_argument(
-        "--data",
-        metavar="FILE.npz",
-        help="train on your own trials instead: arrays X (trials, steps, features) and y; "
-        "optionally tasks and conditions, a label a trial each",
-    )
-    parser.add_argument(
-        "--cell", choices=CELL_NAMES, default="gru", help="the network (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--hidden-size", type=_positive, default=64, metavar="N", help="units (default: 64)"
-    )
-    parser.add_argument(
-        "--init-scale",
-        type=_gain,
-        default=1.0,
-        metavar="G",
-        help="gain of the initial recurrent weights, about their spectral radius (default: 1)",
-    )
-    parser.add_argument(
-        "--max-iter", type=_count, metavar="N", help="parameter updates (default: the task's)"
-    )
-    parser.add_argument(
-        "--snapshots",
-        type=_positive,
-        metavar="N",
-        help=f"how many states of training to analyse (default: {N_SNAPSHOTS}, log-spaced; of "
-        f"sub-tasks {N_ALIGNMENT_SNAPSHOTS}, evenly spaced)",
-    )
-    parser.add_argument(
-        "--seed", type=_count, default=0, metavar="N", help="of everything random (default: 0)"
-    )
-    parser.add_argument(
-        "--out",
-        default="kpflow_results",
-        metavar="DIR",
-        help="folder for results.csv and figure.png (default: %(default)s)",
-    )
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         _print_alignment(analyzer, options)
     about = provenance(
+        training=_training_in_words(analyzer),
+        network=repr(analyzer.trainer_),
         command=" ".join(["python -m kpflow_sklearn", *(sys.argv[1:] if argv is None else argv)]),
         seed=options.seed,
         dtype=str(analyzer.network_.dtype).removeprefix("torch."),
@@ -140,7 +86,14 @@ def _trainer(task: Task, options: argparse.Namespace) -> RecurrentTrainer:
 def _analyse(task: Task, options: argparse.Namespace) -> KPFlowAnalyzer:
     trainer = _trainer(task, options)
     analyzer = KPFlowAnalyzer(trainer, random_state=options.seed, verbose=True)
-    return analyzer.fit(task.X, task.y, X_analysis=task.X_analysis, y_analysis=task.y_analysis)
+    return analyzer.fit(
+        task.X,
+        task.y,
+        mask=task.mask,
+        loss_weight=task.loss_weight,
+        X_analysis=task.X_analysis,
+        y_analysis=task.y_analysis,
+    )
 
 
 def _align(task: Task, options: argparse.Namespace) -> TaskAlignmentAnalyzer:
@@ -151,19 +104,32 @@ def _align(task: Task, options: argparse.Namespace) -> TaskAlignmentAnalyzer:
         task.y,
         tasks=task.tasks,
         conditions=task.conditions,
+        mask=task.mask,
+        loss_weight=task.loss_weight,
         X_analysis=task.X_analysis,
         y_analysis=task.y_analysis,
+    )
+
+
+def _training_in_words(analyzer: Any) -> str:
+    """Say what was minimised, and how."""
+    trainer = analyzer.trainer_
+    loss = {"mse": "mean squared error", "cross_entropy": "cross entropy"}
+    form = trainer.encoder_.form_.replace("_", " ")
+    return (
+        f"{analyzer.n_iter_} updates by {trainer.optimizer} on the "
+        f"{loss[trainer.objective_.loss]} ({form}), learning rate {trainer.learning_rate:g}, "
+        f"batches of {trainer.batch_size}"
     )
 
 
 def _print_alignment(analyzer: TaskAlignmentAnalyzer, options: argparse.Namespace) -> None:
     print(
         f"\n{options.cell.upper()}, {options.hidden_size} units, {options.data or options.task}; "
-        f"alignment of {len(analyzer.tasks_)} sub-tasks at iteration "
-        f"{analyzer.snapshots_[-1].iteration}\n"
+        f"{_training_in_words(analyzer)}\n\n{read_alignment_in_words(analyzer)}\n\nThe matrices "
+        f"at iteration {analyzer.snapshots_[-1].iteration}: row i is acted on, column j acts.\n"
     )
-    print(matrices_in_print(analyzer))
-    print(f"\n{read_alignment_in_words(analyzer)}\n")
+    print(matrices_in_print(analyzer) + "\n")
 
 
 def _print_reading(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> None:
@@ -171,8 +137,9 @@ def _print_reading(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> Non
     what = options.data or options.task
     print(
         f"\n{options.cell.upper()}, {options.hidden_size} units, {what}; {n_trials} analysis "
-        f"trials of {n_timesteps} steps; ranks at {analyzer.rank_threshold:.0%} of the trace and "
-        "effective dimensions on the time axis (± standard error where estimated)\n"
+        f"trials of {n_timesteps} steps\n{_training_in_words(analyzer)}\nranks at "
+        f"{analyzer.rank_threshold:.0%} of the trace and effective dimensions on the time axis "
+        "(± standard error where estimated)\n"
     )
     table = table_of(analyzer.results_, analyzer.bottleneck_)
     print(table.to_string(justify="right"))
@@ -238,27 +205,6 @@ def _matplotlib_is_here() -> bool:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
-    return value
-
-
-def _gain(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a finite number of at least 0, got {text}")
-    return value
 
 
 if __name__ == "__main__":

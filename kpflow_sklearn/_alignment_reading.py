@@ -11,6 +11,7 @@ from kpflow_sklearn.grouping import describe_groups, margin
 
 #: Conflicts weaker than this cosine are not spoken of.
 _CONFLICT = -0.05
+_ONE_RUN = "Which comes first differs from seed to seed: this is one run."
 
 
 def matrices_in_print(analyzer: Any) -> str:
@@ -69,7 +70,7 @@ def _loss_sentence(results: pd.DataFrame) -> str:
     first, last = table.iloc[0], table.iloc[-1]
     return (
         f"From iteration {table.index[0]} to {table.index[-1]} the mean loss of the sub-tasks on "
-        f"the analysis trials went from {first.mean():.3g} to {last.mean():.3g}; the last is "
+        f"the analysis trials went from {first.mean():.3g} to {last.mean():.3g}; at the end it is "
         f"{last.max():.3g} for {last.idxmax()}, the worst, and {last.min():.3g} for "
         f"{last.idxmin()}, the best."
     )
@@ -86,7 +87,9 @@ def _group_sentence(analyzer: Any) -> str:
     matrix = table.to_numpy()
     words = describe_groups(analyzer.tasks_, groups)
     value = margin((matrix + matrix.T) / 2, groups)
-    apart = "" if np.isnan(value) else f" (alignment within less between groups {value:+.2f})"
+    apart = (
+        "" if np.isnan(value) else f" (mean alignment within minus between groups = {value:+.2f})"
+    )
     return f"By their {how} the tasks fall into {groups.max() + 1} groups: {words}{apart}."
 
 
@@ -126,13 +129,16 @@ def _lead_sentence(analyzer: Any) -> str:
         return ""
     operators = analyzer.grouping_history_["source"].iloc[0]
     iterations = analyzer.grouping_history_["iteration"]
+    if analyzer.transition_ == iterations.max():
+        return (
+            "The states show these groups at the last snapshot only: whether they last, and "
+            "what came first, cannot be said."
+        )
     states = f"The states show these groups for good from iteration {analyzer.transition_} on"
     if analyzer.transition_ == iterations.min():
         states += " (the first snapshot)"
-    elif analyzer.transition_ == iterations.max():
-        states += " (the last snapshot)"
     if analyzer.lead_ is None:
-        return f"{states}; the {operators} alignment does not, up to the end."
+        return f"{states}; the {operators} alignment does not, up to the end. {_ONE_RUN}"
     start = analyzer.transition_ - analyzer.lead_
     when = (
         f"{analyzer.lead_} iterations earlier"
@@ -141,4 +147,4 @@ def _lead_sentence(analyzer: Any) -> str:
         if analyzer.lead_ == 0
         else f"{-analyzer.lead_} iterations later"
     )
-    return f"{states}, the {operators} alignment from {start} on, {when}."
+    return f"{states}, the {operators} alignment from {start} on, {when}. {_ONE_RUN}"

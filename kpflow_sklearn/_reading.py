@@ -6,6 +6,9 @@ import pandas as pd
 
 from kpflow_sklearn.results import select
 
+#: Below this cosine the flow is said not to describe the training.
+_WEAK = 0.3
+
 
 def table_of(results: pd.DataFrame, bottleneck: pd.DataFrame) -> pd.DataFrame:
     """Return the table to print: a row a snapshot, time-axis rank and dimension an operator."""
@@ -91,7 +94,7 @@ def _narrow_sentence(bottleneck: pd.DataFrame) -> str:
     n = len(named)
     if named.isin(["K", "P"]).all() and named.nunique() == 1:
         name, ratio = named.iloc[0], bottleneck["ratio"]
-        span = f"{ratio.min():.1f}" if n == 1 else f"{ratio.min():.1f} to {ratio.max():.1f}"
+        span = " to ".join(dict.fromkeys(f"{r:.1f}" for r in (ratio.min(), ratio.max())))
         where = "At every snapshot" if n > 1 else "There"
         within = int((bottleneck["PKP_rank"] <= bottleneck[f"{name}_rank"]).sum())
         kept = "at all of them" if within == n else f"at {within} of {n}"
@@ -122,8 +125,16 @@ def _agreement_sentence(results: pd.DataFrame) -> str:
     agreement = select(results, "PKP", "flow_agreement")["value"].dropna()
     if not len(agreement):
         return ""
-    return (
+    words = (
         "PKP* describes plain gradient descent on these trials; the cosine of its prediction with "
         f"the states' change to the next snapshot ranged from {agreement.min():+.2f} to "
         f"{agreement.max():+.2f}."
     )
+    weak = agreement[agreement < _WEAK]
+    if len(weak):
+        at = ", ".join(map(str, weak.index))
+        words += (
+            f" It is below {_WEAK} from iteration {at} to the next snapshot: there the training, "
+            "its optimizer, batches and step size, did not follow this flow."
+        )
+    return words

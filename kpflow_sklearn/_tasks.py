@@ -10,6 +10,9 @@ import numpy as np
 
 from kpflow_sklearn.datasets import make_flip_flop, make_memory_pro, make_multitask
 
+#: What a file may hold besides X.
+FILE_ARRAYS = ("y", "mask", "loss_weight", "tasks", "conditions")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -28,6 +31,8 @@ class Task:
     max_iter: int = 300
     tasks: np.ndarray | None = None
     conditions: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    loss_weight: np.ndarray | None = None
 
     @property
     def drawn(self) -> np.ndarray:
@@ -46,7 +51,7 @@ def load_task(name: str, seed: int) -> Task:
 
 
 def load_file(path: str) -> Task:
-    """Return the trials of an .npz file with arrays X and, optionally, y, tasks and conditions.
+    """Return the trials of an .npz file with arrays X and, optionally, those of `FILE_ARRAYS`.
 
     Raises
     ------
@@ -59,9 +64,19 @@ def load_file(path: str) -> Task:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = {name: file[name] for name in file.files}
     except Exception as error:  # Whatever NumPy says of a foreign file, it is the file's fault.
-        raise ValueError(f"--data: {path} is no .npz file of plain arrays ({error})") from error
+        raise ValueError(
+            f"--data: {path} is no .npz file of plain arrays ({error}). Trials of unequal length "
+            "are padded with zeros, with an array mask (trials, steps); labels are saved as "
+            "labels.astype(str)"
+        ) from error
     if "X" not in arrays:
         raise ValueError(f"--data: {path} holds no array X, but {', '.join(arrays) or 'nothing'}")
+    unknown = sorted(set(arrays) - {"X", *FILE_ARRAYS})
+    if unknown:
+        raise ValueError(
+            f"--data: {path} holds {', '.join(unknown)}, of which nothing is known; the arrays "
+            f"may be X, {', '.join(FILE_ARRAYS)}"
+        )
     y = arrays.get("y")
     labels = y if y is not None and y.ndim == 1 and y.dtype.kind in "iufb" else None
     return Task(
@@ -71,6 +86,8 @@ def load_file(path: str) -> Task:
         color_label="y" if labels is not None else "",
         tasks=arrays.get("tasks"),
         conditions=arrays.get("conditions"),
+        mask=arrays.get("mask"),
+        loss_weight=arrays.get("loss_weight"),
     )
 
 

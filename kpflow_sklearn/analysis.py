@@ -116,6 +116,7 @@ class SnapshotAnalysis:
         n_trials = len(self.trials.X)
         out = [row(self.iteration, "network", "", "loss", self.loss, n_trials=n_trials)]
         for name in settings.operators:
+            trace = _known_trace(spectra[name], settings)
             for axis in settings.axes:
                 found = spectra[name].on(axis)
                 about: dict[str, Any] = {
@@ -123,7 +124,7 @@ class SnapshotAnalysis:
                     "n_trials": n_trials,
                 }
                 quantities = {
-                    "trace": found.trace,
+                    "trace": trace or found.trace,
                     "norm": _root(found.square),
                     "effective_dimension": found.effective_dimension,
                     "rank": spectra[name].rank(axis, settings.rank_threshold),
@@ -131,6 +132,8 @@ class SnapshotAnalysis:
                 for quantity, estimate in quantities.items():
                     # The rank may be counted by random vectors where the rest is exact.
                     method = "randomized" if estimate.std_error > 0 else found.method
+                    if quantity == "trace" and estimate.std_error == 0:
+                        method = "exact"
                     about["method"] = method
                     out.append(row(self.iteration, name, axis, quantity, estimate, **about))
         agreements = {
@@ -199,6 +202,14 @@ class SnapshotAnalysis:
     def weight_maps(self, rank_threshold: float) -> pd.DataFrame:
         """Return the weight-map table, one row a map."""
         return weight_map_table(self.linearization.K, rank_threshold)
+
+
+def _known_trace(spectra: OperatorSpectra, settings: SpectralSettings) -> Estimate | None:
+    """Return the trace from an axis on which it is exact: partial traces keep it on all."""
+    if settings.reduction != "trace":
+        return None
+    traces = (spectra.on(axis).trace for axis in settings.axes)
+    return next((t for t in traces if t.std_error == 0 and not t.reason), None)
 
 
 def spectrum_table(

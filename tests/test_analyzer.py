@@ -17,7 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize, verification
+from kpflow_sklearn import (
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    linearize,
+    operator_spectra,
+    verification,
+)
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn.datasets import make_memory_pro
 from kpflow_sklearn.losses import Objective
@@ -910,3 +916,18 @@ def test_the_default_trainer_learns_memory_pro():
     assert found.score(inputs, targets) > 0.9
     assert (found.bottleneck_["narrower"] == "K").sum() >= 8
     assert found.verify(inputs, targets)["passed"].all()
+
+
+def test_an_exact_trace_serves_every_axis(monkeypatch):
+    # Partial traces keep it: an estimate beside it would be a second value of one number.
+    monkeypatch.setattr(operator_spectra, "trial_cost", lambda op, axis: np.inf)
+    trials = np.random.default_rng(0).standard_normal((12, 40, 2))
+    big = trainer(hidden_size=48, max_iter=1, snapshots=[0])
+    found = KPFlowAnalyzer(big, random_state=0).fit(trials).results_
+    traces = found[found["quantity"] == "trace"]
+    for name in ("K", "P"):
+        of_one = traces[traces["operator"] == name]
+        assert of_one["value"].nunique() == 1 and (of_one["std_error"] == 0).all()
+        assert (of_one["method"] == "exact").all()
+    on_time = select(found, "P", "effective_dimension", "time")
+    assert on_time["method"].item() == "randomized"

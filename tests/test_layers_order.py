@@ -29,7 +29,8 @@ LAYERS = {
     "feedforward_model feedforward_training feedforward_saved gram_analysis gram_modes "
     "gram_prediction gram_tables gram_training",
     4: "analyzer analyzer_base task_analyzer gram_analyzer preprocessing",
-    5: "plotting.* _reading _alignment_reading _tasks sweep compare report __main__ __init__",
+    5: "plotting.* _reading _alignment_reading _options _tasks sweep compare report __main__ "
+    "__init__",
 }
 FIRST_WITHOUT_TORCH = 4
 NOT_FOR_OPERATORS = {"spectra", "sketches", "traces", "lyapunov"}

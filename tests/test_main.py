@@ -10,8 +10,9 @@ import pytest
 from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
 from kpflow_sklearn.__main__ import main
 from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
+from kpflow_sklearn._reading import _agreement_sentence
 from kpflow_sklearn.grouping import margin
-from kpflow_sklearn.results import read_results, select
+from kpflow_sklearn.results import read_results, row, select, to_frame
 
 QUICK = ["--hidden-size", "6", "--max-iter", "4", "--snapshots", "2"]
 
@@ -39,8 +40,8 @@ def check_alignment(tmp_path, printed):
     last = results[results["iteration"] == 4]
     for kind in ("interference", "gradient", "flow", "update", "state"):
         assert re.search(rf"^{kind}( \(second moments\))?$", printed, flags=re.M)
-    for _, row in last[last["quantity"] == "flow"].iterrows():
-        assert f"{row['value']:+.2f}" in printed
+    for value in last.loc[last["quantity"] == "flow", "value"]:
+        assert f"{value:+.2f}" in printed
     losses = last[last["quantity"] == "loss"].set_index("task")["value"]
     assert f"{losses.max():.3g} for {losses.idxmax()}, the worst" in printed
     assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
@@ -165,7 +166,7 @@ def words_of(**options):
 def test_words_of_outputs_name_the_margin_of_their_groups():
     found, words = words_of(n_groups=2)
     last = found.cumulative_alignment_["update"].loc[4].to_numpy()
-    assert f"between groups {margin(last, found.groups_.to_numpy()):+.2f}" in words
+    assert f"between groups = {margin(last, found.groups_.to_numpy()):+.2f}" in words
     assert "The states show" not in words
 
 
@@ -180,9 +181,45 @@ def test_words_without_gradients_or_conflicts():
 
 def test_words_say_where_a_transition_is_at_the_edge():
     found, _ = words_of(n_groups=2)
-    for iteration, where in ((0, "first"), (4, "last")):
+    for iteration, where in ((0, "(the first snapshot)"), (4, "at the last snapshot only")):
         found.transition_, found.lead_ = iteration, None
-        assert f"(the {where} snapshot)" in read_alignment_in_words(found)
+        assert where in read_alignment_in_words(found)
+
+
+def test_masks_and_weights_of_a_file_are_used_and_other_arrays_refused(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    X, steps = rng.standard_normal((12, 6, 2)), rng.integers(2, 7, 12)
+    mask = np.arange(6) < steps[:, None]
+    arrays = {"y": X.cumsum(1), "mask": mask, "loss_weight": mask * 2.0}
+    tables = []
+    for padding in (0.0, 50.0):
+        padded = np.where(mask[..., None], X, padding)
+        np.savez(tmp_path / "trials.npz", X=padded, **arrays)
+        assert run(tmp_path, "--data", str(tmp_path / "trials.npz")) == 0
+        tables.append(read_results(tmp_path / "out" / "results.csv"))
+    np.testing.assert_array_equal(*(table["value"] for table in tables))
+    capsys.readouterr()
+    np.savez(tmp_path / "trials.npz", X=X, lengths=steps)
+    assert run(tmp_path, "--data", str(tmp_path / "trials.npz")) == 2
+    assert "holds lengths, of which nothing is known" in capsys.readouterr().err
+
+
+def test_what_was_minimised_is_printed_and_written(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    words = "4 updates by adam on the mean squared error (every step), learning rate 0.01"
+    assert words in capsys.readouterr().out
+    about = read_results(tmp_path / "out" / "results.csv").attrs
+    assert about["training"].startswith(words) and "hidden_size=6" in about["network"]
+
+
+def test_weak_agreement_is_said_with_its_iterations():
+    rows = [
+        row(i, "PKP", "all", "flow_agreement", value, n_trials=1)
+        for i, value in ((0, 0.9), (10, 0.1), (30, -0.2))
+    ]
+    words = _agreement_sentence(to_frame(rows))
+    assert "from -0.20 to +0.90" in words and "below 0.3 from iteration 10, 30" in words
+    assert "below" not in _agreement_sentence(to_frame(rows[:1]))
 
 
 def test_second_moments_are_named_in_print():
