@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from kpflow_sklearn._loop import Snapshot
-from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.recognition import recognise_network
 from kpflow_sklearn.recurrent_model import RecurrentModel, to_tensors
+from kpflow_sklearn.state_dicts import Checkpoints, load_each, unwrapped
 from kpflow_sklearn.training import RecurrentTrainer
 
 
@@ -30,15 +31,21 @@ class SavedTraining(RecurrentModel):
     network : Module
         A module with one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear``
         readout. It is copied, never changed.
-    checkpoints : sequence of state_dict, optional
-        The module's states over training, in order; None analyses the present state alone.
+    checkpoints : str, path-like, or sequence of state_dict or path-like, optional
+        The module's states over training: a file, a pattern such as ``"run/*.pt"``, or one by
+        one. Files are read on the CPU by ``torch.load(weights_only=True)`` or, named
+        ``*.safetensors``, by safetensors, and sorted by the number in their names. A state_dict
+        may stand under "state_dict" or "model", and its keys may carry what DataParallel,
+        torch.compile or a LightningModule put before them. None analyses the present state alone.
     recurrent, readout : str, optional
         Names of the two submodules, where the module has several.
     loss : {"auto", "mse", "cross_entropy"}, default="auto"
         What the network was trained on; "auto" as in `RecurrentTrainer`. Penalties on rates or
         weights that it was trained with are not part of Err.
     iterations : sequence of int, optional
-        Number of parameter updates before each checkpoint; default 0, 1, 2, ...
+        Number of parameter updates before each checkpoint; default the numbers in the names of
+        files, else 0, 1, 2, ... Names in which two numbers vary need it, in the order of the
+        list, or of the numbers in the names where ``checkpoints`` is a pattern.
 
     Attributes
     ----------
@@ -68,7 +75,7 @@ class SavedTraining(RecurrentModel):
     def __init__(
         self,
         network: nn.Module,
-        checkpoints: Sequence[Mapping[str, Tensor]] | None = None,
+        checkpoints: Checkpoints = None,
         *,
         recurrent: str | None = None,
         readout: str | None = None,
@@ -113,7 +120,7 @@ class SavedTraining(RecurrentModel):
         UnsupportedNetworkError
             If the module is of a kind that the analysis cannot take.
         CheckpointError
-            If a checkpoint does not fit the module.
+            If a checkpoint cannot be read or does not fit the module.
         ValueError
             If X, y or the number of iterations do not fit.
         """
@@ -122,7 +129,7 @@ class SavedTraining(RecurrentModel):
                 f"network must be a torch.nn.Module, got a {type(self.network).__name__}."
             )
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
-        module = copy.deepcopy(self.network).eval()
+        module = copy.deepcopy(unwrapped(self.network)).eval()
         view = recognise_network(module, self.recurrent, self.readout)
         if not any(p.requires_grad for p in view.recurrent.parameters()):
             raise UnsupportedNetworkError(
@@ -134,13 +141,10 @@ class SavedTraining(RecurrentModel):
         self.encoder_.match_outputs(view.n_outputs)
         if self.encoder_.classes_ is not None:
             self.classes_ = self.encoder_.classes_
-        states = [module.state_dict()] if self.checkpoints is None else self.checkpoints
-        self.snapshots_ = []
-        for index, (iteration, state) in enumerate(
-            zip(check_iterations(self.iterations, len(states)), states, strict=True)
-        ):
-            load_checkpoint(module, state, index)
-            self.snapshots_.append(Snapshot.take(iteration, view))
+        self.snapshots_ = [
+            Snapshot.take(iteration, view)
+            for iteration in load_each(module, self.checkpoints, self.iterations)
+        ]
         _check_states(view, trials, valid)
         if self.readout is None:
             _check_outputs(module, view, trials, valid)
@@ -176,51 +180,6 @@ def as_trainer(trainer: Any, *, clone: Callable, random_state: int, verbose: boo
     if "random_state" in fresh.get_params(deep=False) and fresh.random_state is None:
         fresh.set_params(random_state=random_state)
     return fresh
-
-
-def check_iterations(iterations: Sequence[int] | None, n_checkpoints: int) -> list[int]:
-    """Return the number of updates before each checkpoint, counted from 0 if not given."""
-    if n_checkpoints == 0:
-        raise ValueError("checkpoints must hold at least one state_dict, got none.")
-    if iterations is None:
-        return list(range(n_checkpoints))
-    whole = all(isinstance(i, (int, np.integer)) for i in iterations)
-    if not whole:
-        raise ValueError(f"iterations must be integers, got {iterations!r}.")
-    found = [int(i) for i in iterations]
-    if len(found) != n_checkpoints:
-        raise ValueError(
-            f"iterations must give one number for each of the {n_checkpoints} checkpoints, "
-            f"got {len(found)}."
-        )
-    if found[0] < 0 or any(b <= a for a, b in zip(found, found[1:], strict=False)):
-        raise ValueError(f"iterations must increase from at least 0, got {found}.")
-    return found
-
-
-def load_checkpoint(module: nn.Module, state: Mapping[str, Tensor], index: int) -> None:
-    """Load one checkpoint, or say what does not fit."""
-    if not isinstance(state, Mapping):
-        raise CheckpointError(
-            f"checkpoints[{index}] must be a state_dict, got a {type(state).__name__}."
-        )
-    own = module.state_dict()
-    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
-    shapes = [
-        f"{name} {_shape(state[name])} for {_shape(own[name])}"
-        for name in sorted(own.keys() & state.keys())
-        if _shape(state[name]) != _shape(own[name])
-    ]
-    if missing or unexpected or shapes:
-        raise CheckpointError(
-            f"checkpoints[{index}] does not fit {type(module).__name__}: missing keys "
-            f"{sorted(missing)}, unexpected keys {sorted(unexpected)}, other shapes {shapes}."
-        )
-    module.load_state_dict(state)
-
-
-def _shape(value: object) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _check_states(view: RecurrentNetwork, trials: np.ndarray, mask: np.ndarray | None) -> None:
