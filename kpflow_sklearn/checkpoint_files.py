@@ -153,8 +153,8 @@ def read_file(path: Path) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{str(path)!r} cannot be read as tensors: {reason} The file is missing, "
-            "half-written, of another kind, or holds pickled objects, which are never loaded. Save "
-            "module.state_dict() alone with torch.save or safetensors."
+            "half-written, of another kind, or holds pickled objects, which are never loaded. "
+            "Save module.state_dict() alone with torch.save or safetensors."
         ) from error
 
 

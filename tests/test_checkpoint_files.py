@@ -1,4 +1,4 @@
-"""Checkpoints on disk as other people's tools write them: torch, Lightning, skorch, safetensors."""
+"""Checkpoints on disk as other tools write them: torch, Lightning, skorch, safetensors."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_names_that_tell_no_order(tmp_path, name):
         saved(tmp_path / pattern)
 
 
-# ----------------------------------------------------------------------------- what is in the files
+# ---------------------------------------------------------------------------- what is in the files
 
 
 def lightning(state: OrderedDict) -> dict:
@@ -230,7 +230,7 @@ def test_a_feed_forward_network_comes_from_files_too(tmp_path):
     assert [s.iteration for s in found.snapshots_] == [20, 100]
 
 
-# ------------------------------------------------------------------------------- files that are not
+# ------------------------------------------------------------------------------ files that are not
 
 
 class Executes:

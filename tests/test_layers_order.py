@@ -26,8 +26,8 @@ LAYERS = {
     "weight_maps lyapunov similarity grouping",
     3: "training _loop recurrent_model checkpoint_files state_dicts checkpoints results analysis "
     "verification bottleneck trials pooling sub_tasks task_flow alignment_history "
-    "feedforward_model feedforward_training feedforward_saved gram_analysis gram_modes gram_prediction gram_tables "
-    "gram_training",
+    "feedforward_model feedforward_training feedforward_saved gram_analysis gram_modes "
+    "gram_prediction gram_tables gram_training",
     4: "analyzer analyzer_base task_analyzer gram_analyzer preprocessing",
     5: "plotting.* _reading _alignment_reading _tasks sweep compare report __main__ __init__",
 }
