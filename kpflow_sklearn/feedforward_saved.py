@@ -119,7 +119,7 @@ def as_feedforward_trainer(
 
 def _of_saved(saved: SavedTraining) -> SavedFeedForward:
     """Read a `SavedTraining` whose network is feed-forward."""
-    for name in ("recurrent", "readout"):
+    for name in ("recurrent", "step", "readout", "initial_state", "parameters"):
         if getattr(saved, name) is not None:
             raise ValueError(
                 f"{name} must be None for a feed-forward network, whose last Linear is the "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._random import isolated_torch_seed, torch_generator
 from kpflow_sklearn.cells import make_cell
+from kpflow_sklearn.cells._step import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.tangent import NetworkTangent
@@ -201,7 +202,7 @@ def build_network(
                 f"returned a {type(recurrent).__name__}."
             )
         recurrent = recurrent.to(dtype)
-        layers = [UserLayer(recurrent, hidden_size)]
+        layers = [UserLayer(UserStep(recurrent, (hidden_size,)))]
     else:
         kind = make_cell(cell, alpha)
         recurrent = RecurrentWeights(n_features, hidden_size, n_layers, kind.n_gates).to(dtype)

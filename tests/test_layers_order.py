@@ -19,13 +19,13 @@ SOURCE = Path(kpflow_sklearn.__file__).parent
 # is in it; a module named on its own goes before its subpackage. Files may yet be unwritten.
 LAYERS = {
     0: "_validation _random _tensors exceptions",
-    1: "datasets.* cells.* coactivation layers network recognition tangent targets "
+    1: "datasets.* cells.* coactivation layers network named_parts recognition tangent targets "
     "operators._base",
     2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "
     "sketcher traces krylov density costs _spectrum operator_spectra spectra modes alignment "
     "weight_maps lyapunov similarity grouping",
-    3: "training _loop recurrent_model checkpoint_files state_dicts checkpoints results analysis "
-    "verification bottleneck trials pooling sub_tasks task_flow alignment_history "
+    3: "training _loop recurrent_model checkpoint_files state_dicts rebuild checkpoints results "
+    "analysis verification bottleneck trials pooling sub_tasks task_flow alignment_history "
     "feedforward_model feedforward_training feedforward_saved gram_analysis gram_modes "
     "gram_prediction gram_tables gram_training",
     4: "analyzer analyzer_base task_analyzer gram_analyzer preprocessing",
