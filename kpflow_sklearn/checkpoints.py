@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import logging
 from collections.abc import Callable, Sequence
@@ -10,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.base import clone
 from torch import nn
 
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._validation import check_choice
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.named_parts import Step
-from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.network import RecurrentNetwork, copy_module
 from kpflow_sklearn.rebuild import check_rebuilt
 from kpflow_sklearn.recognition import recognise_network
 from kpflow_sklearn.recurrent_model import RecurrentModel
@@ -120,6 +120,13 @@ class SavedTraining(RecurrentModel):
         self.parameters = parameters
         self.noise = noise
 
+    def __sklearn_clone__(self) -> SavedTraining:
+        others = {k: v for k, v in self.get_params(deep=False).items() if k != "network"}
+        network = self.network
+        if isinstance(network, nn.Module):
+            network = copy_module(network)
+        return type(self)(network, **clone(others, safe=False))
+
     def fit(
         self,
         X: ArrayLike,
@@ -161,7 +168,10 @@ class SavedTraining(RecurrentModel):
             )
         check_choice(self.noise, "noise", ("off", "frozen"))
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
-        module = copy.deepcopy(unwrapped(self.network)).eval()
+        try:
+            module = copy_module(unwrapped(self.network)).eval()
+        except RuntimeError as error:  # Torch cannot copy what hooks compute.
+            raise UnsupportedNetworkError(f"network cannot be copied: {error}") from error
         if self.parameters is not None:
             _train_alone(module, self.parameters)
         view = self._recognise(module)

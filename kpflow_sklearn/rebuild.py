@@ -126,7 +126,8 @@ def _check_forward(
                 came = (
                     type(returned).__name__ if theirs is None else f"shape {tuple(theirs.shape)}"
                 )
-                problem = f"it returns {came}"
+                problems.append(f"it returns {came}")
+                continue
         if not problem:
             return
         problems.insert(0, problem)  # The states are right, so this says more.
