@@ -23,13 +23,14 @@ LAYERS = {
     "operators._base",
     2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "
     "sketcher traces krylov density costs _spectrum operator_spectra spectra modes alignment "
-    "weight_maps lyapunov similarity grouping",
+    "weight_maps lyapunov similarity gram_overlap grouping",
     3: "training _loop recurrent_model checkpoint_files state_dicts rebuild checkpoints results "
     "analysis verification bottleneck trials pooling sub_tasks task_flow alignment_history "
     "feedforward_model feedforward_training feedforward_saved gram_analysis gram_modes "
     "gram_prediction gram_tables gram_training",
     4: "analyzer analyzer_base task_analyzer gram_analyzer preprocessing",
-    5: "plotting.* _reading _alignment_reading _tasks sweep compare report __main__ __init__",
+    5: "plotting.* _reading _alignment_reading _tasks _sweep_cache sweep compare report "
+    "__main__ __init__",
 }
 FIRST_WITHOUT_TORCH = 4
 NOT_FOR_OPERATORS = {"spectra", "sketches", "traces", "lyapunov"}
