@@ -20,7 +20,7 @@ def fetch_neurogym(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Make trials of a NeuroGym task, each from its first step on.
 
-    Needs the package neurogym, which pins an old NumPy: install it, with this package, in an
+    Needs the package neurogym, which pins an older NumPy: install it, with this package, in an
     environment of its own (``pip install 'kpflow-sklearn[neurogym]'``), or save the arrays there.
 
     Parameters
@@ -82,6 +82,6 @@ def _make(task: str, task_params: Mapping[str, Any] | None) -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "fetch_neurogym needs the package neurogym: pip install 'kpflow-sklearn[neurogym]', "
-            "in an environment of its own, because it pins an old NumPy."
+            "in an environment of its own, because it pins an older NumPy."
         ) from error
     return neurogym.make(task, **dict(task_params or {}))
