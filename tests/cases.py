@@ -39,20 +39,6 @@ class MyCell(nn.Module):
         return h + self.gain * (torch.sin(self.inner(torch.cat([x, h], dim=-1))) - 0.3 * h**2)
 
 
-class GatedCell(nn.Module):
-    """A minimal gated unit: one gate for what is kept and for what is seen of the state."""
-
-    def __init__(self, n_features: int, hidden_size: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(n_features + hidden_size, hidden_size)
-        self.value = nn.Linear(n_features + hidden_size, hidden_size)
-
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return the next state."""
-        gate = torch.sigmoid(self.gate(torch.cat([x, h], dim=-1)))
-        return (1 - gate) * h + gate * torch.tanh(self.value(torch.cat([x, gate * h], dim=-1)))
-
-
 class RateField(nn.Module):
     """dz/dt = (-z + tanh(W z + U x + b)) / tau, the field of the leaky cell."""
 
@@ -95,7 +81,6 @@ CASES = [
     Case("user", MyCell),
     Case("user-ragged-trained_z0", MyCell, 1, 1.0, True, 0.5, RAGGED),
     Case("user-nn.GRUCell", nn.GRUCell),
-    Case("user-gated-ragged", GatedCell, mask=RAGGED),
 ]
 if find_spec("torchdiffeq") is not None:
     ode = NeuralODE(RateField, dt=0.7, method="midpoint")

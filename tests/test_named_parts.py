@@ -156,7 +156,12 @@ def test_their_outputs_come_out(name):
 
 
 @pytest.mark.parametrize(
-    "name, mask", [("a submodule", None), ("a submodule", RAGGED), ("a method", RAGGED)]
+    "name, mask",
+    [
+        ("a submodule", RAGGED),
+        pytest.param("a submodule", None, marks=pytest.mark.slow),
+        pytest.param("a method", RAGGED, marks=pytest.mark.slow),
+    ],
 )
 def test_operators_of_a_custom_gated_cell(name, mask):
     module = drawn(Theirs)
@@ -299,7 +304,7 @@ class Dale(nn.Module):
         return nn.functional.softplus(raw) * sign
 
 
-@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("n_layers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_K_lives_in_the_raw_parameters(n_layers):
     core = drawn(nn.GRU, N_FEATURES, N_UNITS, n_layers)
     for k in range(n_layers):
@@ -397,7 +402,15 @@ def test_dropout_is_found_once_and_off(caplog):
     np.testing.assert_array_equal(found.predict(X), fitted(noisy(), step="cell").predict(X))
 
 
-@pytest.mark.parametrize("options", [{"std": 0.3}, {"p": 0.5}, {"std": 0.3, "p": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"std": 0.3}, marks=pytest.mark.slow),
+        pytest.param({"p": 0.5}, marks=pytest.mark.slow),
+        {"std": 0.3, "p": 0.5},
+    ],
+    ids=str,
+)
 def test_frozen_noise_is_one_realisation_everywhere(options):
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
@@ -411,15 +424,15 @@ def test_frozen_noise_is_one_realisation_everywhere(options):
     assert abs(states - quiet).max() > 0.05
     table = found.verify(X, Y)
     assert table["passed"].all(), table
-    # Noise differs from step to step, and is common to the trials.
-    if options == {"std": 0.3}:
-        still = np.zeros_like(X)
-        pushes = found.trajectories(still) - found.trajectories(still)[:1]
-        assert abs(pushes).max() < 1e-14
-        lin = linearize(found.network_, X)
-        moved = lin.P.to_dense().reshape(N_TRIALS, -1, N_TRIALS, N_STEPS * N_UNITS)
-        expected = jacobian_of_states(found.network_)
-        assert distance(moved[0, :, 0], expected) < 1e-10
+
+
+def test_P_and_K_see_the_frozen_noise():
+    network = fitted(noisy(std=0.3, p=0.5), step="cell", noise="frozen").network_
+    with torch.no_grad():
+        still = network.states(torch.zeros(3, N_STEPS, N_FEATURES, dtype=torch.float64))
+    assert abs(still - still[:1]).max() < 1e-14  # The noise is common to the trials.
+    P = linearize(network, X).P.to_dense().reshape(N_TRIALS, -1, N_TRIALS, N_STEPS * N_UNITS)
+    assert distance(P[0, :, 0], jacobian_of_states(network)) < 1e-10
 
 
 def jacobian_of_states(network) -> Tensor:

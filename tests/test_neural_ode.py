@@ -70,8 +70,8 @@ def test_the_order_of_the_methods(method, order):
 
 
 def test_it_is_trained_and_analysed():
-    cell = NeuralODE(RateField, dt=0.5, method="rk4")
-    trainer = RecurrentTrainer(cell, hidden_size=4, max_iter=8, snapshots=2, random_state=0)
+    cell = NeuralODE(RateField, dt=0.5, method="midpoint")
+    trainer = RecurrentTrainer(cell, hidden_size=3, max_iter=8, snapshots=2, random_state=0)
     found = KPFlowAnalyzer(trainer, random_state=0).fit(X, Y)
     assert found.verify(X, Y)["passed"].all()
     assert found.loss_curve_[-1] < found.loss_curve_[0]
@@ -99,11 +99,16 @@ def test_somebody_elses_neural_ode():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         module = Theirs().double()
-    saved = SavedTraining(module, step="advance", readout="out")
-    found = KPFlowAnalyzer(saved, random_state=0).fit(X, Y)
+    found = SavedTraining(module, step="advance", readout="out").fit(X, Y)
     with torch.no_grad():
         np.testing.assert_allclose(found.predict(X), module(torch.as_tensor(X)), rtol=1e-12)
-    assert found.verify(X, Y)["passed"].all()
+    by_name = linearize(found.network_, X)
+    cell = NeuralODECell(module.field, 1.0, "rk4")
+    parts = nn.ModuleDict({"cell": cell, "out": module.out})
+    ours = linearize(SavedTraining(parts, step="cell").fit(X, Y).network_, X)
+    q = torch.as_tensor(rng.standard_normal(ours.states.shape))
+    for name in ("K", "P", "PKP"):
+        assert distance(getattr(by_name, name) @ q, getattr(ours, name) @ q) < 1e-12
 
 
 @pytest.mark.parametrize(
