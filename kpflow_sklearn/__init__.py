@@ -2,10 +2,12 @@
 
 from kpflow_sklearn.analyzer import KPFlowAnalyzer
 from kpflow_sklearn.checkpoints import SavedTraining
+from kpflow_sklearn.compare import compare
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
 from kpflow_sklearn.feedforward_training import FeedForwardTrainer
 from kpflow_sklearn.gram_analyzer import GramFlowAnalyzer
 from kpflow_sklearn.linearization import Linearization, linearize
+from kpflow_sklearn.sweep import sweep
 from kpflow_sklearn.task_analyzer import TaskAlignmentAnalyzer
 from kpflow_sklearn.training import RecurrentTrainer
 
@@ -21,5 +23,7 @@ __all__ = [
     "SavedTraining",
     "TaskAlignmentAnalyzer",
     "UnsupportedNetworkError",
+    "compare",
     "linearize",
+    "sweep",
 ]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+import fnmatch
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from sklearn.base import clone
+from torch import nn
 
 from kpflow_sklearn._loop import Snapshot
-from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
-from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn._validation import check_choice
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.named_parts import Step
+from kpflow_sklearn.network import RecurrentNetwork, copy_module
+from kpflow_sklearn.rebuild import check_rebuilt
 from kpflow_sklearn.recognition import recognise_network
-from kpflow_sklearn.recurrent_model import RecurrentModel, to_tensors
+from kpflow_sklearn.recurrent_model import RecurrentModel
+from kpflow_sklearn.state_dicts import Checkpoints, load_each, unwrapped
 from kpflow_sklearn.training import RecurrentTrainer
+
+logger = logging.getLogger("kpflow_sklearn")
 
 
 class SavedTraining(RecurrentModel):
@@ -29,16 +36,37 @@ class SavedTraining(RecurrentModel):
     ----------
     network : Module
         A module with one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear``
-        readout. It is copied, never changed.
-    checkpoints : sequence of state_dict, optional
-        The module's states over training, in order; None analyses the present state alone.
+        readout, or any other whose ``step`` is named. It is copied, never changed.
+    checkpoints : str, path-like, or sequence of state_dict or path-like, optional
+        The module's states over training: a file, a pattern such as ``"run/*.pt"``, or one by
+        one. Files are read on the CPU by ``torch.load(weights_only=True)`` or, named
+        ``*.safetensors``, by safetensors, and sorted by the number in their names. A state_dict
+        may stand under "state_dict" or "model", and its keys may carry what DataParallel,
+        torch.compile or a LightningModule put before them. None analyses the present state alone.
     recurrent, readout : str, optional
-        Names of the two submodules, where the module has several.
+        Names of the two submodules, where the module has several. With ``step``, ``recurrent``
+        is the submodule whose step it is; one that is not of the three kinds is a cell itself.
+    step : str or callable, optional
+        What computes h_t from (x_t, h_{t-1}): the name of a submodule or method, or a function
+        (network, x_t, h). Derivatives then come from automatic differentiation. Its parameters
+        are theta, or all of the network's but those of readout and z_0 for a method or function.
+    initial_state : str, array-like or tuple of these, optional
+        z_0: the name of a tensor of the network, trained if that is a parameter that trains, or
+        values; default zero. A tuple where the state is one; the readout sees its first part.
     loss : {"auto", "mse", "cross_entropy"}, default="auto"
         What the network was trained on; "auto" as in `RecurrentTrainer`. Penalties on rates or
         weights that it was trained with are not part of Err.
     iterations : sequence of int, optional
-        Number of parameter updates before each checkpoint; default 0, 1, 2, ...
+        Number of parameter updates before each checkpoint; default the numbers in the names of
+        files, else 0, 1, 2, ... Names in which two numbers vary need it, in the order of the
+        list, or of the numbers in the names where ``checkpoints`` is a pattern.
+    parameters : sequence of str, optional
+        Names of the network's parameters, or patterns such as ``"core.weight_*"``, that are
+        theta; the others count as fixed. Default all that train.
+    noise : {"off", "frozen"}, default="off"
+        What a random step does. "off" is evaluation mode, and an error if it is random even
+        then. "frozen" analyses one realisation of what the step draws from torch's generator,
+        dropout included: one for every step, common to all trials, the same in every run.
 
     Attributes
     ----------
@@ -48,6 +76,8 @@ class SavedTraining(RecurrentModel):
         One a checkpoint.
     n_iter_ : int
         Iteration of the last checkpoint.
+    noise_sources_ : list of str
+        Dropout found in the recurrent part, which ``noise="off"`` switched off.
     loss_curve_ : ndarray of shape (0,)
         Empty: the losses of somebody else's training are not known.
     n_features_in_ : int
@@ -68,19 +98,34 @@ class SavedTraining(RecurrentModel):
     def __init__(
         self,
         network: nn.Module,
-        checkpoints: Sequence[Mapping[str, Tensor]] | None = None,
+        checkpoints: Checkpoints = None,
         *,
         recurrent: str | None = None,
+        step: Step | None = None,
         readout: str | None = None,
+        initial_state: Any = None,
         loss: str = "auto",
         iterations: Sequence[int] | None = None,
+        parameters: Sequence[str] | None = None,
+        noise: str = "off",
     ) -> None:
         self.network = network
         self.checkpoints = checkpoints
         self.recurrent = recurrent
+        self.step = step
         self.readout = readout
+        self.initial_state = initial_state
         self.loss = loss
         self.iterations = iterations
+        self.parameters = parameters
+        self.noise = noise
+
+    def __sklearn_clone__(self) -> SavedTraining:
+        others = {k: v for k, v in self.get_params(deep=False).items() if k != "network"}
+        network = self.network
+        if isinstance(network, nn.Module):
+            network = copy_module(network)
+        return type(self)(network, **clone(others, safe=False))
 
     def fit(
         self,
@@ -113,7 +158,7 @@ class SavedTraining(RecurrentModel):
         UnsupportedNetworkError
             If the module is of a kind that the analysis cannot take.
         CheckpointError
-            If a checkpoint does not fit the module.
+            If a checkpoint cannot be read or does not fit the module.
         ValueError
             If X, y or the number of iterations do not fit.
         """
@@ -121,36 +166,50 @@ class SavedTraining(RecurrentModel):
             raise UnsupportedNetworkError(
                 f"network must be a torch.nn.Module, got a {type(self.network).__name__}."
             )
+        check_choice(self.noise, "noise", ("off", "frozen"))
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
-        module = copy.deepcopy(self.network).eval()
-        view = recognise_network(module, self.recurrent, self.readout)
+        try:
+            module = copy_module(unwrapped(self.network)).eval()
+        except RuntimeError as error:  # Torch cannot copy what hooks compute.
+            raise UnsupportedNetworkError(f"network cannot be copied: {error}") from error
+        if self.parameters is not None:
+            _train_alone(module, self.parameters)
+        view = self._recognise(module)
         if not any(p.requires_grad for p in view.recurrent.parameters()):
             raise UnsupportedNetworkError(
                 "no parameter of the recurrent part trains (requires_grad is False for all), so "
                 "K is zero and there is nothing to analyse."
             )
+        self.noise_sources_ = _dropout_in(view.recurrent)
+        if self.noise_sources_:
+            logger.info("noise=%r: %s", self.noise, ", ".join(self.noise_sources_))
         self._check_sizes(view, trials)
         self._fit_targets(trials, y, valid, loss_weight, single_step, self.loss, 0.0)
         self.encoder_.match_outputs(view.n_outputs)
         if self.encoder_.classes_ is not None:
             self.classes_ = self.encoder_.classes_
-        states = [module.state_dict()] if self.checkpoints is None else self.checkpoints
         self.snapshots_ = []
-        for index, (iteration, state) in enumerate(
-            zip(check_iterations(self.iterations, len(states)), states, strict=True)
-        ):
-            load_checkpoint(module, state, index)
+        for iteration in load_each(module, self.checkpoints, self.iterations):
+            view = self._recognise(module)  # z_0 may be a copy of what was loaded.
             self.snapshots_.append(Snapshot.take(iteration, view))
-        _check_states(view, trials, valid)
-        if self.readout is None:
-            _check_outputs(module, view, trials, valid)
+        check_rebuilt(module, view, trials, valid, compare_outputs=self.readout is None)
         self.network_ = view
         self.n_iter_ = self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
         return self
 
+    def _recognise(self, module: nn.Module) -> RecurrentNetwork:
+        return recognise_network(
+            module,
+            self.recurrent,
+            self.readout,
+            step=self.step,
+            initial_state=self.initial_state,
+            frozen=self.noise == "frozen",
+        )
+
     def _check_sizes(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
-        expected = view.layers[0].n_features  # type: ignore[union-attr]
+        expected = getattr(view.layers[0], "n_features", trials.shape[-1])
         if trials.shape[-1] != expected:
             raise ValueError(
                 f"X has {trials.shape[-1]} features, but the network takes {expected}."
@@ -178,109 +237,26 @@ def as_trainer(trainer: Any, *, clone: Callable, random_state: int, verbose: boo
     return fresh
 
 
-def check_iterations(iterations: Sequence[int] | None, n_checkpoints: int) -> list[int]:
-    """Return the number of updates before each checkpoint, counted from 0 if not given."""
-    if n_checkpoints == 0:
-        raise ValueError("checkpoints must hold at least one state_dict, got none.")
-    if iterations is None:
-        return list(range(n_checkpoints))
-    whole = all(isinstance(i, (int, np.integer)) for i in iterations)
-    if not whole:
-        raise ValueError(f"iterations must be integers, got {iterations!r}.")
-    found = [int(i) for i in iterations]
-    if len(found) != n_checkpoints:
-        raise ValueError(
-            f"iterations must give one number for each of the {n_checkpoints} checkpoints, "
-            f"got {len(found)}."
-        )
-    if found[0] < 0 or any(b <= a for a, b in zip(found, found[1:], strict=False)):
-        raise ValueError(f"iterations must increase from at least 0, got {found}.")
+def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Leave those parameters that are named to train, and no others."""
+    if isinstance(patterns, str):
+        raise ValueError(f"parameters must be a sequence of names, got the string {patterns!r}.")
+    named = dict(module.named_parameters())
+    for pattern in patterns:
+        if not fnmatch.filter(named, pattern):
+            raise ValueError(
+                f"parameters: {pattern!r} is no parameter of {type(module).__name__}; it has "
+                f"{', '.join(map(repr, named))}."
+            )
+    for name, p in named.items():
+        chosen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        p.requires_grad_(p.requires_grad and chosen)
+
+
+def _dropout_in(part: nn.Module) -> list[str]:
+    """Return the dropout that a recurrent part holds, in words."""
+    found = [f"dropout={part.dropout}"] if isinstance(part, nn.RNNBase) and part.dropout else []
+    for name, m in part.named_modules():
+        if isinstance(m, nn.modules.dropout._DropoutNd) and m.p:
+            found.append(f"{name} ({type(m).__name__}, p={m.p})")
     return found
-
-
-def load_checkpoint(module: nn.Module, state: Mapping[str, Tensor], index: int) -> None:
-    """Load one checkpoint, or say what does not fit."""
-    if not isinstance(state, Mapping):
-        raise CheckpointError(
-            f"checkpoints[{index}] must be a state_dict, got a {type(state).__name__}."
-        )
-    own = module.state_dict()
-    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
-    shapes = [
-        f"{name} {_shape(state[name])} for {_shape(own[name])}"
-        for name in sorted(own.keys() & state.keys())
-        if _shape(state[name]) != _shape(own[name])
-    ]
-    if missing or unexpected or shapes:
-        raise CheckpointError(
-            f"checkpoints[{index}] does not fit {type(module).__name__}: missing keys "
-            f"{sorted(missing)}, unexpected keys {sorted(unexpected)}, other shapes {shapes}."
-        )
-    module.load_state_dict(state)
-
-
-def _shape(value: object) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _check_states(view: RecurrentNetwork, trials: np.ndarray, mask: np.ndarray | None) -> None:
-    """Compare the rebuilt step with the recurrent module's own forward pass."""
-    core = view.recurrent
-    if not isinstance(core, nn.RNNBase):
-        return
-    X, _ = to_tensors(trials[:8], None if mask is None else mask[:8], view)
-    with torch.no_grad():
-        ours = view.rates(view.states(X))
-        theirs = core(X if core.batch_first else X.transpose(0, 1))[0]
-    theirs = theirs if core.batch_first else theirs.transpose(0, 1)
-    if not _same(ours, theirs):
-        raise UnsupportedNetworkError(
-            f"the rebuilt step does not reproduce the states of {type(core).__name__}: they "
-            f"differ by up to {float((ours - theirs).abs().max()):.2g}."
-        )
-
-
-def _check_outputs(
-    module: nn.Module, view: RecurrentNetwork, trials: np.ndarray, mask: np.ndarray | None
-) -> None:
-    """Compare readout(states) with what the whole module returns, where it can be called."""
-    if module is view or isinstance(module, (nn.ModuleDict, nn.ModuleList)):
-        return
-    X, _ = to_tensors(trials[:8], None if mask is None else mask[:8], view)
-    with torch.no_grad():
-        ours = view(X)
-        differences = []
-        for layout in (X, X.transpose(0, 1)):  # A user's module may take steps first.
-            try:
-                returned = module(layout)
-            except Exception as error:  # Whatever a user's forward asks for that is not X.
-                differences.append(f"calling it failed ({error})")
-                continue
-            theirs = returned if isinstance(returned, Tensor) else returned[0]
-            expected = _in_shape_of(theirs, ours)
-            if expected is None:
-                differences.append(f"it returns shape {tuple(theirs.shape)}")
-            elif _same(expected, theirs):
-                return
-            else:
-                gap = float((expected - theirs).abs().max())
-                differences.append(f"they differ by up to {gap:.2g}")
-    raise UnsupportedNetworkError(
-        f"the readout of the recurrent states does not reproduce the outputs of "
-        f"{type(module).__name__}: {differences[0]}. Give readout='...' to analyse that readout "
-        "all the same."
-    )
-
-
-def _in_shape_of(theirs: Tensor, ours: Tensor) -> Tensor | None:
-    """Return our outputs in the layout of theirs: all steps, steps first, or the last step."""
-    for candidate in (ours, ours.transpose(0, 1), ours[:, -1]):
-        if candidate.shape == theirs.shape:
-            return candidate
-    return None
-
-
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    """Tell whether two results are equal but for the rounding of some hundred steps."""
-    size = max(1.0, float(theirs.abs().max()))
-    return float((ours - theirs).abs().max()) <= 1e4 * torch.finfo(ours.dtype).eps * size

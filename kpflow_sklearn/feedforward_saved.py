@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import nn
 
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn.checkpoints import SavedTraining, check_iterations, load_checkpoint
+from kpflow_sklearn.checkpoints import SavedTraining
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
 from kpflow_sklearn.feedforward import FeedForwardNetwork, recognise_feedforward
 from kpflow_sklearn.feedforward_model import FeedForwardModel, check_table, check_values
 from kpflow_sklearn.feedforward_training import FeedForwardTrainer
+from kpflow_sklearn.state_dicts import Checkpoints, load_each, unwrapped
 
 
 class SavedFeedForward(FeedForwardModel):
@@ -27,16 +28,14 @@ class SavedFeedForward(FeedForwardModel):
     ----------
     network : Module
         As `recognise_feedforward` takes it. It is copied, never changed.
-    checkpoints : sequence of state_dict, optional
-        The module's states over training; None for the present state alone.
-    iterations : sequence of int, optional
-        Number of parameter updates before each; default 0, 1, 2, ...
+    checkpoints, iterations : optional
+        The module's states over training, as `SavedTraining` takes them.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        checkpoints: Sequence[Mapping[str, Tensor]] | None = None,
+        checkpoints: Checkpoints = None,
         *,
         iterations: Sequence[int] | None = None,
     ) -> None:
@@ -64,12 +63,12 @@ class SavedFeedForward(FeedForwardModel):
         UnsupportedNetworkError
             If the module is of a kind that the analysis cannot take.
         CheckpointError
-            If a checkpoint does not fit the module, or is not finite.
+            If a checkpoint cannot be read, does not fit the module, or is not finite.
         ValueError
             If X, y or the number of iterations do not fit.
         """
         inputs = check_table(self, X, reset=True)
-        module = copy.deepcopy(self.network).cpu().eval()
+        module = copy.deepcopy(unwrapped(self.network)).cpu().eval()
         view = recognise_feedforward(module)
         if inputs.shape[1] != view.n_features:
             raise ValueError(
@@ -77,12 +76,8 @@ class SavedFeedForward(FeedForwardModel):
             )
         check_values(y, inputs, view.n_outputs)
         self._y_is_column = np.asarray(y).ndim == 2
-        states = [module.state_dict()] if self.checkpoints is None else self.checkpoints
         self.snapshots_ = []
-        for index, (iteration, state) in enumerate(
-            zip(check_iterations(self.iterations, len(states)), states, strict=True)
-        ):
-            load_checkpoint(module, state, index)
+        for index, iteration in enumerate(load_each(module, self.checkpoints, self.iterations)):
             _check_finite(module, None if self.checkpoints is None else index)
             _check_outputs(module, view, inputs[:8])
             self.snapshots_.append(Snapshot.take(iteration, view))
@@ -141,7 +136,7 @@ def as_feedforward_trainer(
 
 def _of_saved(saved: SavedTraining) -> SavedFeedForward:
     """Read a `SavedTraining` whose network is feed-forward."""
-    for name in ("recurrent", "readout"):
+    for name in ("recurrent", "step", "readout", "initial_state", "parameters"):
         if getattr(saved, name) is not None:
             raise ValueError(
                 f"{name} must be None for a feed-forward network, whose last Linear is the "

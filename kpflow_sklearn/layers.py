@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from kpflow_sklearn.cells import Cell
+from kpflow_sklearn.cells._raw import WeightReader
+from kpflow_sklearn.cells._step import UserStep
 from kpflow_sklearn.cells._tangent import LayerWeights, MappedTangent
 from kpflow_sklearn.cells._user import UserTangent
-from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
 WEIGHT_STEMS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -56,8 +58,15 @@ class MappedLayer:
         """Return the layer's present weights."""
         names = tuple(f"{stem}_l{self.index}" for stem in WEIGHT_STEMS)
         tensors = tuple(getattr(self.module, name, None) for name in names)
-        trainable = tuple(v is not None and v.requires_grad for v in tensors)
-        return LayerWeights(tensors, names, trainable)
+        return LayerWeights(tensors, names, tuple(self._trains(name) for name in names))
+
+    def _trains(self, name: str) -> bool:
+        """Tell whether a weight, or what it is computed from, is in theta."""
+        if is_parametrized(self.module, name):
+            raw = self.module.parametrizations[name].parameters()  # type: ignore[union-attr,index]
+            return any(p.requires_grad for p in raw)
+        weight = getattr(self.module, name, None)
+        return weight is not None and weight.requires_grad
 
     @property
     def n_units(self) -> int:
@@ -98,7 +107,8 @@ class MappedLayer:
     ) -> MappedTangent:
         """Linearize along a run given steps first, (T, B, ...)."""
         weights = self.weights().detach()
-        return MappedTangent(self.cell, weights, inputs, previous, states, mask)
+        reader = WeightReader(self.module, weights.names) if is_parametrized(self.module) else None
+        return MappedTangent(self.cell, weights, inputs, previous, states, mask, reader)
 
 
 class UserLayer:
@@ -106,41 +116,39 @@ class UserLayer:
 
     Parameters
     ----------
-    module : Module
-        The cell.
-    n_units : int
-        Length of its state.
+    step : UserStep
+        The cell, and the form of its state.
     """
 
-    def __init__(self, module: nn.Module, n_units: int) -> None:
-        self.module, self.n_units, self.n_states = module, n_units, n_units
+    def __init__(self, step: UserStep) -> None:
+        self.step = step
+
+    @property
+    def n_states(self) -> int:
+        """Length of the state, all parts of a tuple together."""
+        return sum(self.step.sizes)
+
+    @property
+    def n_units(self) -> int:
+        """Length of the state's first part, which the readout sees."""
+        return self.step.sizes[0]
 
     def run(self, inputs: Tensor, initial: Tensor, noise: Tensor | None) -> Tensor:
         """Return the states (B, T, n_states) for ``inputs`` (B, T, n_inputs)."""
         z = initial.expand(len(inputs), -1)
         states = []
         for t, x in enumerate(inputs.unbind(1)):
-            z = self._checked_step(x, z)
+            z = self.step(t, x, z)
             z = z if noise is None else z + noise[:, t]
             states.append(z)
         return torch.stack(states, dim=1)
 
-    def _checked_step(self, x: Tensor, z: Tensor) -> Tensor:
-        new = self.module(x, z)
-        if not isinstance(new, Tensor) or new.shape != z.shape:
-            came = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise UnsupportedNetworkError(
-                f"the cell {type(self.module).__name__} must return the next state as a tensor of "
-                f"shape {tuple(z.shape)}, got {came}."
-            )
-        return new
-
     def rates(self, states: Tensor) -> Tensor:
-        """Return what the layer sends on: its state."""
-        return states
+        """Return what the layer sends on: its state, of a tuple the first part."""
+        return states[..., : self.n_units]
 
     def tangent(
         self, inputs: Tensor, previous: Tensor, states: Tensor, mask: Tensor | None
     ) -> UserTangent:
         """Linearize along a run given steps first, (T, B, ...)."""
-        return UserTangent(self.module, inputs, previous, mask)
+        return UserTangent(self.step, inputs, previous, mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,9 +12,24 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._random import isolated_torch_seed, torch_generator
 from kpflow_sklearn.cells import make_cell
+from kpflow_sklearn.cells._step import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.tangent import NetworkTangent
+
+
+def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
+    """Return a deep copy of a module, parametrized recurrent layers of torch included.
+
+    Those keep the weights that they compute from raw parameters, which torch refuses to copy.
+    """
+    memo = {} if memo is None else memo
+    for part in module.modules():
+        if isinstance(part, nn.RNNBase):
+            for weight in part._flat_weights:
+                if weight is not None and not weight.is_leaf:
+                    memo[id(weight)] = weight.detach().clone()
+    return copy.deepcopy(module, memo)
 
 
 class RecurrentNetwork(nn.Module):
@@ -50,6 +66,13 @@ class RecurrentNetwork(nn.Module):
             self.initial_state = nn.Parameter(initial_state)
         else:
             self.register_buffer("initial_state", initial_state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecurrentNetwork:
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        copy_module(self.recurrent, memo)  # First, with its care; what is below finds it copied.
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
     @property
     def n_states(self) -> int:
@@ -201,7 +224,7 @@ def build_network(
                 f"returned a {type(recurrent).__name__}."
             )
         recurrent = recurrent.to(dtype)
-        layers = [UserLayer(recurrent, hidden_size)]
+        layers = [UserLayer(UserStep(recurrent, (hidden_size,)))]
     else:
         kind = make_cell(cell, alpha)
         recurrent = RecurrentWeights(n_features, hidden_size, n_layers, kind.n_gates).to(dtype)

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn import Linearization, linearize
-from kpflow_sklearn.cells import CELL_NAMES
+from kpflow_sklearn.cells import CELL_NAMES, NeuralODE
 from kpflow_sklearn.network import RecurrentNetwork, build_network
 from tests import oracle
 
@@ -36,6 +37,20 @@ class MyCell(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Return the next state."""
         return h + self.gain * (torch.sin(self.inner(torch.cat([x, h], dim=-1))) - 0.3 * h**2)
+
+
+class RateField(nn.Module):
+    """dz/dt = (-z + tanh(W z + U x + b)) / tau, the field of the leaky cell."""
+
+    def __init__(self, n_features: int, hidden_size: int, tau: float = 2.5) -> None:
+        super().__init__()
+        self.recurrent = nn.Linear(hidden_size, hidden_size)
+        self.input = nn.Linear(n_features, hidden_size)
+        self.tau = tau
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return dz/dt."""
+        return (torch.tanh(self.recurrent(z) + self.input(x)) - z) / self.tau
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,9 @@ CASES = [
     Case("user-ragged-trained_z0", MyCell, 1, 1.0, True, 0.5, RAGGED),
     Case("user-nn.GRUCell", nn.GRUCell),
 ]
+if find_spec("torchdiffeq") is not None:
+    ode = NeuralODE(RateField, dt=0.7, method="midpoint")
+    CASES.append(Case("neural_ode-ragged", ode, mask=RAGGED))
 IDS = [case.name for case in CASES]
 
 

@@ -19,18 +19,18 @@ SOURCE = Path(kpflow_sklearn.__file__).parent
 # is in it; a module named on its own goes before its subpackage. Files may yet be unwritten.
 LAYERS = {
     0: "_validation _random _tensors _digest exceptions",
-    1: "datasets.* cells.* coactivation layers network recognition tangent targets "
+    1: "datasets.* cells.* coactivation layers network named_parts recognition tangent targets "
     "operators._base",
     2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "
     "sketcher traces krylov density costs _spectrum operator_spectra spectra modes alignment "
-    "weight_maps lyapunov similarity grouping",
-    3: "training _loop _batches run_folder recurrent_model checkpoints results analysis "
-    "verification bottleneck trials pooling sub_tasks task_flow alignment_history alignment_rows "
-    "feedforward_model feedforward_training feedforward_saved gram_analysis gram_modes "
-    "gram_prediction gram_tables gram_training",
+    "weight_maps lyapunov similarity gram_overlap grouping",
+    3: "training _loop _batches run_folder recurrent_model checkpoint_files state_dicts rebuild "
+    "checkpoints results analysis verification bottleneck trials pooling sub_tasks task_flow "
+    "alignment_history alignment_rows feedforward_model feedforward_training feedforward_saved "
+    "gram_analysis gram_modes gram_prediction gram_tables gram_training",
     4: "analyzer analyzer_base task_analyzer gram_analyzer preprocessing",
-    5: "plotting.* _reading _alignment_reading _options _tasks sweep compare report __main__ "
-    "__init__",
+    5: "plotting.* _reading _alignment_reading _options _tasks _sweep_cache sweep compare report "
+    "__main__ __init__",
 }
 FIRST_WITHOUT_TORCH = 4
 NOT_FOR_OPERATORS = {"spectra", "sketches", "traces", "lyapunov"}

@@ -11,6 +11,7 @@ from kpflow_sklearn.cells._builtin import (
     TanhCell,
     make_cell,
 )
+from kpflow_sklearn.cells._ode import NeuralODE, NeuralODECell
 
 __all__ = [
     "CELL_NAMES",
@@ -19,6 +20,8 @@ __all__ = [
     "LSTMCell",
     "LeakyCell",
     "LeakyVoltageCell",
+    "NeuralODE",
+    "NeuralODECell",
     "ReluCell",
     "TanhCell",
     "WeightMap",

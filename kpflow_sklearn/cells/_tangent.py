@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kpflow_sklearn.cells._base import Cell
 from kpflow_sklearn.cells._blocks import MapBlock, ParameterSlice
+from kpflow_sklearn.cells._raw import RawBlock, WeightReader
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class MappedTangent:
         Its states before and after each step.
     mask : Tensor of shape (T, B, 1) or None
         One where the step is valid; derivatives vanish elsewhere.
+    reader : WeightReader, optional
+        Where the weights are computed from raw parameters, which then are theta.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class MappedTangent:
         previous: Tensor,
         states: Tensor,
         mask: Tensor | None,
+        reader: WeightReader | None = None,
     ) -> None:
         self.cell, self.weights, self.mask = cell, weights, mask
+        self.reader, self._raw = reader, {} if reader is None else reader.raw()
         self.inputs = inputs
         self.n_states = states.shape[-1]
         self.n_units = self.n_states // cell.n_parts
@@ -223,8 +228,14 @@ class MappedTangent:
         )
         return part
 
-    def blocks(self) -> list[MapBlock]:
-        """Return the share of each weight map in the parameter operator."""
+    def blocks(self) -> list:
+        """Return the share in the parameter operator: of each weight map, or of raw parameters."""
+        maps = self._map_blocks()
+        if self.reader is None or not maps:
+            return maps
+        return [RawBlock("weights", maps, self.reader, self._raw, list(self._raw))]
+
+    def _map_blocks(self) -> list[MapBlock]:
         ones = self.inputs.new_ones(*self.inputs.shape[:-1], 1)
         w = self.weights
         # Masked steps have no activity, so that padding changes no dimension of it.

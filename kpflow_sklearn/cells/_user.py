@@ -10,8 +10,10 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp
+from torch import Tensor
+from torch.func import jvp, vjp
+
+from kpflow_sklearn.cells._step import UserStep
 
 
 class UserBlock:
@@ -71,29 +73,27 @@ class UserBlock:
 class UserTangent:
     """A user's cell, linearized at every trial and step.
 
-    Parameters are those of `MappedTangent`, with the module in place of cell and weights.
+    Parameters are those of `MappedTangent`, with the step in place of cell and weights.
     """
 
     def __init__(
-        self, module: nn.Module, inputs: Tensor, previous: Tensor, mask: Tensor | None
+        self, step: UserStep, inputs: Tensor, previous: Tensor, mask: Tensor | None
     ) -> None:
-        self.module = module
+        self._step = step
         self.inputs, self.previous, self.mask = inputs, previous, mask
-        self.n_states = self.n_units = previous.shape[-1]
-        named = dict(module.named_parameters())
+        self.n_states, self.n_units = previous.shape[-1], step.sizes[0]
+        named = dict(step.module.named_parameters())
         self.n_weights = sum(p.numel() for p in named.values())
         self._trainable = {n: p.detach().clone() for n, p in named.items() if p.requires_grad}
         self._frozen = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
-
-    def _call(self, parameters: dict[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
-        return functional_call(self.module, {**self._frozen, **parameters}, (x, z))
 
     def _at_step(self, t: int, q: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
         """Return the step's dependence on the state, repeated for the leading axes of ``q``."""
         rows = q.reshape(-1, q.shape[-1])
         repeats = (rows.shape[0] // self.inputs.shape[1], 1)
         x, z = self.inputs[t].repeat(repeats), self.previous[t].repeat(repeats)
-        return lambda state: self._call(self._trainable, x, state), z, rows
+        named = {**self._frozen, **self._trainable}
+        return lambda state: self._step(t, x, state, named), z, rows
 
     def _masked(self, t: int, q: Tensor) -> Tensor:
         return q if self.mask is None else q * self.mask[t]
@@ -118,9 +118,8 @@ class UserTangent:
 
     def step(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return the states of every trial and step, the previous ones held fixed."""
-        x, z = self.inputs.flatten(0, 1), self.previous.flatten(0, 1)
-        new = self._call({**self._trainable, **parameters}, x, z)
-        return new.reshape(self.previous.shape)
+        named = {**self._frozen, **self._trainable, **parameters}
+        return self._step.along(self.inputs, self.previous, named)
 
     def blocks(self) -> list[UserBlock]:
         """Return the share of the cell's parameters in the parameter operator."""

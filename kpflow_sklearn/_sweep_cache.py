@@ -1,0 +1,70 @@
+"""Finished cells of a sweep on disk: JSON, one file a cell, whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from kpflow_sklearn.results import SCHEMA_VERSION, provenance
+
+
+@dataclass(frozen=True)
+class CellCache:
+    """Records of cells, by what they were made from.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it is missing.
+    """
+
+    folder: Path
+
+    def shared_key(self, analyzer: Any, data: tuple) -> str:
+        """Return the hash of what all cells have in common, versions of packages included.
+
+        Raises
+        ------
+        ValueError
+            If something cannot be hashed.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = analyzer.get_params()
+        kinds = {k: type(v).__qualname__ for k, v in found.items()}
+        plain = {k: v for k, v in found.items() if not hasattr(v, "get_params")}
+        try:
+            return str(joblib.hash((type(analyzer).__name__, kinds, plain, data, provenance())))
+        except Exception as error:  # Pickle's, of many kinds.
+            raise ValueError(
+                "cache_dir needs parameters and data that can be told apart by their contents; "
+                f"a lambda, for one, cannot: {error}"
+            ) from error
+
+    def key(self, shared: str | None, cell: dict[str, Any]) -> str:
+        """Return the name of a cell."""
+        return str(joblib.hash((shared, sorted(cell.items(), key=lambda item: item[0]))))
+
+    def read(self, key: str) -> list[dict[str, Any]] | None:
+        """Return the records of a cell, or None if it is not finished."""
+        path = self.folder / f"{key}.json"
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+        return held["records"] if held.get("schema_version") == SCHEMA_VERSION else None
+
+    def write(self, key: str, records: list[dict[str, Any]]) -> None:
+        """Keep the records of a cell; the file appears at once and whole."""
+        handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{key}-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            # Python writes floats so that they are read back bit for bit.
+            json.dump({"schema_version": SCHEMA_VERSION, "records": records}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, self.folder / f"{key}.json")

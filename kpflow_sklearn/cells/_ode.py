@@ -1,0 +1,92 @@
+"""Neural ODEs: a cell whose step integrates dz/dt = f(z, x) over dt by a fixed-grid solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# Adaptive solvers choose their steps by all trials together, so that trials influence each other.
+FIXED_GRID_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")
+
+
+class NeuralODECell(nn.Module):
+    """z_t = z(dt), where dz/ds = f(z, x_t) and z(0) = z_{t-1}; x is constant within a step.
+
+    Parameters
+    ----------
+    field : Module
+        f, ``forward(z, x) -> dz/ds``, each (n_trials, ...).
+    dt : float, default=1.0
+        Time that a step takes.
+    method : {"euler", "midpoint", "heun2", "heun3", "rk4"}, default="rk4"
+        Solver of torchdiffeq.
+    n_substeps : int, default=1
+        Solver steps within dt.
+
+    Raises
+    ------
+    ValueError
+        If the method has no fixed grid, or dt or n_substeps is not positive.
+    """
+
+    def __init__(
+        self, field: nn.Module, dt: float = 1.0, method: str = "rk4", n_substeps: int = 1
+    ) -> None:
+        super().__init__()
+        if method not in FIXED_GRID_METHODS:
+            raise ValueError(
+                f"method must be one of {', '.join(map(repr, FIXED_GRID_METHODS))}, which have a "
+                f"fixed grid, got {method!r}."
+            )
+        if not dt > 0 or not n_substeps >= 1:
+            raise ValueError(
+                f"dt must be positive and n_substeps at least 1, got {dt} and {n_substeps}."
+            )
+        self.field, self.dt, self.method, self.n_substeps = field, dt, method, n_substeps
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the state after dt."""
+        odeint = _solver()
+        times = torch.tensor([0.0, self.dt], dtype=z.dtype, device=z.device)
+        options = {"step_size": self.dt / self.n_substeps}
+
+        def slope(_: Tensor, state: Tensor) -> Tensor:
+            return self.field(state, x)
+
+        return odeint(slope, z, times, method=self.method, options=options)[-1]
+
+
+@dataclass(frozen=True)
+class NeuralODE:
+    """A Neural ODE as the ``cell`` of `RecurrentTrainer`.
+
+    Parameters
+    ----------
+    field : callable
+        ``(n_features, hidden_size)`` -> the module f of `NeuralODECell`.
+    dt, method, n_substeps
+        As in `NeuralODECell`.
+    """
+
+    field: Callable[[int, int], nn.Module]
+    dt: float = 1.0
+    method: str = "rk4"
+    n_substeps: int = 1
+
+    def __call__(self, n_features: int, hidden_size: int) -> NeuralODECell:
+        """Return the cell for a network of these sizes."""
+        made = self.field(n_features, hidden_size)
+        return NeuralODECell(made, self.dt, self.method, self.n_substeps)
+
+
+def _solver() -> Callable[..., Tensor]:
+    try:
+        from torchdiffeq import odeint
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a Neural ODE needs the package torchdiffeq: pip install 'kpflow-sklearn[ode]'."
+        ) from error
+    return odeint

@@ -1,0 +1,92 @@
+"""How a user's module is asked for one step: its state's form, and what is random in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from kpflow_sklearn._random import isolated_torch_seed
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+
+
+class UserStep:
+    """One step of a module ``forward(x_t, h) -> h``, as a function of flat states.
+
+    Parameters
+    ----------
+    module : Module
+        The cell; trials must not influence one another inside it.
+    sizes : tuple of int
+        Length of each part of the state.
+    is_tuple : bool, default=False
+        Whether the module takes and returns a tuple of these parts, not a tensor.
+    seed : int, optional
+        Freezes what the step draws from torch's generator: one realisation for every step,
+        common to all trials. Then derivatives and runs see the same numbers.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        sizes: tuple[int, ...],
+        is_tuple: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        self.module, self.sizes, self.is_tuple, self.seed = module, sizes, is_tuple, seed
+
+    def __call__(
+        self, t: int, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return the states (n, n_states) that follow ``z`` at step ``t``, for inputs ``x``."""
+        if self.seed is None:
+            return self._plain(x, z, parameters)
+
+        for part in self.module.modules():  # Dropout acts in training mode alone.
+            if isinstance(part, nn.modules.dropout._DropoutNd):
+                part.train()
+
+        def of_one(x: Tensor, z: Tensor) -> Tensor:
+            return self._plain(x[None], z[None], parameters)[0]
+
+        with isolated_torch_seed(self.seed + t):
+            return torch.vmap(of_one, randomness="same")(x, z)
+
+    def along(self, inputs: Tensor, previous: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the states (T, B, n_states) that follow ``previous`` at every step."""
+        if self.seed is None:
+            return self._plain(inputs.flatten(0, 1), previous.flatten(0, 1), parameters).reshape(
+                previous.shape
+            )
+        pairs = zip(inputs, previous, strict=True)
+        return torch.stack([self(t, x, z, parameters) for t, (x, z) in enumerate(pairs)])
+
+    def _plain(self, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
+        state = z.split(self.sizes, dim=-1) if self.is_tuple else z
+        if parameters is None:
+            new = self.module(x, state)
+        else:
+            new = functional_call(self.module, dict(parameters), (x, state))
+        if self.is_tuple:
+            self._check_parts(new, len(z))
+            return torch.cat(new, dim=-1)
+        if not isinstance(new, Tensor) or new.shape != z.shape:
+            self._refuse(f"a tensor of shape {tuple(z.shape)}", new)
+        return new
+
+    def _check_parts(self, new: object, n_rows: int) -> None:
+        expected = [(n_rows, size) for size in self.sizes]
+        found = [tuple(p.shape) for p in new if isinstance(p, Tensor)] if type(new) is tuple else 0
+        if found != expected:
+            self._refuse(f"a tuple of tensors of shapes {expected}", new)
+
+    def _refuse(self, expected: str, new: object) -> None:
+        came = str(tuple(new.shape)) if isinstance(new, Tensor) else type(new).__name__
+        if isinstance(new, tuple):
+            came = f"tuple of {[tuple(p.shape) for p in new if isinstance(p, Tensor)]}"
+        raise UnsupportedNetworkError(
+            f"the cell {type(self.module).__name__} must return the next state as {expected}, "
+            f"got {came}."
+        )

@@ -1,0 +1,127 @@
+"""Real trials: of unequal lengths, or with steps before trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def pad_sequences(
+    *sequences: Sequence[npt.ArrayLike], n_timesteps: int | None = None
+) -> tuple[np.ndarray, ...]:
+    """Put trials of unequal lengths into arrays, with the mask of their valid steps.
+
+    What stands at the padded steps is zero; with the mask, it changes no result.
+
+    Parameters
+    ----------
+    *sequences : sequence of array-like of shape (n_timesteps of the trial, ...)
+        One for each of X, y, loss_weight, ...: a list with an array for each trial. Those of a
+        trial have the same length.
+    n_timesteps : int, optional
+        Steps to pad to; default the longest trial.
+
+    Returns
+    -------
+    *arrays : ndarray of shape (n_trials, n_timesteps, ...)
+        One for each of ``sequences``, of its dtype.
+    mask : ndarray of bool, shape (n_trials, n_timesteps)
+        Which steps are valid.
+
+    Raises
+    ------
+    ValueError
+        If there is no trial, a trial is empty, lengths or trailing shapes differ, or
+        ``n_timesteps`` is shorter than a trial.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpflow_sklearn.datasets import pad_sequences
+    >>> X, y, mask = pad_sequences([np.ones((3, 2)), np.ones((1, 2))], [[0, 1, 1], [2]])
+    >>> X.shape, y.tolist(), mask.sum(axis=1).tolist()
+    ((2, 3, 2), [[0, 1, 1], [2, 0, 0]], [3, 1])
+    """
+    if not sequences or not len(sequences[0]):
+        raise ValueError("pad_sequences needs at least one trial, got none.")
+    columns = [[np.asarray(trial) for trial in trials] for trials in sequences]
+    lengths = _lengths(columns)
+    longest = max(lengths)
+    if n_timesteps is not None and n_timesteps < longest:
+        raise ValueError(f"n_timesteps must be at least {longest}, got {n_timesteps}.")
+    n_steps = longest if n_timesteps is None else n_timesteps
+    mask = np.arange(n_steps) < np.array(lengths)[:, None]
+    return (*(_padded(trials, n_steps) for trials in columns), mask)
+
+
+def _lengths(columns: list[list[np.ndarray]]) -> list[int]:
+    """Return the length of each trial, the same in all columns."""
+    for k, trials in enumerate(columns):
+        if len(trials) != len(columns[0]):
+            raise ValueError(
+                f"sequences[{k}] has {len(trials)} trials, but sequences[0] has {len(columns[0])}."
+            )
+        for b, trial in enumerate(trials):
+            first = columns[0][b]
+            if trial.ndim == 0 or len(trial) == 0:
+                raise ValueError(f"sequences[{k}][{b}] must have at least one step, got none.")
+            if len(trial) != len(first):
+                raise ValueError(
+                    f"sequences[{k}][{b}] has {len(trial)} steps, but sequences[0][{b}] has "
+                    f"{len(first)}."
+                )
+            if trial.shape[1:] != trials[0].shape[1:]:
+                raise ValueError(
+                    f"sequences[{k}][{b}] has shape {trial.shape[1:]} at a step, but "
+                    f"sequences[{k}][0] has {trials[0].shape[1:]}."
+                )
+    return [len(trial) for trial in columns[0]]
+
+
+def _padded(trials: list[np.ndarray], n_steps: int) -> np.ndarray:
+    dtype = np.result_type(*trials)
+    out = np.zeros((len(trials), n_steps, *trials[0].shape[1:]), dtype)
+    for row, trial in zip(out, trials, strict=True):
+        row[: len(trial)] = trial
+    return out
+
+
+def trials_first(*arrays: npt.ArrayLike) -> Any:
+    """Turn arrays with steps first, as torch's ``batch_first=False`` has them, to trials first.
+
+    Parameters
+    ----------
+    *arrays : array-like of shape (n_timesteps, n_trials, ...)
+        X, y, mask, ...; NumPy arrays, or tensors on the CPU.
+
+    Returns
+    -------
+    ndarray or tuple of ndarray, of shape (n_trials, n_timesteps, ...)
+        One for each array; the array itself if there is but one.
+
+    Raises
+    ------
+    ValueError
+        If an array has fewer than two dimensions, or their first two differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpflow_sklearn.datasets import trials_first
+    >>> trials_first(np.ones((50, 8, 3))).shape
+    (8, 50, 3)
+    """
+    if not arrays:
+        raise ValueError("trials_first needs at least one array, got none.")
+    found = [np.asarray(array) for array in arrays]
+    for k, array in enumerate(found):
+        if array.ndim < 2 or array.shape[:2] != found[0].shape[:2]:
+            raise ValueError(
+                f"arrays[{k}] must have shape (n_timesteps, n_trials, ...) like the others, got "
+                f"{array.shape} beside {found[0].shape}."
+            )
+    turned = tuple(np.ascontiguousarray(array.swapaxes(0, 1)) for array in found)
+    return turned[0] if len(turned) == 1 else turned

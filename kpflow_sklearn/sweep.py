@@ -1,0 +1,203 @@
+"""sweep: one analysis for each cell of a grid and each seed, in one table."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
+from sklearn.base import clone
+from sklearn.exceptions import FitFailedWarning
+from sklearn.model_selection import ParameterGrid
+
+from kpflow_sklearn._sweep_cache import CellCache
+from kpflow_sklearn._validation import check_positive_int
+from kpflow_sklearn.results import COLUMNS, row, to_frame
+from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.training import RecurrentTrainer
+
+logger = logging.getLogger("kpflow_sklearn")
+Cell = dict[str, Any]
+
+
+def sweep(
+    analyzer: Any,
+    grid: Mapping[str, Sequence] | Sequence[Mapping[str, Sequence]],
+    X: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    n_jobs: int | None = None,
+    n_seeds: int = 1,
+    cache_dir: str | PathLike | None = None,
+    **fit_params: Any,
+) -> pd.DataFrame:
+    """Fit an analyzer for every cell of a grid and several seeds; return one table of all results.
+
+    Cells run by joblib: within ``joblib.parallel_config(backend="dask")`` they go to a cluster.
+    A cell that fails is a row with its error, and not kept in the cache.
+
+    Parameters
+    ----------
+    analyzer : estimator
+        A `KPFlowAnalyzer`, or another analyzer with a ``results_`` table; it is cloned.
+    grid : mapping of str to sequence, or sequence of mappings
+        Values for each parameter, as `sklearn.model_selection.ParameterGrid` takes them. A name
+        that the analyzer does not have is one of its trainer's: "init_scale" stands for
+        "trainer__init_scale".
+    X, y : array-like
+        As the analyzer's ``fit`` takes them.
+    n_jobs : int, optional
+        Processes; None is 1, or what ``joblib.parallel_config`` says.
+    n_seeds : int, default=1
+        Each cell is run with ``random_state`` 0 to n_seeds - 1, of analyzer and trainer.
+    cache_dir : path-like, optional
+        Where finished cells are kept. A sweep that was interrupted, or is extended, then takes
+        them from there. What belongs to other data, parameters or versions of this package,
+        torch and NumPy is not found.
+    **fit_params
+        Passed to ``fit``: mask, loss_weight, tasks, ...
+
+    Returns
+    -------
+    DataFrame
+        The rows of ``results_`` of all fits, with a column for each parameter of the grid, "seed"
+        and "error" (empty, or why the cell failed; its other columns are then missing). Beside
+        what ``results_`` holds, "largest_lyapunov_exponent" and "kaplan_yorke_dimension" of the
+        last snapshot, where the analyzer has them.
+
+    Raises
+    ------
+    ValueError
+        If the grid names an unknown parameter.
+
+    Warns
+    -----
+    FitFailedWarning
+        If cells failed.
+
+    Examples
+    --------
+    >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, sweep
+    >>> from kpflow_sklearn.datasets import make_memory_pro
+    >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, evenly_spaced=True)
+    >>> trainer = RecurrentTrainer("tanh", hidden_size=4, max_iter=3, snapshots=2)
+    >>> table = sweep(KPFlowAnalyzer(trainer), {"init_scale": [0.5, 1.5]}, X, y, n_seeds=2)
+    >>> table.groupby(["init_scale", "seed"]).ngroups
+    4
+    """
+    check_positive_int(n_seeds, "n_seeds")
+    base = clone(analyzer)
+    if "trainer" in base.get_params(deep=False) and base.trainer is None:
+        base.set_params(trainer=RecurrentTrainer())
+    cells = [
+        {_full_name(base, name): value for name, value in cell.items()} | {"seed": seed}
+        for cell in ParameterGrid(grid)
+        for seed in range(n_seeds)
+    ]
+    cache = None if cache_dir is None else CellCache(Path(cache_dir))
+    data = (np.asarray(X), None if y is None else np.asarray(y), fit_params)
+    shared = None if cache is None else cache.shared_key(base, data)
+    run = delayed(_run_cell)
+    found = Parallel(n_jobs=n_jobs)(run(base, cell, data, cache, shared) for cell in cells)
+    failed = [records[0]["error"] for records in found if records[0]["error"]]
+    if failed:
+        warnings.warn(
+            f"{len(failed)} of {len(cells)} cells of the sweep failed, the first with {failed[0]}",
+            FitFailedWarning,
+            stacklevel=2,
+        )
+    return _table(cells, found)
+
+
+def _full_name(analyzer: Any, name: str) -> str:
+    """Return a parameter's name as the analyzer knows it."""
+    known = analyzer.get_params()
+    for full in (name, f"trainer__{name}"):
+        if full in known:
+            return full
+    raise ValueError(
+        f"grid: {name!r} is no parameter of {type(analyzer).__name__} or of its trainer; they "
+        f"have {', '.join(sorted(known))}."
+    )
+
+
+def _run_cell(
+    analyzer: Any, cell: Cell, data: tuple, cache: CellCache | None, shared: str | None
+) -> list[Cell]:
+    """Return the records of one cell: from the cache, from a fit, or of its failure."""
+    key = None
+    try:
+        if cache is not None:
+            key = cache.key(shared, cell)
+            kept = cache.read(key)
+            if kept is not None:
+                return kept
+        records = _fit_cell(analyzer, cell, data)
+    except Exception as error:  # Whatever one cell does, the others go on.
+        logger.warning("cell %s failed: %s", cell, error)
+        return [{"error": f"{type(error).__name__}: {error}"}]
+    if cache is not None and key is not None:
+        cache.write(key, records)
+    return records
+
+
+def _fit_cell(analyzer: Any, cell: Cell, data: tuple) -> list[Cell]:
+    X, y, fit_params = data
+    own = clone(analyzer)
+    own.set_params(**{name: value for name, value in cell.items() if name != "seed"})
+    seeded = [
+        name for name in ("random_state", "trainer__random_state") if name in own.get_params()
+    ]
+    own.set_params(**dict.fromkeys(seeded, cell["seed"]))
+    own.fit(X, y, **fit_params)
+    table = pd.concat([own.results_, _at_the_end(own)], ignore_index=True)
+    return [{**record, "error": ""} for record in table.to_dict("records")]
+
+
+def _at_the_end(analyzer: Any) -> pd.DataFrame:
+    """Return the rows of what an analyzer measures of its last snapshot outside of results_."""
+    rows: list[Cell] = []
+    exponents = getattr(analyzer, "lyapunov_exponents_", np.empty(0))
+    if len(exponents):
+        about: Cell = {"n_trials": int(analyzer.results_["n_trials"].max())}
+        first = int(np.argmax(exponents))
+        largest = Estimate(float(exponents[first]), float(analyzer.lyapunov_std_error_[first]))
+        at = analyzer.n_iter_
+        rows.append(row(at, "network", "", "largest_lyapunov_exponent", largest, **about))
+        dimension = analyzer.kaplan_yorke_dimension_
+        rows.append(row(at, "network", "", "kaplan_yorke_dimension", dimension, **about))
+    return to_frame(rows)
+
+
+def _table(cells: list[Cell], found: list[list[Cell]]) -> pd.DataFrame:
+    """Join the records of all cells with what the cells are."""
+    names = {full: _column(full, cells) for cell in cells for full in cell}
+    rows = [
+        {names[full]: _label(value) for full, value in cell.items()} | record
+        for cell, records in zip(cells, found, strict=True)
+        for record in records
+    ]
+    columns = [*dict.fromkeys(names.values()), *COLUMNS, "error"]
+    # Whole numbers stay whole beside the missing ones of a failed cell.
+    return pd.DataFrame(rows, columns=columns).astype({"iteration": "Int64", "n_trials": "Int64"})
+
+
+def _column(full: str, cells: list[Cell]) -> str:
+    """Return the column of a parameter: its name, where that is nothing else's."""
+    short = full.removeprefix("trainer__")
+    taken = short in (*COLUMNS, "error") or (short != full and any(short in c for c in cells))
+    return f"param_{full}" if taken else short
+
+
+def _label(value: Any) -> Any:
+    """Return what stands for a parameter's value in the table."""
+    if value is None or isinstance(value, (str, int, float, np.number)):
+        return value
+    return getattr(value, "__name__", None) or str(value)

@@ -1,0 +1,308 @@
+"""Checkpoints on disk as other tools write them: torch, Lightning, skorch, safetensors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kpflow_sklearn import CheckpointError, GramFlowAnalyzer, KPFlowAnalyzer, SavedTraining
+from kpflow_sklearn.results import select
+from tests.test_checkpoints import ITERATIONS, X, Y, squared_error, trained
+
+
+def states() -> list[OrderedDict]:
+    return [OrderedDict(state) for state in trained("gru")[1]]
+
+
+def saved(checkpoints, **options) -> SavedTraining:
+    return SavedTraining(trained("gru")[0], checkpoints, **options).fit(X, Y)
+
+
+def assert_is_their_training(found: SavedTraining, iterations=ITERATIONS) -> None:
+    """Check iteration and tensors of every snapshot against those that were saved."""
+    assert [s.iteration for s in found.snapshots_] == list(iterations)
+    for snapshot, state in zip(found.snapshots_, states(), strict=True):
+        torch.testing.assert_close(
+            snapshot.state["readout.bias"], state["decoder.bias"], rtol=0, atol=0
+        )
+        torch.testing.assert_close(
+            snapshot.state["recurrent.weight_hh_l0"], state["core.weight_hh_l0"], rtol=0, atol=0
+        )
+
+
+def write(folder: Path, pattern: str = "model_{}.pt", wrap=lambda state: state) -> str:
+    for iteration, state in zip(ITERATIONS, states(), strict=True):
+        torch.save(wrap(state), folder / pattern.format(iteration))
+    return str(folder / pattern.format("*"))
+
+
+def prefixed(prefix: str):
+    return lambda state: OrderedDict((prefix + k, v) for k, v in state.items())
+
+
+# ---------------------------------------------------------------------------- order and iterations
+
+
+@pytest.mark.parametrize(
+    "pattern", ["model_{}.pt", "ckpt{}", "v2-step={}.ckpt", "{}.pth", "net[1]-{}.pt"]
+)
+def test_files_are_sorted_by_the_number_in_their_names(tmp_path, pattern):
+    write(tmp_path, pattern)
+    assert_is_their_training(saved(tmp_path / "*"))
+    shuffled = sorted(tmp_path.iterdir(), key=lambda path: path.name[::-1])
+    assert_is_their_training(saved(shuffled))
+    assert_is_their_training(saved([str(path) for path in shuffled]))
+
+
+def test_the_number_may_be_that_of_the_folder(tmp_path):
+    for iteration, state in zip(ITERATIONS, states(), strict=True):
+        (tmp_path / f"step{iteration}").mkdir()
+        torch.save(state, tmp_path / f"step{iteration}" / "model.pt")
+    assert_is_their_training(saved(str(tmp_path / "*" / "model.pt")))
+
+
+def test_analysis_of_files_is_that_of_the_states(tmp_path):
+    pattern = write(tmp_path)
+    analyzer = KPFlowAnalyzer(SavedTraining(trained("gru")[0], pattern), random_state=0).fit(X, Y)
+    loss = select(analyzer.results_, "network", "loss")["value"]
+    module = trained("gru")[0]
+    for iteration, state in zip(ITERATIONS, states(), strict=True):
+        module = type(module)(nn.GRU, batch_first=True)
+        module.load_state_dict(state)
+        expected = float(squared_error(module(torch.as_tensor(X))).detach())
+        assert loss[iteration] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name, iteration", [("last.pt", 0), ("at_500.pt", 500), ("a1_b2.pt", 0)])
+def test_a_single_file(tmp_path, name, iteration):
+    torch.save(states()[0], tmp_path / name)
+    found = saved(tmp_path / name)
+    assert [s.iteration for s in found.snapshots_] == [iteration]
+
+
+def lightning_names(folder: Path) -> list[Path]:
+    paths = []
+    for epoch, state in enumerate(states()):
+        paths.append(folder / f"epoch={9 + epoch}-step={90 + 10 * epoch}.ckpt")
+        torch.save(state, paths[-1])
+    return paths
+
+
+def test_two_varying_numbers_need_iterations(tmp_path):
+    paths = lightning_names(tmp_path)
+    with pytest.raises(CheckpointError, match=r"2 numbers vary .*Give iterations=\[\.\.\.\]"):
+        saved(tmp_path / "*.ckpt")
+    # Sorted by the numbers, 9 before 10, not by the letters.
+    assert_is_their_training(saved(tmp_path / "*.ckpt", iterations=ITERATIONS))
+    assert_is_their_training(saved(paths, iterations=ITERATIONS))
+    backwards = saved(paths[::-1], iterations=ITERATIONS)
+    torch.testing.assert_close(
+        backwards.snapshots_[0].state["readout.bias"], states()[-1]["decoder.bias"]
+    )
+
+
+BAD_NAMES = {
+    "no number": (["a.pt", "b.pt"], "*.pt", r"must differ in one number alone.*'.*a.pt' and "),
+    "another file": (["m_1.pt", "m_2.pt", "best.pt"], "*.pt", "best.pt.* differ in more"),
+    "equal numbers": (["m_1.pt", "m_01.pt"], "*.pt", r"0 numbers vary|iterations must increase"),
+    "nothing": ([], "*.pt", r"checkpoints='.*\*\.pt' matches no file"),
+    "a folder": (
+        ["m_1.pt"],
+        "",
+        r"is a directory; give a pattern of its files, such as '.*\*.pt'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_tell_no_order(tmp_path, name):
+    files, pattern, message = BAD_NAMES[name]
+    for file in files:
+        torch.save(states()[0], tmp_path / file)
+    with pytest.raises(ValueError, match=message):
+        saved(tmp_path / pattern)
+
+
+# ---------------------------------------------------------------------------- what is in the files
+
+
+def lightning(state: OrderedDict) -> dict:
+    """Return a file as Lightning writes it: the network is one attribute of the module."""
+    rest = {"criterion.weight": torch.ones(3), "accuracy.total": torch.tensor(3)}
+    return {
+        "epoch": 3,
+        "global_step": 40,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": prefixed("net.")(state) | rest,
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": []}],
+        "lr_schedulers": [],
+        "hyper_parameters": {"lr": 0.1, "name": "gru"},
+    }
+
+
+def compiled_part(state: OrderedDict) -> OrderedDict:
+    return OrderedDict((k.replace("core.", "core._orig_mod."), v) for k, v in state.items())
+
+
+LAYOUTS = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 1},
+    "model": lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": []}},
+    "model_state_dict": lambda state: {"model_state_dict": state, "loss": torch.tensor(0.5)},
+    "DataParallel": prefixed("module."),
+    "compiled": prefixed("_orig_mod."),
+    "compiled inside DataParallel": prefixed("module._orig_mod."),
+    "DataParallel inside compiled, nested": lambda s: {"model": prefixed("_orig_mod.module.")(s)},
+    "a compiled part": compiled_part,
+    "Lightning": lightning,
+    "a Lightning attribute inside another": prefixed("system.model."),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(tmp_path, layout):
+    assert_is_their_training(saved(write(tmp_path, wrap=LAYOUTS[layout])))
+    direct = [LAYOUTS[layout](state) for state in states()]
+    assert_is_their_training(saved(direct, iterations=ITERATIONS))
+
+
+def test_what_torch_itself_writes(tmp_path):
+    module = trained("gru")[0]
+    torch.save(nn.DataParallel(module).state_dict(), tmp_path / "parallel_1.pt")
+    torch.save(torch.compile(module).state_dict(), tmp_path / "compiled_1.pt")
+    torch.save(module.state_dict(), tmp_path / "legacy_1.pt", _use_new_zipfile_serialization=False)
+    expected = saved(None).predict(X)
+    for path in tmp_path.iterdir():
+        np.testing.assert_array_equal(saved(path).predict(X), expected)
+    for wrapped in (nn.DataParallel(module), torch.compile(module)):
+        found = SavedTraining(wrapped, tmp_path / "compiled_1.pt").fit(X, Y)
+        np.testing.assert_array_equal(found.predict(X), expected)
+
+
+def test_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    for iteration, state in zip(ITERATIONS, states(), strict=True):
+        safetensors.save_file(dict(state), tmp_path / f"model-{iteration}.safetensors")
+    assert_is_their_training(saved(str(tmp_path / "*.safetensors")))
+    (tmp_path / "model-3.safetensors").write_bytes(b"\x10\x00\x00")
+    with pytest.raises(CheckpointError, match=r"model-3.safetensors' cannot be read"):
+        saved(str(tmp_path / "*.safetensors"))
+
+
+def test_a_skorch_run(tmp_path):
+    skorch = pytest.importorskip("skorch")
+    from skorch.callbacks import TrainEndCheckpoint
+
+    module = trained("gru")[0]
+    net = skorch.NeuralNetRegressor(
+        type(module),
+        module__kind=nn.GRU,
+        module__batch_first=True,
+        max_epochs=2,
+        train_split=None,
+        verbose=0,
+        callbacks=[TrainEndCheckpoint(dirname=str(tmp_path))],
+    )
+    net.fit(X, Y)
+    found = saved(tmp_path / "train_end_params.pt")
+    np.testing.assert_allclose(found.predict(X), net.predict(X), rtol=1e-12)
+    with pytest.raises(CheckpointError, match="missing keys .*unexpected keys .*param_groups"):
+        saved(tmp_path / "train_end_optimizer.pt")
+
+
+def test_a_feed_forward_network_comes_from_files_too(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1)).double()
+    for iteration in (100, 20):
+        torch.save(
+            {"model": prefixed("module.")(module.state_dict())}, tmp_path / f"{iteration}.pt"
+        )
+    found = GramFlowAnalyzer(SavedTraining(module, tmp_path / "*.pt"), random_state=0)
+    found.fit(X[:, 0], Y[:, 0, :1])
+    assert [s.iteration for s in found.snapshots_] == [20, 100]
+
+
+# ------------------------------------------------------------------------------ files that are not
+
+
+class Executes:
+    """A pickle that would run code on loading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    mark = tmp_path / "executed"
+    torch.save({"state_dict": states()[0], "extra": Executes(mark)}, tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Executes(mark)))
+    torch.save(trained("gru")[0], tmp_path / "c.pt")
+    for name in "abc":
+        with pytest.raises(CheckpointError, match=rf"{name}.pt' cannot be read .* never loaded"):
+            saved(tmp_path / f"{name}.pt")
+    assert not mark.exists()
+
+
+def truncated(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_half_written_files_are_named(tmp_path, share):
+    pattern = write(tmp_path)
+    truncated(tmp_path / "model_3.pt", share)
+    with pytest.raises(CheckpointError, match=r"model_3.pt' cannot be read as tensors: .+"):
+        saved(pattern)
+
+
+def test_foreign_files_are_named(tmp_path):
+    (tmp_path / "x.pt").write_text("epoch,loss\n1,0.3\n")
+    np.save(tmp_path / "y.npy", X)
+    for name in ("x.pt", "y.npy", "absent.pt"):
+        with pytest.raises(CheckpointError, match=f"{name}' (cannot be read|matches no file)"):
+            saved(tmp_path / name)
+    torch.save(torch.ones(3), tmp_path / "z.pt")
+    with pytest.raises(CheckpointError, match="z.pt' must be a state_dict, got a Tensor"):
+        saved(tmp_path / "z.pt")
+
+
+def test_a_file_of_another_network_is_named_with_its_keys(tmp_path):
+    pattern = write(tmp_path)
+    other = {"model": {**states()[1], "extra": torch.ones(1)}}
+    del other["model"]["decoder.bias"]
+    torch.save(other, tmp_path / "model_3.pt")
+    message = (
+        r"model_3.pt' does not fit TheirNetwork: missing keys \['decoder.bias'\], unexpected keys "
+        r"\['extra'\]"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        saved(pattern)
+
+
+def test_a_network_that_is_there_twice_is_not_guessed_at(tmp_path):
+    both = prefixed("model.")(states()[0]) | prefixed("ema.")(states()[1])
+    message = r"'.*both.pt' holds .* more than once, under 'model.', 'ema.'"
+    torch.save({"state_dict": both}, tmp_path / "both.pt")
+    with pytest.raises(CheckpointError, match=message):
+        saved(tmp_path / "both.pt")
+
+
+def test_safetensors_is_asked_for_by_name(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'kpflow-sklearn\[safetensors\]'"):
+        saved(tmp_path / "a.safetensors")

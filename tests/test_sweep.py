@@ -1,0 +1,251 @@
+"""Sweeps: one table, the same however and wherever its cells were run; failures are rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.exceptions import FitFailedWarning
+
+import kpflow_sklearn
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer, sweep
+from kpflow_sklearn.datasets import make_memory_pro, make_multitask
+from kpflow_sklearn.results import COLUMNS, select
+
+GRID = {"init_scale": [0.5, 1.5], "cell": ["tanh", "gru"]}
+
+
+def task():
+    return make_memory_pro(6, stimulus=2, memory=2, response=2, random_state=0)
+
+
+def analyzer(**options) -> KPFlowAnalyzer:
+    trainer = RecurrentTrainer(hidden_size=4, max_iter=4, snapshots=2, learning_rate=0.02)
+    return KPFlowAnalyzer(trainer, method="exact", **options)
+
+
+def run(**options) -> pd.DataFrame:
+    return sweep(analyzer(), GRID, *task(), n_seeds=2, **options)
+
+
+@pytest.fixture(scope="module")
+def serial() -> pd.DataFrame:
+    return run()
+
+
+def assert_equal(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+def test_the_table_holds_the_results_of_each_fit(serial):
+    assert list(serial) == ["cell", "init_scale", "seed", *COLUMNS, "error"]
+    groups = serial.groupby(["init_scale", "cell", "seed"])
+    assert groups.ngroups == 8 and (serial["error"] == "").all()
+    found = groups.get_group((1.5, "gru", 1)).reset_index(drop=True)
+    own = analyzer().set_params(
+        random_state=1, trainer__random_state=1, trainer__init_scale=1.5, trainer__cell="gru"
+    )
+    own.fit(*task())
+    n = len(own.results_)
+    pd.testing.assert_frame_equal(
+        found[list(COLUMNS)].iloc[:n], own.results_, check_dtype=False, check_exact=True
+    )
+    exponent = select(found, "network", "largest_lyapunov_exponent")
+    assert exponent["value"].item() == own.lyapunov_exponents_.max()
+    dimension = select(found, "network", "kaplan_yorke_dimension")["value"].item()
+    assert dimension == own.kaplan_yorke_dimension_
+
+
+def test_seeds_reach_the_trainer(serial):
+    first = serial[(serial["operator"] == "network") & (serial["quantity"] == "loss")]
+    for _, group in first.groupby(["init_scale", "cell", "iteration"]):
+        assert len(group) == 2 and group["value"].nunique() == 2
+
+
+def test_two_processes_give_the_same_table(serial):
+    assert_equal(run(n_jobs=2), serial)
+
+
+def test_grids_may_be_lists_and_names_full():
+    grid = [{"trainer__cell": ["tanh"]}, {"hidden_size": [3], "method": ["auto"]}]
+    table = sweep(analyzer(), grid, *task())
+    assert list(table)[:4] == ["cell", "seed", "hidden_size", "param_method"]
+    assert set(table["method"]) >= {"exact"}
+    assert table.groupby(["cell"], dropna=False).ngroups == 2
+
+
+def test_the_default_trainer_has_parameters_too():
+    table = sweep(KPFlowAnalyzer(axes=("time",)), {"max_iter": [0], "hidden_size": [3]}, *task())
+    assert set(table["hidden_size"]) == {3}
+
+
+def test_other_analyzers_are_swept_too():
+    X, y, tasks = make_multitask(3, stimulus=2, memory=2, response=2, random_state=0)
+    trainer = RecurrentTrainer(hidden_size=3, max_iter=2, snapshots=2)
+    table = sweep(TaskAlignmentAnalyzer(trainer), {"cell": ["tanh", "gru"]}, X, y, tasks=tasks)
+    assert table["quantity"].nunique() > 1 and (table["error"] == "").all()
+
+
+# ----------------------------------------------------------------------------- failures and names
+
+
+def test_a_failed_cell_is_a_row(tmp_path):
+    grid = {"init_scale": [0.5, -1.0], "hidden_size": [3]}
+    with pytest.warns(FitFailedWarning, match="1 of 2 cells of the sweep failed, .*init_scale"):
+        table = sweep(analyzer(), grid, *task(), cache_dir=tmp_path)
+    failed = table[table["error"] != ""]
+    assert len(failed) == 1 and failed["init_scale"].item() == -1
+    assert failed["error"].item().startswith("ValueError: init_scale == -1.0")
+    assert failed[["iteration", "operator", "value", "n_trials"]].isna().all(axis=None)
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    whole = sweep(analyzer(), {"init_scale": [0.5], "hidden_size": [3]}, *task())
+    others = table[table["error"] == ""].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, whole, check_exact=True)
+
+
+def test_unknown_names_are_refused_before_anything_runs():
+    with pytest.raises(
+        ValueError, match="grid: 'gain' is no parameter of KPFlowAnalyzer or of its"
+    ):
+        sweep(analyzer(), {"gain": [1]}, *task())
+    with pytest.raises(ValueError, match="n_seeds"):
+        sweep(analyzer(), GRID, *task(), n_seeds=0)
+
+
+# --------------------------------------------------------------------------------------- the cache
+
+
+def test_finished_cells_are_not_run_again(tmp_path, serial, monkeypatch):
+    assert_equal(run(cache_dir=tmp_path), serial)
+    assert len(list(tmp_path.glob("*.json"))) == 8
+    monkeypatch.setattr(KPFlowAnalyzer, "fit", lambda *args, **kwargs: 1 / 0)
+    assert_equal(run(cache_dir=tmp_path), serial)
+
+
+def test_the_cache_tells_cells_apart(tmp_path):
+    X, y = task()
+    small = {"init_scale": [0.5]}
+    sweep(analyzer(), small, X, y, cache_dir=tmp_path)
+    for options in (
+        {"analyzer": analyzer(n_components=2)},
+        {"analyzer": analyzer().set_params(trainer__max_iter=3)},
+        {"X": X + 1e-12},
+        {"y": -y},
+        {"mask": np.ones(X.shape[:2], bool)},
+        {"grid": {"init_scale": [0.6]}},
+        {"n_seeds": 2},
+    ):
+        before = len(list(tmp_path.glob("*.json")))
+        given = {"analyzer": analyzer(), "grid": small, "X": X, "y": y} | options
+        sweep(**given, cache_dir=tmp_path)
+        assert len(list(tmp_path.glob("*.json"))) == before + 1
+
+
+def test_broken_files_of_the_cache_are_made_again(tmp_path, serial):
+    run(cache_dir=tmp_path)
+    first, second, *_ = sorted(tmp_path.glob("*.json"))
+    first.write_text(first.read_text()[:100])
+    second.write_text(json.dumps({"schema_version": 0, "records": []}))
+    assert_equal(run(cache_dir=tmp_path), serial)
+
+
+def test_what_cannot_be_hashed_is_named(tmp_path):
+    grid = {"max_iter": [1]}
+    silent = analyzer().set_params(trainer__constraint=lambda network: None)
+    with pytest.raises(
+        ValueError, match="cache_dir needs parameters .* a lambda, for one, cannot"
+    ):
+        sweep(silent, grid, *task(), cache_dir=tmp_path)
+    sweep(silent, grid, *task())
+
+
+SCRIPT = """
+import sys
+from tests.test_sweep import run
+run(cache_dir=sys.argv[1], n_jobs=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_sweep_resumes(tmp_path, serial, n_jobs):
+    root = str(Path(kpflow_sklearn.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), str(n_jobs)],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    finished = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert 2 <= len(finished) < 8
+    assert_equal(run(cache_dir=tmp_path), serial)
+    for name, written in finished.items():
+        assert (tmp_path / name).stat().st_mtime_ns == written
+
+
+# -------------------------------------------------------------------------------------- a cluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, processes=True
+        ) as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dask_gives_the_same_table(cluster, serial):
+    with joblib.parallel_config(backend="dask"):
+        assert_equal(run(), serial)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shards_of_trials_add_up(cluster):
+    """K's unit Grams and the hidden Grams of K, P and PKP* are sums over trials."""
+    X, y = task()
+    trainer = analyzer().trainer.set_params(random_state=0).fit(X, y)
+    whole = shard_sums(trainer.network_, X, len(X))
+    shards = [X[:1], X[1:4], X[4:]]
+    futures = [cluster.submit(shard_sums, trainer.network_, x, len(X)) for x in shards]
+    parts = cluster.gather(futures)
+    for name, expected in whole.items():
+        total = sum(part[name] for part in parts)
+        scale = abs(expected).max()
+        # Sums in another order, in double precision.
+        np.testing.assert_allclose(total, expected, rtol=0, atol=1e-12 * scale)
+
+
+def shard_sums(network, X, n_trials: int) -> dict[str, np.ndarray]:
+    """Return a shard's share of the sums over trials; N is that of all trials."""
+    from kpflow_sklearn import linearize
+    from kpflow_sklearn.operator_spectra import OperatorSpectra
+    from kpflow_sklearn.unit_blocks import _unit_grams
+
+    lin = linearize(network, X)
+    share = len(X) / n_trials  # K and PKP* hold 1/N; P does not.
+    grams = {
+        name: OperatorSpectra(getattr(lin, name), axes=("hidden",), method="exact").hidden_gram()
+        for name in ("K", "P", "PKP")
+    }
+    found = {name: (1 if name == "P" else share) * g.numpy() for name, g in grams.items()}
+    found["unit Grams"] = share * np.concatenate([g.numpy() for _, _, g in _unit_grams(lin.K)])
+    return found
