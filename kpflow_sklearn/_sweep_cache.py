@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ class CellCache:
         kinds = {k: type(v).__qualname__ for k, v in found.items()}
         plain = {k: v for k, v in found.items() if not hasattr(v, "get_params")}
         try:
-            return str(joblib.hash((type(analyzer).__name__, kinds, plain, data, provenance())))
+            about = (type(analyzer).__name__, kinds, provenance())
+            return str(joblib.hash((about, _by_contents(plain), _by_contents(data))))
         except Exception as error:  # Pickle's, of many kinds.
             raise ValueError(
                 "cache_dir needs parameters and data that can be told apart by their contents; "
@@ -48,7 +50,8 @@ class CellCache:
 
     def key(self, shared: str | None, cell: dict[str, Any]) -> str:
         """Return the name of a cell."""
-        return str(joblib.hash((shared, sorted(cell.items(), key=lambda item: item[0]))))
+        items = sorted(cell.items(), key=lambda item: item[0])
+        return str(joblib.hash((shared, _by_contents(items))))
 
     def read(self, key: str) -> list[dict[str, Any]] | None:
         """Return the records of a cell, or None if it is not finished."""
@@ -68,3 +71,14 @@ class CellCache:
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, self.folder / f"{key}.json")
+
+
+def _by_contents(value: Any) -> Any:
+    """Replace networks and tensors, whose pickles differ from process to process, by arrays."""
+    if isinstance(value, Mapping):
+        return {k: _by_contents(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_by_contents(v) for v in value]
+    if hasattr(value, "state_dict"):
+        return (type(value).__qualname__, repr(value), _by_contents(value.state_dict()))
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value

@@ -14,10 +14,18 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.exceptions import FitFailedWarning
 
 import kpflow_sklearn
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer, sweep
+from kpflow_sklearn import (
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    SavedTraining,
+    TaskAlignmentAnalyzer,
+    sweep,
+)
+from kpflow_sklearn._sweep_cache import CellCache
 from kpflow_sklearn.datasets import make_memory_pro, make_multitask
 from kpflow_sklearn.results import COLUMNS, select
 
@@ -166,6 +174,37 @@ def test_what_cannot_be_hashed_is_named(tmp_path):
     ):
         sweep(silent, grid, *task(), cache_dir=tmp_path)
     sweep(silent, grid, *task())
+
+
+KEY = """
+from pathlib import Path
+from tests.test_sweep import key_of_a_saved_training
+print(key_of_a_saved_training(Path("."), 1.0))
+"""
+
+
+def key_of_a_saved_training(folder: Path, value: float) -> str:
+    core, out = torch.nn.GRU(2, 3), torch.nn.Linear(3, 1)
+    module = torch.nn.ModuleDict({"core": core, "out": out})
+    with torch.no_grad():
+        for p in module.parameters():
+            p.fill_(value)
+    saved = SavedTraining(module, [module.state_dict()])
+    return CellCache(folder).shared_key(KPFlowAnalyzer(saved), (np.ones(3), None, {}))
+
+
+def test_saved_networks_have_the_same_key_in_every_process(tmp_path):
+    root = str(Path(kpflow_sklearn.__file__).parents[1])
+    found = subprocess.run(
+        [sys.executable, "-c", KEY],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == key_of_a_saved_training(tmp_path, 1.0)
+    assert found.stdout.strip() != key_of_a_saved_training(tmp_path, 1.5)
 
 
 SCRIPT = """
