@@ -61,8 +61,8 @@ class SequenceScaler(  # type: ignore[call-arg]
     >>> import numpy as np
     >>> from kpflow_sklearn.preprocessing import SequenceScaler
     >>> X = np.arange(12.0).reshape(2, 3, 2)
-    >>> SequenceScaler().fit_transform(X).mean(axis=(0, 1))
-    array([0., 0.])
+    >>> SequenceScaler().fit_transform(X).std(axis=(0, 1)).round(6)
+    array([1., 1.])
     """
 
     def __init__(self, *, with_mean: bool = True, with_std: bool = True) -> None:

@@ -186,7 +186,8 @@ def _table(cells: list[Cell], found: list[list[Cell]]) -> pd.DataFrame:
     ]
     columns = [*dict.fromkeys(names.values()), *COLUMNS, "error"]
     # Whole numbers stay whole beside the missing ones of a failed cell.
-    return pd.DataFrame(rows, columns=columns).astype({"iteration": "Int64", "n_trials": "Int64"})
+    dtypes = COLUMNS | {"iteration": "Int64", "n_trials": "Int64"}
+    return pd.DataFrame(rows, columns=columns).astype(dtypes)
 
 
 def _column(full: str, cells: list[Cell]) -> str:

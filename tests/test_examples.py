@@ -7,7 +7,6 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
-import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 matplotlib.use("agg")
@@ -54,8 +53,3 @@ def test_task_alignment():
     assert {f"call: {kind}" for kind in ("update", "flow", "gradient", "state")} <= set(row)
     for value in (row["call: update"], row["call: flow"]):
         assert value.split()[0] in ("right", "wrong")
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.name)
-def test_examples_are_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 90
