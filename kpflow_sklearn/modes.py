@@ -167,9 +167,10 @@ def _converge(
     """Return Ritz values (n, m), coefficients and space, once the largest k converged."""
     width = 1 if half.separable else min(k + _OVERSAMPLING, half.size)
     space = Krylov(lambda v: half.gram(v, chunk), half.white(range(width)))
-    # Pairs may converge before larger ones have shown: two more steps must bring none. Of equal
-    # ones a chain shows no more than its width: nor may a step from a new start.
-    confirmed, enough = 0, 3 if width >= k else 4
+    # From one start pairs may converge before larger ones have shown: two more steps must bring
+    # none. Of equal ones a chain shows no more than its width: nor may a step from a new start.
+    # As many starts as pairs show all from the first step on.
+    confirmed, enough = 0, 1 if width >= k else 4
     while True:
         grew = space.extend()
         values, coefficients, residuals = space.ritz()

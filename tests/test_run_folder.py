@@ -207,7 +207,7 @@ def run_and_kill(folder: Path, rng: np.random.Generator) -> bool:
         return process.returncode != 0
 
 
-@pytest.mark.parametrize("n_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_process_killed_at_random_moments_ends_as_if_it_had_not_been(n_kills, tmp_path):
     rng, killed = np.random.default_rng(0), 0
     while killed < n_kills and run_and_kill(tmp_path, rng):
