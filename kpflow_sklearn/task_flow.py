@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._spectrum import spectrum_of_gram
 from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.losses import Objective
 from kpflow_sklearn.similarity import cosines, matched_cosines, moment_overlap
@@ -196,9 +197,9 @@ class TaskFlow:
         for own in self.own_changes:
             flat = own.flatten(0, 1).double()
             flat = flat / flat.abs().max().clamp(min=torch.finfo(flat.dtype).tiny)
-            values, vectors = torch.linalg.eigh(flat.mT @ flat)
-            values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-            held = values.cumsum(0)
-            n = int((held < (share - 1e-12) * held[-1]).sum()) + 1 if held[-1] > 0 else 0
+            gram = flat.mT @ flat
+            rank = spectrum_of_gram(gram).rank(share)
+            n = 0 if rank.reason else int(rank.value)
+            vectors = torch.linalg.eigh(gram).eigenvectors.flip(1)
             found.append(vectors[:, :n].mT.cpu().numpy())
         return found
