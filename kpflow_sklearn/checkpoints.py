@@ -46,6 +46,7 @@ class SavedTraining(RecurrentModel):
     recurrent, readout : str, optional
         Names of the two submodules, where the module has several. With ``step``, ``recurrent``
         is the submodule whose step it is; one that is not of the three kinds is a cell itself.
+        A readout that is named may be any module that maps the state of each step alone.
     step : str or callable, optional
         What computes h_t from (x_t, h_{t-1}): the name of a submodule or method, or a function
         (network, x_t, h). Derivatives then come from automatic differentiation. Its parameters

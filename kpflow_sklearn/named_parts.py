@@ -13,6 +13,7 @@ from kpflow_sklearn.cells._step import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.layers import UserLayer
 from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.readouts import check_readout, find_readout, read_width
 
 Step = str | Callable[[nn.Module, Tensor, Any], Any]
 FROZEN_SEED = 0
@@ -81,7 +82,8 @@ def recognise_named_step(
     recurrent : str, optional
         Name of the submodule that holds the step and its parameters; default the whole module.
     readout : str or None
-        Name of a ``torch.nn.Linear``; None if there is but one outside the step.
+        Name of a submodule that maps each state alone; None if there is but one
+        ``torch.nn.Linear`` outside the step.
     initial_state : None, str, array-like or tuple of these
         z_0: zero, the name of a tensor of the network, or values; a tuple where h is one.
     frozen : bool, default=False
@@ -104,21 +106,18 @@ def recognise_named_step(
             f"step={step!r} must name a submodule or a method of {type(base).__name__}, or be a "
             f"function (network, x_t, h) -> h; it is a {type(cell).__name__}."
         )
-    linear = _linear(module, readout, cell if isinstance(cell, nn.Module) else None)
-    parts = _parts(module, initial_state, cell, linear.in_features)
-    if linear.in_features != len(parts[0]):
-        raise UnsupportedNetworkError(
-            f"the readout takes {linear.in_features} values, but the state, or the first part of "
-            f"it, has {len(parts[0])}; give readout='...' or initial_state=..."
-        )
+    inside = set(cell.modules()) if isinstance(cell, nn.Module) else set()
+    reader = find_readout(module, readout, inside=inside)
+    parts = _parts(module, initial_state, cell, read_width(reader))
+    check_readout(reader, parts[0])
     if not isinstance(cell, nn.Module):
-        theirs = [*linear.parameters(), *named_tensors(module, initial_state)]
+        theirs = [*reader.parameters(), *named_tensors(module, initial_state)]
         cell = StepOf(base, step, {id(p) for p in theirs})
     is_tuple = isinstance(initial_state, tuple) or isinstance(cell, nn.LSTMCell)
     seed = FROZEN_SEED if frozen else None
     layer = UserLayer(UserStep(cell, tuple(map(len, parts)), is_tuple, seed))
     trains = initial_state_trains(module, initial_state)
-    return RecurrentNetwork(cell, [layer], linear, torch.cat(parts), trains)
+    return RecurrentNetwork(cell, [layer], reader, torch.cat(parts), trains)
 
 
 def initial_state_of(module: nn.Module, spec: Any, like: Tensor) -> list[Tensor] | None:
@@ -194,31 +193,18 @@ def _attribute(module: nn.Module, name: str) -> Any:
     return found
 
 
-def _linear(module: nn.Module, name: str | None, cell: nn.Module | None) -> nn.Linear:
-    if name is not None:
-        found = {name: _attribute(module, name)}
-    else:
-        inside = set() if cell is None else set(cell.modules())
-        found = {
-            n: m for n, m in module.named_modules() if isinstance(m, nn.Linear) and m not in inside
-        }
-    first = next(iter(found.values()), None)
-    if len(found) != 1 or not isinstance(first, nn.Linear):
-        raise UnsupportedNetworkError(
-            f"readout: expected exactly one torch.nn.Linear in {type(module).__name__} outside "
-            f"the step, found {', '.join(map(repr, found)) or 'none'}; give its name as "
-            "readout='...'."
-        )
-    return first
-
-
-def _parts(module: nn.Module, spec: Any, cell: Any, n_read: int) -> list[Tensor]:
+def _parts(module: nn.Module, spec: Any, cell: Any, n_read: int | None) -> list[Tensor]:
     """Return z_0 by parts; zeros of the cell's ``hidden_size``, or of what the readout takes."""
     like = next(module.parameters())
     given = initial_state_of(module, spec, like)
     if given is not None:
         return [part.reshape(-1) for part in given]
     size = getattr(cell, "hidden_size", n_read)
+    if size is None:
+        raise UnsupportedNetworkError(
+            "the length of the state cannot be told from the step or the readout: give "
+            "initial_state=..., such as torch.zeros(64)."
+        )
     return [
         like.detach().new_zeros(size) for _ in range(2 if isinstance(cell, nn.LSTMCell) else 1)
     ]

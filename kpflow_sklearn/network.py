@@ -81,8 +81,9 @@ class RecurrentNetwork(nn.Module):
 
     @property
     def n_outputs(self) -> int:
-        """Number of outputs of the readout, a `torch.nn.Linear`."""
-        return self.readout.out_features  # type: ignore[return-value]
+        """Number of outputs of the readout."""
+        with torch.no_grad():
+            return self.outputs(self.initial_state[None, None]).shape[-1]
 
     @property
     def dtype(self) -> torch.dtype:

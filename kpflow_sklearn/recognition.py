@@ -20,6 +20,7 @@ from kpflow_sklearn.named_parts import (
     recognise_named_step,
 )
 from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.readouts import check_readout, find_readout
 
 
 def recognise_network(
@@ -37,9 +38,10 @@ def recognise_network(
     ----------
     module : Module
         Holds one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear`` readout,
-        unless ``step`` or ``recurrent`` names something else.
+        unless ``step``, ``recurrent`` or ``readout`` names something else.
     recurrent, readout : str, optional
-        Names of the two submodules, where they cannot be told.
+        Names of the two submodules, where they cannot be told. A readout that is named may be
+        any module that maps each state alone.
     step, initial_state, frozen
         As in `recognise_named_step`.
 
@@ -67,17 +69,18 @@ def recognise_network(
             initial_state=initial_state,
             frozen=frozen,
         )
-    core = _find(module, nn.RNNBase, "recurrent", recurrent)
+    core = _find_recurrent(module, recurrent)
     _refuse_unsupported(core, frozen)
     name = core.mode.lower().removeprefix("rnn_")
-    linear = _find(module, nn.Linear, "readout", readout, in_features=core.hidden_size)
+    reader = find_readout(module, readout, n_units=core.hidden_size)
+    check_readout(reader, next(core.parameters()).new_zeros(core.hidden_size))
     if readout is None:
-        _refuse_other_parts(module, core, linear, named_tensors(module, initial_state))
+        _refuse_other_parts(module, core, reader, named_tensors(module, initial_state))
     cell = make_cell(name)
     layers = [MappedLayer(cell, core, k) for k in range(core.num_layers)]
     z0 = _stacked_initial_state(module, initial_state, core, cell.n_parts)
     trains = initial_state_trains(module, initial_state)
-    return RecurrentNetwork(core, layers, linear, z0, trains)
+    return RecurrentNetwork(core, layers, reader, z0, trains)
 
 
 def _stacked_initial_state(module: nn.Module, spec: Any, core: nn.RNNBase, n_parts: int) -> Tensor:
@@ -103,31 +106,21 @@ def _is_cell(module: nn.Module | None) -> bool:
     return len(inspect.signature(module.forward).parameters) >= 2
 
 
-def _find(
-    module: nn.Module, kind: type, role: str, name: str | None, in_features: int | None = None
-) -> Any:
+def _find_recurrent(module: nn.Module, name: str | None) -> nn.RNNBase:
     modules = dict(module.named_modules())
-    if name is not None:
-        if name not in modules:
-            known = ", ".join(repr(n) for n in modules if n)
-            raise UnsupportedNetworkError(
-                f"{role}={name!r} is no submodule of {type(module).__name__}; it has {known}."
-            )
-        found = {name: modules[name]}
-    else:
-        found = {n: m for n, m in modules.items() if isinstance(m, kind)}
-        if in_features is not None:
-            found = {n: m for n, m in found.items() if m.in_features == in_features}
-    kinds = "torch.nn.RNN, GRU or LSTM" if kind is nn.RNNBase else "torch.nn.Linear"
-    first = next(iter(found.values()), None)
-    fits = isinstance(first, kind) and in_features in (None, getattr(first, "in_features", None))
-    if len(found) != 1 or not fits:
+    if name is not None and name not in modules:
+        known = ", ".join(repr(n) for n in modules if n)
         raise UnsupportedNetworkError(
-            f"{role}: expected exactly one {kinds} in {type(module).__name__}"
-            f"{'' if in_features is None else f' with in_features={in_features}'}, found "
-            f"{', '.join(map(repr, found)) or 'none'}; give its name as {role}='...'."
+            f"recurrent={name!r} is no submodule of {type(module).__name__}; it has {known}."
         )
-    return first
+    found = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase) and name in (None, n)}
+    if len(found) != 1:
+        raise UnsupportedNetworkError(
+            f"recurrent: expected exactly one torch.nn.RNN, GRU or LSTM in "
+            f"{type(module).__name__}, found {', '.join(map(repr, found)) or 'none'}; give its "
+            "name as recurrent='...'."
+        )
+    return next(iter(found.values()))
 
 
 def _refuse_other_parts(

@@ -406,12 +406,12 @@ UNSUPPORTED = {
     "a named readout that does not fit": (
         {"core": CORE, "out": seeded(nn.Linear, 7, N_OUTPUTS)},
         {"readout": "out"},
-        "in_features=4",
+        "the readout takes 7 values, but the state, or the first part of it, has 4",
     ),
     "a name of the wrong kind": (
         {"core": CORE, "out": FIRST},
         {"readout": "core"},
-        "readout: expected exactly one torch.nn.Linear .* found 'core'",
+        "readout: the GRU must map states .* but failed",
     ),
 }
 

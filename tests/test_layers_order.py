@@ -19,8 +19,8 @@ SOURCE = Path(kpflow_sklearn.__file__).parent
 # is in it; a module named on its own goes before its subpackage. Files may yet be unwritten.
 LAYERS = {
     0: "_validation _random _tensors _digest exceptions",
-    1: "datasets.* cells.* coactivation layers network named_parts recognition tangent targets "
-    "operators._base",
+    1: "datasets.* cells.* coactivation layers network named_parts readouts recognition tangent "
+    "targets operators._base",
     2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "
     "sketcher traces krylov density costs _spectrum operator_spectra spectra modes alignment "
     "weight_maps lyapunov similarity gram_overlap grouping",

@@ -519,7 +519,7 @@ PLAIN = {"step": "cell", "initial_state": ZEROS}
 REFUSED = {
     "no such step": (PLAIN | {"step": "sell"}, "'sell' is no submodule or attribute of Theirs"),
     "a step that is none": (PLAIN | {"step": "h0"}, "step='h0' must name a submodule or a method"),
-    "no such readout": (PLAIN | {"readout": "out"}, "'out' is no submodule or attribute"),
+    "no such readout": (PLAIN | {"readout": "out"}, "'out' is no submodule of"),
     "another readout": (PLAIN | {"readout": "cell.gate"}, r"the readout takes 6 values, .* has 4"),
     "a state of one part": ({"step": "cell"}, "not enough values|too many values|must return"),
     "a start of the wrong size": (
