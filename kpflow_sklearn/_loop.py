@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from kpflow_sklearn._batches import Batches
+from kpflow_sklearn._callbacks import FitTask
+from kpflow_sklearn._tensors import to_cpu
+from kpflow_sklearn._validation import check_positive_int, check_real
 from kpflow_sklearn.run_folder import RunFolder
 
 logger = logging.getLogger("kpflow_sklearn")
@@ -55,6 +58,24 @@ class LoopSettings:
     weight_decay: float = 0.0
     grad_clip: float | None = None
     constraint: Callable[[nn.Module], Any] | None = None
+
+    def check(self) -> LoopSettings:
+        """Return itself; ValueError or TypeError if a setting is out of its range.
+
+        What an optimizer makes of its settings, and snapshots of ``max_iter``, shows when they
+        are used.
+        """
+        check_positive_int(self.max_iter, "max_iter", minimum=0)
+        if self.batch_size is not None:
+            check_positive_int(self.batch_size, "batch_size")
+        for name in ("tol", "weight_decay"):
+            check_real(getattr(self, name), name, 0)
+        check_real(self.learning_rate, "learning_rate", 0, open_minimum=True)
+        if self.grad_clip is not None:
+            check_real(self.grad_clip, "grad_clip", 0, open_minimum=True)
+        if self.constraint is not None and not callable(self.constraint):
+            raise ValueError(f"constraint must be callable, got {self.constraint!r}.")
+        return self
 
 
 @dataclass
@@ -139,6 +160,7 @@ def train(
     n_samples: int,
     settings: LoopSettings,
     generator: torch.Generator,
+    task: FitTask,
     *,
     first_iteration: int = 0,
     optimizer_state: dict[str, Any] | None = None,
@@ -146,9 +168,9 @@ def train(
 ) -> History:
     """Minimise ``batch_loss`` over the module's parameters.
 
-    Stops early when the loss, averaged over the last pass over the samples, is at most ``tol``;
-    and when it is no longer finite or on KeyboardInterrupt: then the last snapshot is kept and a
-    ConvergenceWarning says so.
+    Stops early when the loss, averaged over the last pass over the samples, is at most ``tol``, or
+    when a callback asks for it; and when the loss is no longer finite or on KeyboardInterrupt:
+    then the last snapshot is kept and a ConvergenceWarning says so.
 
     Parameters
     ----------
@@ -162,6 +184,8 @@ def train(
         The rest.
     generator : torch.Generator
         Source of the shuffling.
+    task : FitTask
+        The fit that this is; every update is a part of it.
     first_iteration : int, default=0
         Updates made before, on a warm start.
     optimizer_state : dict, optional
@@ -196,15 +220,18 @@ def train(
         for iteration in range(reached + 1, first_iteration + settings.max_iter + 1):
             if _reached(history.losses, settings.tol, n_batches):
                 break
-            loss = _update(module, optimizer, batch_loss, next(stream), settings)
-            if not (math.isfinite(loss) and _all_finite(module)):
-                history.diverged = True
+            with task.part("iteration", **task.about) as step:
+                loss = _update(module, optimizer, batch_loss, next(stream), settings)
+                if not (math.isfinite(loss) and _all_finite(module)):
+                    history.diverged = True
+                    break
+                history.losses.append(loss)
+                progress.update()
+                progress.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                if iteration in wanted:
+                    run.keep(iteration)
+            if step.stops:
                 break
-            history.losses.append(loss)
-            progress.update()
-            progress.set_postfix(loss=f"{loss:.4g}", refresh=False)
-            if iteration in wanted:
-                run.keep(iteration)
     except KeyboardInterrupt:  # Perhaps in the midst of an update.
         history.interrupted = True
     finally:
@@ -217,7 +244,7 @@ def train(
         history.snapshots.append(Snapshot.take(n_done, module))
     # What an optimizer remembers of updates that were undone would spoil the next ones.
     undone = history.diverged or history.interrupted
-    history.optimizer_state = None if undone else optimizer.state_dict()
+    history.optimizer_state = None if undone else to_cpu(optimizer.state_dict())
     logger.info("trained for %d iterations", history.n_iter)
     return history
 

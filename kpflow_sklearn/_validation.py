@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numbers
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,32 @@ ARRAY_OPTIONS: dict[str, Any] = {
 }
 
 
+@contextmanager
+def trials_of_one_length(values: Any, name: str) -> Iterator[None]:
+    """Say what to do with trials of unequal length, where NumPy makes no array of them."""
+    try:
+        yield
+    except ValueError as error:
+        try:
+            lengths = {len(trial) for trial in values if not isinstance(trial, str)}
+        except TypeError:
+            raise error from None
+        if len(lengths) < 2:
+            raise
+        raise ValueError(
+            f"{name} must be one array, got trials of unequal length, from {min(lengths)} to "
+            f"{max(lengths)} steps: give the array and the mask that "
+            f"kpflow_sklearn.datasets.pad_sequences({name}) returns."
+        ) from error
+
+
 def check_sequences(X: ArrayLike, name: str = "X") -> np.ndarray:
     """Return trials as a float array (n_trials, n_timesteps, n_features).
 
     float32 stays; everything else becomes float64.
     """
-    array = check_array(X, input_name=name, **ARRAY_OPTIONS)
+    with trials_of_one_length(X, name):
+        array = check_array(X, input_name=name, **ARRAY_OPTIONS)
     if array.ndim != 3:
         raise ValueError(
             f"{name} must have shape (n_trials, n_timesteps, n_features), got an array of "
@@ -36,7 +56,7 @@ def check_sequences(X: ArrayLike, name: str = "X") -> np.ndarray:
 
 
 def check_estimator_sequences(
-    estimator: Any, X: ArrayLike, *, reset: bool, warn: bool = True
+    estimator: Any, X: ArrayLike, *, reset: bool
 ) -> tuple[np.ndarray, bool]:
     """Check X for an estimator and count its features on the last axis.
 
@@ -45,17 +65,11 @@ def check_estimator_sequences(
     X : ndarray of shape (n_trials, n_timesteps, n_features)
         The trials.
     single_step : bool
-        Whether X came with two dimensions and is taken as trials of one step (UserWarning).
+        Whether X came with two dimensions and is taken as trials of one step.
     """
-    array = validate_data(estimator, X, reset=reset, **ARRAY_OPTIONS)
+    with trials_of_one_length(X, "X"):
+        array = validate_data(estimator, X, reset=reset, **ARRAY_OPTIONS)
     single_step = array.ndim == 2
-    if single_step and warn:
-        warnings.warn(
-            f"X of shape {array.shape} is taken as {len(array)} trials of a single step; give "
-            "an array of shape (n_trials, n_timesteps, n_features) for sequences.",
-            UserWarning,
-            stacklevel=4,
-        )
     if single_step:
         array = array[:, None, :]
     if array.ndim != 3:

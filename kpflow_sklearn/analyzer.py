@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
+from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import (
     check_choice,
-    check_estimator_sequences,
     check_positive_int,
     check_real,
     check_subset,
@@ -188,6 +188,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(
         self,
         X: ArrayLike,
@@ -228,18 +229,19 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         """
         self._check_parameters()
         seed = draw_seed(self.random_state)
-        self._fit_trainer(X, y, seed, mask=mask, loss_weight=loss_weight)
-        trials = self._choose_trials(
-            X,
-            y,
-            seed,
-            mask=mask,
-            loss_weight=loss_weight,
-            tasks=tasks,
-            X_analysis=X_analysis,
-            y_analysis=y_analysis,
-        )
-        self._analyse(trials, self._settings(seed))
+        with FitTask.root(self, 2, X=X, y=y) as task:
+            self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
+            trials = self._choose_trials(
+                X,
+                y,
+                seed,
+                mask=mask,
+                loss_weight=loss_weight,
+                tasks=tasks,
+                X_analysis=X_analysis,
+                y_analysis=y_analysis,
+            )
+            self._analyse(trials, self._settings(seed), task)
         return self
 
     def _check_parameters(self) -> None:
@@ -271,12 +273,12 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             seed,
         )
 
-    def _analyse(self, trials: AnalysisTrials, settings: SpectralSettings) -> None:
+    def _analyse(self, trials: AnalysisTrials, settings: SpectralSettings, task: FitTask) -> None:
         rows: list[dict[str, Any]] = []
         signals, previous = [], None
         decay = float(getattr(self.trainer_, "weight_decay", 0.0))
         objective = self.trainer_.objective_
-        for iteration, network in self._networks():
+        for iteration, network in self._networks(task):
             found = SnapshotAnalysis(network, iteration, trials, objective, self.activity_tol)
             spectra = found.spectra(settings)
             rows += found.rows(spectra, settings)
@@ -314,7 +316,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             (n_trials, n_timesteps * n_components_) for ``pooling="flatten"``.
         """
         check_is_fitted(self, "components_")
-        trials, _ = check_estimator_sequences(self, X, reset=False, warn=False)
+        trials, valid, _ = self._check_trials(X, mask)
         if self.pooling == "flatten" and trials.shape[1] != self._n_timesteps:
             raise ValueError(
                 f"pooling='flatten' needs X with {self._n_timesteps} steps as on fit, got "
@@ -322,7 +324,6 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             )
         states = self.trainer_.trajectories(X, mask=mask)
         projected = states @ self.components_.T.astype(states.dtype)
-        valid = None if mask is None else np.asarray(mask, dtype=bool)
         return pooled(projected, valid, self.pooling)
 
     @property

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
-from sklearn.utils import Tags
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, clone
 from sklearn.utils.validation import check_is_fitted
-from tqdm import tqdm
 
-from kpflow_sklearn._validation import check_estimator_sequences
+from kpflow_sklearn._callbacks import CallbackSupportMixin, FitTask
+from kpflow_sklearn._estimator import SequenceTransformer
 from kpflow_sklearn.checkpoints import as_trainer
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.trials import AnalysisTrials, choose_trials
 from kpflow_sklearn.verification import verify_network
 
 
-class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class RecurrentAnalyzer(
+    ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, SequenceTransformer
+):
     """Base of the analyzers of recurrent networks.
 
     A subclass stores ``trainer``, ``analysis_trials``, ``random_state`` and ``verbose``; its
@@ -31,33 +32,28 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     trainer: Any
     analysis_trials: int
     verbose: bool | int
-    n_features_in_: int
-
-    def __sklearn_tags__(self) -> Tags:
-        """Return the tags: single steps (2-D) and sequences (3-D) are both taken."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.three_d_array = True
-        tags.target_tags.required = False
-        return tags
 
     def _fit_trainer(
         self,
         X: ArrayLike,
         y: ArrayLike | None,
         seed: int,
+        task: FitTask,
         *,
         mask: ArrayLike | None,
         loss_weight: ArrayLike | None,
     ) -> None:
-        """Fit a clone of the trainer."""
-        trials, _ = check_estimator_sequences(self, X, reset=True, warn=False)
+        """Fit a clone of the trainer, as a part of the task that is this fit."""
+        trials, _, _ = self._check_trials(X, reset=True)
         self.trainer_ = as_trainer(
             self.trainer, clone=clone, random_state=seed, verbose=self.verbose
         )
         # Handed on only where given: a frozen trainer takes no such arguments.
         options = {"mask": mask, "loss_weight": loss_weight}
-        self.trainer_.fit(X, y, **{k: v for k, v in options.items() if v is not None})
+        given = {k: v for k, v in options.items() if v is not None}
+        training = task.part("training")
+        with training.handed_to(self.trainer_), training:
+            self.trainer_.fit(X, y, **given)
         if self.trainer_.n_features_in_ != self.n_features_in_:
             raise ValueError(
                 f"X has {self.n_features_in_} features, but the frozen trainer is expecting "
@@ -70,7 +66,7 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self, X: ArrayLike, y: ArrayLike | None, seed: int, **options: ArrayLike | None
     ) -> AnalysisTrials:
         """Return the trials to analyse."""
-        trials, single_step = check_estimator_sequences(self, X, reset=False, warn=False)
+        trials, _, single_step = self._check_trials(X)
         return choose_trials(
             self.trainer_.encoder_,
             trials,
@@ -81,9 +77,9 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             **options,
         )
 
-    def _networks(self) -> Iterator[tuple[int, RecurrentNetwork]]:
+    def _networks(self, task: FitTask) -> Iterator[tuple[int, RecurrentNetwork]]:
         """Yield the iteration of each snapshot and the network as it was then."""
-        for snapshot in tqdm(self.snapshots_, disable=not self.verbose, desc="analysis"):
+        for snapshot in task.analysis(self.snapshots_, verbose=self.verbose):
             yield snapshot.iteration, self.trainer_.network_at(snapshot)
 
     def _copy_trainer_attributes(self) -> None:
@@ -98,30 +94,6 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> RecurrentAnalyzer:
         """Fit the trainer and analyse its snapshots; every subclass defines it."""
         raise NotImplementedError
-
-    def fit_transform(
-        self,
-        X: ArrayLike,
-        y: ArrayLike | None = None,
-        *,
-        mask: ArrayLike | None = None,
-        **fit_params: Any,
-    ) -> np.ndarray:
-        """Fit, then transform the same trials.
-
-        Parameters
-        ----------
-        X, y, mask
-            As in `fit`.
-        **fit_params
-            The other arguments of `fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_trials, n_features_out)
-            As from `transform`.
-        """
-        return self.fit(X, y, mask=mask, **fit_params).transform(X, mask=mask)  # type: ignore[call-arg]
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
         """Return one row a trial; every subclass defines it."""
@@ -141,7 +113,7 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             In the form of the y given to `fit`.
         """
         check_is_fitted(self, "trainer_")
-        check_estimator_sequences(self, X, reset=False, warn=False)
+        self._check_trials(X, mask)
         return self.trainer_.predict(X, mask=mask)
 
     def score(
@@ -160,7 +132,7 @@ class RecurrentAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             The score; 1 is best.
         """
         check_is_fitted(self, "trainer_")
-        check_estimator_sequences(self, X, reset=False, warn=False)
+        self._check_trials(X, mask)
         return self.trainer_.score(X, y, mask=mask)
 
     def trajectories(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:

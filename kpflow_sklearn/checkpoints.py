@@ -12,11 +12,13 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from torch import nn
 
+from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._loop import Snapshot
+from kpflow_sklearn._tensors import copy_module
 from kpflow_sklearn._validation import check_choice
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.named_parts import Step
-from kpflow_sklearn.network import RecurrentNetwork, copy_module
+from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.rebuild import check_rebuilt
 from kpflow_sklearn.recognition import recognise_network
 from kpflow_sklearn.recurrent_model import RecurrentModel
@@ -128,6 +130,7 @@ class SavedTraining(RecurrentModel):
             network = copy_module(network)
         return type(self)(network, **clone(others, safe=False))
 
+    @with_callbacks
     def fit(
         self,
         X: ArrayLike,
@@ -190,9 +193,10 @@ class SavedTraining(RecurrentModel):
         if self.encoder_.classes_ is not None:
             self.classes_ = self.encoder_.classes_
         self.snapshots_ = []
-        for iteration in load_each(module, self.checkpoints, self.iterations):
-            view = self._recognise(module)  # z_0 may be a copy of what was loaded.
-            self.snapshots_.append(Snapshot.take(iteration, view))
+        with FitTask.root(self, X=X, y=y):
+            for iteration in load_each(module, self.checkpoints, self.iterations):
+                view = self._recognise(module)  # z_0 may be a copy of what was loaded.
+                self.snapshots_.append(Snapshot.take(iteration, view))
         check_rebuilt(module, view, trials, valid, compare_outputs=self.readout is None)
         self.network_ = view
         self.n_iter_ = self.snapshots_[-1].iteration

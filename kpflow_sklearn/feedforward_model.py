@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.base import RegressorMixin
 from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from kpflow_sklearn._estimator import NetworkSource
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn.feedforward import FeedForwardNetwork
@@ -73,7 +73,7 @@ class TrainingRecord:
     digest: str
 
 
-class FeedForwardModel(RegressorMixin, BaseEstimator):
+class FeedForwardModel(RegressorMixin, NetworkSource):
     """Base of the sources of a feed-forward network: its network and its history.
 
     Attributes
@@ -120,20 +120,3 @@ class FeedForwardModel(RegressorMixin, BaseEstimator):
             found = found.float()
         outputs = found.numpy()
         return outputs if self._y_is_column else outputs[:, 0]
-
-    def network_at(self, snapshot: Snapshot) -> FeedForwardNetwork:
-        """Return a copy of the network as it was at ``snapshot``.
-
-        Parameters
-        ----------
-        snapshot : Snapshot
-            One of ``snapshots_``.
-
-        Returns
-        -------
-        FeedForwardNetwork
-            An independent network.
-        """
-        network = copy.deepcopy(self.network_)
-        network.load_state_dict(snapshot.state)
-        return network

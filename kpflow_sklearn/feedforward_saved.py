@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn.checkpoints import SavedTraining
@@ -43,6 +44,7 @@ class SavedFeedForward(FeedForwardModel):
         self.checkpoints = checkpoints
         self.iterations = iterations
 
+    @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike) -> SavedFeedForward:
         """Recognise the network and load its checkpoints; nothing is trained.
 
@@ -77,10 +79,12 @@ class SavedFeedForward(FeedForwardModel):
         check_values(y, inputs, view.n_outputs)
         self._y_is_column = np.asarray(y).ndim == 2
         self.snapshots_ = []
-        for index, iteration in enumerate(load_each(module, self.checkpoints, self.iterations)):
-            _check_finite(module, None if self.checkpoints is None else index)
-            _check_outputs(module, view, inputs[:8])
-            self.snapshots_.append(Snapshot.take(iteration, view))
+        with FitTask.root(self, X=X, y=y):
+            loaded = load_each(module, self.checkpoints, self.iterations)
+            for index, iteration in enumerate(loaded):
+                _check_finite(module, None if self.checkpoints is None else index)
+                _check_outputs(module, view, inputs[:8])
+                self.snapshots_.append(Snapshot.take(iteration, view))
         self.network_, self.n_iter_ = view, self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
         return self

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._digest import values_digest
 from kpflow_sklearn._loop import LoopSettings, train
 from kpflow_sklearn._random import draw_seed, torch_generator
@@ -124,6 +125,7 @@ class FeedForwardTrainer(FeedForwardModel):
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike) -> FeedForwardTrainer:
         """Train the network.
 
@@ -157,7 +159,11 @@ class FeedForwardTrainer(FeedForwardModel):
             rows = slice(None) if len(batch) == len(x) else torch.as_tensor(batch)
             return ((self.network_(x[rows]) - targets[rows]) ** 2).sum() / (2 * len(batch))
 
-        history = train(self.network_, batch_loss, len(x), settings, torch_generator(seed + 1))
+        about = {"X": X, "y": y, "reconstruction_attributes": self._so_far}
+        with FitTask.root(self, settings.max_iter, **about) as task:
+            history = train(
+                self.network_, batch_loss, len(x), settings, torch_generator(seed + 1), task
+            )
         self.snapshots_ = history.snapshots
         self.loss_curve_ = np.array(history.losses)
         batched = self.batch_size is not None and self.batch_size < len(x)
@@ -180,12 +186,7 @@ class FeedForwardTrainer(FeedForwardModel):
         for size in sizes:
             check_positive_int(size, "hidden_sizes")
         check_choice(self.activation, "activation", tuple(ACTIVATIONS))
-        for name in ("init_scale", "tol"):
-            check_real(getattr(self, name), name, 0)
-        check_real(self.learning_rate, "learning_rate", 0, open_minimum=True)
-        check_positive_int(self.max_iter, "max_iter", minimum=0)
-        if self.batch_size is not None:
-            check_positive_int(self.batch_size, "batch_size")
+        check_real(self.init_scale, "init_scale", 0)
         if self.dtype is not None:
             check_choice(self.dtype, "dtype", ("float32", "float64"))
         return LoopSettings(
@@ -196,7 +197,7 @@ class FeedForwardTrainer(FeedForwardModel):
             self.tol,
             self.snapshots,
             self.verbose,
-        )
+        ).check()
 
     def _new_network(self, X: np.ndarray, y: np.ndarray, seed: int) -> FeedForwardNetwork:
         dtype = self.dtype or ("float32" if X.dtype == np.float32 else "float64")

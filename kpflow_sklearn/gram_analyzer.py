@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
-from tqdm import tqdm
 
+from kpflow_sklearn._callbacks import CallbackSupportMixin, FitTask, with_callbacks
+from kpflow_sklearn._estimator import Estimator
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_positive_int, check_real
 from kpflow_sklearn.feedforward import LEAST_PAIRS, Simulation, check_closed, choose_pairs
@@ -25,7 +26,9 @@ from kpflow_sklearn.gram_training import GramTraining
 from kpflow_sklearn.results import to_frame
 
 
-class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class GramFlowAnalyzer(
+    ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, TransformerMixin, Estimator
+):
     """Explain gradient descent on a feed-forward network by its layerwise Gram kernels.
 
     Under gradient descent on L = (1/2N) sum r^2 the residuals r = f - y move by
@@ -151,6 +154,7 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         tags.target_tags.required = True
         return tags
 
+    @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike) -> GramFlowAnalyzer:
         """Fit the trainer and analyse each of its snapshots on the rows of X.
 
@@ -181,28 +185,34 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         inputs = check_table(self, X, reset=True)
         targets = check_values(y, inputs)
         seed = draw_seed(self.random_state)
-        self._fit_trainer(X, y, targets.shape[1], seed)
-        # Copies: the caller may change the arrays, and what is computed later must not.
-        self.X_fit_, self._y_fit = inputs.copy(), targets.copy()
-        width = max((linear.out_features for linear in self.network_.hidden[1:]), default=0)
-        pairs, all_pairs = choose_pairs(len(inputs), self.gram_pairs, seed, width)
-        self._analyse(
-            GramSettings(
-                self.n_components,
-                self.rank_threshold,
-                self.max_kernel_size,
-                pairs,
-                all_pairs,
-                seed,
-            )
-        )
+        with FitTask.root(self, 2, X=X, y=y) as task:
+            self._fit_trainer(X, y, targets.shape[1], seed, task)
+            # Copies: the caller may change the arrays, and what is computed later must not.
+            self.X_fit_, self._y_fit = inputs.copy(), targets.copy()
+            self._analyse(self._settings(len(inputs), seed), task)
         return self
 
-    def _fit_trainer(self, X: ArrayLike, y: ArrayLike, n_outputs: int, seed: int) -> None:
+    def _settings(self, n_samples: int, seed: int) -> GramSettings:
+        width = max((linear.out_features for linear in self.network_.hidden[1:]), default=0)
+        pairs, all_pairs = choose_pairs(n_samples, self.gram_pairs, seed, width)
+        return GramSettings(
+            self.n_components,
+            self.rank_threshold,
+            self.max_kernel_size,
+            pairs,
+            all_pairs,
+            seed,
+        )
+
+    def _fit_trainer(
+        self, X: ArrayLike, y: ArrayLike, n_outputs: int, seed: int, task: FitTask
+    ) -> None:
         trainer = as_feedforward_trainer(
             self.trainer, clone=clone, random_state=seed, verbose=self.verbose
         )
-        self.trainer_ = trainer.fit(X, y)
+        training = task.part("training")
+        with training.handed_to(trainer), training:
+            self.trainer_ = trainer.fit(X, y)
         if trainer.n_features_in_ != self.n_features_in_:
             raise ValueError(
                 f"X has {self.n_features_in_} features, but the frozen trainer is expecting "
@@ -220,14 +230,14 @@ class GramFlowAnalyzer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _training(self) -> GramTraining:
         return GramTraining(self.trainer_, self.X_fit_, self._y_fit)
 
-    def _analyse(self, settings: GramSettings) -> None:
+    def _analyse(self, settings: GramSettings, task: FitTask) -> None:
         training = self._training
         rows: list[dict[str, Any]] = []
         modes: list[dict[str, Any]] = []
         first = previous = None
         largest: list[float] = []
         leading = (np.empty(0), np.empty((0, 0)))
-        for snapshot in tqdm(self.snapshots_, disable=not self.verbose, desc="analysis"):
+        for snapshot in task.analysis(self.snapshots_, verbose=self.verbose):
             found = training.at(snapshot)
             first = first or found
             spectrum, values, vectors = eigenpairs(found.kernel, settings)

@@ -11,25 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._random import isolated_torch_seed, torch_generator
+from kpflow_sklearn._tensors import copy_module, to_cpu
 from kpflow_sklearn.cells import make_cell
 from kpflow_sklearn.cells._step import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.tangent import NetworkTangent
-
-
-def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
-    """Return a deep copy of a module, parametrized recurrent layers of torch included.
-
-    Those keep the weights that they compute from raw parameters, which torch refuses to copy.
-    """
-    memo = {} if memo is None else memo
-    for part in module.modules():
-        if isinstance(part, nn.RNNBase):
-            for weight in part._flat_weights:
-                if weight is not None and not weight.is_leaf:
-                    memo[id(weight)] = weight.detach().clone()
-    return copy.deepcopy(module, memo)
 
 
 class RecurrentNetwork(nn.Module):
@@ -73,6 +60,10 @@ class RecurrentNetwork(nn.Module):
         copy_module(self.recurrent, memo)  # First, with its care; what is below finds it copied.
         new.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickles hold no device: a network trained on a GPU loads where there is none.
+        return to_cpu(self).__dict__.copy()
 
     @property
     def n_states(self) -> int:

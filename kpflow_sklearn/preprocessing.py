@@ -6,36 +6,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.base import OneToOneFeatureMixin
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import Tags
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from kpflow_sklearn._validation import check_choice, check_estimator_sequences, check_mask
+from kpflow_sklearn._estimator import SequenceTransformer
+from kpflow_sklearn._validation import check_choice
 from kpflow_sklearn.pooling import POOLINGS, pooled
 
 
-class _TakesSequences(BaseEstimator):
-    """What the transformers of this file share: tags, and masks."""
-
-    n_features_in_: int
-
-    def __sklearn_tags__(self) -> Tags:
-        """Return the tags: single steps (2-D) and sequences (3-D) are both taken."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.three_d_array = True
-        return tags
-
-    def _check(
-        self, X: ArrayLike, mask: ArrayLike | None, *, reset: bool
-    ) -> tuple[np.ndarray, np.ndarray | None, bool]:
-        trials, single_step = check_estimator_sequences(self, X, reset=reset, warn=False)
-        return trials, check_mask(mask, trials), single_step
-
-
 class SequenceScaler(  # type: ignore[call-arg]
-    OneToOneFeatureMixin, TransformerMixin, _TakesSequences, auto_wrap_output_keys=None
+    OneToOneFeatureMixin, SequenceTransformer, auto_wrap_output_keys=None
 ):
     """Standardise each feature over trials and steps.
 
@@ -91,30 +72,13 @@ class SequenceScaler(  # type: ignore[call-arg]
         ValueError
             If X or mask have the wrong shape or hold NaN or infinity.
         """
-        trials, valid, _ = self._check(X, mask, reset=True)
+        trials, valid, _ = self._check_trials(X, mask, reset=True)
         rows = trials.reshape(-1, trials.shape[-1]) if valid is None else trials[valid]
         scaler = StandardScaler(with_mean=self.with_mean, with_std=self.with_std)
         self._scaler = scaler.set_output(transform="default").fit(rows)
         self.mean_ = self._scaler.mean_ if self.with_mean else None
         self.scale_ = self._scaler.scale_
         return self
-
-    def fit_transform(
-        self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None
-    ) -> np.ndarray:
-        """Fit, then transform the same trials.
-
-        Parameters
-        ----------
-        X, y, mask
-            As in `fit`.
-
-        Returns
-        -------
-        ndarray
-            As from `transform`.
-        """
-        return self.fit(X, y, mask=mask).transform(X, mask=mask)
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
         """Scale trials.
@@ -150,7 +114,7 @@ class SequenceScaler(  # type: ignore[call-arg]
 
     def _map(self, X: ArrayLike, mask: ArrayLike | None, method: str) -> np.ndarray:
         check_is_fitted(self, "scale_")
-        trials, valid, single_step = self._check(X, mask, reset=False)
+        trials, valid, single_step = self._check_trials(X, mask, reset=False)
         rows = getattr(self._scaler, method)(trials.reshape(-1, trials.shape[-1]))
         out = rows.reshape(trials.shape)
         if valid is not None:
@@ -173,7 +137,7 @@ class SequenceScaler(  # type: ignore[call-arg]
         return self
 
 
-class SequenceVectorizer(TransformerMixin, _TakesSequences):
+class SequenceVectorizer(SequenceTransformer):
     """Turn trials into rows: all steps side by side, the last valid one, or their mean.
 
     Parameters
@@ -226,26 +190,9 @@ class SequenceVectorizer(TransformerMixin, _TakesSequences):
             or infinity.
         """
         check_choice(self.pooling, "pooling", POOLINGS)
-        trials, _, _ = self._check(X, mask, reset=True)
+        trials, _, _ = self._check_trials(X, mask, reset=True)
         self.n_timesteps_ = trials.shape[1]
         return self
-
-    def fit_transform(
-        self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None
-    ) -> np.ndarray:
-        """Fit, then transform the same trials.
-
-        Parameters
-        ----------
-        X, y, mask
-            As in `fit`.
-
-        Returns
-        -------
-        ndarray
-            As from `transform`.
-        """
-        return self.fit(X, y, mask=mask).transform(X, mask=mask)
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
         """Return one row a trial.
@@ -266,7 +213,7 @@ class SequenceVectorizer(TransformerMixin, _TakesSequences):
             If the steps are to lie side by side and X has another number of them than on fit.
         """
         check_is_fitted(self, "n_timesteps_")
-        trials, valid, _ = self._check(X, mask, reset=False)
+        trials, valid, _ = self._check_trials(X, mask, reset=False)
         if self.pooling == "flatten" and trials.shape[1] != self.n_timesteps_:
             raise ValueError(
                 f"pooling='flatten' needs X with {self.n_timesteps_} steps as on fit, got "

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+import warnings
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from kpflow_sklearn._estimator import NetworkSource, SequenceEstimator
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn._validation import check_estimator_sequences, check_mask
 from kpflow_sklearn.losses import Objective
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.targets import TargetEncoder, Targets
@@ -32,7 +30,7 @@ def to_tensors(
     return as_tensor(X, network.dtype, device), valid
 
 
-class RecurrentModel(BaseEstimator):
+class RecurrentModel(NetworkSource, SequenceEstimator):
     """Base of `RecurrentTrainer` and `SavedTraining`: a fitted network and its history.
 
     Attributes
@@ -51,23 +49,26 @@ class RecurrentModel(BaseEstimator):
     snapshots_: list[Snapshot]
     encoder_: TargetEncoder
     objective_: Objective
-    n_features_in_: int
     classes_: np.ndarray
 
     def __sklearn_tags__(self) -> Tags:
-        """Return the tags: single steps (2-D) and sequences (3-D) are both taken."""
+        """Return the tags: a seed gives the same network again."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.three_d_array = True
-        tags.target_tags.required = False
         tags.non_deterministic = False
         return tags
 
     def _check_trials(
-        self, X: ArrayLike, mask: ArrayLike | None, *, reset: bool = False
+        self, X: ArrayLike, mask: ArrayLike | None = None, *, reset: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None, bool]:
-        trials, single_step = check_estimator_sequences(self, X, reset=reset)
-        return trials, check_mask(mask, trials), single_step
+        trials, valid, single_step = super()._check_trials(X, mask, reset=reset)
+        if single_step:
+            warnings.warn(
+                f"X of shape {np.shape(X)} is taken as {len(trials)} trials of a single step; "
+                "give an array of shape (n_trials, n_timesteps, n_features) for sequences.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return trials, valid, single_step
 
     def _fit_targets(
         self,
@@ -165,20 +166,3 @@ class RecurrentModel(BaseEstimator):
         trials, valid, single_step = self._check_trials(X, mask)
         outputs = self._run(trials, valid)[1]
         return self.encoder_.score(trials, y, outputs, mask=valid, single_step=single_step)
-
-    def network_at(self, snapshot: Snapshot) -> RecurrentNetwork:
-        """Return a copy of the network as it was at ``snapshot``.
-
-        Parameters
-        ----------
-        snapshot : Snapshot
-            One of ``snapshots_``.
-
-        Returns
-        -------
-        RecurrentNetwork
-            An independent network.
-        """
-        network: Any = copy.deepcopy(self.network_)
-        network.load_state_dict(snapshot.state)
-        return network

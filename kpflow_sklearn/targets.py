@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_array, column_or_1d
 
-from kpflow_sklearn._validation import check_choice, last_valid_step
+from kpflow_sklearn._validation import check_choice, last_valid_step, trials_of_one_length
 
 LOSSES = ("auto", "mse", "cross_entropy")
 
@@ -132,7 +132,8 @@ class TargetEncoder:
             )
 
     def _check_shape(self, X: np.ndarray, values: ArrayLike, single_step: bool) -> np.ndarray:
-        y = np.asarray(values)
+        with trials_of_one_length(values, "y"):
+            y = np.asarray(values)
         if y.ndim <= 1 or (y.ndim == 2 and y.shape[1] == 1 and single_step):
             y = column_or_1d(y, warn=True)
         if y.dtype.kind in "fc" or y.ndim == 3:

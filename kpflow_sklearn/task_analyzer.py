@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn._validation import check_estimator_sequences, check_periods, check_positive_int
+from kpflow_sklearn._validation import check_periods, check_positive_int
 from kpflow_sklearn.alignment_history import AlignmentHistory
 from kpflow_sklearn.alignment_rows import alignment_rows
 from kpflow_sklearn.analyzer_base import RecurrentAnalyzer
@@ -124,6 +125,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(
         self,
         X: ArrayLike,
@@ -182,22 +184,24 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             self._check_choice(labels, conditions, X_analysis is None, seed)
         shape = () if periods is None else np.shape(analysed)
         steps = check_periods(periods, shape[1] if len(shape) == 3 else 1)
-        self._fit_trainer(X, y, seed, mask=mask, loss_weight=loss_weight)
-        if labels is None and self._has_a_class_each():
-            labels = np.asarray(y if X_analysis is None else y_analysis).ravel()
-            self._check_choice(labels, None, X_analysis is None, seed)
-        trials = self._choose_trials(
-            X,
-            y,
-            seed,
-            mask=mask,
-            loss_weight=loss_weight,
-            tasks=labels if X_analysis is None else None,
-            conditions=conditions if X_analysis is None else None,
-            X_analysis=X_analysis,
-            y_analysis=y_analysis,
-        )
-        self._analyse(trials, self._sub_tasks(labels, conditions, trials), steps)
+        with FitTask.root(self, 2, X=X, y=y) as task:
+            self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
+            if labels is None and self._has_a_class_each():
+                labels = np.asarray(y if X_analysis is None else y_analysis).ravel()
+                self._check_choice(labels, None, X_analysis is None, seed)
+            trials = self._choose_trials(
+                X,
+                y,
+                seed,
+                mask=mask,
+                loss_weight=loss_weight,
+                tasks=labels if X_analysis is None else None,
+                conditions=conditions if X_analysis is None else None,
+                X_analysis=X_analysis,
+                y_analysis=y_analysis,
+            )
+            sub_tasks = self._sub_tasks(labels, conditions, trials)
+            self._analyse(trials, sub_tasks, steps, task)
         return self
 
     def _check_labels(
@@ -208,7 +212,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             if conditions is not None:
                 raise ValueError("conditions match trials of different tasks: give tasks too.")
             return None
-        labels = check_labels(tasks, "tasks", len(np.asarray(X)))
+        labels = check_labels(tasks, "tasks", _num_samples(X))
         n_tasks = len(np.unique(labels))
         if n_tasks < 2:
             raise ValueError(
@@ -268,12 +272,16 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         return found
 
     def _analyse(
-        self, trials: AnalysisTrials, tasks: SubTasks, periods: dict[str, np.ndarray] | None
+        self,
+        trials: AnalysisTrials,
+        tasks: SubTasks,
+        periods: dict[str, np.ndarray] | None,
+        task: FitTask,
     ) -> None:
         rows: list[dict[str, Any]] = []
         series: dict[str, list[np.ndarray]] = {}
         by_map, by_period = [], []
-        for iteration, network in self._networks():
+        for iteration, network in self._networks(task):
             lin = trials.linearize(network, iteration)
             flow = TaskFlow(lin, tasks, self.trainer_.objective_)
             matrices = flow.matrices()
@@ -335,11 +343,11 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             ``components_`` of each task; 0 for a trial that stays at the mean.
         """
         check_is_fitted(self, "components_")
-        check_estimator_sequences(self, X, reset=False, warn=False)
+        _, valid, _ = self._check_trials(X, mask)
         states = self.trainer_.trajectories(X, mask=mask)
         centred = states.astype(np.float64) - self.mean_state_
-        if mask is not None:
-            centred *= np.asarray(mask, dtype=bool)[..., None]
+        if valid is not None:
+            centred *= valid[..., None]
         total = (centred**2).sum((1, 2))
         inside = np.stack([((centred @ c.T) ** 2).sum((1, 2)) for c in self.components_], axis=1)
         shares = inside / np.where(total > 0, total, 1)[:, None]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._loop import LoopSettings, train
 from kpflow_sklearn._random import draw_seed, torch_generator
 from kpflow_sklearn._validation import check_choice, check_positive_int, check_real
@@ -79,7 +80,8 @@ class RecurrentTrainer(RecurrentModel):
         Continue from the last fit's network, whose architecture stays, and optimizer for another
         ``max_iter`` updates.
     device : str, default="cpu"
-        Where to train.
+        Where to train. A pickle holds no device: what it brings back is on the CPU until the next
+        ``fit``.
     dtype : {"float32", "float64"}, optional
         None keeps float32 input as it is and takes float64 for all other.
     random_state : int, RandomState or None, default=None
@@ -177,6 +179,7 @@ class RecurrentTrainer(RecurrentModel):
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(
         self,
         X: ArrayLike,
@@ -225,21 +228,26 @@ class RecurrentTrainer(RecurrentModel):
             self.loss_curve_ = np.empty(0)
         else:
             self._check_continues(continued, *before)
+            continued.to(self.device)  # Out of a pickle it comes on the CPU.
             same = self._optimizer_kind == self.optimizer
             optimizer_state = self._optimizer_state if same else None
         generator = torch_generator(0)
         generator.set_state(self._generator_state)
         self.network_.train()
-        history = train(
-            self.network_,
-            self._batch_loss(trials, valid, targets, generator),
-            len(trials),
-            settings,
-            generator,
-            first_iteration=self.n_iter_,
-            optimizer_state=optimizer_state,
-            folder=self._folder(trials, targets, valid),
-        )
+        given = None if mask is None else {"mask": mask}
+        about = {"X": X, "y": y, "metadata": given, "reconstruction_attributes": self._so_far}
+        with FitTask.root(self, settings.max_iter, **about) as task:
+            history = train(
+                self.network_,
+                self._batch_loss(trials, valid, targets, generator),
+                len(trials),
+                settings,
+                generator,
+                task,
+                first_iteration=self.n_iter_,
+                optimizer_state=optimizer_state,
+                folder=self._folder(trials, targets, valid),
+            )
         self.network_.eval()
         known = {s.iteration for s in self.snapshots_}
         self.snapshots_ += [s for s in history.snapshots if s.iteration not in known]
@@ -275,35 +283,23 @@ class RecurrentTrainer(RecurrentModel):
     def _check_parameters(self) -> LoopSettings:
         for name in ("hidden_size", "n_layers"):
             check_positive_int(getattr(self, name), name)
-        check_positive_int(self.max_iter, "max_iter", minimum=0)
-        if self.batch_size is not None:
-            check_positive_int(self.batch_size, "batch_size")
-        for name in ("init_scale", "noise_std", "activity_l2", "weight_decay", "tol"):
+        for name in ("init_scale", "noise_std", "activity_l2"):
             check_real(getattr(self, name), name, 0)
-        for name in ("dt", "tau", "learning_rate"):
+        for name in ("dt", "tau"):
             check_real(getattr(self, name), name, 0, open_minimum=True)
         if self.checkpoint_dir is not None:
             self._check_resumable()
-        if self.grad_clip is not None:
-            check_real(self.grad_clip, "grad_clip", 0, open_minimum=True)
         if self.dt > self.tau:
             raise ValueError(
                 f"dt must be at most tau (alpha = dt / tau <= 1), got dt={self.dt} and "
                 f"tau={self.tau}."
             )
-        try:
-            torch.device(self.device)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"device must be one that torch knows, got {self.device!r}."
-            ) from error
+        _check_device(self.device)
         check_choice(self.recurrent_init, "recurrent_init", ("normal", "torch"))
         if self.dtype is not None:
             check_choice(self.dtype, "dtype", ("float32", "float64"))
         if callable(self.cell) and self.n_layers != 1:
             raise ValueError(f"n_layers must be 1 for a callable cell, got {self.n_layers}.")
-        if self.constraint is not None and not callable(self.constraint):
-            raise ValueError(f"constraint must be callable, got {self.constraint!r}.")
         return LoopSettings(
             self.optimizer,
             self.learning_rate,
@@ -315,7 +311,7 @@ class RecurrentTrainer(RecurrentModel):
             self.weight_decay,
             self.grad_clip,
             self.constraint,
-        )
+        ).check()
 
     def _new_network(self, trials: np.ndarray, seed: int) -> RecurrentNetwork:
         dtype = self.dtype or ("float32" if trials.dtype == np.float32 else "float64")
@@ -381,3 +377,18 @@ class RecurrentTrainer(RecurrentModel):
             return objective.value(network, states, targets[batch], valid[index], share)
 
         return loss
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that torch does not know, or that this machine does not have."""
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be one that torch knows, got {device!r}.") from error
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={device!r} is not to be had here ({str(error).splitlines()[0]}): train with "
+            "device='cpu'. A network trained there predicts here, on the CPU."
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from kpflow_sklearn.modes import leading_modes
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.spectra import OperatorSpectra
 from tests.cases import CASES, build, solve
+from tests.test_persistence import devices_in
 
 pytestmark = [
     pytest.mark.cuda,
@@ -75,3 +77,22 @@ def test_an_analysis_is_that_of_the_cpu():
     keys = ["iteration", "operator", "axis", "quantity"]
     assert found[1][keys].equals(found[0][keys])
     np.testing.assert_allclose(found[1]["value"], found[0]["value"], rtol=1e-6)
+
+
+def test_a_model_trained_here_loads_on_the_cpu():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((8, 12, 3)), rng.standard_normal((8, 12, 2))
+    trainer = RecurrentTrainer(
+        hidden_size=10, max_iter=4, device="cuda", random_state=0, warm_start=True
+    )
+    analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+    assert next(analyzer.network_.parameters()).is_cuda
+    assert devices_in(analyzer) == {"cpu"}
+    loaded = pickle.loads(pickle.dumps(analyzer))
+    assert loaded.network_ is loaded.trainer_.network_
+    assert not next(loaded.network_.parameters()).is_cuda
+    np.testing.assert_allclose(loaded.predict(X), analyzer.predict(X), rtol=1e-10, atol=1e-12)
+    again = loaded.trainer_.fit(X, y)  # Trains on, where its parameters say.
+    assert next(again.network_.parameters()).is_cuda
+    expected = analyzer.trainer_.fit(X, y).predict(X)
+    np.testing.assert_allclose(again.predict(X), expected, rtol=1e-8, atol=1e-10)

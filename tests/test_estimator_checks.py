@@ -8,9 +8,11 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+from sklearn.utils.validation import validate_data
 
 from kpflow_sklearn import (
     FeedForwardTrainer,
@@ -19,6 +21,8 @@ from kpflow_sklearn import (
     RecurrentTrainer,
     TaskAlignmentAnalyzer,
 )
+from kpflow_sklearn._loop import Snapshot
+from kpflow_sklearn._validation import check_mask
 from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
 
 TRAINER = RecurrentTrainer(hidden_size=4, max_iter=20, snapshots=2, learning_rate=0.05)
@@ -82,10 +86,51 @@ def test_the_feed_forward_suite_has_not_shrunk(estimator, at_least):
     assert not get_tags(estimator).input_tags.allow_nan
 
 
+# ------------------------------------------------------- tables read as time, by a subclass
+
+
+class StepsAreColumns:
+    """Reads a table as a trial a row, a step a column, of one feature."""
+
+    def _check_trials(self, X, mask=None, *, reset=False):
+        trials = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])[..., None]
+        return trials, check_mask(mask, trials), False
+
+
+class TimeTrainer(StepsAreColumns, RecurrentTrainer):
+    pass
+
+
+class TimeAnalyzer(StepsAreColumns, KPFlowAnalyzer):
+    pass
+
+
+class TimeAlignment(StepsAreColumns, TaskAlignmentAnalyzer):
+    pass
+
+
+TIME_TRAINER = TimeTrainer(hidden_size=3, max_iter=8, snapshots=2, learning_rate=0.05)
+TIME_ANALYZER = TimeAnalyzer(TIME_TRAINER, n_components=2, axes=("time",), analysis_trials=4)
+TIME_ALIGNMENT = TimeAlignment(TIME_TRAINER, analysis_trials=6)
+
+
+@pytest.mark.filterwarnings("ignore:there is a single sub-task:UserWarning")
+@parametrize_with_checks([TIME_TRAINER, TIME_ANALYZER, TIME_ALIGNMENT])
+def test_scikit_learns_checks_on_sequences(estimator, check):
+    check(estimator)
+
+
 @pytest.mark.parametrize(
     ("estimator", "at_least"),
-    [(TRAINER, 40), (ANALYZER, 45), (ALIGNMENT, 45)],
-    ids=["trainer", "analyzer", "alignment"],
+    [
+        (TRAINER, 40),
+        (ANALYZER, 45),
+        (ALIGNMENT, 45),
+        (TIME_TRAINER, 40),
+        (TIME_ANALYZER, 45),
+        (TIME_ALIGNMENT, 45),
+    ],
+    ids=lambda value: type(value).__name__,
 )
 def test_the_suite_has_not_shrunk(estimator, at_least):
     # A tag that says too little would silently take checks away.
@@ -94,6 +139,87 @@ def test_the_suite_has_not_shrunk(estimator, at_least):
     assert tags.two_d_array
     assert tags.three_d_array
     assert not tags.allow_nan
+
+
+def test_a_table_read_as_time_is_analysed_step_by_step():
+    labels = ["left", "right", "up"] * 4
+    given = clone(TIME_ANALYZER).set_params(random_state=0).fit(X[..., 0], labels)
+    trainer = RecurrentTrainer(**TIME_TRAINER.get_params())
+    expected = KPFlowAnalyzer(trainer, n_components=2, axes=("time",), analysis_trials=4)
+    expected.set_params(random_state=0).fit(X[..., :1], labels)
+    assert given.n_features_in_ == 5 and expected.n_features_in_ == 1
+    assert given.eigenfunctions_["P"].shape[2] == 5
+    pd.testing.assert_frame_equal(given.results_, expected.results_)
+    np.testing.assert_array_equal(given.transform(X[..., 0]), expected.transform(X[..., :1]))
+
+
+# ---------------------------------------------------------- what fitted estimators hold
+
+
+#: Where a fitted table may hold a missing number, and why; all else is finite.
+MISSING = {
+    "results_": "value",  # With the reason beside it.
+    "layer_table_": None,  # Where results_ holds a reason.
+    "mode_table_": None,  # With the reason beside it.
+    "grouping_history_": None,  # No group of two tasks, or no labels to permute.
+}
+
+
+def numbers_in(value) -> list[np.ndarray]:
+    """Return all numbers that a fitted attribute holds, at any depth."""
+    if isinstance(value, torch.nn.Module):
+        return [p.detach().numpy() for p in value.parameters()]
+    if isinstance(value, pd.DataFrame | pd.Series):
+        table = value.to_frame() if isinstance(value, pd.Series) else value
+        return [table.select_dtypes("number").to_numpy(float)]
+    if isinstance(value, dict):
+        return [n for part in value.values() for n in numbers_in(part)]
+    if isinstance(value, list | tuple):
+        return [n for part in value for n in numbers_in(part)]
+    if isinstance(value, Snapshot):
+        return numbers_in([p.numpy() for p in value.state.values()])
+    if isinstance(value, BaseEstimator):
+        return [n for part in fitted_attributes(value).values() for n in numbers_in(part)]
+    array = np.asarray(value)
+    return [array.astype(float)] if array.dtype.kind in "fiub" else []
+
+
+def fitted_attributes(estimator) -> dict:
+    return {k: v for k, v in vars(estimator).items() if k.endswith("_") and k[0] != "_"}
+
+
+@pytest.mark.filterwarnings("ignore:there is a single sub-task:UserWarning")
+@pytest.mark.parametrize("n", [1, 12])
+@pytest.mark.parametrize("name", ["kpflow", "kpflow, one step", "alignment", "gram"])
+def test_fitted_attributes_are_finite_or_missing_for_a_reason(name, n):
+    estimator, data = {
+        "kpflow": (unfitted("analyzer"), (X[:n], Y[:n])),
+        "kpflow, one step": (unfitted("analyzer"), (X[:n, :1], Y[:n, :1])),
+        "alignment": (unfitted("alignment"), (X[:n], Y[:n])),
+        "gram": (clone(GRAM).set_params(random_state=0), (X[:n, 0], Y[:n, 0])),
+    }[name]
+    attributes = fitted_attributes(estimator.fit(*data))
+    assert len(attributes) >= 10
+    for attribute, value in attributes.items():
+        if attribute not in MISSING:
+            assert all(np.isfinite(part).all() for part in numbers_in(value)), attribute
+    results = attributes["results_"]
+    assert (results["value"].notna() == (results["reason"] == "")).all()
+    assert np.isfinite(results["std_error"][results["value"].notna()]).all()
+    if name == "gram":
+        modes, layers = attributes["mode_table_"], attributes["layer_table_"]
+        known = modes.drop(columns=["next_iteration"]).select_dtypes("number").notna().all(axis=1)
+        assert (known | (modes["reason"] != "")).all()
+        reasons = results.set_index(["iteration", "operator", "quantity"])["reason"]
+        for (iteration, layer), quantities in layers.iterrows():
+            for quantity in quantities.index[quantities.isna()]:
+                assert reasons[iteration, f"K_{layer}", quantity], (layer, quantity)
+    if name == "alignment":
+        history = attributes["grouping_history_"]
+        grouped = history["margin"].notna()
+        assert (history["chance"][~grouped].isna()).all()
+    assert np.isfinite(estimator.transform(data[0])).all()
+    assert np.isfinite(estimator.predict(data[0])).all()
 
 
 @kinds

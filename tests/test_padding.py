@@ -9,8 +9,15 @@ import torch
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, linearize
+from kpflow_sklearn import (
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    SavedTraining,
+    TaskAlignmentAnalyzer,
+    linearize,
+)
 from kpflow_sklearn.datasets import pad_sequences, trials_first
+from kpflow_sklearn.preprocessing import SequenceScaler
 from kpflow_sklearn.results import select
 from tests.cases import distance
 
@@ -133,3 +140,33 @@ def test_a_network_with_steps_first_and_its_data():
     X, y = trials_first(steps_first, expected)
     saved = SavedTraining(nn.ModuleDict({"core": core, "out": out})).fit(X, y)
     np.testing.assert_allclose(saved.predict(X), y, rtol=1e-12)
+
+
+AS_LISTS = [trial.tolist() for trial in TRIALS]
+TAKERS = [
+    RecurrentTrainer(max_iter=1),
+    KPFlowAnalyzer(RecurrentTrainer(max_iter=1)),
+    TaskAlignmentAnalyzer(RecurrentTrainer(max_iter=1)),
+    SequenceScaler(),
+]
+
+
+@pytest.mark.parametrize("trials", [TRIALS, AS_LISTS], ids=["arrays", "lists"])
+@pytest.mark.parametrize("estimator", TAKERS, ids=lambda e: type(e).__name__)
+def test_trials_of_unequal_length_are_sent_to_pad_sequences(estimator, trials):
+    words = r"^X must be one array, .*from 1 to 7 steps: give .* mask .*pad_sequences\(X\)"
+    with pytest.raises(ValueError, match=words):
+        estimator.fit(trials)
+    if isinstance(estimator, TaskAlignmentAnalyzer):
+        with pytest.raises(ValueError, match=words):
+            estimator.fit(trials, tasks=["a", "b", "a", "b", "b"])
+
+
+def test_targets_of_unequal_length_are_sent_to_pad_sequences():
+    with pytest.raises(ValueError, match=r"^y must be one array, .*pad_sequences\(y\)"):
+        RecurrentTrainer(max_iter=1).fit(pad_sequences(TRIALS)[0], AS_LISTS)
+
+
+def test_strings_are_no_trials():
+    with pytest.raises(ValueError, match="could not convert"):
+        RecurrentTrainer(max_iter=1).fit([["one", "two"], ["a", "b"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from email.message import Message
 
 import joblib
 import numpy as np
@@ -25,6 +26,7 @@ from kpflow_sklearn import (
     KPFlowAnalyzer,
     RecurrentTrainer,
     TaskAlignmentAnalyzer,
+    _estimator,
 )
 from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
 
@@ -183,37 +185,6 @@ def test_wrong_parameters_are_named_on_fit(estimator, name, value):
         clone(estimator).set_params(**{name: value}).fit(rows, y)
 
 
-class StepsAreFeatures(KPFlowAnalyzer):
-    """Reads a table as one feature over time, as a user's own adapter might."""
-
-    def fit(self, X, y=None, **options):
-        self._flat = np.ndim(X) == 2
-        return super().fit(np.asarray(X)[..., None] if self._flat else X, y, **options)
-
-    def transform(self, X, **options):
-        return super().transform(np.asarray(X)[..., None] if self._flat else X, **options)
-
-
-def test_a_subclass_that_reads_tables_as_time():
-    flat = X[..., 0]
-    found = StepsAreFeatures(clone(TRAINER), n_components=3, random_state=0)
-    expected = KPFlowAnalyzer(clone(TRAINER), n_components=3, random_state=0)
-    np.testing.assert_array_equal(
-        found.fit_transform(flat, LABELS), expected.fit_transform(flat[..., None], LABELS)
-    )
-    assert found.eigenfunctions_["P"].shape[2] == 6
-
-
-@pytest.mark.filterwarnings("ignore:there is a single sub-task")
-@pytest.mark.parametrize("name", ["kpflow", "alignment", "gram"])
-def test_one_sample_gives_numbers_or_reasons(name):
-    estimator = clone(TRANSFORMERS[name])
-    rows, y = (X[:1, 0], X[:1, 0]) if name == "gram" else (X[:1], Y[:1])
-    results = estimator.fit(rows, y).results_
-    assert (results["value"].notna() | (results["reason"] != "")).all()
-    assert np.isfinite(estimator.transform(rows)).all()
-
-
 @pytest.mark.parametrize("name", ["kpflow", "alignment", "gram"])
 def test_the_html_repr_is_cheap_and_complete(name, monkeypatch):
     estimator = clone(TRANSFORMERS[name])
@@ -222,6 +193,42 @@ def test_the_html_repr_is_cheap_and_complete(name, monkeypatch):
     monkeypatch.setattr(torch, "matmul", lambda *a, **k: pytest.fail("the repr computes"))
     html = estimator._repr_html_()
     assert type(estimator).__name__ in html
+
+
+@pytest.fixture
+def project_urls(monkeypatch):
+    """Let the installed package's metadata name these addresses."""
+
+    def patch(*urls):
+        about = Message()
+        for url in urls:
+            about["Project-URL"] = url
+        monkeypatch.setattr(_estimator, "metadata", lambda name: about)
+        _estimator.documentation_url.cache_clear()
+
+    yield patch
+    _estimator.documentation_url.cache_clear()
+
+
+EVERY_ESTIMATOR = [*TRANSFORMERS.values(), TRAINER, FeedForwardTrainer(), SequenceScaler()]
+
+
+@pytest.mark.parametrize("estimator", EVERY_ESTIMATOR, ids=lambda e: type(e).__name__)
+def test_the_html_repr_links_to_the_documentation_there_is(estimator, project_urls):
+    kind = type(estimator)
+    where = "kpflow_sklearn" + ".preprocessing" * kind.__name__.startswith("Sequence")
+    page = f"https://docs.example/generated/{where}.{kind.__name__}.html"
+    project_urls("Source, https://code.example", "Documentation, https://docs.example/")
+    assert f'href="{page}"' in estimator._repr_html_()
+    project_urls("Source, https://code.example")
+    assert estimator._get_doc_link() == ""
+    html = estimator._repr_html_()
+    assert "docs.example" not in html and "code.example" not in html
+
+
+def test_an_adapter_of_somebody_else_has_no_page_here(project_urls):
+    project_urls("Documentation, https://docs.example")
+    assert type("Own", (SequenceScaler,), {"__module__": "own"})()._get_doc_link() == ""
 
 
 def test_tables_go_into_papers():
