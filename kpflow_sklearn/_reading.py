@@ -23,7 +23,9 @@ def table_of(results: pd.DataFrame, bottleneck: pd.DataFrame) -> pd.DataFrame:
     agreement = select(results, "PKP", "flow_agreement")["value"]
     columns["flow agr."] = agreement.map(lambda v: "-" if pd.isna(v) else f"{v:+.2f}")
     if len(bottleneck):
-        columns["narrower"] = bottleneck.set_index("iteration")["narrower"]
+        found = bottleneck.set_index("iteration")
+        columns["narrower"] = found["narrower"]
+        columns["ratio"] = found["ratio"].map(lambda r: "-" if pd.isna(r) else f"{r:.3g}")
     return pd.DataFrame(columns, index=loss.index)
 
 
@@ -77,10 +79,17 @@ def _range(values: pd.Series) -> str:
     return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
 
+def _ranks(bottleneck: pd.DataFrame, name: str) -> str:
+    """Return an operator's ranks as a range, with the largest standard error if estimated."""
+    largest = bottleneck[f"{name}_rank_std_error"].max()
+    estimated = f" (± {largest:.2g} at most)" if largest > 0 else ""
+    return _range(bottleneck[f"{name}_rank"]) + estimated
+
+
 def _rank_sentence(bottleneck: pd.DataFrame, n_timesteps: int, threshold: float) -> str:
     if not len(bottleneck):
         return ""
-    k, p, pkp = (_range(bottleneck[f"{name}_rank"]) for name in ("K", "P", "PKP"))
+    k, p, pkp = (_ranks(bottleneck, name) for name in ("K", "P", "PKP"))
     return (
         f"On the time axis ({n_timesteps} steps) the rank, at {threshold:.0%} of the trace, is "
         f"{k} for K, {p} for P and {pkp} for the tangent kernel PKP*."
@@ -94,7 +103,7 @@ def _narrow_sentence(bottleneck: pd.DataFrame) -> str:
     n = len(named)
     if named.isin(["K", "P"]).all() and named.nunique() == 1:
         name, ratio = named.iloc[0], bottleneck["ratio"]
-        span = " to ".join(dict.fromkeys(f"{r:.1f}" for r in (ratio.min(), ratio.max())))
+        span = " to ".join(dict.fromkeys(f"{r:.3g}" for r in (ratio.min(), ratio.max())))
         where = "At every snapshot" if n > 1 else "There"
         within = int((bottleneck["PKP_rank"] <= bottleneck[f"{name}_rank"]).sum())
         kept = "at all of them" if within == n else f"at {within} of {n}"

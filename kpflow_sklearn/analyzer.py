@@ -96,7 +96,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Leading eigenvalues of each operator on each axis at the last snapshot (at most 500):
         operator, axis, index, eigenvalue, share of the trace, method.
     bottleneck_ : DataFrame
-        For each iteration the time-axis ranks and which operator is the narrower one.
+        For each iteration the time-axis ranks, their standard errors, which operator is the
+        narrower one, and how many times.
     signal_dimensions_ : DataFrame
         For each iteration the effective dimension (hidden axis, uncentred) of Err, P*Err, KP*Err,
         PKP*Err and of the states Z; NaN where the signal is zero.

@@ -7,7 +7,9 @@ import pandas as pd
 
 from kpflow_sklearn.results import select
 
-COLUMNS = ["iteration", "K_rank", "P_rank", "PKP_rank", "narrower", "ratio"]
+OPERATORS = ("K", "P", "PKP")
+RANKS = [f"{name}_rank{of}" for name in OPERATORS for of in ("", "_std_error")]
+COLUMNS = ["iteration", *RANKS, "narrower", "ratio"]
 
 
 def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -15,7 +17,8 @@ def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
 
     ``narrower`` is "K" or "P", the one with the smaller rank, and ``ratio`` how many times
     smaller it is; "neither" if the rank of PKP* exceeds both by more than 1.96 standard errors,
-    and "undecided" if K's and P's differ by less or one of the three is missing.
+    and "undecided" if K's and P's differ by less or one of the three is missing. Ranks are whole
+    numbers: an exact difference of one is a difference, and the ratio says how little it is.
 
     Parameters
     ----------
@@ -25,16 +28,18 @@ def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns iteration, K_rank, P_rank, PKP_rank, narrower, ratio.
+        Columns iteration, K_rank, K_rank_std_error (0 if exact), the same of P and PKP, narrower,
+        ratio.
     """
-    ranks = {name: select(results, name, "rank", "time") for name in ("K", "P", "PKP")}
+    ranks = {name: select(results, name, "rank", "time") for name in OPERATORS}
     if any(len(found) == 0 for found in ranks.values()):
         return pd.DataFrame(columns=COLUMNS)
     rows = []
     for iteration in ranks["K"].index:
         value = {name: float(found.loc[iteration, "value"]) for name, found in ranks.items()}
         error = {name: float(found.loc[iteration, "std_error"]) for name, found in ranks.items()}
-        rows.append([iteration, *value.values(), *_judge(value, error)])
+        found = [number for name in OPERATORS for number in (value[name], error[name])]
+        rows.append([iteration, *found, *_judge(value, error)])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

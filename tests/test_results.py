@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kpflow_sklearn._reading import read_in_words, table_of
 from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.results import (
     COLUMNS,
@@ -241,13 +242,39 @@ def test_bottleneck_is_undecided_where_a_rank_is_missing(snapshot):
 
 def test_bottleneck_over_training():
     found = bottleneck_table(ranks((2, 50, 2), (6, 6, 6), (50, 5, 5)))
-    columns = ["iteration", "K_rank", "P_rank", "PKP_rank", "narrower", "ratio"]
-    assert list(found.columns) == columns
+    numbers = [f"{name}_rank{of}" for name in ("K", "P", "PKP") for of in ("", "_std_error")]
+    assert list(found.columns) == ["iteration", *numbers, "narrower", "ratio"]
     assert list(found["iteration"]) == [0, 10, 20]
     assert list(found["K_rank"]) == [2, 6, 50]
     assert list(found["P_rank"]) == [50, 6, 5]
     assert list(found["PKP_rank"]) == [2, 6, 5]
     assert list(found["narrower"]) == ["K", "undecided", "P"]
+
+
+def test_bottleneck_gives_the_standard_errors_of_its_ranks():
+    table = bottleneck_table(ranks((Estimate(8, 3), Estimate(18, 4), 8), (20, 19, MISSING)))
+    assert table.loc[0, ["K_rank", "K_rank_std_error"]].tolist() == [8, 3]
+    assert table.loc[0, ["P_rank", "P_rank_std_error"]].tolist() == [18, 4]
+    assert table.loc[0, ["PKP_rank", "PKP_rank_std_error"]].tolist() == [8, 0]
+    assert table.loc[1, ["K_rank_std_error", "P_rank_std_error"]].tolist() == [0, 0]
+    assert np.isnan(table.loc[1, "PKP_rank_std_error"])
+
+
+def test_errors_and_ratios_of_ranks_are_printed():
+    results = pd.concat([
+        to_frame(row(i, "network", "", "loss", 1.0, n_trials=4) for i in (0, 10)),
+        ranks((Estimate(8, 3), 18, 8), (20, 19, 18)),
+    ])  # fmt: skip
+    table = bottleneck_table(results)
+    printed = table_of(results, table)
+    assert printed["rank K"].tolist() == ["8 ± 3", "20"]
+    assert printed["narrower"].tolist() == ["K", "P"] and printed["ratio"].tolist() == [
+        "2.25",
+        "1.05",
+    ]
+    signals = pd.DataFrame({"Z": [1.0, 1.0], "PKP*Err": [1.0, 1.0]}, index=[0, 10])
+    words = read_in_words(results, table, signals, n_timesteps=30, n_states=4)
+    assert "is 8 to 20 (± 3 at most) for K, 18 to 19 for P" in words
 
 
 def test_bottleneck_reads_the_time_axis_alone():
