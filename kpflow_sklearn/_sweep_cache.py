@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import joblib
 
+from kpflow_sklearn._files import write_whole
 from kpflow_sklearn.results import SCHEMA_VERSION, provenance
 
 
@@ -64,13 +63,9 @@ class CellCache:
 
     def write(self, key: str, records: list[dict[str, Any]]) -> None:
         """Keep the records of a cell; the file appears at once and whole."""
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{key}-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            # Python writes floats so that they are read back bit for bit.
-            json.dump({"schema_version": SCHEMA_VERSION, "records": records}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, self.folder / f"{key}.json")
+        # Python writes floats so that they are read back bit for bit.
+        text = json.dumps({"schema_version": SCHEMA_VERSION, "records": records})
+        write_whole(self.folder / f"{key}.json", text)
 
 
 def _by_contents(value: Any) -> Any:

@@ -119,10 +119,30 @@ def provenance(**extra: Any) -> dict[str, str]:
     return found | {name: str(value) for name, value in extra.items()}
 
 
+def to_csv(results: pd.DataFrame, about: Mapping[str, str] | None = None) -> str:
+    """Return a table as CSV, with its provenance in comment lines at the top.
+
+    Parameters
+    ----------
+    results : DataFrame
+        A ``results_`` table.
+    about : mapping, optional
+        Provenance; default `provenance`. White space is folded to single spaces.
+
+    Returns
+    -------
+    str
+        What `write_results` writes.
+    """
+    entries = {"schema_version": str(SCHEMA_VERSION)} | dict(about or provenance())
+    lines = [f"# {name}: {' '.join(value.split())}\n" for name, value in entries.items()]
+    return "".join(lines) + results.to_csv(index=False, lineterminator="\n")
+
+
 def write_results(
     results: pd.DataFrame, path: str | PathLike, about: Mapping[str, str] | None = None
 ) -> None:
-    """Write a table as CSV, with its provenance in comment lines at the top.
+    """Write a table as CSV, as of `to_csv`.
 
     Parameters
     ----------
@@ -131,13 +151,10 @@ def write_results(
     path : path-like
         File to write.
     about : mapping, optional
-        Provenance; default `provenance`. White space is folded to single spaces.
+        Provenance; default `provenance`.
     """
-    entries = {"schema_version": str(SCHEMA_VERSION)} | dict(about or provenance())
-    lines = [f"# {name}: {' '.join(value.split())}" for name, value in entries.items()]
     with open(path, "w", encoding="utf-8", newline="") as file:
-        file.write("\n".join(lines) + "\n")
-        results.to_csv(file, index=False)
+        file.write(to_csv(results, about))
 
 
 def read_results(path: str | PathLike) -> pd.DataFrame:

@@ -18,7 +18,7 @@ SOURCE = Path(kpflow_sklearn.__file__).parent
 # Modules, without the package's name, by layer. "cells.*" stands for the subpackage and all that
 # is in it; a module named on its own goes before its subpackage. Files may yet be unwritten.
 LAYERS = {
-    0: "_validation _random _tensors _digest _callbacks _estimator exceptions",
+    0: "_validation _random _tensors _digest _files _callbacks _estimator exceptions",
     1: "datasets.* cells.* coactivation layers network named_parts readouts recognition tangent "
     "targets operators._base",
     2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "
@@ -29,8 +29,8 @@ LAYERS = {
     "alignment_history alignment_rows feedforward_model feedforward_training feedforward_saved "
     "gram_analysis gram_modes gram_prediction gram_tables gram_training",
     4: "analyzer analyzer_base task_analyzer gram_analyzer preprocessing",
-    5: "plotting.* _reading _alignment_reading _options _tasks _sweep_cache sweep compare report "
-    "__main__ __init__",
+    5: "plotting.* reporting.* _reading _alignment_reading _gram_reading _training_reading "
+    "_options _tasks _sweep_cache sweep compare report __main__ __init__",
 }
 FIRST_WITHOUT_TORCH = 4
 NOT_FOR_OPERATORS = {"spectra", "sketches", "traces", "lyapunov"}

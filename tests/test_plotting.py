@@ -106,6 +106,16 @@ def test_color_by_must_fit_the_trials(analyzer, trials):
         TrajectoryDisplay.from_estimator(analyzer, trials, color_by=np.arange(5))
 
 
+def test_trials_are_coloured_by_name(analyzer, trials, ax):
+    names = ["pro", "anti", "$x_{$"] * 2
+    display = TrajectoryDisplay.from_estimator(analyzer, trials, color_by=names, ax=ax)
+    bar = display.figure_.axes[1]
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["$x_{$", "anti", "pro"]
+    display.figure_.draw_without_rendering()  # Fails where a name is taken for mathematics.
+    colors = [line.get_color() for line in ax.lines if len(line.get_xdata()) > 1]
+    assert len(set(colors)) == 3 and colors[:3] == colors[3:]
+
+
 @pytest.fixture(scope="module")
 def aligned(trials):
     trainer = RecurrentTrainer(hidden_size=5, max_iter=6, snapshots=[0, 3, 6], random_state=0)
@@ -129,6 +139,20 @@ def test_heatmap_shows_the_matrix(aligned, kind, iteration, ax):
     assert f"iteration {at}" in ax.get_title()
     written = [float(t.get_text().replace("\N{MINUS SIGN}", "-")) for t in ax.texts]
     np.testing.assert_allclose(written, matrix.ravel(), rtol=0.06)
+
+
+def test_long_names_and_small_numbers_leave_room_for_the_heatmap(aligned, ax):
+    names = {"a": "a" * 80, "b": "$x_{$"}
+    history = aligned.alignment_history_["interference"].rename(columns=names)
+    display = AlignmentDisplay({"interference": history * 1e-6}, aligned.grouping_history_)
+    display.plot(kind="interference", ax=ax)
+    shown = [t.get_text() for t in ax.get_xticklabels()]
+    assert shown == [f"{'a' * 23}…", "$x_{$", "c"]
+    ax.figure.draw_without_rendering()  # Fails where a name is taken for mathematics.
+    small = {text.get_fontsize() for text in ax.texts}
+    other = AlignmentDisplay.from_estimator(aligned, ax=Figure().subplots())
+    usual = {text.get_fontsize() for text in other.ax_.texts}
+    assert max(small) < min(usual)
 
 
 def test_history_draws_margins_and_marks_the_transition(aligned, ax):

@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._validation import check_choice
-from kpflow_sklearn.plotting._style import new_axes
+from kpflow_sklearn.plotting._style import new_axes, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,9 +139,10 @@ class AlignmentDisplay:
         values = matrix.to_numpy()
         largest = 1.0 if kind != "interference" else np.nanmax(np.abs(values), initial=1e-300)
         image = self.ax_.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
-        names = [str(name) for name in matrix.columns]
-        self.ax_.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        self.ax_.set_yticks(range(len(names)), names)
+        names = [short_name(name) for name in matrix.columns]
+        # A dollar sign in a name is no mathematics.
+        self.ax_.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
+        self.ax_.set_yticks(range(len(names)), names, parse_math=False)
         self.ax_.set_xlabel("task j, whose error acts")
         self.ax_.set_ylabel("task i, acted on")
         if kind in ("update", "state"):
@@ -154,10 +155,12 @@ class AlignmentDisplay:
         return self
 
     def _write_values(self, values: np.ndarray, largest: float) -> None:
-        for (i, j), value in np.ndenumerate(values):
-            text = "" if np.isnan(value) else f"{value:.2g}".replace("-", "\N{MINUS SIGN}")
-            color = "white" if abs(value) > 0.6 * largest else "black"
-            self.ax_.text(j, i, text, ha="center", va="center", color=color, fontsize="small")
+        texts = {place: "" if np.isnan(v) else f"{v:.2g}" for place, v in np.ndenumerate(values)}
+        size = "small" if max(map(len, texts.values())) < 7 else "x-small"
+        for (i, j), text in texts.items():
+            shown = text.replace("-", "\N{MINUS SIGN}")
+            color = "white" if abs(values[i, j]) > 0.6 * largest else "black"
+            self.ax_.text(j, i, shown, ha="center", va="center", color=color, fontsize=size)
 
     def plot_history(self, *, ax: Axes | None = None) -> AlignmentDisplay:
         """Draw over training how far apart the final groups are, by states and operators.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,13 @@ OPERATOR_STYLE: dict[str, dict[str, Any]] = {
 #: Layers, from the lowest.
 LAYER_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
+_LONGEST_NAME = 24
+
+
+def matplotlib_is_here() -> bool:
+    """Tell whether figures can be drawn: matplotlib is an extra."""
+    return find_spec("matplotlib") is not None
+
 
 def new_axes(ax: Axes | None) -> Axes:
     """Return ``ax``, or the only axes of a new figure."""
@@ -25,6 +33,12 @@ def new_axes(ax: Axes | None) -> Axes:
     import matplotlib.pyplot as plt
 
     return plt.subplots(layout="constrained")[1]
+
+
+def short_name(name: object) -> str:
+    """Return a name that leaves room for the figure."""
+    text = str(name)
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
 
 def plain_log_scale(ax: Axes, which: str = "y") -> None:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn.plotting._style import new_axes
+from kpflow_sklearn.plotting._style import new_axes, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ class TrajectoryDisplay:
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps.
         color_by : array-like of shape (n_trials,), optional
-            A number a trial (the stimulus, say).
+            A number a trial (the stimulus, say), or a name (the sub-task).
         cyclic : bool, default=False
             Whether these numbers are angles in radians.
         label : str, default=""
@@ -108,7 +108,7 @@ class TrajectoryDisplay:
         self.ax_ = new_axes(ax)
         self.figure_ = self.ax_.figure
         n_trials = len(self.states)
-        numbers = np.zeros(n_trials) if color_by is None else np.asarray(color_by, dtype=float)
+        names, numbers = _numbered(np.zeros(n_trials) if color_by is None else color_by)
         if numbers.shape != (n_trials,):
             raise ValueError(
                 f"color_by must hold one number a trial, shape ({n_trials},), got {numbers.shape}."
@@ -129,7 +129,9 @@ class TrajectoryDisplay:
         self.ax_.spines[["top", "right"]].set_visible(False)
         if color_by is not None:
             bar = self.figure_.colorbar(mapping, ax=self.ax_, label=label)
-            if cyclic:
+            if names is not None:  # A dollar sign in them is no mathematics.
+                bar.set_ticks(range(len(names)), labels=names, parse_math=False)
+            elif cyclic:
                 bar.set_ticks([0, np.pi, 2 * np.pi], labels=["0", "π", "2π"])
         return self
 
@@ -148,6 +150,15 @@ class TrajectoryDisplay:
             shape = (n_trials, n_timesteps, k)
             self.projections_[..., :k] = plane.transform(flat).reshape(shape)
             self.explained_variance_ratio_[:k] = plane.explained_variance_ratio_
+
+
+def _numbered(color_by: ArrayLike) -> tuple[list[str] | None, np.ndarray]:
+    """Return numbers to colour by and, where names were given, the name of each."""
+    values = np.asarray(color_by)
+    if values.dtype.kind in "iufb":
+        return None, values.astype(float)
+    names, codes = np.unique(values.astype(str), return_inverse=True)
+    return [short_name(name) for name in names], codes.reshape(values.shape).astype(float)
 
 
 def _colormap(cyclic: bool) -> Any:
