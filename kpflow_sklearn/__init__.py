@@ -7,6 +7,7 @@ from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
 from kpflow_sklearn.feedforward_training import FeedForwardTrainer
 from kpflow_sklearn.gram_analyzer import GramFlowAnalyzer
 from kpflow_sklearn.linearization import Linearization, linearize
+from kpflow_sklearn.report import report
 from kpflow_sklearn.sweep import sweep
 from kpflow_sklearn.task_analyzer import TaskAlignmentAnalyzer
 from kpflow_sklearn.training import RecurrentTrainer
@@ -25,5 +26,6 @@ __all__ = [
     "UnsupportedNetworkError",
     "compare",
     "linearize",
+    "report",
     "sweep",
 ]

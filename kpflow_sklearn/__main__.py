@@ -14,12 +14,19 @@ from kpflow_sklearn import (
     KPFlowAnalyzer,
     RecurrentTrainer,
     TaskAlignmentAnalyzer,
+    report,
 )
 from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
 from kpflow_sklearn._options import N_ALIGNMENT_SNAPSHOTS, N_SNAPSHOTS, make_parser
-from kpflow_sklearn._reading import read_in_words, table_of
+from kpflow_sklearn._reading import read_analysis_in_words, table_of
 from kpflow_sklearn._tasks import Task, load_file, load_task
-from kpflow_sklearn.results import provenance, write_results
+from kpflow_sklearn._training_reading import (
+    network_in_words,
+    provenance_of,
+    training_in_words,
+)
+from kpflow_sklearn.plotting._style import matplotlib_is_here
+from kpflow_sklearn.results import write_results
 
 N_DRAWN = 64
 
@@ -30,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         task = load_file(options.data) if options.data else load_task(options.task, options.seed)
-        folder = Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
+        files = _prepare(options)
         run = _analyse if task.tasks is None else _align
         analyzer = run(task, options)
     except (ValueError, OSError) as error:
@@ -41,23 +47,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_reading(analyzer, options)
     else:
         _print_alignment(analyzer, options)
-    about = provenance(
-        training=_training_in_words(analyzer),
-        network=repr(analyzer.trainer_),
-        command=" ".join(["python -m kpflow_sklearn", *(sys.argv[1:] if argv is None else argv)]),
-        seed=options.seed,
-        dtype=str(analyzer.network_.dtype).removeprefix("torch."),
-    )
-    write_results(analyzer.results_, folder / "results.csv", about)
-    written = [folder / "results.csv"]
-    if _matplotlib_is_here():
-        path = folder / "figure.png"
-        _draw(analyzer, task, path) if task.tasks is None else _draw_alignment(analyzer, path)
-        written.append(folder / "figure.png")
+    command = " ".join(["python -m kpflow_sklearn", *(sys.argv[1:] if argv is None else argv)])
+    _write(analyzer, task, files, options, command)
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> dict[str, Path]:
+    """Return the files to write by what they hold, having said where they go before it begins."""
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"results": folder / "results.csv"}
+    if matplotlib_is_here():
+        files["figure"] = folder / "figure.png"
+    if options.report:
+        files["report"] = folder / "report.html"
+    earlier = [path.name for path in files.values() if path.exists()]
+    replaced = f"; {_listed(earlier)} of an earlier run will be replaced" if earlier else ""
+    print(f"results go to {folder}{replaced}", flush=True)
+    return files
+
+
+def _write(
+    analyzer: Any,
+    task: Task,
+    files: dict[str, Path],
+    options: argparse.Namespace,
+    command: str,
+) -> None:
+    """Write the files, and say so."""
+    about = {"command": command}
+    write_results(analyzer.results_, files["results"], provenance_of(analyzer, **about))
+    if "figure" in files:
+        draw = _draw if task.tasks is None else _draw_alignment
+        draw(analyzer, task, files["figure"])
     else:
         print("no figure: matplotlib is not installed (pip install 'kpflow-sklearn[plot]')")
-    print("wrote " + " and ".join(map(str, written)))
-    return 0
+    if "report" in files:
+        what = options.data or options.task
+        report(
+            analyzer,
+            files["report"],
+            task.drawn,
+            task.y if task.X_analysis is None else task.y_analysis,
+            mask=task.mask,
+            loss_weight=task.loss_weight,
+            color_by=task.color_by if task.tasks is None else task.tasks,
+            cyclic=task.cyclic,
+            color_label=task.color_label,
+            title=f"{network_in_words(analyzer)} on {what}",
+            about=about,
+        )
+    print(f"wrote {_listed([str(path) for path in files.values()])}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _trainer(task: Task, options: argparse.Namespace) -> RecurrentTrainer:
@@ -111,22 +155,10 @@ def _align(task: Task, options: argparse.Namespace) -> TaskAlignmentAnalyzer:
     )
 
 
-def _training_in_words(analyzer: Any) -> str:
-    """Say what was minimised, and how."""
-    trainer = analyzer.trainer_
-    loss = {"mse": "mean squared error", "cross_entropy": "cross entropy"}
-    form = trainer.encoder_.form_.replace("_", " ")
-    return (
-        f"{analyzer.n_iter_} updates by {trainer.optimizer} on the "
-        f"{loss[trainer.objective_.loss]} ({form}), learning rate {trainer.learning_rate:g}, "
-        f"batches of {trainer.batch_size}"
-    )
-
-
 def _print_alignment(analyzer: TaskAlignmentAnalyzer, options: argparse.Namespace) -> None:
     print(
         f"\n{options.cell.upper()}, {options.hidden_size} units, {options.data or options.task}; "
-        f"{_training_in_words(analyzer)}\n\n{read_alignment_in_words(analyzer)}\n\nThe matrices "
+        f"{training_in_words(analyzer)}\n\n{read_alignment_in_words(analyzer)}\n\nThe matrices "
         f"at iteration {analyzer.snapshots_[-1].iteration}: row i is acted on, column j acts.\n"
     )
     print(matrices_in_print(analyzer) + "\n")
@@ -137,21 +169,13 @@ def _print_reading(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> Non
     what = options.data or options.task
     print(
         f"\n{options.cell.upper()}, {options.hidden_size} units, {what}; {n_trials} analysis "
-        f"trials of {n_timesteps} steps\n{_training_in_words(analyzer)}\nranks at "
+        f"trials of {n_timesteps} steps\n{training_in_words(analyzer)}\nranks at "
         f"{analyzer.rank_threshold:.0%} of the trace and effective dimensions on the time axis "
         "(± standard error where estimated)\n"
     )
     table = table_of(analyzer.results_, analyzer.bottleneck_)
     print(table.to_string(justify="right"))
-    words = read_in_words(
-        analyzer.results_,
-        analyzer.bottleneck_,
-        analyzer.signal_dimensions_,
-        n_timesteps=n_timesteps,
-        n_states=n_states,
-        rank_threshold=analyzer.rank_threshold,
-    )
-    print(f"\n{words}\n")
+    print(f"\n{read_analysis_in_words(analyzer)}\n")
 
 
 def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
@@ -180,7 +204,7 @@ def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _draw_alignment(analyzer: TaskAlignmentAnalyzer, path: Path) -> None:
+def _draw_alignment(analyzer: TaskAlignmentAnalyzer, task: Task, path: Path) -> None:
     """Write the figure: interference, final states, and the groups over training."""
     from matplotlib.figure import Figure
 
@@ -195,12 +219,6 @@ def _draw_alignment(analyzer: TaskAlignmentAnalyzer, path: Path) -> None:
     if has_margin:
         display.plot_history(ax=axes[2])
     figure.savefig(path, dpi=150)
-
-
-def _matplotlib_is_here() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("matplotlib") is not None
 
 
 def _first_line(error: Exception) -> str:

@@ -67,7 +67,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--out",
         default="kpflow_results",
         metavar="DIR",
-        help="folder for results.csv and figure.png (default: %(default)s)",
+        help="folder for results.csv and figure.png, which replace those of an earlier run "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write report.html there: all figures, tables, checks and settings on one page",
     )
     return parser
 

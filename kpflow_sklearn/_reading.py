@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from kpflow_sklearn.results import select
@@ -41,32 +43,39 @@ def _formatted(rows: pd.DataFrame, form: str) -> pd.Series:
     return pd.Series({i: one(r) for i, r in rows.iterrows()}, dtype=object)
 
 
-def read_in_words(
-    results: pd.DataFrame,
-    bottleneck: pd.DataFrame,
-    signals: pd.DataFrame,
-    *,
-    n_timesteps: int,
-    n_states: int,
-    rank_threshold: float = 0.95,
-) -> str:
-    """Return one paragraph on what K and P did, computed from the tables."""
-    loss = select(results, "network", "loss")["value"]
-    sentences = [_loss_sentence(loss)]
-    sentences.append(_rank_sentence(bottleneck, n_timesteps, rank_threshold))
-    sentences.append(_narrow_sentence(bottleneck))
-    sentences.append(_state_sentence(signals, n_states))
-    sentences.append(_agreement_sentence(results))
+def read_analysis_in_words(analyzer: Any) -> str:
+    """Return one paragraph on what K and P did, computed from the tables.
+
+    Parameters
+    ----------
+    analyzer : KPFlowAnalyzer
+        Fitted.
+
+    Returns
+    -------
+    str
+        A paragraph.
+    """
+    n_timesteps, n_states = next(iter(analyzer.eigenfunctions_.values())).shape[2:]
+    bottleneck = analyzer.bottleneck_
+    sentences = [
+        loss_sentence(select(analyzer.results_, "network", "loss")["value"]),
+        _rank_sentence(bottleneck, n_timesteps, analyzer.rank_threshold),
+        _narrow_sentence(bottleneck),
+        _state_sentence(analyzer.signal_dimensions_, n_states),
+        _agreement_sentence(analyzer.results_),
+    ]
     return " ".join(s for s in sentences if s)
 
 
-def _loss_sentence(loss: pd.Series) -> str:
+def loss_sentence(loss: pd.Series, where: str = "analysis trials") -> str:
+    """Say where the loss went, given by iteration."""
     first, last = loss.iloc[0], loss.iloc[-1]
     if len(loss) == 1:
-        return f"At iteration {loss.index[0]} the loss on the analysis trials is {last:.3g}."
+        return f"At iteration {loss.index[0]} the loss on the {where} is {last:.3g}."
     verb = "fell" if last < first else "rose" if last > first else "stayed"
     return (
-        f"From iteration {loss.index[0]} to {loss.index[-1]} the loss on the analysis trials "
+        f"From iteration {loss.index[0]} to {loss.index[-1]} the loss on the {where} "
         f"{verb} from {first:.3g} to {last:.3g}."
     )
 

@@ -13,6 +13,7 @@ from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_
 from kpflow_sklearn._reading import _agreement_sentence
 from kpflow_sklearn.grouping import margin
 from kpflow_sklearn.results import read_results, row, select, to_frame
+from tests.pages import FoundPage, content_of
 
 QUICK = ["--hidden-size", "6", "--max-iter", "4", "--snapshots", "2"]
 
@@ -150,7 +151,7 @@ def test_help_names_every_option(capsys):
         main(["--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for option in ("task", "data", "cell", "hidden-size", "init-scale", "max-iter", "snapshots"):
+    for option in ("task", "data", "cell", "hidden-size", "max-iter", "snapshots", "report"):
         assert f"--{option}" in printed
 
 
@@ -184,6 +185,38 @@ def test_words_say_where_a_transition_is_at_the_edge():
     for iteration, where in ((0, "(the first snapshot)"), (4, "at the last snapshot only")):
         found.transition_, found.lead_ = iteration, None
         assert where in read_alignment_in_words(found)
+
+
+@pytest.mark.parametrize("task", ["memory_pro", "multitask"])
+def test_a_report_says_what_the_command_prints(task, tmp_path, capsys):
+    assert run(tmp_path, "--task", task, "--report") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    out = tmp_path / "out"
+    assert printed.endswith(f"wrote {out}/results.csv, {out}/figure.png and {out}/report.html")
+    page = FoundPage((out / "report.html").read_text("utf-8"))
+    assert page.title == f"GRU, 6 units on {task}"
+    reading = page.text[page.text.index("From iteration 0") :].split(" Over training")[0]
+    assert reading.split(" Alignment Groups")[0] in printed
+    assert page.tables["Identities"].words("passed").count("yes") == 8
+    assert "State trajectories" in page.text and "Not drawn" not in page.text
+    (saved,) = [content_of(link)[1] for link in page.links if link.startswith("data:text/csv")]
+    assert saved == (out / "results.csv").read_bytes()
+    command = dict(page.tables["Versions and origin"].texts)["command"]
+    assert command.startswith(f"python -m kpflow_sklearn --task {task} --report")
+
+
+def test_an_earlier_run_is_replaced_with_notice(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(tmp_path) == 0
+    assert f"results go to {out}\n" in capsys.readouterr().out
+    before = (out / "results.csv").read_bytes()
+    assert run(tmp_path, "--seed", "1") == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == (
+        f"results go to {out}; results.csv and figure.png of an earlier run will be replaced"
+    )
+    assert (out / "results.csv").read_bytes() != before
+    assert not (out / "report.html").exists()
 
 
 def test_masks_and_weights_of_a_file_are_used_and_other_arrays_refused(tmp_path, capsys):

@@ -1,0 +1,113 @@
+"""Where a network came from, in words: what it is, what was minimised, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kpflow_sklearn.results import provenance
+
+LOSSES = {"mse": "mean squared error", "cross_entropy": "cross entropy"}
+
+
+def source_of(analyzer: Any) -> Any:
+    """Return the trainer that a fitted analyzer took its network from, out of a FrozenEstimator.
+
+    Parameters
+    ----------
+    analyzer : estimator
+        A fitted analyzer.
+
+    Returns
+    -------
+    estimator
+        A trainer, or what stands in the place of one.
+    """
+    return getattr(analyzer.trainer_, "estimator", analyzer.trainer_)
+
+
+def network_in_words(analyzer: Any) -> str:
+    """Say what kind of network was analysed.
+
+    Parameters
+    ----------
+    analyzer : estimator
+        A fitted analyzer.
+
+    Returns
+    -------
+    str
+        Half a sentence.
+    """
+    trainer = source_of(analyzer)
+    if hasattr(trainer, "hidden_sizes"):
+        sizes = ", ".join(map(str, trainer.hidden_sizes))
+        return f"multilayer perceptron ({trainer.activation}), hidden layers of {sizes} units"
+    if not hasattr(trainer, "cell"):
+        return f"{type(trainer.network).__name__}, trained elsewhere"
+    cell = trainer.cell if isinstance(trainer.cell, str) else _name(trainer.cell)
+    layers = f"{trainer.n_layers} layers of " if trainer.n_layers > 1 else ""
+    kind = cell.upper() if cell in ("gru", "lstm") else f"{cell} network"
+    return f"{kind}, {layers}{trainer.hidden_size} units"
+
+
+def training_in_words(analyzer: Any) -> str:
+    """Say what was minimised, and how.
+
+    Parameters
+    ----------
+    analyzer : estimator
+        A fitted analyzer.
+
+    Returns
+    -------
+    str
+        Half a sentence.
+    """
+    trainer = source_of(analyzer)
+    loss = "quadratic loss"
+    if hasattr(trainer, "encoder_"):
+        form = trainer.encoder_.form_.replace("_", " ")
+        loss = f"{LOSSES[trainer.objective_.loss]} ({form})"
+    if not hasattr(trainer, "optimizer"):
+        iterations = [snapshot.iteration for snapshot in analyzer.snapshots_]
+        if len(iterations) == 1:
+            return f"one state, at iteration {iterations[0]}; judged by the {loss}"
+        return (
+            f"{len(iterations)} states of its training, iterations {iterations[0]} to "
+            f"{iterations[-1]}; judged by the {loss}"
+        )
+    batches = "full batches" if trainer.batch_size is None else f"batches of {trainer.batch_size}"
+    stopped = ", interrupted" if getattr(trainer, "interrupted_", False) else ""
+    return (
+        f"{analyzer.n_iter_} updates by {_name(trainer.optimizer)} on the {loss}, learning rate "
+        f"{trainer.learning_rate:g}, {batches}{stopped}"
+    )
+
+
+def _name(what: Any) -> str:
+    """Name a class, a function or an object that builds cells."""
+    return what if isinstance(what, str) else getattr(what, "__name__", type(what).__name__)
+
+
+def provenance_of(analyzer: Any, **extra: Any) -> dict[str, str]:
+    """Return what a written table should carry of where its numbers come from.
+
+    Parameters
+    ----------
+    analyzer : estimator
+        A fitted analyzer.
+    **extra
+        Further entries, the command say.
+
+    Returns
+    -------
+    dict of str to str
+        Versions, network, training, seed and dtype.
+    """
+    return provenance(
+        training=training_in_words(analyzer),
+        network=repr(analyzer.trainer_),
+        seed=analyzer.random_state,
+        dtype=str(analyzer.network_.dtype).removeprefix("torch."),
+        **extra,
+    )

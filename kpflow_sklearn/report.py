@@ -1,0 +1,224 @@
+"""report: a fitted analyzer as one page of HTML that opens anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from os import PathLike
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_is_fitted
+
+from kpflow_sklearn._files import write_whole
+from kpflow_sklearn._training_reading import network_in_words, provenance_of
+from kpflow_sklearn.analyzer import KPFlowAnalyzer
+from kpflow_sklearn.gram_analyzer import GramFlowAnalyzer
+from kpflow_sklearn.reporting import _alignment, _gram, _kpflow
+from kpflow_sklearn.reporting._origin import (
+    facts,
+    origin_section,
+    settings_section,
+    verification_section,
+)
+from kpflow_sklearn.reporting._page import Page, Section, data_uri, render
+from kpflow_sklearn.reporting._trajectories import trajectory_section
+from kpflow_sklearn.results import to_csv
+from kpflow_sklearn.task_analyzer import TaskAlignmentAnalyzer
+
+MOST_CSV = 10_000_000  # Bytes of results_ that a page may hold.
+
+
+#: What is said of each kind of analyzer: SUBJECT, PAPER, CHECKED, `read`, `count`, `sections`.
+_KINDS: dict[type, ModuleType] = {
+    KPFlowAnalyzer: _kpflow,
+    TaskAlignmentAnalyzer: _alignment,
+    GramFlowAnalyzer: _gram,
+}
+
+
+def report(
+    analyzer: Any,
+    path: str | PathLike,
+    X: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    *,
+    mask: ArrayLike | None = None,
+    loss_weight: ArrayLike | None = None,
+    color_by: ArrayLike | None = None,
+    cyclic: bool = False,
+    color_label: str = "",
+    title: str | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a fitted analyzer as one self-contained page of HTML, for a colleague or a record.
+
+    The page holds a reading in words, figures, tables, settings, versions and ``results_`` as a
+    CSV file to save. It loads nothing and runs no script.
+
+    Parameters
+    ----------
+    analyzer : KPFlowAnalyzer, TaskAlignmentAnalyzer or GramFlowAnalyzer
+        Fitted.
+    path : str or path-like
+        The file to write, in a folder that exists. An earlier file of that name is replaced.
+    X : array-like of shape (n_trials, n_timesteps, n_features), optional
+        Trials (rows, of a feed-forward network) on which the network is scored, verified by
+        ``analyzer.verify`` and, at most 64 of them, drawn as state trajectories. Without them
+        the page says that this was not done.
+    y : array-like, optional
+        Their targets, as in the analyzer's ``fit``.
+    mask : array-like of bool, shape (n_trials, n_timesteps), optional
+        Valid steps of X.
+    loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
+        w >= 0, what each step costs.
+    color_by : array-like of shape (n_trials,), optional
+        A number or a name a trial that colours its trajectory; default y where that is one each.
+    cyclic : bool, default=False
+        Whether these numbers are angles in radians.
+    color_label : str, default=""
+        What they are.
+    title : str, optional
+        Heading of the page; default the network.
+    about : mapping of str to str, optional
+        Further entries of the provenance, the name of the data say.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    NotFittedError
+        If the analyzer is not fitted.
+    FileNotFoundError
+        If the folder of ``path`` does not exist; nothing is computed then.
+    TypeError
+        If ``analyzer`` is no analyzer.
+    ValueError
+        If ``path`` is a folder, or X, y and what belongs to them do not fit the analyzer.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, report
+    >>> from kpflow_sklearn.datasets import make_memory_pro
+    >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, evenly_spaced=True)
+    >>> trainer = RecurrentTrainer("tanh", hidden_size=4, max_iter=3, snapshots=2)
+    >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+    >>> report(analyzer, tempfile.mkdtemp() + "/memory.html", X, y).name
+    'memory.html'
+    """
+    kind = _kind_of(analyzer)
+    check_is_fitted(analyzer, "results_")
+    file = _checked_path(path)
+    options = {"mask": mask, "loss_weight": loss_weight}
+    _check_given(analyzer, X, y=y, color_by=color_by, **options)
+    score, checks = _judge(analyzer, X, y, **options)
+    origin = provenance_of(analyzer, **(about or {}))
+    software = f"kpflow_sklearn {_version()}"
+    sections = [
+        *kind.sections(analyzer),
+        *_trajectories(analyzer, X, y, mask, (color_by, cyclic, color_label)),
+        verification_section(checks, kind.CHECKED),
+        settings_section(analyzer),
+        origin_section(origin, kind.PAPER, software),
+    ]
+    page = Page(
+        f"{kind.SUBJECT}: {network_in_words(analyzer)}" if title is None else title,
+        facts(analyzer, kind.count(analyzer), score),
+        kind.read(analyzer),
+        sections,
+        software,
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        _embedded(to_csv(analyzer.results_, origin)),
+    )
+    write_whole(file, render(page))
+    return file
+
+
+def _version() -> str:
+    from kpflow_sklearn import __version__  # Not yet there while the package is imported.
+
+    return __version__
+
+
+def _embedded(text: str) -> str:
+    """Return a CSV file as a data URI, or nothing if it is too large."""
+    content = text.encode("utf-8")
+    return data_uri(content, "text/csv;charset=utf-8") if len(content) <= MOST_CSV else ""
+
+
+def _kind_of(analyzer: Any) -> ModuleType:
+    for kind, module in _KINDS.items():
+        if isinstance(analyzer, kind):
+            return module
+    names = ", ".join(kind.__name__ for kind in _KINDS)
+    raise TypeError(
+        f"analyzer must be one of {names}, got {type(analyzer).__name__}; of a pipeline or a "
+        "search give the fitted step."
+    )
+
+
+def _checked_path(path: str | PathLike) -> Path:
+    file = Path(path)
+    if file.is_dir():
+        raise ValueError(f"path must name a file, out.html say, but {str(file)!r} is a folder.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(
+            f"path={str(file)!r}: there is no folder {str(file.parent)!r}; make it first."
+        )
+    return file
+
+
+def _check_given(analyzer: Any, X: ArrayLike | None, **others: ArrayLike | None) -> None:
+    """Refuse what X is missing for, and what only recurrent networks take."""
+    given = [name for name, value in others.items() if value is not None]
+    if X is None and given:
+        raise ValueError(f"{given[0]} was given without X.")
+    color_by = others["color_by"]
+    if X is not None and color_by is not None and np.shape(color_by) != (len(np.asarray(X)),):
+        raise ValueError(
+            f"color_by must hold one number or name a trial, shape ({len(np.asarray(X))},), got "
+            f"{np.shape(color_by)}."
+        )
+    if isinstance(analyzer, GramFlowAnalyzer):
+        if given and given != ["y"]:
+            raise ValueError(
+                f"{given[-1]} means nothing for a feed-forward network; leave it out."
+            )
+        if X is not None and not given:
+            raise ValueError("y is needed with X for a feed-forward network.")
+
+
+def _judge(
+    analyzer: Any, X: ArrayLike | None, y: ArrayLike | None, **options: ArrayLike | None
+) -> tuple[float | None, pd.DataFrame | None]:
+    """Return the network's score on the trials given, and the identities checked."""
+    if isinstance(analyzer, GramFlowAnalyzer):
+        score = None if X is None or y is None else analyzer.score(X, y)
+        return score, _gram.checks(analyzer)
+    if X is None:
+        return None, None
+    checks = analyzer.verify(X, y, **options)
+    return analyzer.score(X, y, mask=options["mask"]), checks
+
+
+def _trajectories(
+    analyzer: Any,
+    X: ArrayLike | None,
+    y: ArrayLike | None,
+    mask: ArrayLike | None,
+    color: tuple[ArrayLike | None, bool, str],
+) -> list[Section]:
+    """Return the section with the state trajectories of a recurrent network."""
+    if isinstance(analyzer, GramFlowAnalyzer):
+        return []
+    if color[0] is None and y is not None and np.ndim(y) == 1:
+        color = (y, False, "y")
+    return [trajectory_section(analyzer, X, mask, *color)]

@@ -1,0 +1,549 @@
+"""The report: its numbers are the analyzer's, its text is only text, its file whole."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+
+from kpflow_sklearn import (
+    FeedForwardTrainer,
+    GramFlowAnalyzer,
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    SavedTraining,
+    TaskAlignmentAnalyzer,
+    report,
+)
+from kpflow_sklearn._alignment_reading import read_alignment_in_words
+from kpflow_sklearn._files import write_whole
+from kpflow_sklearn._gram_reading import read_gram_in_words
+from kpflow_sklearn._reading import read_analysis_in_words
+from kpflow_sklearn.reporting import _gram
+from kpflow_sklearn.reporting._tables import cell, from_frame, over_training
+from kpflow_sklearn.results import read_results, select
+from tests.pages import FoundPage, content_of
+
+HOSTILE = ["<script>alert(1)</script>", "$\\frac$ & $x_{$", '"><img src=x onerror=alert(1)>']
+RNG = np.random.default_rng(0)
+TRIALS = RNG.standard_normal((9, 8, 2))
+ROWS = pd.DataFrame(RNG.standard_normal((12, 3)), columns=HOSTILE)
+TARGETS = RNG.standard_normal(12)
+
+
+def recurrent_trainer(**options):
+    settings = {"hidden_size": 5, "max_iter": 6, "snapshots": [0, 3, 6], "random_state": 0}
+    return RecurrentTrainer(**{**settings, **options})
+
+
+@pytest.fixture(scope="module")
+def kpflow():
+    analyzer = KPFlowAnalyzer(recurrent_trainer(), method="randomized", random_state=0)
+    return analyzer.fit(TRIALS, TRIALS.cumsum(1))
+
+
+@pytest.fixture(scope="module")
+def alignment():
+    analyzer = TaskAlignmentAnalyzer(recurrent_trainer(), n_groups=2, random_state=0)
+    periods = {"early": (0, 4)}
+    return analyzer.fit(TRIALS, TRIALS.cumsum(1), tasks=HOSTILE * 3, periods=periods)
+
+
+@pytest.fixture(scope="module")
+def gram():
+    trainer = FeedForwardTrainer((6, 5), max_iter=20, snapshots=3, random_state=0)
+    return GramFlowAnalyzer(trainer, n_components=3, random_state=0).fit(ROWS, TARGETS)
+
+
+@pytest.fixture(scope="module")
+def pages(kpflow, alignment, gram, tmp_path_factory):
+    """Return the reports of all three analyzers, with data, as text."""
+    folder = tmp_path_factory.mktemp("reports")
+    given = {
+        "kpflow": (kpflow, TRIALS, TRIALS.cumsum(1), {"color_by": np.arange(9)}),
+        "alignment": (alignment, TRIALS, TRIALS.cumsum(1), {"color_by": HOSTILE * 3}),
+        "gram": (gram, ROWS, TARGETS, {}),
+    }
+    return {
+        name: report(analyzer, folder / f"{name}.html", X, y, **options).read_text("utf-8")
+        for name, (analyzer, X, y, options) in given.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def found(pages):
+    return {name: FoundPage(html) for name, html in pages.items()}
+
+
+@pytest.fixture
+def page_of(tmp_path, monkeypatch):
+    """Return a function that reports on an analyzer, without figures unless they are looked at."""
+
+    def make(analyzer, *data, figures=False, **options):
+        if not figures:
+            monkeypatch.setattr("kpflow_sklearn.plotting._style.find_spec", lambda name: None)
+        path = report(analyzer, tmp_path / "out.html", *data, **options)
+        return FoundPage(path.read_text("utf-8"))
+
+    return make
+
+
+SECTIONS = {
+    "kpflow": "over-training spectra-by-axis error-change-and-states weight-maps "
+    "lyapunov-exponents state-trajectories verification settings origin",
+    "alignment": "alignment groups what-carries-interference state-trajectories verification "
+    "settings origin",
+    "gram": "training layers kernel-and-its-modes verification settings origin",
+}
+N_FIGURES = {"kpflow": 8, "alignment": 7, "gram": 5}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_section_is_there_and_linked(found, name):
+    page = found[name]
+    expected = SECTIONS[name].split()
+    assert [i for i in page.ids if i != "reading"] == expected
+    assert [link[1:] for link in page.links if link.startswith("#")] == expected
+    assert len(set(page.ids)) == len(page.ids)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_figures_decode_and_are_described(found, name):
+    page = found[name]
+    assert len(page.images) == N_FIGURES[name]
+    for image in page.images:
+        kind, content = content_of(image["src"])
+        assert kind == "image/svg+xml"
+        drawing = ElementTree.fromstring(content)
+        assert len(list(drawing.iter("{http://www.w3.org/2000/svg}path"))) > 5
+        assert len(image["alt"]) > 20
+        ratio = float(image["width"]) / float(image["height"])
+        width, height = map(float, drawing.attrib["viewBox"].split()[2:])
+        assert ratio == pytest.approx(width / height, rel=0.01)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_page_loads_nothing_runs_nothing_and_stays_small(pages, found, name):
+    page = found[name]
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert not {"script", "iframe", "object", "embed", "form"} & set(page.tags)
+    assert "default-src 'none'" in pages[name]
+    assert len(pages[name]) < 700_000
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_reading_is_the_command_s(found, kpflow, alignment, gram, name):
+    words = {
+        "kpflow": lambda: read_analysis_in_words(kpflow),
+        "alignment": lambda: read_alignment_in_words(alignment),
+        "gram": lambda: read_gram_in_words(gram),
+    }[name]()
+    assert " ".join(words.split()) in found[name].text
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_results_can_be_saved(found, kpflow, alignment, gram, name, tmp_path):
+    analyzer = {"kpflow": kpflow, "alignment": alignment, "gram": gram}[name]
+    (uri,) = [link for link in found[name].links if link.startswith("data:text/csv")]
+    (tmp_path / "results.csv").write_bytes(content_of(uri)[1])
+    table = read_results(tmp_path / "results.csv")
+    pd.testing.assert_frame_equal(table, analyzer.results_, check_categorical=False)
+    assert table.attrs["seed"] == "0" and "updates by" in table.attrs["training"]
+
+
+# ------------------------------------------------------------------- numbers are the attributes'
+
+
+@pytest.mark.parametrize("quantity, word", [("rank", "rank"), ("effective_dimension", "dim.")])
+@pytest.mark.parametrize("operator, label", [("K", "K"), ("P", "P"), ("PKP", "PKP*")])
+def test_numbers_over_training_and_their_errors(found, kpflow, quantity, word, operator, label):
+    tables = found["kpflow"].tables
+    name = "Bottleneck: ranks" if quantity == "rank" else "Effective dimensions"
+    table = tables[f"{name} on the time axis"]
+    rows = select(kpflow.results_, operator, quantity, "time")
+    assert table.column("iteration") == list(rows.index)
+    assert table.column(f"{word} {label}") == list(rows["value"])
+    assert table.column(f"s.e. of {word} {label}") == list(rows["std_error"])
+    assert rows["std_error"].gt(0).any() == (quantity != "rank")
+    shown = [float(text) for text in table.words(f"{word} {label}")]
+    np.testing.assert_allclose(shown, rows["value"], rtol=5e-4)
+
+
+def test_exact_numbers_are_called_exact():
+    trainer = recurrent_trainer(max_iter=0, snapshots=1)
+    analyzer = KPFlowAnalyzer(trainer, method="exact", random_state=0).fit(TRIALS)
+    columns = [c for c in _kpflow_columns() if c.operator == "P"]
+    table = over_training("", analyzer.results_, columns)
+    assert table.rows[0][-1].text == "exact" and table.rows[0][-1].value == 0
+
+
+def _kpflow_columns():
+    from kpflow_sklearn.reporting._kpflow import _on_time_axis
+
+    return _on_time_axis("effective_dimension", "dim.")
+
+
+def test_verdict_loss_and_agreement_are_the_tables(found, kpflow):
+    table = found["kpflow"].tables["Bottleneck: ranks on the time axis"]
+    assert table.words("narrower") == list(kpflow.bottleneck_["narrower"])
+    assert table.column("ratio") == list(kpflow.bottleneck_["ratio"])
+    assert table.column("loss") == list(select(kpflow.results_, "network", "loss")["value"])
+    flow = found["kpflow"].tables["Effective dimensions on the time axis"]
+    agreement = select(kpflow.results_, "PKP", "flow_agreement")["value"]
+    assert flow.column("flow agreement") == [*agreement.iloc[:-1], None]
+    assert flow.words("flow agreement")[-1] == "–"
+    assert "Missing in flow agreement: there is no later snapshot" in found["kpflow"].text
+
+
+def test_axes_of_the_last_snapshot(found, kpflow):
+    table = found["kpflow"].tables["Operators by axis"]
+    at_last = kpflow.results_[kpflow.results_["iteration"] == 6]
+    assert len(table.texts) == 9
+    for place, (label, axis) in enumerate(
+        zip(table.words("operator"), table.words("axis"), strict=True)
+    ):
+        for quantity in ("rank", "effective_dimension", "trace", "norm"):
+            row = select(at_last, label.removesuffix("*"), quantity, axis).iloc[0]
+            name = quantity.replace("_", " ")
+            assert table.column(name)[place] == row["value"]
+            assert table.column(f"s.e. of {name}")[place] == row["std_error"]
+
+
+def test_maps_signals_and_exponents(found, kpflow):
+    tables = found["kpflow"].tables
+    maps = tables["Weight maps at iteration 6"]
+    for column in kpflow.weight_maps_.columns[1:]:
+        assert maps.column(column.replace("_", " ")) == list(kpflow.weight_maps_[column])
+    for column in kpflow.signal_dimensions_:
+        shown = tables["Dimensions of signals"].column(column)
+        assert shown == list(kpflow.signal_dimensions_[column])
+    exponents = tables["Exponents"]
+    assert exponents.column("exponent") == list(kpflow.lyapunov_exponents_)
+    assert exponents.column("s.e. of exponent") == list(kpflow.lyapunov_std_error_)
+    assert f"dimension {kpflow.kaplan_yorke_dimension_:.4g}" in found["kpflow"].text
+
+
+def test_matrices_groups_and_interference(found, alignment):
+    tables = found["alignment"].tables
+    for kind, matrix in alignment.alignment_matrices_.items():
+        table = tables[kind.capitalize()]
+        assert table.headings[1:] == list(alignment.tasks_) == table.words("i \\ j")
+        assert [row[1:] for row in table.values] == matrix.to_numpy().tolist()
+    groups = tables["Sub-tasks"]
+    assert groups.words("task") == list(alignment.tasks_)
+    assert groups.column("group") == list(alignment.groups_)
+    losses = alignment.results_.query("quantity == 'loss' and iteration == 6").set_index("task")
+    assert groups.column("loss at iteration 6") == list(losses["value"][alignment.tasks_])
+    shown = tables["When"].texts
+    expected = ["none" if v is None else str(v) for v in (alignment.transition_, alignment.lead_)]
+    assert [row[1] for row in shown] == expected
+    history = tables["Groups at every snapshot"]
+    assert history.words("groups") == list(alignment.grouping_history_["groups"])
+    for by, whole in (
+        ("weight map", alignment.interference_by_map_),
+        ("period", alignment.interference_by_period_),
+    ):
+        table = tables[f"Interference by {by} at iteration 6"]
+        total = sum(sum(v for v in row if v is not None) for row in table.values)
+        at_last = whole[whole["iteration"] == 6]
+        assert total == pytest.approx(at_last["value"].sum(), rel=1e-12)
+    assert "second moments" in found["alignment"].text
+    assert "9 trials of 3 sub-tasks" in found["alignment"].text
+
+
+def test_layers_modes_and_kernel(found, gram):
+    tables = found["gram"].tables
+    layers = tables["Layers"]
+    for column in gram.layer_table_:
+        shown = [np.nan if v is None else v for v in layers.column(column.replace("_", " "))]
+        np.testing.assert_array_equal(shown, gram.layer_table_[column])
+    assert layers.words("layer") == ["1", "2"] * 3
+    assert tables["Modes"].column("eigenvalue") == list(gram.mode_table_["eigenvalue"])
+    rank = select(gram.results_, "K", "rank")
+    assert tables["Loss and kernel K"].column("rank") == list(rank["value"])
+    assert "Missing in loss change" in found["gram"].text
+    assert f"R² on the data given to this report: {gram.score(ROWS, TARGETS):.3g}" in (
+        found["gram"].text
+    )
+
+
+def test_errors_of_estimated_weight_grams_stand_beside_them(page_of):
+    X = np.random.default_rng(1).standard_normal((60, 3))
+    trainer = FeedForwardTrainer((6, 5), max_iter=2, snapshots=2, random_state=0)
+    analyzer = GramFlowAnalyzer(trainer, gram_pairs=200, random_state=0).fit(X, X[:, 0])
+    table = page_of(analyzer).tables["Layers"]
+    rows = select(analyzer.results_, "K_2", "gram_norm")
+    assert (rows["std_error"] > 0).all()
+    assert [v for v in table.column("s.e. of gram norm") if v is not None] == list(
+        rows["std_error"]
+    )
+
+
+# ------------------------------------------------------------------------------ what was checked
+
+
+@pytest.mark.parametrize("name", ["kpflow", "alignment"])
+def test_identities_are_those_of_verify(found, kpflow, alignment, name):
+    analyzer = {"kpflow": kpflow, "alignment": alignment}[name]
+    checks = analyzer.verify(TRIALS, TRIALS.cumsum(1))
+    table = found[name].tables["Identities"]
+    assert table.words("identity") == list(checks["identity"])
+    assert table.column("error") == list(checks["error"])
+    assert set(table.words("passed")) == {"yes"}
+    assert f"{len(checks)} of {len(checks)} identities hold." in found[name].text
+
+
+def test_without_trials_the_page_says_what_was_not_done(kpflow, page_of):
+    page = page_of(kpflow)
+    assert "Not run: the report was made without trials." in page.text
+    assert "Not drawn: the report was made without trials." in page.text
+    assert "Identities" not in page.tables and "R²" not in page.text
+
+
+def test_failed_identities_are_said(kpflow, monkeypatch, page_of):
+    bad = kpflow.verify(TRIALS, TRIALS.cumsum(1)).assign(passed=[False, *[True] * 7])
+    monkeypatch.setattr(KPFlowAnalyzer, "verify", lambda *args, **options: bad)
+    page = page_of(kpflow, TRIALS, TRIALS.cumsum(1))
+    assert "7 of 8 identities hold. Those that do not put" in page.text
+    assert page.tables["Identities"].words("passed")[0] == "no"
+
+
+def test_layers_that_do_not_add_up_are_seen(gram):
+    assert len(_gram.checks(gram)) == 2 and _gram.checks(gram)["passed"].all()
+    wrong = GramFlowAnalyzer()
+    wrong.__dict__.update(vars(gram))
+    wrong.layer_table_ = gram.layer_table_.copy()
+    wrong.layer_table_.loc[(20, "1"), "loss_change"] *= 1 + 1e-6
+    wrong.eigenvalues_ = gram.eigenvalues_ * (1 + 1e-6)
+    assert not _gram.checks(wrong)["passed"].any()
+
+
+# ------------------------------------------------------------------------------ text is only text
+
+
+def test_hostile_names_are_shown_and_do_nothing(found):
+    for name in HOSTILE:
+        assert name in found["alignment"].tables["Gradient"].headings
+        assert name in found["gram"].text
+
+
+def test_title_and_provenance_are_escaped(gram, page_of):
+    title = "</title><script>alert(1)</script>"
+    page = page_of(gram, title=title, about={"data": HOSTILE[0]})
+    assert page.title == title and "script" not in page.tags
+    assert HOSTILE[0] in page.tables["Versions and origin"].words("value")
+
+
+def test_settings_tell_what_was_changed(found):
+    table = found["kpflow"].tables["KPFlowAnalyzer"]
+    changed = dict(zip(table.words("parameter"), table.words("changed"), strict=True))
+    assert {name for name, word in changed.items() if word} == {"method", "random_state"}
+    trainer = found["kpflow"].tables["RecurrentTrainer"]
+    values = dict(zip(trainer.words("parameter"), trainer.words("value"), strict=True))
+    assert values["hidden_size"] == "5" and values["snapshots"] == "[0, 3, 6]"
+
+
+# ----------------------------------------------------------------------- whatever was analysed
+
+
+class Trained(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.core = torch.nn.RNN(2, 4, batch_first=True)
+        self.out = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.core(x)[0])
+
+
+def test_a_module_trained_elsewhere(page_of):
+    torch.manual_seed(0)
+    module = Trained()
+    saved = SavedTraining(module, [module.state_dict()] * 2, iterations=[10, 20])
+    analyzer = KPFlowAnalyzer(saved, random_state=0).fit(TRIALS, TRIALS)
+    page = page_of(analyzer, TRIALS, TRIALS)
+    assert page.title == "KPFlow: Trained, trained elsewhere"
+    assert "2 states of its training, iterations 10 to 20" in page.text
+    assert "SavedTraining" in page.tables
+
+
+def test_a_sequential_trained_elsewhere(page_of):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    analyzer = GramFlowAnalyzer(module, random_state=0).fit(ROWS.to_numpy(), TARGETS)
+    page = page_of(analyzer, figures=True)
+    assert page.title == "Gram flow: Sequential, trained elsewhere"
+    assert "one state, at iteration 0; judged by the quadratic loss" in page.text
+    assert "Nothing predicts this training: " in page.text
+    assert page.tables["Identities"].words("identity") == ["tr K by layers = by eigenvalues"]
+    assert len(page.images) == 5
+
+
+@pytest.mark.parametrize(
+    "y, options, words",
+    [
+        (np.arange(9) % 2, {"operators": ("K",), "axes": ("time",)}, "Accuracy on the data"),
+        (TRIALS[:, 0], {"operators": ("PKP",)}, "Not all of K, P and PKP* were measured."),
+    ],
+)
+def test_few_operators_and_classes(y, options, words, page_of):
+    y = y if y.ndim == 1 else y[:, 0]
+    trainer = recurrent_trainer(cell="tanh", learn_initial_state=True)
+    analyzer = KPFlowAnalyzer(trainer, random_state=0, **options).fit(TRIALS, y)
+    page = page_of(analyzer, TRIALS, y, figures=True)
+    assert words in page.text
+    assert "is not made of weight maps alone" in page.text
+
+
+def test_single_steps_and_frozen_trainers(page_of):
+    with pytest.warns(UserWarning):
+        trainer = recurrent_trainer().fit(TRIALS[:, 0], TRIALS[:, 0])
+    analyzer = KPFlowAnalyzer(FrozenEstimator(trainer), random_state=0)
+    with pytest.warns(UserWarning):
+        analyzer.fit(TRIALS[:, 0], TRIALS[:, 0])
+        page = page_of(analyzer, TRIALS[:, 0], TRIALS[:, 0])
+    assert "trials of a single step have none" in page.text
+    assert "Trials of a single step have none." in page.text
+    assert "RecurrentTrainer" in page.tables
+
+
+def test_masked_steps_are_judged_and_drawn_as_such(page_of):
+    steps = np.random.default_rng(2).integers(3, 9, 9)
+    mask = np.arange(8) < steps[:, None]
+    analyzer = KPFlowAnalyzer(recurrent_trainer(), axes=("time",), random_state=0)
+    analyzer.fit(TRIALS, TRIALS, mask=mask)
+    pages = []
+    for padding in (0.0, 50.0):
+        padded = np.where(mask[..., None], TRIALS, padding)
+        pages.append(page_of(analyzer, padded, TRIALS, mask=mask, figures=True))
+    assert len(pages[0].images) == 6
+    assert pages[0].images == pages[1].images and pages[0].tables == pages[1].tables
+    assert f"{analyzer.score(TRIALS, TRIALS, mask=mask):.3g}" in pages[0].text
+
+
+def test_outputs_as_sub_tasks_share_their_trials(page_of):
+    analyzer = TaskAlignmentAnalyzer(recurrent_trainer(), random_state=0)
+    page = page_of(analyzer.fit(TRIALS, TRIALS.cumsum(1)))
+    assert "9 trials of 2 sub-tasks" in page.text and "State" not in page.tables
+
+
+def test_long_tables_keep_the_first_and_the_last_snapshot():
+    frame = pd.DataFrame({"iteration": np.repeat(np.arange(1000), 3), "value": 0.5})
+    table = from_frame("", frame)
+    assert len(table.rows) <= 100
+    assert (table.rows[0][0].value, table.rows[-1][0].value) == (0, 999)
+    assert "99 of 3000 rows are shown" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(3.0, "3"), (1234567.8, "1235000"), (-0.000123456, "-0.0001235"), (1.5e-7, "1.5e-07"),
+     (True, "yes"), (None, "–"), (np.nan, "–"), (pd.NA, "–"), ("K", "K"), (np.inf, "inf")],
+)  # fmt: skip
+def test_numbers_are_written_as_a_spreadsheet_reads_them(value, text):
+    assert cell(value).text == text
+
+
+# ------------------------------------------------------------------------------------- the file
+
+
+def test_a_report_replaces_an_earlier_one_and_leaves_nothing_else(gram, tmp_path, page_of):
+    for _ in range(2):
+        page_of(gram)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.html"]
+
+
+def test_a_write_that_fails_leaves_the_earlier_file(tmp_path, monkeypatch):
+    path = tmp_path / "out.html"
+    path.write_text("earlier")
+    monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, "later")
+    assert path.read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_user_s_style_of_figures_is_not_the_report_s(gram, pages, page_of):
+    with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30}):
+        page = page_of(gram, ROWS, TARGETS, figures=True)
+        assert matplotlib.rcParams["font.size"] == 30
+    assert [i["src"] for i in page.images] == [i["src"] for i in FoundPage(pages["gram"]).images]
+
+
+def test_without_matplotlib_the_tables_are_still_there(gram, page_of):
+    page = page_of(gram)
+    assert page.images == [] and "No figures: matplotlib is not installed" in page.text
+    assert "Layers" in page.tables
+
+
+def test_too_large_figures_and_results(gram, monkeypatch, page_of):
+    monkeypatch.setattr("kpflow_sklearn.reporting._pictures.MOST_BYTES", 1000)
+    monkeypatch.setattr(sys.modules["kpflow_sklearn.report"], "MOST_CSV", 1000)
+    page = page_of(gram, figures=True)
+    for image in page.images:
+        kind, content = content_of(image["src"])
+        assert kind == "image/png"
+        assert matplotlib.image.imread(io.BytesIO(content)).std() > 0
+    assert not any(link.startswith("data:text/csv") for link in page.links)
+    assert "write_results writes it to a file" in page.text
+
+
+def test_unfitted_and_foreign_estimators_are_refused(gram, tmp_path):
+    path = tmp_path / "out.html"
+    with pytest.raises(NotFittedError, match="KPFlowAnalyzer instance is not fitted"):
+        report(KPFlowAnalyzer(), path)
+    with pytest.raises(TypeError, match="analyzer must be one of KPFlowAnalyzer.*got Pipeline"):
+        report(make_pipeline(gram), path)
+    assert not path.exists()
+
+
+def test_a_missing_folder_is_named_before_anything_is_computed(gram, tmp_path, monkeypatch):
+    monkeypatch.setattr(_gram, "sections", None)
+    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere.*; make it first"):
+        report(gram, tmp_path / "nowhere" / "out.html")
+    with pytest.raises(
+        ValueError, match="path must name a file, out.html say, but .* is a folder"
+    ):
+        report(gram, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind, data, options, message",
+    [
+        ("kpflow", (None, TRIALS), {}, "y was given without X"),
+        ("kpflow", (), {"mask": np.ones((9, 8), bool)}, "mask was given without X"),
+        ("kpflow", (TRIALS,), {}, "y is needed, got None"),
+        ("kpflow", (TRIALS, TRIALS[:3]), {}, "y has 3 trials and X has 9"),
+        (
+            "kpflow",
+            (TRIALS, TRIALS),
+            {"color_by": [1, 2]},
+            "color_by must hold one number or name",
+        ),
+        ("gram", (ROWS,), {}, "y is needed with X"),
+        ("gram", (ROWS, TARGETS), {"mask": np.ones(12)}, "mask means nothing for a feed-forward"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(kpflow, gram, tmp_path, kind, data, options, message):
+    with pytest.raises(ValueError, match=message):
+        report({"kpflow": kpflow, "gram": gram}[kind], tmp_path / "out.html", *data, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_file_of_the_package_that_is_no_code_is_packed():
+    root = Path(__file__).parents[1]
+    settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    packed = settings["tool"]["setuptools"]["package-data"]["kpflow_sklearn"]
+    package = root / "kpflow_sklearn"
+    others = [p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
+    assert sorted(others) == sorted(path for pattern in packed for path in package.glob(pattern))
