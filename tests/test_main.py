@@ -187,30 +187,37 @@ def test_words_say_where_a_transition_is_at_the_edge():
         assert where in read_alignment_in_words(found)
 
 
-@pytest.mark.parametrize("task", ["memory_pro", "multitask"])
-def test_a_report_says_what_the_command_prints(task, tmp_path, capsys):
-    assert run(tmp_path, "--task", task, "--report") == 0
+def small_file(tmp_path):
+    X = np.random.default_rng(0).standard_normal((12, 6, 2))
+    np.savez(tmp_path / "trials.npz", X=X, y=np.arange(12) % 3)
+    return "--data", str(tmp_path / "trials.npz")
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_report_says_what_the_command_prints(is_file, tmp_path, capsys):
+    options = small_file(tmp_path) if is_file else ("--task", "multitask")
+    assert run(tmp_path, *options, "--report") == 0
     printed = " ".join(capsys.readouterr().out.split())
     out = tmp_path / "out"
     assert printed.endswith(f"wrote {out}/results.csv, {out}/figure.png and {out}/report.html")
     page = FoundPage((out / "report.html").read_text("utf-8"))
-    assert page.title == f"GRU, 6 units on {task}"
-    reading = page.text[page.text.index("From iteration 0") :].split(" Over training")[0]
-    assert reading.split(" Alignment Groups")[0] in printed
+    assert page.title == f"GRU, 6 units on {options[1]}"
+    reading = page.text[page.text.index("From iteration 0") :]
+    assert re.split(r" (Over training Spectra|Alignment Groups)", reading)[0] in printed
     assert page.tables["Identities"].words("passed").count("yes") == 8
     assert "State trajectories" in page.text and "Not drawn" not in page.text
     (saved,) = [content_of(link)[1] for link in page.links if link.startswith("data:text/csv")]
     assert saved == (out / "results.csv").read_bytes()
     command = dict(page.tables["Versions and origin"].texts)["command"]
-    assert command.startswith(f"python -m kpflow_sklearn --task {task} --report")
+    assert command.startswith(f"python -m kpflow_sklearn {' '.join(options)} --report")
 
 
 def test_an_earlier_run_is_replaced_with_notice(tmp_path, capsys):
-    out = tmp_path / "out"
-    assert run(tmp_path) == 0
-    assert f"results go to {out}\n" in capsys.readouterr().out
+    out, file = tmp_path / "out", small_file(tmp_path)
+    assert run(tmp_path, *file) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"results go to {out}"
     before = (out / "results.csv").read_bytes()
-    assert run(tmp_path, "--seed", "1") == 0
+    assert run(tmp_path, *file, "--seed", "1") == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first == (
         f"results go to {out}; results.csv and figure.png of an earlier run will be replaced"
