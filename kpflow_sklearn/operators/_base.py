@@ -35,8 +35,8 @@ class LinearOperator:
     Raises
     ------
     ValueError
-        From ``@`` if the trailing shape, dtype or device of the argument is not the operator's, and
-        from ``@``, ``+`` and ``-`` if two operators do not fit each other.
+        From ``@`` if the trailing shape, dtype or device of the argument is not the operator's,
+        and from ``@``, ``+`` and ``-`` if two operators do not fit each other.
 
     Examples
     --------

@@ -130,7 +130,8 @@ class ParameterJacobian(LinearOperator):
         >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
         >>> lin = linearize(net, torch.ones(3, 5, 2))
         >>> {name: tuple(w.shape) for name, w in lin.J_theta.to_parameters(torch.ones(96)).items()}
-        {'weight_hh_l0': (12, 4), 'weight_ih_l0': (12, 2), 'bias_ih_l0': (12,), 'bias_hh_l0': (12,)}
+        {'weight_hh_l0': (12, 4), 'weight_ih_l0': (12, 2), 'bias_ih_l0': (12,), 'bias_hh_l0':
+        (12,)}
         """
         pieces: dict[str, dict[int, Tensor]] = {}
         for block, piece in zip(self.blocks, v.split(self._sizes), strict=True):

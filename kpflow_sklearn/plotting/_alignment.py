@@ -61,7 +61,8 @@ class AlignmentDisplay:
     >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
     >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
     >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
-    >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0).fit(X, y, tasks=tasks)
+    >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+    >>> analyzer = analyzer.fit(X, y, tasks=tasks)
     >>> AlignmentDisplay.from_estimator(analyzer, kind="flow").ax_.get_title()
     'flow alignment, iteration 2'
     """
@@ -123,7 +124,8 @@ class AlignmentDisplay:
         >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
         >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
         >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
-        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0).fit(X, y, tasks=tasks)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+        >>> analyzer = analyzer.fit(X, y, tasks=tasks)
         >>> AlignmentDisplay.from_estimator(analyzer, kind="flow").ax_.get_title()
         'flow alignment, iteration 2'
         """
@@ -169,7 +171,8 @@ class AlignmentDisplay:
         >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
         >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
         >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
-        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0).fit(X, y, tasks=tasks)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+        >>> analyzer = analyzer.fit(X, y, tasks=tasks)
         >>> display = AlignmentDisplay(analyzer.alignment_history_, analyzer.grouping_history_)
         >>> display.plot(kind="gradient", iteration=0).ax_.get_title()
         'gradient cosine, iteration 0'
@@ -239,7 +242,8 @@ class AlignmentDisplay:
         >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
         >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
         >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
-        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0).fit(X, y, tasks=tasks)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+        >>> analyzer = analyzer.fit(X, y, tasks=tasks)
         >>> display = AlignmentDisplay(analyzer.alignment_history_, analyzer.grouping_history_)
         >>> display.plot_history().ax_.get_ylabel()
         'margin of the final groups'
