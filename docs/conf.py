@@ -32,6 +32,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
+smartquotes = False  # Types and code are copied from the pages.
 default_role = "code"
 suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold functions.
 
@@ -65,7 +66,7 @@ sphinx_gallery_conf = {
 plot_formats = ["svg"]
 plot_html_show_source_link = False
 plot_html_show_formats = False
-plot_rcparams = {"savefig.bbox": "tight", "svg.fonttype": "none", "font.size": 10}
+plot_rcparams = {"savefig.bbox": "tight", "font.size": 10}
 plot_apply_rcparams = True
 
 html_theme = "pydata_sphinx_theme"
@@ -73,6 +74,7 @@ html_title = "kpflow_sklearn"
 html_static_path = ["static"]
 html_css_files = ["kpflow.css"]
 html_show_sourcelink = False
+html_sidebars = {"start": [], "ideas": []}  # They have no section to navigate in.
 html_copy_source = False
 html_theme_options = {
     "show_prev_next": False,
@@ -80,5 +82,5 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
 }

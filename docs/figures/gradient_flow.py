@@ -17,12 +17,12 @@ STAGES = [
 ]
 ARROWS = ["P*", "J$_θ$*", "J$_θ$", "P"]
 COLORS = {"trajectories": "#dbe9f6", "parameters": "#fde3c8"}
-WIDTH, HEIGHT, STEP = 2.3, 1.25, 3.0
+WIDTH, HEIGHT, STEP = 2.9, 1.3, 3.65
 
 
 def draw() -> None:
     """Draw the chain; K spans the two arrows through the parameters."""
-    figure, ax = plt.subplots(figsize=(11, 2.6))
+    figure, ax = plt.subplots(figsize=(12, 2.3))
     for k, (title, words, space) in enumerate(STAGES):
         box = FancyBboxPatch(
             (k * STEP, 0), WIDTH, HEIGHT, boxstyle="round,pad=0.05", fc=COLORS[space], ec="0.4"
@@ -30,7 +30,7 @@ def draw() -> None:
         ax.add_patch(box)
         middle = k * STEP + WIDTH / 2
         ax.text(middle, 0.92, title, ha="center", va="center", weight="bold", size=10)
-        ax.text(middle, 0.37, words, ha="center", va="center", size=8.5)
+        ax.text(middle, 0.37, words, ha="center", va="center", size=8)
     for k, name in enumerate(ARROWS):
         start, end = k * STEP + WIDTH + 0.08, (k + 1) * STEP - 0.08
         ax.add_patch(

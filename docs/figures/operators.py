@@ -35,7 +35,8 @@ def draw() -> None:
     """Draw three matrices as they are, K by units, and the eigenvalues."""
     network, X = small_network()
     lin = linearize(network, X)
-    figure, axes = plt.subplots(1, 5, figsize=(13, 3.0), layout="constrained")
+    figure = plt.figure(figsize=(9, 6), layout="constrained")
+    axes = [figure.add_subplot(2, 3, k) for k in (1, 2, 3, 4)] + [figure.add_subplot(2, 3, (5, 6))]
     for ax, name in zip(axes[:3], LABELS, strict=True):
         dense = getattr(lin, name).to_dense().numpy()
         draw_matrix(ax, dense, LABELS[name], N_TRIALS, "trials × steps × units")
