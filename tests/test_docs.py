@@ -58,15 +58,41 @@ def test_every_public_name_is_in_the_reference():
     assert kpflow_sklearn.__version__ in (ROOT / "CITATION.cff").read_text()
 
 
-@pytest.fixture
-def checker():
-    spec = importlib.util.spec_from_file_location("check_links", ROOT / "docs/check_links.py")
+def load(path: str):
+    """Import a script of the documentation, which is no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_broken_links_are_found(tmp_path, checker):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_on_pages_is_python(page):
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+        compile(block, page.name, "exec")
+
+
+@pytest.mark.parametrize(
+    "line, escaped",
+    [
+        ("P* Err and |x|^2 of n_iter_", r"P\* Err and \|x\|^2 of n_iter\_"),
+        ("``a * b_`` and `c_`, d_e", "``a * b_`` and `c_`, d_e"),
+        ("n_iter_ : ndarray of shape (k_,)", r"n_iter_ : ndarray of shape (k\_,)"),
+    ],
+)
+def test_formulas_in_docstrings_are_no_markup(line, escaped):
+    assert load("docs/extensions/docstrings.py").escape(line) == escaped
+
+
+def test_examples_in_docstrings_are_left_alone():
+    lines = ["K* is", "", ">>> x = 2 * y_", "z_ * 2", "", "K*"]
+    load("docs/extensions/docstrings.py").escape_text(None, "", "", None, None, lines)
+    assert lines == [r"K\* is", "", ">>> x = 2 * y_", "z_ * 2", "", r"K\*"]
+
+
+def test_broken_links_are_found(tmp_path):
+    checker = load("docs/check_links.py")
     (tmp_path / "sub").mkdir()
     (tmp_path / "index.html").write_text(
         '<h1 id="top">A</h1><a href="sub/b.html#there">b</a><a href="#top">up</a>'
