@@ -176,6 +176,13 @@ class SequenceScaler(  # type: ignore[call-arg]
         -------
         SequenceScaler
             Itself.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn.preprocessing import SequenceScaler
+        >>> type(SequenceScaler().set_output(transform="pandas").fit_transform(np.ones((2, 3, 1))))
+        <class 'numpy.ndarray'>
         """
         return self
 

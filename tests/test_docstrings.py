@@ -57,7 +57,7 @@ def own_methods(full: str, kind: type, others: set[type]) -> Iterator[tuple[str,
     documented = {name for base in others.intersection(ours) for name in vars(base)}
     for base in ours:
         for name, member in vars(base).items():
-            if name.startswith(("_", "set_")) or name in documented:
+            if name.startswith("_") or name in documented:
                 continue
             documented.add(name)
             # Fields have plain values, and stand among the attributes of the class.
