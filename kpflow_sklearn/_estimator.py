@@ -73,6 +73,15 @@ class NetworkSource(CallbackSupportMixin, Estimator):
         -------
         Module
             An independent network.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> trainer = FeedForwardTrainer((4,), max_iter=2, random_state=0).fit(X, X[:, 0] ** 2)
+        >>> trainer.network_at(trainer.snapshots_[0]).n_outputs  # As it was before training.
+        1
         """
         network = copy.deepcopy(self.network_)
         network.load_state_dict(snapshot.state)
@@ -122,8 +131,12 @@ class SequenceTransformer(TransformerMixin, SequenceEstimator):
 
         Parameters
         ----------
-        X, y, mask
-            As in `fit`.
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Trials; 2-D X are trials of one step.
+        y : array-like, optional
+            Targets, in the forms that `fit` takes.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps, a prefix of each trial.
         **fit_params
             The other arguments of `fit`, if it has any.
 
@@ -131,5 +144,17 @@ class SequenceTransformer(TransformerMixin, SequenceEstimator):
         -------
         ndarray
             As from `transform`.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or an array is not as described; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn.preprocessing import SequenceVectorizer
+        >>> SequenceVectorizer().fit_transform(np.arange(12.0).reshape(2, 3, 2)).shape
+        (2, 6)
         """
         return self.fit(X, y, mask=mask, **fit_params).transform(X, mask=mask)

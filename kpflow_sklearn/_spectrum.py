@@ -41,6 +41,14 @@ class Spectrum:
         Standard error of the cumulated shares of the trace, where they are estimated.
     shares : ndarray or None
         The cumulated shares of the trace, where they are not those of ``eigenvalues``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpflow_sklearn._spectrum import spectrum_of_gram
+    >>> found = spectrum_of_gram(np.eye(4))
+    >>> found.trace.value, found.effective_dimension.value
+    (4.0, 4.0)
     """
 
     eigenvalues: np.ndarray
@@ -68,6 +76,18 @@ class Spectrum:
         -------
         Estimate
             The rank; missing where the known eigenvalues do not reach that far.
+
+        Raises
+        ------
+        ValueError
+            If the threshold is not above 0 and at most 1.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn._spectrum import spectrum_of_gram
+        >>> spectrum_of_gram(np.diag([9.0, 0.9, 0.1])).rank(0.95).value
+        2.0
         """
         check_real(threshold, "rank_threshold", 0, 1, open_minimum=True)
         if self.trace.reason:

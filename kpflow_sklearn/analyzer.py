@@ -227,6 +227,16 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         ------
         ValueError
             If a parameter or an array is not as described; the message names it.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, n_components=3, random_state=0)
+        >>> analyzer.fit(X, y).results_.columns.tolist()[:4]
+        ['iteration', 'operator', 'axis', 'quantity']
         """
         self._check_parameters()
         seed = draw_seed(self.random_state)
@@ -315,6 +325,24 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         ndarray of shape (n_trials, n_components_)
             Projections at the last valid step or averaged over valid steps, or of shape
             (n_trials, n_timesteps * n_components_) for ``pooling="flatten"``.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
+            on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> analyzer.transform(X).shape
+        (4, 3)
         """
         check_is_fitted(self, "components_")
         trials, valid, _ = self._check_trials(X, mask)

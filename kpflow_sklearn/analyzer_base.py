@@ -104,13 +104,33 @@ class RecurrentAnalyzer(
 
         Parameters
         ----------
-        X, mask
-            As in `transform`.
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps, a prefix of each trial.
 
         Returns
         -------
         ndarray
             In the form of the y given to `fit`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
+            on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> analyzer.predict(X).shape == y.shape
+        True
         """
         check_is_fitted(self, "trainer_")
         self._check_trials(X, mask)
@@ -123,13 +143,35 @@ class RecurrentAnalyzer(
 
         Parameters
         ----------
-        X, y, mask
-            As in `fit`.
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        y : array-like, optional
+            Targets, in the form given to `fit`.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps, a prefix of each trial.
 
         Returns
         -------
         float
             The score; 1 is best.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X, y or mask have the wrong shape, hold NaN or infinity, or X has other features
+            than on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> analyzer.score(X, y) < 1
+        True
         """
         check_is_fitted(self, "trainer_")
         self._check_trials(X, mask)
@@ -140,13 +182,33 @@ class RecurrentAnalyzer(
 
         Parameters
         ----------
-        X, mask
-            As in `transform`.
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps, a prefix of each trial.
 
         Returns
         -------
         ndarray of shape (n_trials, n_timesteps, n_states)
             States after every step.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
+            on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> analyzer.trajectories(X).shape
+        (4, 6, 4)
         """
         check_is_fitted(self, "trainer_")
         return self.trainer_.trajectories(X, mask=mask)
@@ -163,13 +225,37 @@ class RecurrentAnalyzer(
 
         Parameters
         ----------
-        X, y, mask, loss_weight
-            Trials, as in `fit`; at most ``analysis_trials`` of them are used.
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs; at most ``analysis_trials`` trials are used.
+        y : array-like, optional
+            Targets, in the form given to `fit`.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps, a prefix of each trial.
+        loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
+            w >= 0, what each step costs.
 
         Returns
         -------
         DataFrame
             Columns identity, error (relative unless said otherwise), tolerance, passed.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X, y, mask or loss_weight have the wrong shape, hold NaN or infinity, or X has other
+            features than on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> bool(analyzer.verify(X, y)["passed"].all())
+        True
         """
         check_is_fitted(self, "trainer_")
         chosen = self._choose_trials(X, y, 0, mask=mask, loss_weight=loss_weight)

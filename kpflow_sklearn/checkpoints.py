@@ -45,14 +45,16 @@ class SavedTraining(RecurrentModel):
         ``*.safetensors``, by safetensors, and sorted by the number in their names. A state_dict
         may stand under "state_dict" or "model", and its keys may carry what DataParallel,
         torch.compile or a LightningModule put before them. None analyses the present state alone.
-    recurrent, readout : str, optional
-        Names of the two submodules, where the module has several. With ``step``, ``recurrent``
-        is the submodule whose step it is; one that is not of the three kinds is a cell itself.
-        A readout that is named may be any module that maps the state of each step alone.
+    recurrent : str, optional
+        Name of the recurrent submodule, where the module has several. With ``step`` it is the
+        submodule whose step that is; one that is not of the three kinds is a cell itself.
     step : str or callable, optional
         What computes h_t from (x_t, h_{t-1}): the name of a submodule or method, or a function
         (network, x_t, h). Derivatives then come from automatic differentiation. Its parameters
         are theta, or all of the network's but those of readout and z_0 for a method or function.
+    readout : str, optional
+        Name of the readout, where the module has several Linear ones; a readout that is named may
+        be any module that maps the state of each step alone.
     initial_state : str, array-like or tuple of these, optional
         z_0: the name of a tensor of the network, trained if that is a parameter that trains, or
         values; default zero. A tuple where the state is one; the readout sees its first part.
@@ -165,6 +167,16 @@ class SavedTraining(RecurrentModel):
             If a checkpoint cannot be read or does not fit the module.
         ValueError
             If X, y or the number of iterations do not fit.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import SavedTraining
+        >>> from kpflow_sklearn.datasets import make_flip_flop
+        >>> X, y = make_flip_flop(4, n_timesteps=5, random_state=0)
+        >>> module = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 4), "out": torch.nn.Linear(4, 3)})
+        >>> SavedTraining(module).fit(X, y).n_iter_
+        0
         """
         if not isinstance(self.network, nn.Module):
             raise UnsupportedNetworkError(

@@ -110,6 +110,22 @@ class FeedForwardModel(RegressorMixin, NetworkSource):
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             f, in the form of the y given to `fit`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X has the wrong shape, holds NaN or infinity, or has other features than on fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> trainer = FeedForwardTrainer((4,), max_iter=2, random_state=0).fit(X, X[:, 0] ** 2)
+        >>> trainer.predict(X).shape
+        (6,)
         """
         check_is_fitted(self, "network_")
         inputs = as_tensor(check_table(self, X, reset=False), self.network_.dtype)

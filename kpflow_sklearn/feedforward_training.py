@@ -145,6 +145,15 @@ class FeedForwardTrainer(FeedForwardModel):
         ------
         ValueError
             If a parameter or an array is not as described; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> trainer = FeedForwardTrainer((4,), max_iter=2, random_state=0).fit(X, X[:, 0] ** 2)
+        >>> trainer.loss_curve_.shape
+        (2,)
         """
         settings = self._check_parameters()
         inputs = check_table(self, X, reset=True)

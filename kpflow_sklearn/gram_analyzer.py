@@ -176,6 +176,17 @@ class GramFlowAnalyzer(
             If a module has a layer of a kind that the analysis cannot take; the message names it.
         ValueError
             If a parameter or an array is not as described; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> y = X[:, 0] ** 2
+        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> analyzer.layer_table_.index.tolist()
+        [(0, '1'), (4, '1')]
         """
         check_positive_int(self.n_components, "n_components")
         check_real(self.rank_threshold, "rank_threshold", 0, 1, open_minimum=True)
@@ -259,7 +270,13 @@ class GramFlowAnalyzer(
 
     @property
     def layer_kernels_(self) -> dict[str, np.ndarray]:
-        """Each K_l at the last snapshot, (n_samples * n_outputs) squared."""
+        """Each K_l at the last snapshot, (n_samples * n_outputs) squared.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
         check_is_fitted(self, "results_")
         return self._training.at(self.snapshots_[-1]).layer_kernels()
 
@@ -282,6 +299,24 @@ class GramFlowAnalyzer(
             K(X, X_fit_) u_i / sqrt(lambda_i) for each output; zero where lambda_i is zero. With
             T of several outputs as ``T.reshape(n_samples * n_outputs, -1)``, inner products of
             rows approximate K.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X has the wrong shape, holds NaN or infinity, or has other features than on fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> y = X[:, 0] ** 2
+        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> analyzer.transform(X).shape
+        (6, 3)
         """
         check_is_fitted(self, "results_")
         inputs = check_table(self, X, reset=False)
@@ -301,6 +336,24 @@ class GramFlowAnalyzer(
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             In the form of the y given to `fit`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X has the wrong shape, holds NaN or infinity, or has other features than on fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> y = X[:, 0] ** 2
+        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> analyzer.predict(X).shape
+        (6,)
         """
         check_is_fitted(self, "results_")
         check_table(self, X, reset=False)
@@ -311,13 +364,34 @@ class GramFlowAnalyzer(
 
         Parameters
         ----------
-        X, y
-            As in `fit`.
+        X : array-like of shape (n_samples, n_features)
+            Inputs.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
 
         Returns
         -------
         float
             The score; 1 is best.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or y have the wrong shape, hold NaN or infinity, or X has other features than on
+            fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> y = X[:, 0] ** 2
+        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> analyzer.score(X, y) < 1
+        True
         """
         check_is_fitted(self, "results_")
         check_table(self, X, reset=False)
@@ -337,6 +411,25 @@ class GramFlowAnalyzer(
             Indexed by layer ("1" to "L" and "readout"): ``loss_change``, which adds up to the
             change of the loss for any optimizer and any step, and ``output_change``, the root mean
             square of the layer's share of Delta f.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If there is no snapshot of such an iteration; the message lists them.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> y = X[:, 0] ** 2
+        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> shares = analyzer.attribute(0, 4)["loss_change"]
+        >>> shares.index.tolist(), bool(shares.sum() < 0)
+        (['1', 'readout'], True)
         """
         check_is_fitted(self, "results_")
         return self._training.attribute(self._snapshot(first), self._snapshot(last))
@@ -381,6 +474,17 @@ class GramFlowAnalyzer(
             If the fields of the network do not determine their own change (three hidden layers,
             or two of a smooth activation), if its readout trains, or if the trainer's updates are
             no full-batch gradient descent on these rows and no learning_rate is given.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> y = X[:, 0] ** 2
+        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, n_components=3, random_state=0).fit(X, y)
+        >>> analyzer.simulate(4).loss.shape
+        (5,)
         """
         check_is_fitted(self, "results_")
         check_positive_int(n_steps, "n_steps", minimum=0)

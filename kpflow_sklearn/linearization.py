@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 class Linearization:
     """A network linearized along its trajectories on given trials (see `linearize`).
 
+    Parameters
+    ----------
+    network : RecurrentNetwork
+        The network; `linearize` makes one of a module.
+    X : Tensor of shape (n_trials, n_timesteps, n_features)
+        Inputs, of the network's dtype.
+    mask : Tensor of bool, shape (n_trials, n_timesteps), or None
+        Valid steps.
+
     Attributes
     ----------
     network : RecurrentNetwork
@@ -44,6 +53,18 @@ class Linearization:
         Valid steps.
     n_valid : int
         N, their number.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> lin.states.shape, lin.n_valid
+    (torch.Size([3, 5, 4]), 15)
+    >>> step = -0.1 * (lin.PKP @ lin.error(torch.zeros(3, 5, 1)))  # To first order, of the states.
+    >>> step.shape
+    torch.Size([3, 5, 4])
     """
 
     def __init__(self, network: RecurrentNetwork, X: Tensor, mask: Tensor | None) -> None:
@@ -106,6 +127,15 @@ class Linearization:
         ------
         ValueError
             If y or loss_weight have the wrong shape, or do not fit the network's outputs.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> lin = linearize(net, torch.ones(3, 5, 2))
+        >>> lin.error(torch.zeros(3, 5, 1)).shape
+        torch.Size([3, 5, 4])
         """
         X = self.X.detach().cpu().numpy()
         mask = None if self.mask is None else self.mask.cpu().numpy()

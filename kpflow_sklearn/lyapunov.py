@@ -40,6 +40,17 @@ def lyapunov_exponents(
     ------
     ValueError
         If ``n_exponents`` or ``burn_in`` do not fit the states and steps at hand.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> from kpflow_sklearn.lyapunov import lyapunov_exponents
+    >>> exponents, std_error = lyapunov_exponents(lin)
+    >>> exponents.shape, bool(exponents[0] < 0)
+    ((4,), True)
     """
     tangent = linearization.tangent
     n_trials, n_timesteps, n_states = tangent.shape

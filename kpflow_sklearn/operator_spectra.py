@@ -87,6 +87,16 @@ class OperatorSpectra:
     ------
     ValueError
         If an option is not one of those named.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> from kpflow_sklearn.spectra import OperatorSpectra
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> spectra = OperatorSpectra(linearize(net, torch.ones(3, 5, 2)).PKP, random_state=0)
+    >>> {axis: len(spectra.on(axis).eigenvalues) for axis in ("trial", "time", "hidden")}
+    {'trial': 3, 'time': 5, 'hidden': 4}
     """
 
     def __init__(
@@ -133,6 +143,16 @@ class OperatorSpectra:
         ------
         ValueError
             If method="exact" is asked of an operator that is too large for it.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> from kpflow_sklearn.spectra import OperatorSpectra
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> spectra = OperatorSpectra(linearize(net, torch.ones(3, 5, 2)).PKP, random_state=0)
+        >>> spectra.on("time").method
+        'exact'
         """
         check_choice(axis, "axis", self.axes)
         if axis not in self._found:
@@ -156,6 +176,16 @@ class OperatorSpectra:
         -------
         Estimate
             The rank.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> from kpflow_sklearn.spectra import OperatorSpectra
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> spectra = OperatorSpectra(linearize(net, torch.ones(3, 5, 2)).PKP, random_state=0)
+        >>> spectra.rank("time", 0.95).std_error
+        0.0
         """
         found = self.on(axis)
         rank = found.rank(threshold)
@@ -169,13 +199,45 @@ class OperatorSpectra:
         return "hidden" in self.axes and self.gram == "natural" and self.reduction == "trace"
 
     def norm_square(self) -> Estimate:
-        """Return tr G^2 on the whole space, whether or not it is among ``axes``."""
+        """Return tr G^2 on the whole space, whether or not it is among ``axes``.
+
+        Returns
+        -------
+        Estimate
+            Value and standard error.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> from kpflow_sklearn.spectra import OperatorSpectra
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> spectra = OperatorSpectra(linearize(net, torch.ones(3, 5, 2)).PKP, random_state=0)
+        >>> spectra.norm_square().value <= spectra.on("all").trace.value ** 2
+        True
+        """
         if "all" in self.axes:
             return self.on("all").square
         return sampled_spectrum(self.sketch, "all").square
 
     def hidden_gram(self) -> Tensor:
-        """Return the Gram on the hidden axis, exact or estimated, (n_states, n_states)."""
+        """Return the Gram on the hidden axis, exact or estimated, (n_states, n_states).
+
+        Returns
+        -------
+        Tensor of shape (n_states, n_states)
+            Symmetric and positive semidefinite.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> from kpflow_sklearn.spectra import OperatorSpectra
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> spectra = OperatorSpectra(linearize(net, torch.ones(3, 5, 2)).PKP, random_state=0)
+        >>> spectra.hidden_gram().shape
+        torch.Size([4, 4])
+        """
         route = self.route("hidden")
         if route == "units":
             return parameter_gram(self.op, "hidden")  # type: ignore[arg-type]
@@ -247,6 +309,21 @@ class OperatorSpectra:
         -------
         {"average", "units", "compression", "matrix", "gramians", "trials", "sketch"}
             All but the last are exact.
+
+        Raises
+        ------
+        ValueError
+            If ``method="exact"`` and the operator is too large for it on that axis.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> from kpflow_sklearn.spectra import OperatorSpectra
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> spectra = OperatorSpectra(linearize(net, torch.ones(3, 5, 2)).PKP, random_state=0)
+        >>> spectra.route("time")
+        'matrix'
         """
         if axis != "all" and self.reduction == "mean":
             return "average"

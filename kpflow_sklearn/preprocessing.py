@@ -71,6 +71,14 @@ class SequenceScaler(  # type: ignore[call-arg]
         ------
         ValueError
             If X or mask have the wrong shape or hold NaN or infinity.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn.preprocessing import SequenceScaler
+        >>> X = np.arange(12.0).reshape(2, 3, 2)
+        >>> SequenceScaler().fit(X).mean_
+        array([5., 6.])
         """
         trials, valid, _ = self._check_trials(X, mask, reset=True)
         rows = trials.reshape(-1, trials.shape[-1]) if valid is None else trials[valid]
@@ -85,13 +93,31 @@ class SequenceScaler(  # type: ignore[call-arg]
 
         Parameters
         ----------
-        X, mask
-            As in `fit`.
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Trials; 2-D X are trials of one step.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps.
 
         Returns
         -------
         ndarray of the shape of X
             Scaled; zero at invalid steps. Always an array: a table has no third axis.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
+            on fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn.preprocessing import SequenceScaler
+        >>> X = np.arange(12.0).reshape(2, 3, 2)
+        >>> SequenceScaler(with_std=False).fit(X).transform(X)[0, 0]
+        array([-5., -5.])
         """
         return self._map(X, mask, "transform")
 
@@ -109,6 +135,23 @@ class SequenceScaler(  # type: ignore[call-arg]
         -------
         ndarray of the shape of X
             In the units of the X given to `fit`; zero at invalid steps.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
+            on fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn.preprocessing import SequenceScaler
+        >>> X = np.arange(12.0).reshape(2, 3, 2)
+        >>> scaler = SequenceScaler().fit(X)
+        >>> bool(np.allclose(scaler.inverse_transform(scaler.transform(X)), X))
+        True
         """
         return self._map(X, mask, "inverse_transform")
 
@@ -133,6 +176,13 @@ class SequenceScaler(  # type: ignore[call-arg]
         -------
         SequenceScaler
             Itself.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn.preprocessing import SequenceScaler
+        >>> type(SequenceScaler().set_output(transform="pandas").fit_transform(np.ones((2, 3, 1))))
+        <class 'numpy.ndarray'>
         """
         return self
 
@@ -188,6 +238,14 @@ class SequenceVectorizer(SequenceTransformer):
         ValueError
             If ``pooling`` is none of those named, or X or mask have the wrong shape or hold NaN
             or infinity.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn.preprocessing import SequenceVectorizer
+        >>> X = np.arange(12.0).reshape(2, 3, 2)
+        >>> SequenceVectorizer().fit(X).n_timesteps_
+        3
         """
         check_choice(self.pooling, "pooling", POOLINGS)
         trials, _, _ = self._check_trials(X, mask, reset=True)
@@ -199,8 +257,10 @@ class SequenceVectorizer(SequenceTransformer):
 
         Parameters
         ----------
-        X, mask
-            As in `fit`; for ``pooling="flatten"`` of as many steps.
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Trials; for ``pooling="flatten"`` of as many steps as on fit.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps.
 
         Returns
         -------
@@ -211,6 +271,15 @@ class SequenceVectorizer(SequenceTransformer):
         ------
         ValueError
             If the steps are to lie side by side and X has another number of them than on fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn.preprocessing import SequenceVectorizer
+        >>> X = np.arange(12.0).reshape(2, 3, 2)
+        >>> SequenceVectorizer(pooling="last").fit(X).transform(X)
+        array([[ 4.,  5.],
+               [10., 11.]])
         """
         check_is_fitted(self, "n_timesteps_")
         trials, valid, _ = self._check_trials(X, mask, reset=False)
@@ -235,6 +304,21 @@ class SequenceVectorizer(SequenceTransformer):
         -------
         ndarray of str
             One for each column.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If there are not as many names as features.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn.preprocessing import SequenceVectorizer
+        >>> X = np.arange(12.0).reshape(2, 3, 2)
+        >>> SequenceVectorizer(pooling="mean").fit(X).get_feature_names_out().tolist()
+        ['x0_mean', 'x1_mean']
         """
         check_is_fitted(self, "n_timesteps_")
         names = _check_feature_names_in(self, input_features)

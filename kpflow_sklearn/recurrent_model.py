@@ -115,6 +115,23 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         -------
         ndarray of shape (n_trials, n_timesteps, n_states)
             States after every step; an LSTM layer's are all h, then all c.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
+            on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer("tanh", hidden_size=4, max_iter=2, random_state=0).fit(X, y)
+        >>> trainer.trajectories(X).shape
+        (4, 6, 4)
         """
         check_is_fitted(self, "network_")
         trials, valid, _ = self._check_trials(X, mask)
@@ -136,6 +153,23 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         ndarray
             (n_trials, n_timesteps, n_outputs) values, (n_trials, n_timesteps) classes, or one
             value or class a trial, (n_trials,).
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
+            on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer("tanh", hidden_size=4, max_iter=2, random_state=0).fit(X, y)
+        >>> trainer.predict(X).shape == y.shape
+        True
         """
         check_is_fitted(self, "network_")
         trials, valid, single_step = self._check_trials(X, mask)
@@ -161,6 +195,23 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         -------
         float
             The score; 1 is best.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X, y or mask have the wrong shape, hold NaN or infinity, or X has other features
+            than on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer("tanh", hidden_size=4, max_iter=2, random_state=0).fit(X, y)
+        >>> trainer.score(X, y) < 1
+        True
         """
         check_is_fitted(self, "network_")
         trials, valid, single_step = self._check_trials(X, mask)

@@ -89,6 +89,13 @@ def select(
     -------
     DataFrame
         Columns value, std_error, method, reason.
+
+    Examples
+    --------
+    >>> from kpflow_sklearn.results import row, select, to_frame
+    >>> table = to_frame([row(k, "network", "", "loss", 1 / k, n_trials=4) for k in (1, 2)])
+    >>> select(table, "network", "loss")["value"].to_dict()
+    {1: 1.0, 2: 0.5}
     """
     chosen = (results["operator"] == operator) & (results["quantity"] == quantity)
     chosen &= results["task"] == ""
@@ -152,6 +159,23 @@ def write_results(
         File to write.
     about : mapping, optional
         Provenance; default `provenance`.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from kpflow_sklearn.results import read_results, row, to_frame, write_results
+    >>> table = to_frame([row(0, "network", "", "loss", 0.5, n_trials=4)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "results.csv"
+    ...     write_results(table, path)
+    ...     read_results(path).equals(table)
+    True
     """
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.write(to_csv(results, about))
@@ -174,6 +198,17 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
     ------
     ValueError
         If the file has another schema.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from kpflow_sklearn.results import read_results, row, to_frame, write_results
+    >>> table = to_frame([row(0, "network", "", "loss", 0.5, n_trials=4)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_results(table, Path(folder) / "results.csv", {"seed": "3"})
+    ...     read_results(Path(folder) / "results.csv").attrs["seed"]
+    '3'
     """
     about = {}
     with open(path, encoding="utf-8") as file:

@@ -37,6 +37,11 @@ def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectr
     Spectrum
         Eigenvalues, trace, effective dimension and their standard errors.
 
+    Raises
+    ------
+    ValueError
+        If the axis or another option is not one of those named.
+
     Examples
     --------
     >>> import torch
@@ -67,6 +72,22 @@ def trace(op: LinearOperator, axis: str = "all", **options: object) -> Estimate:
     -------
     Estimate
         Value and standard error.
+
+    Raises
+    ------
+    ValueError
+        If the axis or another option is not one of those named.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> from kpflow_sklearn.spectra import trace
+    >>> found = trace(lin.K, "time")
+    >>> found.value > 0, found.std_error
+    (True, 0.0)
     """
     return spectrum(op, axis, **options).trace
 
@@ -87,6 +108,21 @@ def effective_dimension(op: LinearOperator, axis: str = "all", **options: object
     -------
     Estimate
         Value and standard error.
+
+    Raises
+    ------
+    ValueError
+        If the axis or another option is not one of those named.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> from kpflow_sklearn.spectra import effective_dimension
+    >>> 1 <= effective_dimension(lin.P, "time").value <= 5
+    True
     """
     return spectrum(op, axis, **options).effective_dimension
 
@@ -111,6 +147,21 @@ def rank(
     -------
     Estimate
         Value and standard error, or a missing value with its reason.
+
+    Raises
+    ------
+    ValueError
+        If the axis, the threshold or another option is not as described.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> from kpflow_sklearn.spectra import rank
+    >>> 1 <= rank(lin.P, "time").value <= 5
+    True
     """
     check_choice(axis, "axis", AXES)
     check_real(rank_threshold, "rank_threshold", 0, 1, open_minimum=True)

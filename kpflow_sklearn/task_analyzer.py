@@ -173,6 +173,17 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         ------
         ValueError
             If a parameter or an array is not as described; the message names it.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
+        >>> from kpflow_sklearn.datasets import make_multitask
+        >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
+        >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+        >>> analyzer.fit(X, y, tasks=tasks).alignment_matrices_["interference"].shape
+        (4, 4)
         """
         analysed = X if X_analysis is None else X_analysis
         check_positive_int(self.analysis_trials, "analysis_trials")
@@ -341,6 +352,25 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         ndarray of shape (n_trials, n_tasks)
             Share, 0 to 1, of the sum over steps of |z - mean_state_|^2 inside the span of
             ``components_`` of each task; 0 for a trial that stays at the mean.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
+            on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
+        >>> from kpflow_sklearn.datasets import make_multitask
+        >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
+        >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+        >>> analyzer.fit(X, y, tasks=tasks).transform(X).shape
+        (8, 4)
         """
         check_is_fitted(self, "components_")
         _, valid, _ = self._check_trials(X, mask)

@@ -212,6 +212,15 @@ class RecurrentTrainer(RecurrentModel):
         ------
         ValueError
             If a parameter or an array is not as described; the message names it.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer("tanh", hidden_size=4, max_iter=2, random_state=0).fit(X, y)
+        >>> trainer.loss_curve_.shape
+        (2,)
         """
         settings = self._check_parameters()
         continued = getattr(self, "network_", None) if self.warm_start else None

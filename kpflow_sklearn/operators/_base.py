@@ -31,6 +31,23 @@ class LinearOperator:
         Of the operator's data; arguments must have it.
     device : torch.device
         Where the operator's data lies.
+
+    Raises
+    ------
+    ValueError
+        From ``@`` if the trailing shape, dtype or device of the argument is not the operator's,
+        and from ``@``, ``+`` and ``-`` if two operators do not fit each other.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> lin.P @ lin.K @ lin.P.T
+    _Composed((3, 5, 4) -> (3, 5, 4), torch.float32)
+    >>> (lin.K @ torch.ones(7, 3, 5, 4)).shape
+    torch.Size([7, 3, 5, 4])
     """
 
     def __init__(
@@ -79,6 +96,15 @@ class LinearOperator:
         -------
         LinearOperator or None
             None if the operator cannot be cut.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> lin = linearize(net, torch.ones(3, 5, 2))
+        >>> lin.P.on_trials(slice(0, 2))
+        FlowPropagator((2, 5, 4) -> (2, 5, 4), torch.float32)
         """
         return None
 
@@ -123,6 +149,22 @@ class LinearOperator:
         -------
         Tensor of shape (..., *out_shape)
             The product.
+
+        Raises
+        ------
+        ValueError
+            If the trailing shape, dtype or device of ``q`` is not the operator's.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> lin = linearize(net, torch.ones(3, 5, 2))
+        >>> q = torch.ones(3, 5, 4)
+        >>> expected = lin.P @ q
+        >>> torch.allclose(lin.P.apply_(q), expected)
+        True
         """
         return self._checked_apply(q, self._apply_in_place)
 
@@ -174,6 +216,16 @@ class LinearOperator:
         -------
         Tensor
             The matrix.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> lin = linearize(net, torch.ones(3, 5, 2))
+        >>> matrix = lin.K.to_dense()
+        >>> matrix.shape, torch.allclose(matrix, matrix.T)
+        (torch.Size([60, 60]), True)
         """
         n = self.shape[1]
         eye = torch.eye(n, dtype=self.dtype, device=self.device)
@@ -189,6 +241,16 @@ class LinearOperator:
         -------
         scipy.sparse.linalg.LinearOperator
             The exported operator.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> lin = linearize(net, torch.ones(3, 5, 2))
+        >>> from scipy.sparse.linalg import eigsh
+        >>> len(eigsh(lin.PKP.to_scipy(), k=3, return_eigenvectors=False))
+        3
         """
 
         def products(op: LinearOperator, scale: float) -> Any:

@@ -30,6 +30,18 @@ class ParameterJacobian(LinearOperator):
         The linearized network.
     blocks : list of parameter blocks, optional
         Restrict the parameters to these; default all.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> lin.J_theta
+    ParameterJacobian((96,) -> (3, 5, 4), torch.float32)
+    >>> gradient = lin.J_theta.T @ (lin.P.T @ lin.error(torch.zeros(3, 5, 1)))
+    >>> gradient.shape
+    torch.Size([96])
     """
 
     def __init__(self, tangent: NetworkTangent, blocks: list | None = None) -> None:
@@ -45,7 +57,26 @@ class ParameterJacobian(LinearOperator):
         return trials_first(out, v.shape[:-1])
 
     def write(self, v: Tensor, out: Tensor) -> None:
-        """Write J_theta v to ``out``, steps first, (T, k, B, H)."""
+        """Write J_theta v to ``out``, steps first, (T, k, B, H).
+
+        Parameters
+        ----------
+        v : Tensor of shape (..., n_parameters)
+            Parameter directions.
+        out : Tensor of shape (n_timesteps, k, n_trials, n_states)
+            Where the result goes, k the number of directions; its contents are overwritten.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> lin = linearize(net, torch.ones(3, 5, 2))
+        >>> out = torch.empty(5, 2, 3, 4)
+        >>> lin.J_theta.write(torch.ones(2, 96), out)
+        >>> torch.allclose(out[:, 0].movedim(0, 1), lin.J_theta @ torch.ones(96))
+        True
+        """
         pieces = v.reshape(out.shape[1], v.shape[-1]).split(self._sizes, dim=-1)
         # The first block of each layer writes, the others add; what none writes to is zero.
         written: set[int] = set()
@@ -91,6 +122,16 @@ class ParameterJacobian(LinearOperator):
         -------
         dict of str to Tensor
             One entry a parameter tensor, under torch's names; "initial_state" if it trains.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> lin = linearize(net, torch.ones(3, 5, 2))
+        >>> {name: tuple(w.shape) for name, w in lin.J_theta.to_parameters(torch.ones(96)).items()}
+        {'weight_hh_l0': (12, 4), 'weight_ih_l0': (12, 2), 'bias_ih_l0': (12,), 'bias_hh_l0':
+        (12,)}
         """
         pieces: dict[str, dict[int, Tensor]] = {}
         for block, piece in zip(self.blocks, v.split(self._sizes), strict=True):
@@ -121,6 +162,17 @@ class ParameterOperator(LinearOperator):
         J_theta.
     activity_error : float
         Share of tr K that `compress` left out; 0 otherwise.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> lin.K
+    ParameterOperator((3, 5, 4) -> (3, 5, 4), torch.float32)
+    >>> list(lin.K.components)
+    ['reset', 'update', 'candidate_input', 'candidate_state']
     """
 
     def __init__(self, tangent: NetworkTangent, blocks: list | None = None) -> None:
@@ -168,6 +220,15 @@ class ParameterOperator(LinearOperator):
         -------
         ParameterOperator
             The compressed operator, with its measured ``activity_error``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> lin = linearize(net, torch.ones(3, 5, 2))
+        >>> bool(lin.K.compress(tolerance=1e-3).activity_error < 1e-4)
+        True
         """
         blocks, lost, total = [], 0.0, 0.0
         for block in self.jacobian.blocks:

@@ -25,6 +25,19 @@ class FlowPropagator(LinearOperator):
     ----------
     tangent : NetworkTangent
         The linearized network.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> lin.P
+    FlowPropagator((3, 5, 4) -> (3, 5, 4), torch.float32)
+    >>> push = torch.zeros(3, 5, 4)
+    >>> push[:, 2] = 1  # At step 2 alone: what comes before is not moved.
+    >>> bool((lin.P @ push)[:, :2].any())
+    False
     """
 
     def __init__(self, tangent: NetworkTangent) -> None:
@@ -84,6 +97,16 @@ class FlowPropagator(LinearOperator):
         -------
         InversePropagator
             The inverse on valid steps (zero on masked ones).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> lin = linearize(net, torch.ones(3, 5, 2))
+        >>> q = torch.ones(3, 5, 4)
+        >>> torch.allclose(lin.P.inverse() @ (lin.P @ q), q, atol=1e-6)
+        True
         """
         return InversePropagator(self.tangent)
 
@@ -95,6 +118,15 @@ class InversePropagator(LinearOperator):
     ----------
     tangent : NetworkTangent
         The linearized network.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> lin.P.inverse()
+    InversePropagator((3, 5, 4) -> (3, 5, 4), torch.float32)
     """
 
     def __init__(self, tangent: NetworkTangent) -> None:

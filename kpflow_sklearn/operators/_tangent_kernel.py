@@ -22,6 +22,16 @@ class TangentKernel(LinearOperator):
         K.
     propagator : FlowPropagator
         P.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kpflow_sklearn import linearize
+    >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+    >>> lin = linearize(net, torch.ones(3, 5, 2))
+    >>> q = torch.ones(3, 5, 4)
+    >>> torch.allclose(lin.PKP @ q, lin.P @ (lin.K @ (lin.P.T @ q)), rtol=1e-4)
+    True
     """
 
     def __init__(self, parameter_operator: ParameterOperator, propagator: FlowPropagator) -> None:

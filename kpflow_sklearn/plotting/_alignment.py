@@ -52,6 +52,19 @@ class AlignmentDisplay:
         Where the figure was drawn.
     figure_ : Figure
         The figure.
+
+    Examples
+    --------
+    >>> from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
+    >>> from kpflow_sklearn.datasets import make_multitask
+    >>> from kpflow_sklearn.plotting import AlignmentDisplay
+    >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
+    >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
+    >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+    >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+    >>> analyzer = analyzer.fit(X, y, tasks=tasks)
+    >>> AlignmentDisplay.from_estimator(analyzer, kind="flow").ax_.get_title()
+    'flow alignment, iteration 2'
     """
 
     def __init__(
@@ -95,6 +108,26 @@ class AlignmentDisplay:
         -------
         AlignmentDisplay
             The display, drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If there is no such matrix, or no such snapshot.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
+        >>> from kpflow_sklearn.datasets import make_multitask
+        >>> from kpflow_sklearn.plotting import AlignmentDisplay
+        >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
+        >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+        >>> analyzer = analyzer.fit(X, y, tasks=tasks)
+        >>> AlignmentDisplay.from_estimator(analyzer, kind="flow").ax_.get_title()
+        'flow alignment, iteration 2'
         """
         check_is_fitted(estimator, "alignment_history_")
         display = cls(
@@ -113,8 +146,12 @@ class AlignmentDisplay:
 
         Parameters
         ----------
-        kind, iteration, ax
-            As in `from_estimator`.
+        kind : {"interference", "gradient", "flow", "update", "state"}, default="update"
+            Which matrix.
+        iteration : int, optional
+            Of which snapshot; default the last.
+        ax : Axes, optional
+            Where to draw; default a new figure.
 
         Returns
         -------
@@ -125,6 +162,20 @@ class AlignmentDisplay:
         ------
         ValueError
             If there is no such matrix, or no such snapshot.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
+        >>> from kpflow_sklearn.datasets import make_multitask
+        >>> from kpflow_sklearn.plotting import AlignmentDisplay
+        >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
+        >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+        >>> analyzer = analyzer.fit(X, y, tasks=tasks)
+        >>> display = AlignmentDisplay(analyzer.alignment_history_, analyzer.grouping_history_)
+        >>> display.plot(kind="gradient", iteration=0).ax_.get_title()
+        'gradient cosine, iteration 0'
         """
         check_choice(kind, "kind", tuple(self.alignment_history))
         table = self.alignment_history[kind]
@@ -182,6 +233,20 @@ class AlignmentDisplay:
         ------
         ValueError
             If no group holds two tasks, so that there is no margin.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
+        >>> from kpflow_sklearn.datasets import make_multitask
+        >>> from kpflow_sklearn.plotting import AlignmentDisplay
+        >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
+        >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+        >>> analyzer = analyzer.fit(X, y, tasks=tasks)
+        >>> display = AlignmentDisplay(analyzer.alignment_history_, analyzer.grouping_history_)
+        >>> display.plot_history().ax_.get_ylabel()
+        'margin of the final groups'
         """
         table = self.grouping_history
         if table["margin"].isna().all():

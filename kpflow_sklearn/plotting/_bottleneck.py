@@ -32,6 +32,17 @@ class BottleneckDisplay:
         Where the figure was drawn.
     figure_ : Figure
         The figure.
+
+    Examples
+    --------
+    >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+    >>> from kpflow_sklearn.datasets import make_memory_pro
+    >>> from kpflow_sklearn.plotting import BottleneckDisplay
+    >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+    >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+    >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+    >>> BottleneckDisplay.from_estimator(analyzer).ax_.get_ylabel()
+    'rank, time axis (narrower operator above)'
     """
 
     def __init__(self, bottleneck: pd.DataFrame) -> None:
@@ -52,6 +63,24 @@ class BottleneckDisplay:
         -------
         BottleneckDisplay
             The display, drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If not all three operators were measured.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import BottleneckDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> BottleneckDisplay.from_estimator(analyzer).ax_.get_ylabel()
+        'rank, time axis (narrower operator above)'
         """
         check_is_fitted(estimator, "bottleneck_")
         return cls(estimator.bottleneck_).plot(ax=ax)
@@ -73,6 +102,17 @@ class BottleneckDisplay:
         ------
         ValueError
             If the table is empty, because not all three operators were measured.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import BottleneckDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> len(BottleneckDisplay(analyzer.bottleneck_).plot().ax_.lines)
+        3
         """
         table = self.bottleneck
         if not len(table):

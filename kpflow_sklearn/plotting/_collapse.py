@@ -36,6 +36,18 @@ class CollapseDisplay:
         Where the figure was drawn.
     figure_ : Figure
         The figure.
+
+    Examples
+    --------
+    >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+    >>> from kpflow_sklearn.datasets import make_memory_pro
+    >>> from kpflow_sklearn.plotting import CollapseDisplay
+    >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+    >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+    >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+    >>> display = CollapseDisplay.from_estimator(analyzer, quantity="rank")
+    >>> display.ax_.get_ylabel()
+    'rank (95% of trace), time axis'
     """
 
     def __init__(self, results: pd.DataFrame, *, rank_threshold: float = 0.95) -> None:
@@ -68,6 +80,25 @@ class CollapseDisplay:
         -------
         CollapseDisplay
             The display, drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the results hold no such quantity on that axis.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import CollapseDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> display = CollapseDisplay.from_estimator(analyzer, quantity="rank")
+        >>> display.ax_.get_ylabel()
+        'rank (95% of trace), time axis'
         """
         check_is_fitted(estimator, "results_")
         display = cls(estimator.results_, rank_threshold=estimator.rank_threshold)
@@ -84,8 +115,12 @@ class CollapseDisplay:
 
         Parameters
         ----------
-        quantity, axis, ax
-            As in `from_estimator`.
+        quantity : {"effective_dimension", "rank", "trace", "norm"}
+            What to draw.
+        axis : {"all", "trial", "time", "hidden"}, default="time"
+            The axis of the Grams.
+        ax : Axes, optional
+            Where to draw; default a new figure.
 
         Returns
         -------
@@ -96,6 +131,17 @@ class CollapseDisplay:
         ------
         ValueError
             If the results hold no such quantity on that axis.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import CollapseDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> CollapseDisplay(analyzer.results_).plot(axis="hidden").ax_.get_ylabel()
+        'effective dimension, hidden axis'
         """
         chosen = self.results[
             (self.results["quantity"] == quantity)
@@ -139,6 +185,17 @@ class CollapseDisplay:
         -------
         CollapseDisplay
             Itself.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import CollapseDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> CollapseDisplay(analyzer.results_).plot_loss().ax_.get_ylabel()
+        'loss, analysis trials'
         """
         self.ax_ = new_axes(ax)
         self.figure_ = self.ax_.figure

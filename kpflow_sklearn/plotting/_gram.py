@@ -46,6 +46,17 @@ class GramDisplay:
         Where the figure was drawn.
     figure_ : Figure
         The figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+    >>> from kpflow_sklearn.plotting import GramDisplay
+    >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+    >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+    >>> analyzer = GramFlowAnalyzer(trainer, random_state=0).fit(X, X[:, 0] ** 2)
+    >>> GramDisplay.from_estimator(analyzer, panel="loss").ax_.get_ylabel()
+    'loss'
     """
 
     def __init__(
@@ -86,6 +97,24 @@ class GramDisplay:
         -------
         GramDisplay
             The display, drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If panel or quantity is not one of those named, or ``ax`` does not hold three axes.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> from kpflow_sklearn.plotting import GramDisplay
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, random_state=0).fit(X, X[:, 0] ** 2)
+        >>> GramDisplay.from_estimator(analyzer, panel="loss").ax_.get_ylabel()
+        'loss'
         """
         check_is_fitted(estimator, "results_")
         display = cls(
@@ -105,13 +134,34 @@ class GramDisplay:
 
         Parameters
         ----------
-        panel, quantity, ax
-            As in `from_estimator`.
+        panel : {"loss", "layers", "modes"}, optional
+            What to draw; default all three side by side.
+        quantity : {"decay", "trace"}, default="decay"
+            Of which the layers' shares are drawn.
+        ax : Axes, or three of them for all panels, optional
+            Where to draw; default a new figure.
 
         Returns
         -------
         GramDisplay
             Itself.
+
+        Raises
+        ------
+        ValueError
+            If panel or quantity is not one of those named, or ``ax`` does not hold three axes.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> from kpflow_sklearn.plotting import GramDisplay
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, random_state=0).fit(X, X[:, 0] ** 2)
+        >>> display = GramDisplay.from_estimator(analyzer)
+        >>> display.plot(panel="layers", quantity="trace").ax_.get_ylabel()
+        'share of tr K'
         """
         check_choice(quantity, "quantity", ("decay", "trace"))
         self.ax_: Any

@@ -31,6 +31,17 @@ class SpectrumDisplay:
         Where the figure was drawn.
     figure_ : Figure
         The figure.
+
+    Examples
+    --------
+    >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+    >>> from kpflow_sklearn.datasets import make_memory_pro
+    >>> from kpflow_sklearn.plotting import SpectrumDisplay
+    >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+    >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+    >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+    >>> SpectrumDisplay.from_estimator(analyzer).ax_.get_xlabel()
+    'eigenvalue number, time axis'
     """
 
     def __init__(self, spectra: pd.DataFrame) -> None:
@@ -55,6 +66,24 @@ class SpectrumDisplay:
         -------
         SpectrumDisplay
             The display, drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If there are no eigenvalues on that axis.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import SpectrumDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> SpectrumDisplay.from_estimator(analyzer).ax_.get_xlabel()
+        'eigenvalue number, time axis'
         """
         check_is_fitted(estimator, "spectra_")
         return cls(estimator.spectra_).plot(axis=axis, ax=ax)
@@ -64,8 +93,10 @@ class SpectrumDisplay:
 
         Parameters
         ----------
-        axis, ax
-            As in `from_estimator`.
+        axis : {"all", "trial", "time", "hidden"}, default="time"
+            The axis of the Grams.
+        ax : Axes, optional
+            Where to draw; default a new figure.
 
         Returns
         -------
@@ -76,6 +107,17 @@ class SpectrumDisplay:
         ------
         ValueError
             If there are no eigenvalues on that axis.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import SpectrumDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> SpectrumDisplay(analyzer.spectra_).plot(axis="all").ax_.get_xlabel()
+        'eigenvalue number, whole space'
         """
         chosen = self.spectra[self.spectra["axis"] == axis]
         if not len(chosen):
@@ -113,6 +155,17 @@ class LyapunovDisplay:
         Where the figure was drawn.
     figure_ : Figure
         The figure.
+
+    Examples
+    --------
+    >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+    >>> from kpflow_sklearn.datasets import make_memory_pro
+    >>> from kpflow_sklearn.plotting import LyapunovDisplay
+    >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+    >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+    >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+    >>> LyapunovDisplay.from_estimator(analyzer).ax_.get_xlabel()
+    'exponent number'
     """
 
     def __init__(
@@ -140,6 +193,24 @@ class LyapunovDisplay:
         -------
         LyapunovDisplay
             The display, drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If there are no exponents: trials of a single step have none.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import LyapunovDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> LyapunovDisplay.from_estimator(analyzer).ax_.get_xlabel()
+        'exponent number'
         """
         check_is_fitted(estimator, "lyapunov_exponents_")
         return cls(
@@ -165,6 +236,18 @@ class LyapunovDisplay:
         ------
         ValueError
             If there are none: trials of a single step have no exponents.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import LyapunovDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> exponents, error = analyzer.lyapunov_exponents_, analyzer.lyapunov_std_error_
+        >>> LyapunovDisplay(exponents, error).plot().ax_.get_ylabel()
+        'Lyapunov exponent per unit of time'
         """
         values, error = np.asarray(self.exponents), 1.96 * np.asarray(self.std_error)
         finite = np.isfinite(values)

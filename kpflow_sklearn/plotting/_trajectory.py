@@ -35,6 +35,18 @@ class TrajectoryDisplay:
         Where the figure was drawn.
     figure_ : Figure
         The figure.
+
+    Examples
+    --------
+    >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+    >>> from kpflow_sklearn.datasets import make_memory_pro
+    >>> from kpflow_sklearn.plotting import TrajectoryDisplay
+    >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+    >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+    >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+    >>> display = TrajectoryDisplay.from_estimator(analyzer, X)
+    >>> display.projections_.shape
+    (4, 6, 2)
     """
 
     def __init__(self, states: np.ndarray, mask: ArrayLike | None = None) -> None:
@@ -76,6 +88,25 @@ class TrajectoryDisplay:
         -------
         TrajectoryDisplay
             The display, drawn.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X does not fit the estimator, or ``color_by`` is not one number a trial.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import TrajectoryDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> display = TrajectoryDisplay.from_estimator(analyzer, X)
+        >>> display.projections_.shape
+        (4, 6, 2)
         """
         check_is_fitted(estimator)
         display = cls(estimator.trajectories(X, mask=mask), mask)
@@ -93,13 +124,36 @@ class TrajectoryDisplay:
 
         Parameters
         ----------
-        color_by, cyclic, label, ax
-            As in `from_estimator`.
+        color_by : array-like of shape (n_trials,), optional
+            A number a trial (the stimulus, say).
+        cyclic : bool, default=False
+            Whether these numbers are angles in radians.
+        label : str, default=""
+            What they are.
+        ax : Axes, optional
+            Where to draw; default a new figure.
 
         Returns
         -------
         TrajectoryDisplay
             Itself.
+
+        Raises
+        ------
+        ValueError
+            If ``color_by`` is not one number a trial.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn.datasets import make_memory_pro
+        >>> from kpflow_sklearn.plotting import TrajectoryDisplay
+        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> states = analyzer.trajectories(X)
+        >>> len(TrajectoryDisplay(states).plot(color_by=[0, 1, 2, 3]).ax_.lines)
+        8
         """
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize

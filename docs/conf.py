@@ -1,0 +1,86 @@
+"""How the documentation is built: see CONTRIBUTING.md for the command.
+
+Nothing is fetched at build time, and no page needs the network: formulas are MathML.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "extensions"))
+# The networks of the pages are small: more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import kpflow_sklearn  # noqa: E402
+
+project = "kpflow_sklearn"
+author = "The kpflow_sklearn developers"
+project_copyright = "2026, the kpflow_sklearn developers"
+version = release = kpflow_sklearn.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "matplotlib.sphinxext.plot_directive",
+    "docstrings",
+    "mathml",
+]
+exclude_patterns = ["_build"]
+nitpicky = True
+smartquotes = False  # Types and code are copied from the pages.
+default_role = "code"
+suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold functions.
+
+# Markdown: formulas between dollars, links to headings, figures by directives between colons.
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_block"]
+myst_heading_anchors = 3
+html_math_renderer = "mathml"
+
+# The reference: one page for each public name, its methods on it.
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # The docstrings say the types, with shapes.
+templates_path = ["templates"]
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    # Only the scripts named plot_ belong to the gallery; the others are commands.
+    "filename_pattern": r"/plot_",
+    "ignore_pattern": r"^(?!plot_)",
+    "doc_module": ("kpflow_sklearn",),
+    "backreferences_dir": "generated/backreferences",
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
+# Figures of the pages are drawn when the pages are built, by the scripts in docs/figures.
+plot_formats = ["svg"]
+plot_html_show_source_link = False
+plot_html_show_formats = False
+plot_rcparams = {"savefig.bbox": "tight", "font.size": 10}
+plot_apply_rcparams = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = "kpflow_sklearn"
+html_static_path = ["static"]
+html_css_files = ["kpflow.css"]
+html_show_sourcelink = False
+html_sidebars = {"start": [], "ideas": []}  # They have no section to navigate in.
+html_copy_source = False
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "header_links_before_dropdown": 7,
+}

@@ -1,0 +1,109 @@
+"""The documentation points to what exists, and its link checker finds what does not."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import kpflow_sklearn
+
+ROOT = Path(__file__).parents[1]
+BUILT = {"_build", "auto_examples", "generated"}
+PAGES = [
+    *(p for p in sorted(ROOT.joinpath("docs").rglob("*.md")) if BUILT.isdisjoint(p.parts)),
+    *ROOT.glob("*.md"),
+]
+POINTER = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+@cache
+def names_in(path: str) -> set[str]:
+    """Return the names of the tests and test classes of a file."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_tests_that_pages_name_exist(page):
+    for file, name in POINTER.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / file).exists(), f"{page.name} names {file}"
+        assert not name or name in names_in(file), f"{page.name} names {file}::{name}"
+
+
+def test_every_formula_of_the_theory_notes_is_followed_by_its_test():
+    text = (ROOT / "docs/theory/notes.md").read_text(encoding="utf-8")
+    after = re.split(r"\$\$[^$]+\$\$", text)[1:]
+    assert len(after) > 15
+    unchecked = []
+    for k, words in enumerate(after):
+        # Formulas in a row share the test that follows the last of them.
+        together = len(words.strip()) == 0
+        if not together and not POINTER.search(words.split("\n## ")[0]):
+            unchecked.append(f"formula {k + 1}, before: {words.strip()[:60]}")
+    assert not unchecked
+
+
+def test_every_public_name_is_in_the_reference():
+    listed = set(re.findall(r"^   (\w+)$", (ROOT / "docs/api.rst").read_text(), flags=re.M))
+    modules = ["", ".datasets", ".operators", ".spectra", ".plotting"]
+    for module in modules:
+        public = importlib.import_module(f"kpflow_sklearn{module}").__all__
+        assert set(public) <= listed, f"docs/api.rst lacks {sorted(set(public) - listed)}"
+    assert kpflow_sklearn.__version__ in (ROOT / "CITATION.cff").read_text()
+
+
+def load(path: str):
+    """Import a script of the documentation, which is no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_on_pages_is_python(page):
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+        compile(block, page.name, "exec")
+
+
+@pytest.mark.parametrize(
+    "line, escaped",
+    [
+        ("P* Err and |x|^2 of n_iter_", r"P\* Err and \|x\|^2 of n_iter\_"),
+        ("``a * b_`` and `c_`, d_e", "``a * b_`` and `c_`, d_e"),
+        ("n_iter_ : ndarray of shape (k_,)", r"n_iter_ : ndarray of shape (k\_,)"),
+    ],
+)
+def test_formulas_in_docstrings_are_no_markup(line, escaped):
+    assert load("docs/extensions/docstrings.py").escape(line) == escaped
+
+
+def test_examples_in_docstrings_are_left_alone():
+    lines = ["K* is", "", ">>> x = 2 * y_", "z_ * 2", "", "K*"]
+    load("docs/extensions/docstrings.py").escape_text(None, "", "", None, None, lines)
+    assert lines == [r"K\* is", "", ">>> x = 2 * y_", "z_ * 2", "", r"K\*"]
+
+
+def test_broken_links_are_found(tmp_path):
+    checker = load("docs/check_links.py")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "index.html").write_text(
+        '<h1 id="top">A</h1><a href="sub/b.html#there">b</a><a href="#top">up</a>'
+        '<a href="https://example.org/x">far</a><a href="c%20d.txt">file</a>'
+    )
+    (tmp_path / "c d.txt").write_text("")
+    (tmp_path / "sub/b.html").write_text('<p id="there"><img src="../c d.txt">')
+    assert checker.broken_links(tmp_path) == []
+    (tmp_path / "sub/b.html").write_text('<a href="../index.html#gone">a</a><img src="no.png">')
+    assert checker.broken_links(tmp_path) == [
+        "index.html: sub/b.html#there",
+        "sub/b.html: ../index.html#gone",
+        "sub/b.html: no.png",
+    ]
