@@ -199,8 +199,7 @@ def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
         label=task.color_label,
         ax=axes[2],
     )
-    for ax, letter in zip(axes, "abc", strict=True):
-        ax.set_title(letter, loc="left", fontweight="bold")
+    _letter(axes)
     figure.savefig(path, dpi=150)
 
 
@@ -218,7 +217,14 @@ def _draw_alignment(analyzer: TaskAlignmentAnalyzer, task: Task, path: Path) -> 
     display.plot(kind=last, ax=axes[1])
     if has_margin:
         display.plot_history(ax=axes[2])
+    _letter(axes)
     figure.savefig(path, dpi=150)
+
+
+def _letter(axes: Any) -> None:
+    """Name the panels a, b, c."""
+    for ax, letter in zip(axes, "abc", strict=False):
+        ax.set_title(letter, loc="left", fontweight="bold")
 
 
 def _first_line(error: Exception) -> str:

@@ -78,7 +78,9 @@ def load_file(path: str) -> Task:
             f"may be X, {', '.join(FILE_ARRAYS)}"
         )
     y = arrays.get("y")
-    labels = y if y is not None and y.ndim == 1 and y.dtype.kind in "iufb" else None
+    # A value or class a trial, or a class a step; else trajectories are coloured by the step.
+    is_label = y is not None and (y.ndim == 1 or (y.ndim == 2 and y.dtype.kind in "iub"))
+    labels = y if is_label else None
     return Task(
         arrays["X"],
         y,
@@ -101,8 +103,9 @@ def _memory_pro(seed: int) -> Task:
 def _flip_flop(seed: int) -> Task:
     X, y = make_flip_flop(256, n_timesteps=60, noise_std=0.1, random_state=seed)
     Xa, ya = make_flip_flop(32, n_timesteps=60, evenly_spaced=True, random_state=seed + 1)
-    pattern = (ya[:, -1] > 0) @ (2 ** np.arange(ya.shape[-1]))
-    return Task(X, y, Xa, ya, pattern, "bits at the end, as a number")
+    signs = np.array(["\N{MINUS SIGN}", "0", "+"])[np.sign(ya).astype(int) + 1]
+    held = np.array([["".join(bits) for bits in trial] for trial in signs])
+    return Task(X, y, Xa, ya, held, "bits held")
 
 
 def _multitask(seed: int) -> Task:

@@ -11,6 +11,7 @@ from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
 from kpflow_sklearn.__main__ import main
 from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
 from kpflow_sklearn._reading import _agreement_sentence
+from kpflow_sklearn._tasks import load_file, load_task
 from kpflow_sklearn.grouping import margin
 from kpflow_sklearn.results import read_results, row, select, to_frame
 from tests.pages import FoundPage, content_of
@@ -268,3 +269,41 @@ def test_second_moments_are_named_in_print():
     found = TaskAlignmentAnalyzer(trainer, random_state=0).fit(X, X, tasks=["a", "b", "c"] * 4)
     printed = matrices_in_print(found)
     assert "update (second moments)" in printed and "flow\n" in printed
+
+
+def test_trajectories_are_coloured_by_what_means_something(tmp_path):
+    flip_flop = load_task("flip_flop", 0)
+    held, y = flip_flop.color_by, flip_flop.y_analysis
+    assert held.shape == y.shape[:2] and len(np.unique(held)) <= 8
+    for b, t in ((0, 0), (3, 10), (31, 59)):
+        signs = {-1: "\N{MINUS SIGN}", 0: "0", 1: "+"}
+        assert held[b, t] == "".join(signs[int(bit)] for bit in np.sign(y[b, t]))
+    X = np.zeros((3, 2, 1))
+    for y, label in (
+        (np.array(["a", "b", "a"]), "y"),
+        (np.array([[0, 1]] * 3), "y"),
+        (np.zeros((3, 2, 1)), ""),
+    ):
+        np.savez(tmp_path / "trials.npz", X=X, y=y)
+        task = load_file(str(tmp_path / "trials.npz"))
+        assert task.color_label == label
+        if label:
+            np.testing.assert_array_equal(task.color_by, y)
+        else:
+            assert task.color_by is None  # Then the display colours by the step.
+
+
+@pytest.mark.parametrize("task", ["flip_flop", "multitask"])
+def test_panels_have_letters_and_scales_have_labels(task, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: figures.append(self))
+    assert run(tmp_path, "--task", task) == 0
+    (figure,) = figures
+    panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    assert [ax.get_title(loc="left") for ax in panels] == ["a", "b", "c"][: len(panels)]
+    bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    assert len(bars) == (2 if task == "multitask" else 0)
+    assert all(bar.get_ylabel() for bar in bars)
+    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in panels)

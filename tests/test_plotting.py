@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from sklearn.exceptions import NotFittedError
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer
 from kpflow_sklearn.plotting import (
@@ -92,8 +95,10 @@ def test_masked_steps_are_not_drawn(analyzer, trials, ax):
     mask = np.ones((6, 8), dtype=bool)
     mask[1, 3:] = False
     TrajectoryDisplay.from_estimator(analyzer, trials, mask=mask, ax=ax)
-    curves = [line for line in ax.lines if len(line.get_xdata()) > 1]
-    assert [len(curve.get_xdata()) for curve in curves] == [8, 3, 8, 8, 8, 8]
+    pieces = [len(curve.get_segments()) for curve in ax.collections]
+    assert pieces == [7, 2, 7, 7, 7, 7]
+    (bar,) = [other for other in ax.figure.axes if other is not ax]
+    assert bar.get_ylabel() == "step"
 
 
 def test_one_unit_and_constant_states_are_drawn(ax):
@@ -102,15 +107,14 @@ def test_one_unit_and_constant_states_are_drawn(ax):
 
 
 def test_color_by_must_fit_the_trials(analyzer, trials):
-    with pytest.raises(ValueError, match=r"one number a trial, shape \(6,\), got \(5,\)"):
+    with pytest.raises(ValueError, match=r"one value a trial, shape \(6,\), .* got \(5,\)"):
         TrajectoryDisplay.from_estimator(analyzer, trials, color_by=np.arange(5))
 
 
 def test_trials_are_coloured_by_name(analyzer, trials, ax):
     names = ["pro", "anti", "$x_{$"] * 2
     display = TrajectoryDisplay.from_estimator(analyzer, trials, color_by=names, ax=ax)
-    bar = display.figure_.axes[1]
-    assert [t.get_text() for t in bar.get_yticklabels()] == ["$x_{$", "anti", "pro"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["$x_{$", "anti", "pro"]
     display.figure_.draw_without_rendering()  # Fails where a name is taken for mathematics.
     colors = [line.get_color() for line in ax.lines if len(line.get_xdata()) > 1]
     assert len(set(colors)) == 3 and colors[:3] == colors[3:]
@@ -222,8 +226,11 @@ def test_exponents_are_drawn_with_95_percent_bars(exact, ax):
 def test_bottleneck_draws_ranks_and_names_the_narrower(exact, ax):
     BottleneckDisplay.from_estimator(exact, ax=ax)
     table = exact.bottleneck_
-    for line, name in zip(ax.lines, ("K", "P", "PKP"), strict=True):
+    for container, name in zip(ax.containers, ("K", "P", "PKP"), strict=True):
+        line, _, (bars,) = container
         np.testing.assert_array_equal(line.get_ydata(), table[f"{name}_rank"])
+        half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
+        np.testing.assert_allclose(half, 1.96 * table[f"{name}_rank_std_error"], atol=1e-12)
     assert [text.get_text() for text in ax.texts] == table["narrower"].tolist()
 
 
@@ -231,6 +238,194 @@ def test_displays_refuse_what_is_not_there(exact):
     with pytest.raises(ValueError, match="no eigenvalues on axis='trial'"):
         SpectrumDisplay.from_estimator(exact, axis="trial")
     with pytest.raises(ValueError, match="there are no finite exponents"):
-        LyapunovDisplay(np.empty(0), np.empty(0)).plot()
+        LyapunovDisplay(pd.DataFrame(columns=["index", "exponent", "std_error"])).plot()
     with pytest.raises(ValueError, match="there are no ranks to compare"):
         BottleneckDisplay(exact.bottleneck_.iloc[:0]).plot()
+
+
+# ------------------------------------------------------------------------- colours of trajectories
+
+WORDS = np.array(["go", "left", "go", "right", "left", "go"])
+
+
+def test_words_get_a_colour_each_and_a_legend(analyzer, trials, ax):
+    TrajectoryDisplay.from_estimator(analyzer, trials, color_by=WORDS, label="choice", ax=ax)
+    curves = [line for line in ax.lines if len(line.get_xdata()) > 1]
+    colors = [to_hex(curve.get_color()) for curve in curves]
+    assert len(set(colors)) == 3
+    for k, word in enumerate(WORDS):
+        assert colors[k] == colors[WORDS.tolist().index(word)]
+    legend = ax.get_legend()
+    assert legend.get_title().get_text() == "choice"
+    assert [text.get_text() for text in legend.get_texts()] == ["go", "left", "right"]
+    shown = [to_hex(handle.get_color()) for handle in legend.legend_handles]
+    assert shown == [colors[0], colors[1], colors[3]]
+
+
+def test_integers_are_categories_while_they_are_few(analyzer, trials, ax):
+    TrajectoryDisplay.from_estimator(analyzer, trials, color_by=[0, 1, 1, 0, 2, 2], ax=ax)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "1", "2"]
+    other = Figure().subplots()
+    TrajectoryDisplay.from_estimator(analyzer, trials, color_by=np.arange(6) + 0.5, ax=other)
+    assert other.get_legend() is None and len(other.figure.axes) == 2
+    many = np.arange(48).reshape(6, 8) // 4
+    TrajectoryDisplay.from_estimator(analyzer, trials, color_by=many, label="digit", ax=other)
+    bar = other.figure.axes[-1]
+    assert [text.get_text() for text in bar.get_yticklabels()] == [str(k) for k in range(12)]
+    assert bar.get_ylabel() == "digit"
+
+
+def test_each_step_may_have_its_colour(analyzer, trials, ax):
+    held = np.where(np.arange(8) < 3, "off", "on")
+    display = TrajectoryDisplay.from_estimator(
+        analyzer, trials, color_by=np.tile(held, (6, 1)), ax=ax
+    )
+    dots, lines = ax.collections[:2]
+    np.testing.assert_array_equal(dots.get_offsets(), display.projections_[0])
+    colors = [to_hex(color) for color in dots.get_facecolors()]
+    assert colors == [colors[0]] * 3 + [colors[-1]] * 5 and colors[0] != colors[-1]
+    assert len(lines.get_segments()) == 7
+
+
+# ---------------------------------------------------------------------- several runs in a picture
+
+
+@pytest.fixture(scope="module")
+def runs(trials):
+    def fitted(cell, seed):
+        trainer = RecurrentTrainer(cell, hidden_size=4, max_iter=6, snapshots=3, random_state=seed)
+        return KPFlowAnalyzer(trainer, axes=("time",), random_state=seed).fit(trials)
+
+    return {cell: [fitted(cell, seed) for seed in range(3)] for cell in ("tanh", "gru")}
+
+
+@pytest.fixture(scope="module")
+def swept(runs):
+    """As `sweep` returns it, with a cell that failed."""
+    tables = [
+        run.results_.assign(cell=cell, seed=seed, error="")
+        for cell, several in runs.items()
+        for seed, run in enumerate(several)
+    ]
+    failed = pd.DataFrame({"cell": ["gru"], "seed": [3], "error": ["ValueError: no"]})
+    return pd.concat([*tables, failed], ignore_index=True)
+
+
+def check_median_and_range(ax, expected):
+    """Check the lines and bands of the axes against tables (x, runs), one a line."""
+    lines = [line for line in ax.lines if len(line.get_xdata()) > 2]
+    for line, band, table in zip(lines, ax.collections, expected, strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), table.index)
+        np.testing.assert_allclose(line.get_ydata(), table.median(axis=1))
+        edges = band.get_paths()[0].vertices
+        for x, row in table.iterrows():
+            here = edges[np.isclose(edges[:, 0], x), 1]
+            np.testing.assert_allclose([here.min(), here.max()], [row.min(), row.max()])
+        assert to_hex(line.get_color()) == to_hex(band.get_facecolor()[0])
+
+
+def side_by_side(columns):
+    return pd.concat(list(columns), axis=1)
+
+
+def legend_of(ax):
+    legend = ax.get_legend()
+    return legend.get_title().get_text(), [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("source", ["table", "estimators"])
+def test_collapse_draws_median_and_range_of_runs(runs, swept, source, ax):
+    options = {"quantity": "rank", "operators": ("K", "P"), "ax": ax}
+    if source == "table":
+        CollapseDisplay.from_results(swept, hue="cell", **options)
+    else:
+        CollapseDisplay.from_estimators(runs, hue="cell", **options)
+    expected = [
+        pd.DataFrame(
+            {s: select(r.results_, op, "rank", "time")["value"] for s, r in enumerate(own)}
+        )
+        for own in runs.values()
+        for op in ("K", "P")
+    ]
+    check_median_and_range(ax, expected)
+    assert legend_of(ax) == ("cell: median, range", ["tanh (3 runs)", "gru (3 runs)", "K", "P"])
+
+
+def test_loss_of_several_runs(runs, swept, ax):
+    CollapseDisplay(swept, hue="cell").plot_loss(ax=ax)
+    expected = [
+        pd.DataFrame(
+            {s: select(r.results_, "network", "loss")["value"] for s, r in enumerate(own)}
+        )
+        for own in runs.values()
+    ]
+    check_median_and_range(ax, expected)
+
+
+def test_bottleneck_of_several_runs_is_the_ratio(runs, swept, ax):
+    BottleneckDisplay.from_results(swept, hue="cell", ax=ax)
+    expected = []
+    for own in runs.values():
+        tables = [run.bottleneck_.set_index("iteration") for run in own]
+        expected.append(side_by_side(table["P_rank"] / table["K_rank"] for table in tables))
+    check_median_and_range(ax, expected)
+    assert legend_of(ax) == ("cell: median, range", ["tanh (3 runs)", "gru (3 runs)"])
+    assert "K is the narrower" in ax.get_ylabel()
+
+
+def test_spectra_and_exponents_of_several_runs(runs, ax):
+    SpectrumDisplay.from_estimators(runs, operators=("K",), ax=ax)
+    expected = []
+    for own in runs.values():
+        tables = [r.spectra_[(r.spectra_["operator"] == "K")].set_index("index") for r in own]
+        table = side_by_side(table["share"] for table in tables)
+        expected.append(table.where(table > 1e-10).dropna(how="all"))
+    check_median_and_range(ax, expected)
+    other = Figure().subplots()
+    LyapunovDisplay.from_estimators(runs, ax=other)
+    index = range(1, 5)
+    expected = [
+        pd.DataFrame({k: run.lyapunov_exponents_ for k, run in enumerate(own)}, index=index)
+        for own in runs.values()
+    ]
+    check_median_and_range(other, expected)
+
+
+def test_one_run_a_colour_keeps_its_95_percent_bars(runs, ax):
+    LyapunovDisplay.from_estimators({name: own[0] for name, own in runs.items()}, ax=ax)
+    for container, own in zip(ax.containers, runs.values(), strict=True):
+        line, _, (bars,) = container
+        np.testing.assert_array_equal(line.get_ydata(), own[0].lyapunov_exponents_)
+        half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
+        np.testing.assert_allclose(half, 1.96 * own[0].lyapunov_std_error_, atol=1e-12)
+    assert legend_of(ax) == ("run", ["tanh", "gru"])
+
+
+def test_numbers_as_hue_are_in_order_of_lightness(swept, ax):
+    table = swept[swept["error"] == ""].copy()
+    table["init_scale"] = 2.0 - table["seed"].astype(float)
+    CollapseDisplay(table, hue="init_scale").plot(operators=("K",), ax=ax)
+    assert legend_of(ax)[1] == ["0.0 (2 runs)", "1.0 (2 runs)", "2.0 (2 runs)"]
+    lines = [line for line in ax.lines if len(line.get_xdata()) > 2]
+    lightness = [np.dot(to_rgb(line.get_color()), [0.2126, 0.7152, 0.0722]) for line in lines]
+    assert lightness[0] < lightness[1] < lightness[2]
+
+
+def test_hue_is_refused_where_it_says_too_little_or_too_much(runs, swept):
+    with pytest.raises(ValueError, match="the table holds several runs: name the column"):
+        CollapseDisplay(swept).plot()
+    with pytest.raises(ValueError, match="the table holds several runs: name the column"):
+        BottleneckDisplay.from_results(swept)
+    with pytest.raises(ValueError, match="hue must be a column of the table, got 'gain'; it has"):
+        CollapseDisplay(swept, hue="gain").plot()
+    words = swept.assign(word=[f"w{k}" for k in range(len(swept))])
+    with pytest.raises(ValueError, match="of which a figure tells at most 8 apart"):
+        CollapseDisplay(words, hue="word").plot()
+    with pytest.raises(ValueError, match="runs must map names to fitted estimators"):
+        SpectrumDisplay.from_estimators(runs["gru"])
+    other = KPFlowAnalyzer(rank_threshold=0.9)
+    other.results_ = runs["gru"][0].results_
+    with pytest.raises(ValueError, match=r"runs must have one rank_threshold, got \[0.9, 0.95\]"):
+        CollapseDisplay.from_estimators({"a": runs["gru"][0], "b": other}, quantity="rank")
+    with pytest.raises(NotFittedError):
+        BottleneckDisplay.from_estimators({"a": KPFlowAnalyzer()})

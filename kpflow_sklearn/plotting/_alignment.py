@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._validation import check_choice
-from kpflow_sklearn.plotting._style import new_axes, short_name
+from kpflow_sklearn.plotting._display import Display
+from kpflow_sklearn.plotting._style import short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,10 +29,17 @@ SOURCE_STYLE: dict[str, dict[str, Any]] = {
     "cumulative flow": {"color": "#D55E00", "marker": "s"},
     "cumulative gradient": {"color": "#0072B2", "linestyle": "--"},
 }
+SCALES = {
+    "interference": "decrease of L_i per unit step on L_j",
+    "gradient": "cosine of gradients",
+    "flow": "cosine of the states' changes",
+    "update": "cosine of the states' changes",
+    "state": "cosine of states",
+}
 _MAX_WRITTEN = 8
 
 
-class AlignmentDisplay:
+class AlignmentDisplay(Display):
     """How sub-tasks align: one matrix as a heatmap, or their groups over training.
 
     Parameters
@@ -82,66 +89,21 @@ class AlignmentDisplay:
         self.transition = transition
         self.lead = lead
 
+    _fitted = "alignment_history_"
+
     @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        *,
-        kind: str = "update",
-        iteration: int | None = None,
-        ax: Axes | None = None,
-    ) -> AlignmentDisplay:
-        """Draw one matrix of a fitted analyzer.
-
-        Parameters
-        ----------
-        estimator : TaskAlignmentAnalyzer
-            Fitted.
-        kind : {"interference", "gradient", "flow", "update", "state"}, default="update"
-            Which matrix.
-        iteration : int, optional
-            Of which snapshot; default the last.
-        ax : Axes, optional
-            Where to draw; default a new figure.
-
-        Returns
-        -------
-        AlignmentDisplay
-            The display, drawn.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-        ValueError
-            If there is no such matrix, or no such snapshot.
-
-        Examples
-        --------
-        >>> from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
-        >>> from kpflow_sklearn.datasets import make_multitask
-        >>> from kpflow_sklearn.plotting import AlignmentDisplay
-        >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
-        >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
-        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
-        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
-        >>> analyzer = analyzer.fit(X, y, tasks=tasks)
-        >>> AlignmentDisplay.from_estimator(analyzer, kind="flow").ax_.get_title()
-        'flow alignment, iteration 2'
-        """
-        check_is_fitted(estimator, "alignment_history_")
-        display = cls(
+    def _of(cls, estimator: Any) -> Self:
+        return cls(
             estimator.alignment_history_,
             estimator.grouping_history_,
             matched="cumulative update" in set(estimator.grouping_history_["source"]),
             transition=estimator.transition_,
             lead=estimator.lead_,
         )
-        return display.plot(kind=kind, iteration=iteration, ax=ax)
 
     def plot(
         self, *, kind: str = "update", iteration: int | None = None, ax: Axes | None = None
-    ) -> AlignmentDisplay:
+    ) -> Self:
         """Draw one matrix as a heatmap with its values.
 
         Parameters
@@ -185,10 +147,10 @@ class AlignmentDisplay:
             found = ", ".join(map(str, known.unique()))
             raise ValueError(f"iteration must be that of a snapshot ({found}), got {iteration}.")
         matrix = table.loc[iteration]
-        self.ax_ = new_axes(ax)
-        self.figure_ = self.ax_.figure
+        self._start(ax)
         values = matrix.to_numpy()
         largest = 1.0 if kind != "interference" else np.nanmax(np.abs(values), initial=1e-300)
+        self.ax_.spines[:].set_visible(True)
         image = self.ax_.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
         names = [short_name(name) for name in matrix.columns]
         # A dollar sign in a name is no mathematics.
@@ -198,11 +160,13 @@ class AlignmentDisplay:
         self.ax_.set_ylabel("task i, acted on")
         if kind in ("update", "state"):
             self.ax_.set(xlabel="task", ylabel="task")
-        of = " of second moments" if kind in ("update", "state") and not self.matched else ""
+        moments = kind in ("update", "state") and not self.matched
+        of = " of second moments" if moments else ""
         self.ax_.set_title(f"{TITLES[kind]}{of}, iteration {iteration}")
         if len(names) <= _MAX_WRITTEN:
             self._write_values(values, largest)
-        self.figure_.colorbar(image, ax=self.ax_, fraction=0.046, pad=0.04)
+        scale = "overlap of second moments" if moments else SCALES[kind]
+        self.figure_.colorbar(image, ax=self.ax_, fraction=0.046, pad=0.04, label=scale)
         return self
 
     def _write_values(self, values: np.ndarray, largest: float) -> None:
@@ -213,7 +177,7 @@ class AlignmentDisplay:
             color = "white" if abs(values[i, j]) > 0.6 * largest else "black"
             self.ax_.text(j, i, shown, ha="center", va="center", color=color, fontsize=size)
 
-    def plot_history(self, *, ax: Axes | None = None) -> AlignmentDisplay:
+    def plot_history(self, *, ax: Axes | None = None) -> Self:
         """Draw over training how far apart the final groups are, by states and operators.
 
         The margin is the mean alignment within the final groups less that between them; the
@@ -254,8 +218,7 @@ class AlignmentDisplay:
                 "there is no margin to draw: no final group holds two tasks, all are in one, or "
                 "the alignment is unknown; see grouping_history_, and n_groups of the analyzer."
             )
-        self.ax_ = new_axes(ax)
-        self.figure_ = self.ax_.figure
+        self._start(ax)
         for source, style in SOURCE_STYLE.items():
             rows = table[table["source"] == source]
             if len(rows):
@@ -266,9 +229,8 @@ class AlignmentDisplay:
         # Linear, unlike other figures over training: a lead is read off in iterations.
         self.ax_.set_xlabel("iteration")
         self.ax_.set_ylabel("margin of the final groups")
-        self.ax_.spines[["top", "right"]].set_visible(False)
         self._mark_lead()
-        self.ax_.legend(frameon=False)
+        self.ax_.legend(framealpha=0.8, edgecolor="none")
         return self
 
     def _mark_lead(self) -> None:

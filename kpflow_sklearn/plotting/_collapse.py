@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
+from kpflow_sklearn._validation import check_subset
+from kpflow_sklearn.plotting._display import TableDisplay
+from kpflow_sklearn.plotting._hue import draw_levels, draw_runs, one_run
 from kpflow_sklearn.plotting._style import (
     OPERATOR_STYLE,
     iteration_axis,
-    new_axes,
     plain_log_scale,
 )
-from kpflow_sklearn.results import select
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+OPERATORS = tuple(OPERATOR_STYLE)
 
-class CollapseDisplay:
+
+class CollapseDisplay(TableDisplay):
     """How a quantity of K, P and PKP* changes over training, with error bars.
 
     Parameters
     ----------
-    results : DataFrame
-        The ``results_`` of a fitted `KPFlowAnalyzer`.
+    table : DataFrame
+        The ``results_`` of a fitted `KPFlowAnalyzer`, or what `sweep` returns.
+    hue : str, optional
+        The column of the table that tells runs apart, "cell" say: a colour each. Several runs of
+        a colour, of different seeds, are drawn as their median and range, a single one with its
+        95% intervals.
     rank_threshold : float, default=0.95
         For the label of ranks.
 
@@ -50,31 +56,47 @@ class CollapseDisplay:
     'rank (95% of trace), time axis'
     """
 
-    def __init__(self, results: pd.DataFrame, *, rank_threshold: float = 0.95) -> None:
-        self.results = results
+    _fitted = "results_"
+
+    def __init__(
+        self, table: pd.DataFrame, *, hue: str | None = None, rank_threshold: float = 0.95
+    ) -> None:
+        super().__init__(table, hue=hue)
         self.rank_threshold = rank_threshold
 
     @classmethod
-    def from_estimator(
+    def _of(cls, estimator: Any) -> Self:
+        return cls(estimator.results_, rank_threshold=estimator.rank_threshold)
+
+    def _check_alike(self, others: Sequence[Self]) -> None:
+        found = {display.rank_threshold for display in (self, *others)}
+        if len(found) > 1:
+            raise ValueError(f"runs must have one rank_threshold, got {sorted(found)}.")
+
+    @classmethod
+    def from_results(
         cls,
-        estimator: Any,
+        table: pd.DataFrame,
         *,
-        quantity: str = "effective_dimension",
-        axis: str = "time",
+        hue: str | None = None,
+        rank_threshold: float = 0.95,
         ax: Axes | None = None,
-    ) -> CollapseDisplay:
-        """Draw a fitted analyzer's operators over training.
+        **options: Any,
+    ) -> Self:
+        """Draw the runs of a table, such as `sweep` returns.
 
         Parameters
         ----------
-        estimator : KPFlowAnalyzer
-            Fitted.
-        quantity : {"effective_dimension", "rank", "trace", "norm"}
-            What to draw.
-        axis : {"all", "trial", "time", "hidden"}, default="time"
-            The axis of the Grams.
+        table : DataFrame
+            Rows of ``results_``, of several runs with columns that tell them apart.
+        hue : str, optional
+            As of the class.
+        rank_threshold : float, default=0.95
+            As of the class.
         ax : Axes, optional
             Where to draw; default a new figure.
+        **options
+            As `plot` takes them.
 
         Returns
         -------
@@ -83,34 +105,31 @@ class CollapseDisplay:
 
         Raises
         ------
-        NotFittedError
-            If the estimator is not fitted.
         ValueError
-            If the results hold no such quantity on that axis.
+            If the results hold no such quantity on that axis, or several runs and no hue.
 
         Examples
         --------
-        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, sweep
         >>> from kpflow_sklearn.datasets import make_memory_pro
         >>> from kpflow_sklearn.plotting import CollapseDisplay
         >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
-        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
-        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
-        >>> display = CollapseDisplay.from_estimator(analyzer, quantity="rank")
-        >>> display.ax_.get_ylabel()
-        'rank (95% of trace), time axis'
+        >>> analyzer = KPFlowAnalyzer(RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2))
+        >>> table = sweep(analyzer, {"cell": ["gru", "tanh"]}, X, y, n_seeds=2)
+        >>> legend = CollapseDisplay.from_results(table, hue="cell").ax_.get_legend()
+        >>> [text.get_text() for text in legend.get_texts()][:2]
+        ['gru (2 runs)', 'tanh (2 runs)']
         """
-        check_is_fitted(estimator, "results_")
-        display = cls(estimator.results_, rank_threshold=estimator.rank_threshold)
-        return display.plot(quantity=quantity, axis=axis, ax=ax)
+        return cls(table, hue=hue, rank_threshold=rank_threshold).plot(ax=ax, **options)
 
     def plot(
         self,
         *,
         quantity: str = "effective_dimension",
         axis: str = "time",
+        operators: Sequence[str] = OPERATORS,
         ax: Axes | None = None,
-    ) -> CollapseDisplay:
+    ) -> Self:
         """Draw one quantity of the operators over training.
 
         Parameters
@@ -119,6 +138,8 @@ class CollapseDisplay:
             What to draw.
         axis : {"all", "trial", "time", "hidden"}, default="time"
             The axis of the Grams.
+        operators : sequence of {"K", "P", "PKP"}, default=all
+            Whose.
         ax : Axes, optional
             Where to draw; default a new figure.
 
@@ -130,7 +151,7 @@ class CollapseDisplay:
         Raises
         ------
         ValueError
-            If the results hold no such quantity on that axis.
+            If the results hold no such quantity on that axis, or several runs and no hue.
 
         Examples
         --------
@@ -143,37 +164,38 @@ class CollapseDisplay:
         >>> CollapseDisplay(analyzer.results_).plot(axis="hidden").ax_.get_ylabel()
         'effective dimension, hidden axis'
         """
-        chosen = self.results[
-            (self.results["quantity"] == quantity)
-            & (self.results["axis"] == axis)
-            & self.results["operator"].isin(list(OPERATOR_STYLE))
+        check_subset(operators, "operators", OPERATORS)
+        chosen = self.table[
+            (self.table["quantity"] == quantity)
+            & (self.table["axis"] == axis)
+            & self.table["operator"].isin(list(operators))
+            & (self.table["task"] == "")
         ]
         if chosen.empty:
             raise ValueError(f"results hold no quantity {quantity!r} on axis {axis!r}.")
-        self.ax_ = new_axes(ax)
-        self.figure_ = self.ax_.figure
-        for name, style in OPERATOR_STYLE.items():
-            line = select(chosen, name, quantity)
-            known = line[np.isfinite(line["value"])]
-            if len(known):
-                self.ax_.errorbar(
-                    known.index,
-                    known["value"],
-                    yerr=1.96 * known["std_error"],
-                    capsize=3,
-                    markersize=5,
-                    **style,
-                )
+        self._start(ax)
+        self._draw(chosen, {name: OPERATOR_STYLE[name] for name in OPERATORS if name in operators})
         label = quantity.replace("_", " ")
         if quantity == "rank":
             label = f"rank ({self.rank_threshold:.0%} of trace)"
         self.ax_.set_ylabel(f"{label}, {axis} axis")
         plain_log_scale(self.ax_)
         iteration_axis(self.ax_, int(chosen["iteration"].max()))
-        self.ax_.legend(frameon=False)
         return self
 
-    def plot_loss(self, *, ax: Axes | None = None) -> CollapseDisplay:
+    def _draw(self, chosen: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
+        """Draw lines of the operators, in their colours or in those of the hue."""
+        if self.hue is None:
+            for name, style in styles.items():
+                rows = chosen[chosen["operator"] == name]
+                one_run(rows, "iteration")
+                color = style["color"]
+                draw_runs(self.ax_, rows, "iteration", "value", color=color, style=style)
+            self.ax_.legend(frameon=False)
+            return
+        draw_levels(self.ax_, chosen, self.hue, "iteration", "value", tuple(styles))
+
+    def plot_loss(self, *, ax: Axes | None = None) -> Self:
         """Draw the loss of the analysis trials over training.
 
         Parameters
@@ -197,12 +219,20 @@ class CollapseDisplay:
         >>> CollapseDisplay(analyzer.results_).plot_loss().ax_.get_ylabel()
         'loss, analysis trials'
         """
-        self.ax_ = new_axes(ax)
-        self.figure_ = self.ax_.figure
-        loss = select(self.results, "network", "loss")["value"]
-        self.ax_.plot(loss.index, loss, color="black", marker="o", markersize=5)
-        if (loss > 0).all():
+        rows = self.table[
+            (self.table["operator"] == "network")
+            & (self.table["quantity"] == "loss")
+            & (self.table["task"] == "")
+        ]
+        self._start(ax)
+        if self.hue is None:
+            one_run(rows, "iteration")
+            style = {"marker": "o"}
+            draw_runs(self.ax_, rows, "iteration", "value", color="black", style=style)
+        else:
+            draw_levels(self.ax_, rows, self.hue, "iteration", "value")
+        if (rows["value"] > 0).all():
             self.ax_.set_yscale("log")
         self.ax_.set_ylabel("loss, analysis trials")
-        iteration_axis(self.ax_, int(loss.index.max()))
+        iteration_axis(self.ax_, int(rows["iteration"].max()))
         return self

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._validation import check_choice
+from kpflow_sklearn.plotting._display import Display
 from kpflow_sklearn.plotting._style import (
     LAYER_COLORS,
     iteration_axis,
-    new_axes,
     plain_log_scale,
 )
 from kpflow_sklearn.results import select
@@ -26,7 +25,7 @@ _SHOWN_INTERVALS = 3
 _LEAST_SHARE = 1e-4  # Of the loss: below, the decay of a mode is that of rounding and of others.
 
 
-class GramDisplay:
+class GramDisplay(Display):
     """What a `GramFlowAnalyzer` says of training, in up to three panels.
 
     Parameters
@@ -76,48 +75,11 @@ class GramDisplay:
         self.predicted_loss_curve = predicted_loss_curve
         self.prediction = prediction
 
+    _fitted = "results_"
+
     @classmethod
-    def from_estimator(
-        cls, estimator: Any, *, panel: str | None = None, quantity: str = "decay", ax: Any = None
-    ) -> GramDisplay:
-        """Draw a fitted analyzer.
-
-        Parameters
-        ----------
-        estimator : GramFlowAnalyzer
-            Fitted.
-        panel : {"loss", "layers", "modes"}, optional
-            What to draw; default all three side by side.
-        quantity : {"decay", "trace"}, default="decay"
-            Of which the layers' shares are drawn: the rate at which each lowers the loss, or tr K.
-        ax : Axes, or three of them for all panels, optional
-            Where to draw; default a new figure.
-
-        Returns
-        -------
-        GramDisplay
-            The display, drawn.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-        ValueError
-            If panel or quantity is not one of those named, or ``ax`` does not hold three axes.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
-        >>> from kpflow_sklearn.plotting import GramDisplay
-        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
-        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
-        >>> analyzer = GramFlowAnalyzer(trainer, random_state=0).fit(X, X[:, 0] ** 2)
-        >>> GramDisplay.from_estimator(analyzer, panel="loss").ax_.get_ylabel()
-        'loss'
-        """
-        check_is_fitted(estimator, "results_")
-        display = cls(
+    def _of(cls, estimator: Any) -> Self:
+        return cls(
             estimator.results_,
             estimator.layer_table_,
             estimator.mode_table_,
@@ -125,11 +87,8 @@ class GramDisplay:
             predicted_loss_curve=estimator.predicted_loss_curve_,
             prediction=estimator.prediction_,
         )
-        return display.plot(panel=panel, quantity=quantity, ax=ax)
 
-    def plot(
-        self, *, panel: str | None = None, quantity: str = "decay", ax: Any = None
-    ) -> GramDisplay:
+    def plot(self, *, panel: str | None = None, quantity: str = "decay", ax: Any = None) -> Self:
         """Draw one panel, or all.
 
         Parameters
@@ -137,7 +96,7 @@ class GramDisplay:
         panel : {"loss", "layers", "modes"}, optional
             What to draw; default all three side by side.
         quantity : {"decay", "trace"}, default="decay"
-            Of which the layers' shares are drawn.
+            Of which the layers' shares are drawn: the rate at which each lowers the loss, or tr K.
         ax : Axes, or three of them for all panels, optional
             Where to draw; default a new figure.
 
@@ -167,9 +126,7 @@ class GramDisplay:
         self.ax_: Any
         if panel is not None:
             check_choice(panel, "panel", PANELS)
-            self.ax_ = new_axes(ax)
-            self.figure_ = self.ax_.figure
-            self._draw(panel, self.ax_, quantity)
+            self._draw(panel, self._start(ax), quantity)
             return self
         if ax is None:
             import matplotlib.pyplot as plt

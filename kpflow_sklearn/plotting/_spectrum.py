@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn.plotting._style import OPERATOR_STYLE, new_axes, plain_log_scale
+from kpflow_sklearn._validation import check_subset
+from kpflow_sklearn.plotting._display import TableDisplay
+from kpflow_sklearn.plotting._hue import draw_levels, draw_runs, one_run
+from kpflow_sklearn.plotting._style import (
+    CATEGORY_COLORS,
+    OPERATOR_STYLE,
+    plain_log_scale,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,13 +24,16 @@ if TYPE_CHECKING:
 _SMALLEST_SHARE = 1e-10
 
 
-class SpectrumDisplay:
+class SpectrumDisplay(TableDisplay):
     """The eigenvalues of K, P and PKP* on one axis, as shares of their traces.
 
     Parameters
     ----------
-    spectra : DataFrame
+    table : DataFrame
         The ``spectra_`` of a fitted `KPFlowAnalyzer`.
+    hue : str, optional
+        The column of the table that tells runs apart: a colour each. Several runs of a colour, of
+        different seeds, are drawn as their median and range.
 
     Attributes
     ----------
@@ -44,57 +54,23 @@ class SpectrumDisplay:
     'eigenvalue number, time axis'
     """
 
-    def __init__(self, spectra: pd.DataFrame) -> None:
-        self.spectra = spectra
+    _fitted = "spectra_"
 
-    @classmethod
-    def from_estimator(
-        cls, estimator: Any, *, axis: str = "time", ax: Axes | None = None
-    ) -> SpectrumDisplay:
-        """Draw a fitted analyzer's spectra at the last snapshot.
-
-        Parameters
-        ----------
-        estimator : KPFlowAnalyzer
-            Fitted.
-        axis : {"all", "trial", "time", "hidden"}, default="time"
-            The axis of the Grams.
-        ax : Axes, optional
-            Where to draw; default a new figure.
-
-        Returns
-        -------
-        SpectrumDisplay
-            The display, drawn.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-        ValueError
-            If there are no eigenvalues on that axis.
-
-        Examples
-        --------
-        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-        >>> from kpflow_sklearn.datasets import make_memory_pro
-        >>> from kpflow_sklearn.plotting import SpectrumDisplay
-        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
-        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
-        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
-        >>> SpectrumDisplay.from_estimator(analyzer).ax_.get_xlabel()
-        'eigenvalue number, time axis'
-        """
-        check_is_fitted(estimator, "spectra_")
-        return cls(estimator.spectra_).plot(axis=axis, ax=ax)
-
-    def plot(self, *, axis: str = "time", ax: Axes | None = None) -> SpectrumDisplay:
-        """Draw the spectra on one axis.
+    def plot(
+        self,
+        *,
+        axis: str = "time",
+        operators: Sequence[str] = tuple(OPERATOR_STYLE),
+        ax: Axes | None = None,
+    ) -> Self:
+        """Draw the spectra at the last snapshot on one axis.
 
         Parameters
         ----------
         axis : {"all", "trial", "time", "hidden"}, default="time"
             The axis of the Grams.
+        operators : sequence of {"K", "P", "PKP"}, default=all
+            Whose.
         ax : Axes, optional
             Where to draw; default a new figure.
 
@@ -106,7 +82,7 @@ class SpectrumDisplay:
         Raises
         ------
         ValueError
-            If there are no eigenvalues on that axis.
+            If there are no eigenvalues on that axis, or several runs and no hue.
 
         Examples
         --------
@@ -119,35 +95,40 @@ class SpectrumDisplay:
         >>> SpectrumDisplay(analyzer.spectra_).plot(axis="all").ax_.get_xlabel()
         'eigenvalue number, whole space'
         """
-        chosen = self.spectra[self.spectra["axis"] == axis]
-        if not len(chosen):
-            known = ", ".join(map(repr, self.spectra["axis"].unique()))
+        check_subset(operators, "operators", tuple(OPERATOR_STYLE))
+        on_axis = self.table[self.table["axis"] == axis]
+        if not len(on_axis):
+            known = ", ".join(map(repr, self.table["axis"].unique()))
             raise ValueError(f"there are no eigenvalues on axis={axis!r}, but on {known}.")
-        self.ax_ = new_axes(ax)
-        self.figure_ = self.ax_.figure
-        for name, style in OPERATOR_STYLE.items():
-            rows = chosen[(chosen["operator"] == name) & (chosen["share"] > _SMALLEST_SHARE)]
-            if len(rows):
-                self.ax_.plot(rows["index"], rows["share"], markersize=4, **style)
+        chosen = on_axis[on_axis["share"] > _SMALLEST_SHARE]
+        self._start(ax)
+        if self.hue is None:
+            for name in operators:
+                rows = one_run(chosen[chosen["operator"] == name], "index")
+                if len(rows):
+                    self.ax_.plot(rows.index, rows["share"], markersize=4, **OPERATOR_STYLE[name])
+            self.ax_.legend(frameon=False)
+        else:
+            draw_levels(self.ax_, chosen, self.hue, "index", "share", operators)
         self.ax_.set_yscale("log")
         plain_log_scale(self.ax_, "x")
         on = "whole space" if axis == "all" else f"{axis} axis"
         self.ax_.set_xlabel(f"eigenvalue number, {on}")
         self.ax_.set_ylabel("share of the trace")
-        self.ax_.spines[["top", "right"]].set_visible(False)
-        self.ax_.legend(frameon=False)
         return self
 
 
-class LyapunovDisplay:
+class LyapunovDisplay(TableDisplay):
     """The Lyapunov exponents of a network on its trials, with 95% intervals over trials.
 
     Parameters
     ----------
-    exponents, std_error : ndarray of shape (n,)
-        As of a fitted `KPFlowAnalyzer`, per unit of time.
-    kaplan_yorke_dimension : float, optional
-        For the label.
+    table : DataFrame
+        Columns index (from 1), exponent and std_error, per unit of time, and
+        kaplan_yorke_dimension, the same in all rows of a run.
+    hue : str, optional
+        The column of the table that tells runs apart: a colour each. Several runs of a colour, of
+        different seeds, are drawn as their median and range.
 
     Attributes
     ----------
@@ -168,58 +149,19 @@ class LyapunovDisplay:
     'exponent number'
     """
 
-    def __init__(
-        self,
-        exponents: np.ndarray,
-        std_error: np.ndarray,
-        kaplan_yorke_dimension: float | None = None,
-    ) -> None:
-        self.exponents = exponents
-        self.std_error = std_error
-        self.kaplan_yorke_dimension = kaplan_yorke_dimension
+    _fitted = "lyapunov_exponents_"
 
     @classmethod
-    def from_estimator(cls, estimator: Any, *, ax: Axes | None = None) -> LyapunovDisplay:
-        """Draw a fitted analyzer's exponents at the last snapshot.
+    def _of(cls, estimator: Any) -> Self:
+        columns = {
+            "index": np.arange(1, len(estimator.lyapunov_exponents_) + 1),
+            "exponent": estimator.lyapunov_exponents_,
+            "std_error": estimator.lyapunov_std_error_,
+            "kaplan_yorke_dimension": estimator.kaplan_yorke_dimension_,
+        }
+        return cls(pd.DataFrame(columns))
 
-        Parameters
-        ----------
-        estimator : KPFlowAnalyzer
-            Fitted.
-        ax : Axes, optional
-            Where to draw; default a new figure.
-
-        Returns
-        -------
-        LyapunovDisplay
-            The display, drawn.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-        ValueError
-            If there are no exponents: trials of a single step have none.
-
-        Examples
-        --------
-        >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-        >>> from kpflow_sklearn.datasets import make_memory_pro
-        >>> from kpflow_sklearn.plotting import LyapunovDisplay
-        >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
-        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
-        >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
-        >>> LyapunovDisplay.from_estimator(analyzer).ax_.get_xlabel()
-        'exponent number'
-        """
-        check_is_fitted(estimator, "lyapunov_exponents_")
-        return cls(
-            estimator.lyapunov_exponents_,
-            estimator.lyapunov_std_error_,
-            estimator.kaplan_yorke_dimension_,
-        ).plot(ax=ax)
-
-    def plot(self, *, ax: Axes | None = None) -> LyapunovDisplay:
+    def plot(self, *, ax: Axes | None = None) -> Self:
         """Draw the exponents in descending order.
 
         Parameters
@@ -235,7 +177,8 @@ class LyapunovDisplay:
         Raises
         ------
         ValueError
-            If there are none: trials of a single step have no exponents.
+            If there are none, as trials of a single step have no exponents, or if there are
+            several runs and no hue.
 
         Examples
         --------
@@ -245,28 +188,26 @@ class LyapunovDisplay:
         >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
         >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
         >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
-        >>> exponents, error = analyzer.lyapunov_exponents_, analyzer.lyapunov_std_error_
-        >>> LyapunovDisplay(exponents, error).plot().ax_.get_ylabel()
+        >>> LyapunovDisplay.from_estimator(analyzer).plot().ax_.get_ylabel()
         'Lyapunov exponent per unit of time'
         """
-        values, error = np.asarray(self.exponents), 1.96 * np.asarray(self.std_error)
-        finite = np.isfinite(values)
-        if not finite.any():
+        table = self.table[np.isfinite(self.table["exponent"].astype(float))]
+        if not len(table):
             raise ValueError("there are no finite exponents to draw (trials need two steps).")
-        self.ax_ = new_axes(ax)
-        self.figure_ = self.ax_.figure
-        index = np.arange(1, len(values) + 1)[finite]
-        label = None
-        if self.kaplan_yorke_dimension is not None:
-            label = f"Kaplan\N{EN DASH}Yorke dimension {self.kaplan_yorke_dimension:.3g}"
-        bars = np.nan_to_num(error[finite])
-        self.ax_.errorbar(
-            index, values[finite], bars, color="#0072B2", marker="o", markersize=3, label=label
-        )
+        self._start(ax)
+        if self.hue is None:
+            one_run(table, "index")
+            style: dict[str, Any] = {"marker": "o"}
+            dimension = table["kaplan_yorke_dimension"].iloc[0]
+            if pd.notna(dimension):
+                style["label"] = f"Kaplan\N{EN DASH}Yorke dimension {dimension:.3g}"
+            color = CATEGORY_COLORS[0]
+            draw_runs(self.ax_, table, "index", "exponent", color=color, style=style)
+            if "label" in style:
+                self.ax_.legend(frameon=False)
+        else:
+            draw_levels(self.ax_, table, self.hue, "index", "exponent")
         self.ax_.axhline(0, color="0.6", linewidth=0.8)
         self.ax_.set_xlabel("exponent number")
         self.ax_.set_ylabel("Lyapunov exponent per unit of time")
-        self.ax_.spines[["top", "right"]].set_visible(False)
-        if label:
-            self.ax_.legend(frameon=False)
         return self

@@ -26,6 +26,49 @@ def matplotlib_is_here() -> bool:
     return find_spec("matplotlib") is not None
 
 
+#: The same for what has no order: Okabe and Ito's, with black and grey in place of yellow.
+CATEGORY_COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+)
+
+#: Where a legend of many entries covers nothing.
+BESIDE: dict[str, Any] = {
+    "loc": "center left",
+    "bbox_to_anchor": (1, 0.5),
+    "frameon": False,
+    "fontsize": "small",
+}
+
+#: Lines of the operators where colours stand for something else.
+OPERATOR_LINE: dict[str, dict[str, Any]] = {
+    "K": {"linestyle": "-", "marker": "o", "label": "K"},
+    "P": {"linestyle": "--", "marker": "s", "label": "P"},
+    "PKP": {"linestyle": ":", "marker": "^", "label": "PKP*"},
+}
+
+
+def colormap(cyclic: bool = False) -> Any:
+    """Return a perceptually uniform colormap whose lightest colours still show on white."""
+    import numpy as np
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    colors = colormaps["twilight" if cyclic else "viridis"](np.linspace(0, 1, 256))
+    return ListedColormap(colors * [0.82, 0.82, 0.82, 1.0])
+
+
+def sequential_colors(n: int) -> list:
+    """Return n colours in an order that shows."""
+    return [colormap()(k / max(n - 1, 1)) for k in range(n)]
+
+
 def new_axes(ax: Axes | None) -> Axes:
     """Return ``ax``, or the only axes of a new figure."""
     if ax is not None:
@@ -39,6 +82,12 @@ def short_name(name: object) -> str:
     """Return a name that leaves room for the figure."""
     text = str(name)
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+
+
+def plain_texts(legend: Any) -> None:
+    """Keep a dollar sign in a name from being read as mathematics."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def plain_log_scale(ax: Axes, which: str = "y") -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn.plotting._style import new_axes, short_name
+from kpflow_sklearn.plotting._coloring import Coloring
+from kpflow_sklearn.plotting._display import Display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class TrajectoryDisplay:
+class TrajectoryDisplay(Display):
     """Trials as curves in the plane of the states' first two principal components.
 
     Parameters
@@ -54,17 +55,15 @@ class TrajectoryDisplay:
         self.mask = mask
 
     @classmethod
-    def from_estimator(
+    def from_estimator(  # type: ignore[override]
         cls,
         estimator: Any,
         X: ArrayLike,
         *,
         mask: ArrayLike | None = None,
-        color_by: ArrayLike | None = None,
-        cyclic: bool = False,
-        label: str = "",
         ax: Axes | None = None,
-    ) -> TrajectoryDisplay:
+        **options: Any,
+    ) -> Self:
         """Draw a fitted estimator's state trajectories on trials.
 
         Parameters
@@ -75,14 +74,10 @@ class TrajectoryDisplay:
             Trials.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps.
-        color_by : array-like of shape (n_trials,), optional
-            A number a trial (the stimulus, say), or a name (the sub-task).
-        cyclic : bool, default=False
-            Whether these numbers are angles in radians.
-        label : str, default=""
-            What they are.
         ax : Axes, optional
             Where to draw; default a new figure.
+        **options
+            As `plot` takes them.
 
         Returns
         -------
@@ -94,7 +89,7 @@ class TrajectoryDisplay:
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If X does not fit the estimator, or ``color_by`` is not one number a trial.
+            If X does not fit the estimator, or ``color_by`` fits neither trials nor steps.
 
         Examples
         --------
@@ -109,8 +104,7 @@ class TrajectoryDisplay:
         (4, 6, 2)
         """
         check_is_fitted(estimator)
-        display = cls(estimator.trajectories(X, mask=mask), mask)
-        return display.plot(color_by=color_by, cyclic=cyclic, label=label, ax=ax)
+        return cls(estimator.trajectories(X, mask=mask), mask).plot(ax=ax, **options)
 
     def plot(
         self,
@@ -119,13 +113,14 @@ class TrajectoryDisplay:
         cyclic: bool = False,
         label: str = "",
         ax: Axes | None = None,
-    ) -> TrajectoryDisplay:
-        """Draw the trajectories.
+    ) -> Self:
+        """Draw the trajectories; a dot marks the last valid step of each.
 
         Parameters
         ----------
-        color_by : array-like of shape (n_trials,), optional
-            A number a trial (the stimulus, say).
+        color_by : array-like of shape (n_trials,) or (n_trials, n_timesteps), optional
+            What the colours mean, a value a trial (the stimulus, say) or a step: numbers on a
+            scale, or few integers or words by a colour each. Default the step.
         cyclic : bool, default=False
             Whether these numbers are angles in radians.
         label : str, default=""
@@ -141,7 +136,7 @@ class TrajectoryDisplay:
         Raises
         ------
         ValueError
-            If ``color_by`` is not one number a trial.
+            If ``color_by`` does not fit the trials.
 
         Examples
         --------
@@ -155,39 +150,48 @@ class TrajectoryDisplay:
         >>> len(TrajectoryDisplay(states).plot(color_by=[0, 1, 2, 3]).ax_.lines)
         8
         """
-        from matplotlib.cm import ScalarMappable
-        from matplotlib.colors import Normalize
-
+        shape = self.states.shape[:2]
+        values = np.broadcast_to(np.arange(1, shape[1] + 1.0), shape)
+        if color_by is None:
+            label = label or "step"
+        else:
+            values = np.asarray(color_by)
+            if values.shape not in (shape[:1], shape):
+                raise ValueError(
+                    f"color_by must hold one value a trial, shape {shape[:1]}, or a step, shape "
+                    f"{shape}, got {values.shape}."
+                )
         self._project()
-        self.ax_ = new_axes(ax)
-        self.figure_ = self.ax_.figure
-        n_trials = len(self.states)
-        names, numbers = _numbered(np.zeros(n_trials) if color_by is None else color_by)
-        if numbers.shape != (n_trials,):
-            raise ValueError(
-                f"color_by must hold one number a trial, shape ({n_trials},), got {numbers.shape}."
-            )
-        low, high = (0, 2 * np.pi) if cyclic else (numbers.min(), numbers.max() + 1e-12)
-        mapping = ScalarMappable(Normalize(low, high), _colormap(cyclic))
-        valid = (
-            np.ones(self.states.shape[:2], bool) if self.mask is None else np.asarray(self.mask)
-        )
-        for curve, number, steps in zip(self.projections_, numbers, valid, strict=True):
-            path = curve[steps.astype(bool)]
-            color = mapping.to_rgba(number % (2 * np.pi) if cyclic else number)
-            self.ax_.plot(*path.T, color=color, linewidth=1)
-            self.ax_.plot(*path[-1], "o", color=color, markersize=4)
+        self._start(ax)
+        valid = np.ones(shape, bool) if self.mask is None else np.asarray(self.mask, dtype=bool)
+        of_steps = values.ndim == 2
+        coloring = Coloring(values[valid] if of_steps else values, cyclic=cyclic, label=label)
+        for curve, own, steps in zip(self.projections_, values, valid, strict=True):
+            colors = coloring(own[steps] if of_steps else own)
+            self._draw_trial(curve[steps], colors, faint=coloring.categories is not None)
         shares = self.explained_variance_ratio_
         self.ax_.set_xlabel(f"PC 1 of states ({shares[0]:.0%} of variance)")
         self.ax_.set_ylabel(f"PC 2 of states ({shares[1]:.0%})")
-        self.ax_.spines[["top", "right"]].set_visible(False)
-        if color_by is not None:
-            bar = self.figure_.colorbar(mapping, ax=self.ax_, label=label)
-            if names is not None:  # A dollar sign in them is no mathematics.
-                bar.set_ticks(range(len(names)), labels=names, parse_math=False)
-            elif cyclic:
-                bar.set_ticks([0, np.pi, 2 * np.pi], labels=["0", "π", "2π"])
+        coloring.explain(self.ax_)
         return self
+
+    def _draw_trial(self, path: np.ndarray, colors: np.ndarray, *, faint: bool) -> None:
+        """Draw one trial in one colour, or each step in its own, by dots where faint."""
+        if colors.ndim == 1:
+            color = tuple(colors)
+            self.ax_.plot(*path.T, color=color, linewidth=1)
+            self.ax_.plot(*path[-1], "o", color=color, markersize=4)
+            return
+        from matplotlib.collections import LineCollection
+
+        pieces = np.stack([path[:-1], path[1:]], axis=1)
+        lines = LineCollection(list(pieces), colors=colors[1:], linewidths=1)
+        if faint:
+            lines.set_alpha(0.2)
+            self.ax_.scatter(path[:, 0], path[:, 1], c=colors, s=4, linewidths=0, zorder=2)
+        self.ax_.add_collection(lines)
+        self.ax_.plot(*path[-1], "o", color=colors[-1], markersize=4)
+        self.ax_.autoscale_view()
 
     def _project(self) -> None:
         """Fit the plane on the valid states; a single unit gets an empty second axis."""
@@ -204,21 +208,3 @@ class TrajectoryDisplay:
             shape = (n_trials, n_timesteps, k)
             self.projections_[..., :k] = plane.transform(flat).reshape(shape)
             self.explained_variance_ratio_[:k] = plane.explained_variance_ratio_
-
-
-def _numbered(color_by: ArrayLike) -> tuple[list[str] | None, np.ndarray]:
-    """Return numbers to colour by and, where names were given, the name of each."""
-    values = np.asarray(color_by)
-    if values.dtype.kind in "iufb":
-        return None, values.astype(float)
-    names, codes = np.unique(values.astype(str), return_inverse=True)
-    return [short_name(name) for name in names], codes.reshape(values.shape).astype(float)
-
-
-def _colormap(cyclic: bool) -> Any:
-    """Return a perceptually uniform colormap whose lightest colours still show on white."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
-    colors = colormaps["twilight" if cyclic else "viridis"](np.linspace(0, 1, 256))
-    return ListedColormap(colors * [0.82, 0.82, 0.82, 1.0])
