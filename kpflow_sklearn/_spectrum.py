@@ -25,6 +25,9 @@ from kpflow_sklearn.traces import (
 class Spectrum:
     """What is known of the eigenvalues of one Gram.
 
+    Equations: effective dimension = (sum lambda)^2 / sum lambda^2; rank = least r whose r largest
+    eigenvalues reach the threshold of sum lambda, the whole trace.
+
     Attributes
     ----------
     eigenvalues : ndarray

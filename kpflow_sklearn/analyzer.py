@@ -43,6 +43,10 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     operator K, and carried forward by the propagator P. `fit` trains the network, linearizes
     every snapshot on the same trials and measures rank and effective dimension of K, P and PKP*.
 
+    Equations: K = (1/N) J_theta J_theta^T and (P q)_t = q_t + J_t (P q)_{t-1}. With G = K, PP*
+    or PKP*, reduced to an axis, the effective dimension is (tr G)^2 / tr G^2 and the rank the
+    least r whose r largest eigenvalues reach ``rank_threshold`` of tr G.
+
     Parameters
     ----------
     trainer : RecurrentTrainer, SavedTraining, FrozenEstimator or torch.nn.Module, optional
@@ -312,6 +316,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
         """Project the states of trials on ``components_``.
+
+        Equation: C z_t, with the rows of C the components, then pooled over the valid steps t.
 
         Parameters
         ----------

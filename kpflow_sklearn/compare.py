@@ -39,6 +39,8 @@ def compare(
     trials and steps, each traced over its own hidden axis: 1 where two networks relate the
     (trial, step) pairs alike. Networks are taken at their last snapshot.
 
+    Equation: <A, B>_F / (|A|_F |B|_F), with A and B the partial traces over hidden units.
+
     Parameters
     ----------
     runs : mapping of str to fitted estimator

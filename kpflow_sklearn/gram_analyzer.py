@@ -362,6 +362,8 @@ class GramFlowAnalyzer(
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Return the trained network's R^2, averaged over outputs.
 
+        Equation: 1 - sum (y - f)^2 / sum (y - mean y)^2 of each output.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -399,6 +401,8 @@ class GramFlowAnalyzer(
 
     def attribute(self, first: int, last: int) -> pd.DataFrame:
         """Split what happened between any two snapshots over the layers, exactly.
+
+        Equation: Delta f = sum_l bbar_l . (Delta W_l xbar_{l-1} + Delta b_l), by secant gates.
 
         Parameters
         ----------

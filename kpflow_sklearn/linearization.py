@@ -151,6 +151,10 @@ def linearize(
 ) -> Linearization:
     """Linearize a recurrent network along its trajectories.
 
+    Equations: with states z_t = f(z_{t-1}, x_t; theta), J_t = df/dz and J_theta = df/dtheta at
+    fixed z_{t-1}, (P q)_t = q_t + J_t (P q)_{t-1} and K = (1/N) J_theta J_theta^T, N the number
+    of valid (trial, step) pairs.
+
     Parameters
     ----------
     network : Module

@@ -20,6 +20,8 @@ def lyapunov_exponents(
     the logarithms of the diagonal of R, averaged over steps, are the trial's exponents (Benettin
     et al. 1980). They describe the finite trials at hand, not an infinite time.
 
+    Equation: lambda_i = mean over t of ln |R_t,ii|, with Q_t R_t = J_t Q_{t-1}.
+
     Parameters
     ----------
     linearization : Linearization

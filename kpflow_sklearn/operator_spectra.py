@@ -60,6 +60,9 @@ _ACTIVITY_TOL = 1e-4
 class OperatorSpectra:
     """The spectra of one operator's Gram on every axis; what the axes share is computed once.
 
+    Equation: on an axis, the eigenvalues of the partial trace of G over the other two, G = K for
+    K, PKP* for PKP* and O O* otherwise.
+
     Parameters
     ----------
     op : LinearOperator

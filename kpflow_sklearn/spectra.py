@@ -23,6 +23,9 @@ __all__ = ["OperatorSpectra", "Spectrum", "effective_dimension", "rank", "spectr
 def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectrum:
     """Return the spectrum of an operator's Gram on one axis.
 
+    Equation: the eigenvalues of the partial trace of G over the other axes, with G = K for K,
+    PKP* for PKP* and O O* for P and any other operator O.
+
     Parameters
     ----------
     op : LinearOperator
@@ -58,6 +61,8 @@ def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectr
 
 def trace(op: LinearOperator, axis: str = "all", **options: object) -> Estimate:
     """Return the trace of an operator's Gram.
+
+    Equation: tr G, with G = K for K, PKP* for PKP* and O O* for P and any other operator O.
 
     Parameters
     ----------
@@ -95,6 +100,9 @@ def trace(op: LinearOperator, axis: str = "all", **options: object) -> Estimate:
 def effective_dimension(op: LinearOperator, axis: str = "all", **options: object) -> Estimate:
     """Return (tr G)^2 / tr G^2 of an operator's Gram.
 
+    Equation: (sum lambda)^2 / sum lambda^2, with lambda the eigenvalues of G on the axis; n equal
+    ones give n.
+
     Parameters
     ----------
     op : LinearOperator
@@ -131,6 +139,8 @@ def rank(
     op: LinearOperator, axis: str = "time", *, rank_threshold: float = 0.95, **options: object
 ) -> Estimate:
     """Return the least r whose r largest eigenvalues reach the threshold of the whole trace.
+
+    Equation: min r with lambda_1 + ... + lambda_r >= rank_threshold * tr G.
 
     Parameters
     ----------

@@ -340,6 +340,9 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
         """Return how much of each trial's states lies where each task's flow moves them.
 
+        Equation: sum_t |C_j (z_t - z)|^2 / sum_t |z_t - z|^2, with z the mean state and the rows
+        of C_j the ``components_`` of task j.
+
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)

@@ -73,6 +73,14 @@ def test_python_on_pages_is_python(page):
         compile(block, page.name, "exec")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_subscripts_on_pages_are_formulas_or_code(page):
+    # Markdown takes an underscore after a bracket for emphasis: (Pq)_t ... (Pq)_{t-1}.
+    text = page.read_text(encoding="utf-8")
+    words = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$", "", text, flags=re.S)
+    assert re.findall(r"[^\n]*[)\]}]_[^\n]*|[^\n]*_\{[^\n]*", words) == []
+
+
 @pytest.mark.parametrize(
     "line, escaped",
     [

@@ -117,6 +117,38 @@ def test_what_it_refuses_is_said(name):
         assert "Raises\n" in inspect.getdoc(found), f"{name} raises and does not say what"
 
 
+#: What computes something of its own, and so says by which equation.
+COMPUTES = [
+    "KPFlowAnalyzer",
+    "KPFlowAnalyzer.transform",
+    "TaskAlignmentAnalyzer.transform",
+    "GramFlowAnalyzer.attribute",
+    "GramFlowAnalyzer.simulate",
+    "GramFlowAnalyzer.score",
+    "Linearization.error",
+    "linearize",
+    "compare",
+    "preprocessing.SequenceScaler",
+    "datasets.make_flip_flop",
+    "datasets.make_memory_pro",
+    "operators.FlowPropagator",
+    "operators.ParameterOperator",
+    "operators.TangentKernel",
+    "spectra.OperatorSpectra",
+    "spectra.Spectrum",
+    "spectra.effective_dimension",
+    "spectra.rank",
+    "spectra.spectrum",
+    "spectra.trace",
+    "lyapunov.lyapunov_exponents",
+]
+
+
+@pytest.mark.parametrize("name", COMPUTES)
+def test_what_it_computes_is_an_equation(name):
+    assert "Equation" in inspect.getdoc(OBJECTS[f"{PACKAGE}.{name}"])
+
+
 def test_the_walk_finds_methods_and_inherited_ones():
     assert len(OBJECTS) > 100
     for name in ("KPFlowAnalyzer.predict", "plotting.GramDisplay.plot", "Linearization.error"):

@@ -32,6 +32,8 @@ def make_flip_flop(
     its target is the sign of its last pulse. All bits receive one at the first step, so that
     the target is defined from there on.
 
+    Equation: y_bti = sign of the last non-zero pulse x_bsi, s <= t.
+
     Parameters
     ----------
     n_trials : int, default=128

@@ -38,6 +38,9 @@ def make_memory_pro(
     A direction is shown during the stimulus period and has to be reported, after a memory
     period without it, when the fixation input goes off.
 
+    Equation: with the angle a of a trial, the stimulus is (cos a, sin a) and so is the target
+    during the response.
+
     Parameters
     ----------
     n_trials : int, default=128

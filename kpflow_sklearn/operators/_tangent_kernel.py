@@ -12,6 +12,8 @@ from kpflow_sklearn.operators._propagator import FlowPropagator
 class TangentKernel(LinearOperator):
     """PKP*, self-adjoint and positive semidefinite.
 
+    Equation: P K P* = (1/N) (P J_theta) (P J_theta)^T.
+
     One full-batch gradient step of size eta moves the states by -eta PKP* Err + O(eta^2), with
     Err the derivative of the loss at each step by the state. This holds for plain gradient
     descent on the linearized trials, not for minibatches, momentum, clipping or Adam.
