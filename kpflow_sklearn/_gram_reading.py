@@ -106,5 +106,5 @@ def _prediction_sentence(analyzer: Any) -> str:
     return (
         f"Predicted by {how}{after}, the loss before update {last + 1} is {predicted[last]:.4g}; "
         f"it was {measured[last]:.4g}. The largest relative difference at any update predicted is "
-        f"{worst:.1e}."
+        f"{worst:.2g}."
     )

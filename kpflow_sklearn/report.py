@@ -30,8 +30,7 @@ from kpflow_sklearn.reporting._trajectories import trajectory_section
 from kpflow_sklearn.results import to_csv
 from kpflow_sklearn.task_analyzer import TaskAlignmentAnalyzer
 
-MOST_CSV = 10_000_000  # Bytes of results_ that a page may hold.
-
+MOST_CSV = 4_000_000  # Bytes of results_ that a page may hold.
 
 #: What is said of each kind of analyzer: SUBJECT, PAPER, CHECKED, `read`, `count`, `sections`.
 _KINDS: dict[type, ModuleType] = {

@@ -438,6 +438,16 @@ def test_outputs_as_sub_tasks_share_their_trials(page_of):
     assert "9 trials of 2 sub-tasks" in page.text and "State" not in page.tables
 
 
+def test_what_was_compared_without_conditions_is_said(found):
+    assert "State: overlap of the second moments of the states." in found["alignment"].text
+
+
+def test_matrices_of_very_many_tasks_are_left_to_the_results(alignment, page_of, monkeypatch):
+    monkeypatch.setattr("kpflow_sklearn.reporting._alignment._MOST_TASKS", 2)
+    page = page_of(alignment)
+    assert "The entries are in results_." in page.text and "Gradient" not in page.tables
+
+
 def test_long_tables_keep_the_first_and_the_last_snapshot():
     frame = pd.DataFrame({"iteration": np.repeat(np.arange(1000), 3), "value": 0.5})
     table = from_frame("", frame)

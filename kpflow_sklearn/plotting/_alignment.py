@@ -154,16 +154,18 @@ class AlignmentDisplay(Display):
         image = self.ax_.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
         names = [short_name(name) for name in matrix.columns]
         # A dollar sign in a name is no mathematics.
-        self.ax_.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
+        few = len(names) <= _MAX_WRITTEN
+        turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if few else {"rotation": 90}
+        self.ax_.set_xticks(range(len(names)), names, parse_math=False, **turned)
         self.ax_.set_yticks(range(len(names)), names, parse_math=False)
         self.ax_.set_xlabel("task j, whose error acts")
         self.ax_.set_ylabel("task i, acted on")
         if kind in ("update", "state"):
             self.ax_.set(xlabel="task", ylabel="task")
         moments = kind in ("update", "state") and not self.matched
-        of = " of second moments" if moments else ""
-        self.ax_.set_title(f"{TITLES[kind]}{of}, iteration {iteration}")
-        if len(names) <= _MAX_WRITTEN:
+        of = "\nof second moments" if moments else ""
+        self.ax_.set_title(f"{TITLES[kind]}{of}, iteration {iteration}", fontsize="medium")
+        if few:
             self._write_values(values, largest)
         scale = "overlap of second moments" if moments else SCALES[kind]
         self.figure_.colorbar(image, ax=self.ax_, fraction=0.046, pad=0.04, label=scale)

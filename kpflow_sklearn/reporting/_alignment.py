@@ -26,6 +26,10 @@ MEANINGS = {
     "update": "cosine of what each task's error does to its own states",
     "state": "cosine of the states",
 }
+_MOMENTS = {
+    "update": "overlap of the second moments of what each task's error does to its own states",
+    "state": "overlap of the second moments of the states",
+}
 _MOST_TASKS, _MOST_UNFOLDED = 40, 60
 
 
@@ -57,19 +61,28 @@ def _matrices(analyzer: Any) -> Section:
 
 
 def _heatmap(analyzer: Any, kind: str) -> Drawing:
+    n_tasks = len(analyzer.tasks_)
+    meaning = _MOMENTS[kind] if _is_of_moments(analyzer, kind) else MEANINGS[kind]
+    more = 0.15 * max(0, n_tasks - 8)  # Inches, so that all names can be read.
     return Drawing(
         lambda ax: AlignmentDisplay.from_estimator(analyzer, kind=kind, ax=ax),
-        f"{kind.capitalize()}: {MEANINGS[kind]}.",
-        f"Heatmap of the {kind} matrix of {len(analyzer.tasks_)} sub-tasks.",
-        size=(5.0, 4.0),
+        f"{kind.capitalize()}: {meaning}.",
+        f"Heatmap of the {kind} matrix of {n_tasks} sub-tasks.",
+        size=(5.0 + more, 4.0 + more),
     )
+
+
+def _is_of_moments(analyzer: Any, kind: str) -> bool:
+    """Tell whether second moments were compared, for want of matched conditions."""
+    rows = analyzer.results_[analyzer.results_["quantity"] == kind]
+    return bool((rows["reduction"] == "second moments").any())
 
 
 def _matrix(analyzer: Any, kind: str) -> Table:
     rows = analyzer.results_[analyzer.results_["quantity"] == kind]
     rows = rows[rows["iteration"] == rows["iteration"].max()]
     notes = [f"Missing: {reason}." for reason in sorted(set(rows["reason"]) - {""})]
-    if (rows["reduction"] == "second moments").any():
+    if _is_of_moments(analyzer, kind):
         notes.insert(0, "Overlap of second moments, for want of matched conditions: no sign.")
     matrix = analyzer.alignment_matrices_[kind]
     return from_frame(kind.capitalize(), matrix.rename_axis("i \\ j", axis=0), notes=notes)
