@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -15,6 +16,7 @@ from kpflow_sklearn.plotting import (
     LyapunovDisplay,
     SpectrumDisplay,
     TrajectoryDisplay,
+    plot_range,
 )
 from kpflow_sklearn.results import select
 
@@ -234,3 +236,14 @@ def test_displays_refuse_what_is_not_there(exact):
         LyapunovDisplay(np.empty(0), np.empty(0)).plot()
     with pytest.raises(ValueError, match="there are no ranks to compare"):
         BottleneckDisplay(exact.bottleneck_.iloc[:0]).plot()
+
+
+def test_a_range_is_drawn_as_median_and_band(ax):
+    runs = pd.DataFrame([[1.0, 5.0, 2.0], [4.0, np.nan, 8.0]], index=[0, 10])
+    assert plot_range(runs, ax=ax, color="black", label="three seeds") is ax
+    (line,), (band,) = ax.lines, ax.collections
+    assert line.get_label() == "three seeds"
+    assert line.get_xydata().tolist() == [[0, 2], [10, 6]]
+    corners = {tuple(point) for point in band.get_paths()[0].vertices}
+    assert corners == {(0, 1), (0, 5), (10, 4), (10, 8)}
+    assert band.get_facecolor()[0, :3].tolist() == [0, 0, 0]
