@@ -52,9 +52,9 @@ numpydoc_class_members_toctree = False
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    # Only the scripts named plot_ belong to the gallery; the others are commands.
+    # Scripts named plot_ are run, that of NeuroGym is shown; the others are commands.
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"^(?!plot_)",
+    "ignore_pattern": r"^(?!plot_|neurogym_)",
     "doc_module": ("kpflow_sklearn",),
     "backreferences_dir": "generated/backreferences",
     "download_all_examples": False,

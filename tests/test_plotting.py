@@ -18,6 +18,7 @@ from kpflow_sklearn.plotting import (
     LyapunovDisplay,
     SpectrumDisplay,
     TrajectoryDisplay,
+    plot_range,
 )
 from kpflow_sklearn.results import select
 
@@ -429,3 +430,14 @@ def test_hue_is_refused_where_it_says_too_little_or_too_much(runs, swept):
         CollapseDisplay.from_estimators({"a": runs["gru"][0], "b": other}, quantity="rank")
     with pytest.raises(NotFittedError):
         BottleneckDisplay.from_estimators({"a": KPFlowAnalyzer()})
+
+
+def test_a_range_is_drawn_as_median_and_band(ax):
+    runs = pd.DataFrame([[1.0, 5.0, 2.0], [4.0, np.nan, 8.0]], index=[0, 10])
+    assert plot_range(runs, ax=ax, color="black", label="three seeds") is ax
+    (line,), (band,) = ax.lines, ax.collections
+    assert line.get_label() == "three seeds"
+    assert line.get_xydata().tolist() == [[0, 2], [10, 6]]
+    corners = {tuple(point) for point in band.get_paths()[0].vertices}
+    assert corners == {(0, 1), (0, 5), (10, 4), (10, 8)}
+    assert band.get_facecolor()[0, :3].tolist() == [0, 0, 0]

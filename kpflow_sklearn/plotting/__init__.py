@@ -5,6 +5,8 @@ from kpflow_sklearn.plotting._bottleneck import BottleneckDisplay
 from kpflow_sklearn.plotting._collapse import CollapseDisplay
 from kpflow_sklearn.plotting._gram import GramDisplay
 from kpflow_sklearn.plotting._spectrum import LyapunovDisplay, SpectrumDisplay
+from kpflow_sklearn.plotting._style import OPERATOR_STYLE as OPERATOR_STYLE
+from kpflow_sklearn.plotting._style import plot_range
 from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
 
 __all__ = [
@@ -15,4 +17,5 @@ __all__ = [
     "LyapunovDisplay",
     "SpectrumDisplay",
     "TrajectoryDisplay",
+    "plot_range",
 ]

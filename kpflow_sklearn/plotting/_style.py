@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 #: Okabe and Ito's colours, with markers that tell the lines apart in grey as well.
@@ -88,6 +89,40 @@ def plain_texts(legend: Any) -> None:
     """Keep a dollar sign in a name from being read as mathematics."""
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def plot_range(values: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
+    """Draw several runs as their median, with a band from the lowest to the highest of them.
+
+    Parameters
+    ----------
+    values : DataFrame of shape (n_points, n_runs)
+        One column a run (a seed, say); the index is the x axis. NaN is left out.
+    ax : Axes, optional
+        Where to draw; default a new figure.
+    **style
+        Of the line, as ``ax.plot`` takes it.
+
+    Returns
+    -------
+    Axes
+        Where it was drawn.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from matplotlib.figure import Figure
+    >>> from kpflow_sklearn.plotting import OPERATOR_STYLE, plot_range
+    >>> ranks = pd.DataFrame({"seed 0": [9, 4], "seed 1": [7, 5]}, index=[0, 100])
+    >>> ax = plot_range(ranks, ax=Figure().subplots(), **OPERATOR_STYLE["K"])
+    >>> ax.lines[0].get_ydata().tolist()
+    [8.0, 4.5]
+    """
+    ax = new_axes(ax)
+    (line,) = ax.plot(values.index, values.median(axis=1), **style)
+    low, high = values.min(axis=1), values.max(axis=1)
+    ax.fill_between(values.index, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return ax
 
 
 def plain_log_scale(ax: Axes, which: str = "y") -> None:
