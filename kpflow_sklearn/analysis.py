@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,29 @@ OPERATORS = ("K", "P", "PKP")
 #: Largest number of eigenvalues kept of each spectrum.
 N_LISTED = 500
 SIGNALS = ("Err", "P*Err", "KP*Err", "PKP*Err", "Z")
+
+
+class Motion(NamedTuple):
+    """Where the states are at a snapshot, and where gradient descent would move them.
+
+    Attributes
+    ----------
+    iteration : int
+        Of the snapshot.
+    push : Tensor of shape (n_trials, n_timesteps, n_states)
+        PKP*Err, minus the direction in which they move.
+    states : Tensor of the same shape
+        Z.
+    """
+
+    iteration: int
+    push: Tensor
+    states: Tensor
+
+    def flow_agreement(self, later: Motion) -> Estimate:
+        """Return the cosine of -PKP*Err with the change of the states up to a later snapshot."""
+        reason = "the states did not change, or no change is predicted"
+        return _cosine(-self.push, later.states - self.states, reason)
 
 
 @dataclass(frozen=True)
@@ -157,19 +180,19 @@ class SnapshotAnalysis:
         free = self.linearization.P @ self.signals["P*Err"]
         return _cosine(self.signals["PKP*Err"], free, "the error signal is zero")
 
-    def flow_agreement(self, later: SnapshotAnalysis) -> Estimate:
-        """Return the cosine of -PKP*Err with the change of the states up to a later snapshot."""
-        change = later.signals["Z"] - self.signals["Z"]
-        reason = "the states did not change, or no change is predicted"
-        return _cosine(-self.signals["PKP*Err"], change, reason)
+    @property
+    def motion(self) -> Motion:
+        """What remains of it to compare with a later snapshot."""
+        return Motion(self.iteration, self.signals["PKP*Err"], self.signals["Z"])
 
     def signal_dimensions(self) -> dict[str, Any]:
         """Return the effective dimension (hidden axis, uncentred) of each signal."""
         out: dict[str, Any] = {"iteration": self.iteration}
         for name, signal in self.signals.items():
-            flat = signal.flatten(0, 1).double()
-            flat = flat / flat.abs().max().clamp(min=torch.finfo(flat.dtype).tiny)
-            out[name] = spectrum_of_gram(flat.mT @ flat).effective_dimension.value
+            scale = signal.abs().max().double().clamp(min=torch.finfo(torch.float64).tiny)
+            trials = (trial.double() / scale for trial in signal)
+            gram: Any = sum(trial.mT @ trial for trial in trials)
+            out[name] = spectrum_of_gram(gram).effective_dimension.value
         return out
 
     def modes(self, name: str, k: int, settings: SpectralSettings) -> Modes:
@@ -199,9 +222,10 @@ class SnapshotAnalysis:
         vectors = torch.linalg.eigh(gram).eigenvectors.flip(1).mT[:k]
         return fix_signs(vectors).cpu().numpy()
 
-    def weight_maps(self, rank_threshold: float) -> pd.DataFrame:
+    def weight_maps(self, settings: SpectralSettings) -> pd.DataFrame:
         """Return the weight-map table, one row a map."""
-        return weight_map_table(self.linearization.K, rank_threshold)
+        limit = settings.memory_limit
+        return weight_map_table(self.linearization.K, settings.rank_threshold, limit)
 
 
 def _known_trace(spectra: OperatorSpectra, settings: SpectralSettings) -> Estimate | None:
@@ -257,5 +281,8 @@ def _cosine(a: Tensor, b: Tensor, reason: str) -> Estimate:
         return Estimate.missing(OVERFLOW)
     if not min(sizes) > 0:
         return Estimate.missing(reason)
-    a, b = a.double() / sizes[0], b.double() / sizes[1]
-    return Estimate(float((a * b).sum() / (a.norm() * b.norm())))
+    products = torch.zeros(3, dtype=torch.float64)
+    for one, other in zip(a, b, strict=True):  # Trial by trial, to save memory.
+        p, q = one.double() / sizes[0], other.double() / sizes[1]
+        products += torch.stack([(p * q).sum(), (p * p).sum(), (q * q).sum()]).cpu()
+    return Estimate(float(products[0] / (products[1] * products[2]).sqrt()))

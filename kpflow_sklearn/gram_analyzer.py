@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._callbacks import CallbackSupportMixin, FitTask, with_callbacks
 from kpflow_sklearn._estimator import Estimator
+from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_positive_int, check_real
 from kpflow_sklearn.feedforward import LEAST_PAIRS, Simulation, check_closed, choose_pairs
@@ -200,7 +201,11 @@ class GramFlowAnalyzer(
             self._fit_trainer(X, y, targets.shape[1], seed, task)
             # Copies: the caller may change the arrays, and what is computed later must not.
             self.X_fit_, self._y_fit = inputs.copy(), targets.copy()
-            self._analyse(self._settings(len(inputs), seed), task)
+            with explained(
+                f"the kernel on {len(inputs)} rows took more than there is. Give fewer rows, or "
+                f"lower max_kernel_size={self.max_kernel_size} or gram_pairs={self.gram_pairs}."
+            ):
+                self._analyse(self._settings(len(inputs), seed), task)
         return self
 
     def _settings(self, n_samples: int, seed: int) -> GramSettings:

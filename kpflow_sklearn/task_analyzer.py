@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
+from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_periods, check_positive_int
 from kpflow_sklearn.alignment_history import AlignmentHistory
@@ -26,7 +27,7 @@ from kpflow_sklearn.sub_tasks import (
     tasks_by_output,
 )
 from kpflow_sklearn.task_flow import TaskFlow
-from kpflow_sklearn.trials import AnalysisTrials, choose_index
+from kpflow_sklearn.trials import FEWER, AnalysisTrials, choose_index
 
 
 class TaskAlignmentAnalyzer(RecurrentAnalyzer):
@@ -212,7 +213,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
                 y_analysis=y_analysis,
             )
             sub_tasks = self._sub_tasks(labels, conditions, trials)
-            self._analyse(trials, sub_tasks, steps, task)
+            with explained(f"{len(sub_tasks.names)} sub-tasks and {trials.size}. {FEWER}"):
+                self._analyse(trials, sub_tasks, steps, task)
         return self
 
     def _check_labels(
