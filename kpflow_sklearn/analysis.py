@@ -17,6 +17,7 @@ from kpflow_sklearn.modes import Modes, fix_signs, leading_modes
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.operator_spectra import OperatorSpectra
 from kpflow_sklearn.operators import LinearOperator, TangentKernel
+from kpflow_sklearn.operators._base import cut
 from kpflow_sklearn.results import row
 from kpflow_sklearn.traces import NOISY, OVERFLOW, Estimate
 from kpflow_sklearn.trials import AnalysisTrials
@@ -25,6 +26,7 @@ from kpflow_sklearn.weight_maps import weight_map_table
 OPERATORS = ("K", "P", "PKP")
 #: Largest number of eigenvalues kept of each spectrum.
 N_LISTED = 500
+_N_AT_A_TIME = 64  # Trials.
 SIGNALS = ("Err", "P*Err", "KP*Err", "PKP*Err", "Z")
 
 
@@ -177,7 +179,10 @@ class SnapshotAnalysis:
         The second is how the states would move if every push on them could be made; a small
         cosine says that the parameters misdirect the correction.
         """
-        free = self.linearization.P @ self.signals["P*Err"]
+        free, adjoint = torch.empty_like(self.signals["P*Err"]), self.signals["P*Err"]
+        for i in range(0, len(free), _N_AT_A_TIME):
+            own = slice(i, i + _N_AT_A_TIME)
+            free[own] = cut(self.linearization.P, own) @ adjoint[own]
         return _cosine(self.signals["PKP*Err"], free, "the error signal is zero")
 
     @property
@@ -189,7 +194,8 @@ class SnapshotAnalysis:
         """Return the effective dimension (hidden axis, uncentred) of each signal."""
         out: dict[str, Any] = {"iteration": self.iteration}
         for name, signal in self.signals.items():
-            scale = signal.abs().max().double().clamp(min=torch.finfo(torch.float64).tiny)
+            largest = torch.linalg.vector_norm(signal, torch.inf)
+            scale = largest.double().clamp(min=torch.finfo(torch.float64).tiny)
             trials = (trial.double() / scale for trial in signal)
             gram: Any = sum(trial.mT @ trial for trial in trials)
             out[name] = spectrum_of_gram(gram).effective_dimension.value
@@ -276,7 +282,7 @@ def _root(square: Estimate) -> Estimate:
 
 
 def _cosine(a: Tensor, b: Tensor, reason: str) -> Estimate:
-    sizes = [float(v.abs().max()) for v in (a, b)]
+    sizes = [float(torch.linalg.vector_norm(v, torch.inf)) for v in (a, b)]
     if not np.isfinite(sizes).all():
         return Estimate.missing(OVERFLOW)
     if not min(sizes) > 0:

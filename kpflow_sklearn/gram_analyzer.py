@@ -26,6 +26,9 @@ from kpflow_sklearn.gram_tables import layer_table, mode_table
 from kpflow_sklearn.gram_training import GramTraining
 from kpflow_sklearn.results import to_frame
 
+#: Rows that `verify` takes, at most.
+N_VERIFIED = 256
+
 
 class GramFlowAnalyzer(
     ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, TransformerMixin, Estimator
@@ -401,6 +404,24 @@ class GramFlowAnalyzer(
         check_is_fitted(self, "results_")
         check_table(self, X, reset=False)
         return self.trainer_.score(X, y)
+
+    def verify(self, X: ArrayLike, y: ArrayLike) -> pd.DataFrame:
+        """Check the identities behind the analysis on the trained network, in float64.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`; at most 256 rows are used.
+
+        Returns
+        -------
+        DataFrame
+            Columns identity, error (relative), tolerance, passed.
+        """
+        check_is_fitted(self, "results_")
+        inputs = check_table(self, X, reset=False)
+        targets = check_values(y, inputs, self.network_.n_outputs)
+        return GramTraining(self.trainer_, inputs[:N_VERIFIED], targets[:N_VERIFIED]).verify()
 
     def attribute(self, first: int, last: int) -> pd.DataFrame:
         """Split what happened between any two snapshots over the layers, exactly.
