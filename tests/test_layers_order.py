@@ -27,7 +27,8 @@ LAYERS = {
     3: "training _loop _batches run_folder recurrent_model checkpoint_files state_dicts rebuild "
     "checkpoints results analysis verification task_verification gram_verification bottleneck "
     "trials pooling sub_tasks task_flow alignment_history alignment_rows feedforward_model "
-    "feedforward_training feedforward_saved gram_analysis gram_modes gram_prediction gram_tables gram_training",
+    "feedforward_training feedforward_saved gram_analysis gram_modes gram_prediction gram_tables "
+    "gram_training",
     4: "analyzer analyzer_base task_analyzer gram_analyzer preprocessing",
     5: "plotting.* reporting.* _reading _alignment_reading _gram_reading _training_reading "
     "_options _tasks _sweep_cache sweep compare report __main__ __init__",
