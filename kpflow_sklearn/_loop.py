@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 from kpflow_sklearn._batches import Batches
 from kpflow_sklearn._callbacks import FitTask
+from kpflow_sklearn._memory import Allowance
 from kpflow_sklearn._tensors import to_cpu
 from kpflow_sklearn._validation import check_positive_int, check_real
 from kpflow_sklearn.run_folder import RunFolder
 
 logger = logging.getLogger("kpflow_sklearn")
+BatchLoss = Callable[[np.ndarray], Callable[[slice], Tensor]]
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -156,7 +158,7 @@ def make_optimizer(settings: LoopSettings, module: nn.Module) -> torch.optim.Opt
 
 def train(
     module: nn.Module,
-    batch_loss: Callable[[np.ndarray], Tensor],
+    batch_loss: BatchLoss,
     n_samples: int,
     settings: LoopSettings,
     generator: torch.Generator,
@@ -170,14 +172,17 @@ def train(
 
     Stops early when the loss, averaged over the last pass over the samples, is at most ``tol``, or
     when a callback asks for it; and when the loss is no longer finite or on KeyboardInterrupt:
-    then the last snapshot is kept and a ConvergenceWarning says so.
+    then the last snapshot is kept and a ConvergenceWarning says so. Another one says that at the
+    end the gradient had vanished. Where memory runs out, the gradient of a batch is summed over
+    smaller parts.
 
     Parameters
     ----------
     module : Module
         What is trained, in place.
     batch_loss : callable
-        Maps the indices of a batch to its differentiable loss.
+        Maps the indices of a batch to a function from any slice of it to the differentiable loss
+        of that part, such that the mean over all samples is the loss of the batch.
     n_samples : int
         Number of samples.
     settings : LoopSettings
@@ -205,6 +210,13 @@ def train(
         first_iteration + i for i in snapshot_iterations(settings.snapshots, settings.max_iter)
     }
     stream = Batches(n_samples, settings.batch_size, generator)
+    at_a_time = Allowance(
+        stream.size,
+        1,
+        f"one update on {stream.size} of {n_samples} samples took more than there is, even by "
+        "single samples. Make the network (hidden_size, n_layers) or the trials smaller, or use "
+        "dtype='float32'; a smaller batch_size alone will not do.",
+    )
     run = _Run(module, optimizer, stream, folder, first_iteration)
     history = run.history
     if not run.resume() and first_iteration in wanted:
@@ -221,7 +233,7 @@ def train(
             if _reached(history.losses, settings.tol, n_batches):
                 break
             with task.part("iteration", **task.about) as step:
-                loss = _update(module, optimizer, batch_loss, next(stream), settings)
+                loss = _update(module, optimizer, batch_loss, next(stream), settings, at_a_time)
                 if not (math.isfinite(loss) and _all_finite(module)):
                     history.diverged = True
                     break
@@ -238,6 +250,8 @@ def train(
         progress.close()
     if history.diverged or history.interrupted:
         _restore(module, history, first_iteration, run.last)
+    elif _has_vanished(module, history.losses):
+        _warn_of_vanished(first_iteration + history.n_iter)
     n_done = first_iteration + history.n_iter
     ended_early = history.n_iter < settings.max_iter
     if not history.snapshots or (ended_early and history.snapshots[-1].iteration != n_done):
@@ -305,24 +319,65 @@ def _continue(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 def _update(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch_loss: Callable[[np.ndarray], Tensor],
+    batch_loss: BatchLoss,
     batch: np.ndarray,
     settings: LoopSettings,
+    at_a_time: Allowance,
 ) -> float:
-    optimizer.zero_grad(set_to_none=True)
-    loss = batch_loss(batch)
-    loss.backward()
+    part_loss = batch_loss(batch)
+    loss = at_a_time.run(lambda: _gradient(module, part_loss, len(batch), at_a_time.amount))
     if settings.grad_clip is not None:
         nn.utils.clip_grad_norm_(module.parameters(), settings.grad_clip)
     optimizer.step()
     if settings.constraint is not None:
         with torch.no_grad():
             settings.constraint(module)
-    return float(loss.detach())
+    return loss
+
+
+def _gradient(
+    module: nn.Module, part_loss: Callable[[slice], Tensor], n_samples: int, n_at_a_time: int
+) -> float:
+    """Set the gradient of a batch's loss and return the loss, a few samples at a time."""
+    module.zero_grad(set_to_none=True)
+    total = 0.0
+    for start in range(0, n_samples, n_at_a_time):
+        own = range(n_samples)[start : start + n_at_a_time]
+        loss = part_loss(slice(own.start, own.stop)) * (len(own) / n_samples)
+        loss.backward()
+        total += float(loss.detach())
+    return total
 
 
 def _all_finite(module: nn.Module) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in module.parameters())
+
+
+def _has_vanished(module: nn.Module, losses: list[float]) -> bool:
+    """Whether the last gradient by all weights but the readout's was zero or below rounding.
+
+    It is where scaling them would move the loss by less than its own rounding:
+    |g| |theta| <= eps L.
+    """
+    named = module.named_parameters()
+    own = [p for name, p in named if p.grad is not None and not name.startswith("readout.")]
+    if not own or not losses or losses[-1] == 0:
+        return False
+    slope = math.hypot(*(float(p.grad.norm()) for p in own))  # type: ignore[union-attr]
+    size = math.hypot(*(float(p.detach().norm()) for p in own))
+    return slope * size <= torch.finfo(own[0].dtype).eps * abs(losses[-1])
+
+
+def _warn_of_vanished(iteration: int) -> None:
+    warnings.warn(
+        f"the gradient vanished: at iteration {iteration}, the last, that by all weights but the "
+        "readout's was zero or below the rounding of the loss, so that they no longer train. "
+        "Units may be silent or saturated, or the error too far back in time to be felt: change "
+        "init_scale or the cell, shorten the trials, or lower learning_rate if they died on the "
+        "way.",
+        ConvergenceWarning,
+        stacklevel=4,
+    )
 
 
 def _reached(losses: list[float], tol: float, n_batches: int) -> bool:

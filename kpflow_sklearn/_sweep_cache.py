@@ -11,7 +11,7 @@ from typing import Any
 import joblib
 
 from kpflow_sklearn._files import write_whole
-from kpflow_sklearn.results import SCHEMA_VERSION, provenance
+from kpflow_sklearn.results import COLUMNS, SCHEMA_VERSION, provenance
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,29 @@ class CellCache:
         return str(joblib.hash((shared, _by_contents(items))))
 
     def read(self, key: str) -> list[dict[str, Any]] | None:
-        """Return the records of a cell, or None if it is not finished."""
+        """Return the records of a cell, or None if it is not finished or the file is no cell's."""
         path = self.folder / f"{key}.json"
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
             return None
-        return held["records"] if held.get("schema_version") == SCHEMA_VERSION else None
+        if not isinstance(held, dict) or held.get("schema_version") != SCHEMA_VERSION:
+            return None
+        records = held.get("records")
+        return records if _are_records(records) else None
 
     def write(self, key: str, records: list[dict[str, Any]]) -> None:
         """Keep the records of a cell; the file appears at once and whole."""
         # Python writes floats so that they are read back bit for bit.
         text = json.dumps({"schema_version": SCHEMA_VERSION, "records": records})
         write_whole(self.folder / f"{key}.json", text)
+
+
+def _are_records(records: Any) -> bool:
+    """Tell whether something is rows of a table, all of the same columns."""
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        return False
+    return bool(records) and all({*COLUMNS, "error"} == set(r) for r in records)
 
 
 def _by_contents(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from kpflow_sklearn.modes import Modes, fix_signs, leading_modes
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.operator_spectra import OperatorSpectra
 from kpflow_sklearn.operators import LinearOperator, TangentKernel
+from kpflow_sklearn.operators._base import cut
 from kpflow_sklearn.results import row
 from kpflow_sklearn.traces import NOISY, OVERFLOW, Estimate
 from kpflow_sklearn.trials import AnalysisTrials
@@ -25,7 +26,31 @@ from kpflow_sklearn.weight_maps import weight_map_table
 OPERATORS = ("K", "P", "PKP")
 #: Largest number of eigenvalues kept of each spectrum.
 N_LISTED = 500
+_N_AT_A_TIME = 64  # Trials.
 SIGNALS = ("Err", "P*Err", "KP*Err", "PKP*Err", "Z")
+
+
+class Motion(NamedTuple):
+    """Where the states are at a snapshot, and where gradient descent would move them.
+
+    Attributes
+    ----------
+    iteration : int
+        Of the snapshot.
+    push : Tensor of shape (n_trials, n_timesteps, n_states)
+        PKP*Err, minus the direction in which they move.
+    states : Tensor of the same shape
+        Z.
+    """
+
+    iteration: int
+    push: Tensor
+    states: Tensor
+
+    def flow_agreement(self, later: Motion) -> Estimate:
+        """Return the cosine of -PKP*Err with the change of the states up to a later snapshot."""
+        reason = "the states did not change, or no change is predicted"
+        return _cosine(-self.push, later.states - self.states, reason)
 
 
 @dataclass(frozen=True)
@@ -154,22 +179,26 @@ class SnapshotAnalysis:
         The second is how the states would move if every push on them could be made; a small
         cosine says that the parameters misdirect the correction.
         """
-        free = self.linearization.P @ self.signals["P*Err"]
+        free, adjoint = torch.empty_like(self.signals["P*Err"]), self.signals["P*Err"]
+        for i in range(0, len(free), _N_AT_A_TIME):
+            own = slice(i, i + _N_AT_A_TIME)
+            free[own] = cut(self.linearization.P, own) @ adjoint[own]
         return _cosine(self.signals["PKP*Err"], free, "the error signal is zero")
 
-    def flow_agreement(self, later: SnapshotAnalysis) -> Estimate:
-        """Return the cosine of -PKP*Err with the change of the states up to a later snapshot."""
-        change = later.signals["Z"] - self.signals["Z"]
-        reason = "the states did not change, or no change is predicted"
-        return _cosine(-self.signals["PKP*Err"], change, reason)
+    @property
+    def motion(self) -> Motion:
+        """What remains of it to compare with a later snapshot."""
+        return Motion(self.iteration, self.signals["PKP*Err"], self.signals["Z"])
 
     def signal_dimensions(self) -> dict[str, Any]:
         """Return the effective dimension (hidden axis, uncentred) of each signal."""
         out: dict[str, Any] = {"iteration": self.iteration}
         for name, signal in self.signals.items():
-            flat = signal.flatten(0, 1).double()
-            flat = flat / flat.abs().max().clamp(min=torch.finfo(flat.dtype).tiny)
-            out[name] = spectrum_of_gram(flat.mT @ flat).effective_dimension.value
+            largest = torch.linalg.vector_norm(signal, torch.inf)
+            scale = largest.double().clamp(min=torch.finfo(torch.float64).tiny)
+            trials = (trial.double() / scale for trial in signal)
+            gram: Any = sum(trial.mT @ trial for trial in trials)
+            out[name] = spectrum_of_gram(gram).effective_dimension.value
         return out
 
     def modes(self, name: str, k: int, settings: SpectralSettings) -> Modes:
@@ -199,9 +228,10 @@ class SnapshotAnalysis:
         vectors = torch.linalg.eigh(gram).eigenvectors.flip(1).mT[:k]
         return fix_signs(vectors).cpu().numpy()
 
-    def weight_maps(self, rank_threshold: float) -> pd.DataFrame:
+    def weight_maps(self, settings: SpectralSettings) -> pd.DataFrame:
         """Return the weight-map table, one row a map."""
-        return weight_map_table(self.linearization.K, rank_threshold)
+        limit = settings.memory_limit
+        return weight_map_table(self.linearization.K, settings.rank_threshold, limit)
 
 
 def _known_trace(spectra: OperatorSpectra, settings: SpectralSettings) -> Estimate | None:
@@ -252,10 +282,13 @@ def _root(square: Estimate) -> Estimate:
 
 
 def _cosine(a: Tensor, b: Tensor, reason: str) -> Estimate:
-    sizes = [float(v.abs().max()) for v in (a, b)]
+    sizes = [float(torch.linalg.vector_norm(v, torch.inf)) for v in (a, b)]
     if not np.isfinite(sizes).all():
         return Estimate.missing(OVERFLOW)
     if not min(sizes) > 0:
         return Estimate.missing(reason)
-    a, b = a.double() / sizes[0], b.double() / sizes[1]
-    return Estimate(float((a * b).sum() / (a.norm() * b.norm())))
+    products = torch.zeros(3, dtype=torch.float64)
+    for one, other in zip(a, b, strict=True):  # Trial by trial, to save memory.
+        p, q = one.double() / sizes[0], other.double() / sizes[1]
+        products += torch.stack([(p * q).sum(), (p * p).sum(), (q * q).sum()]).cpu()
+    return Estimate(float(products[0] / (products[1] * products[2]).sqrt()))

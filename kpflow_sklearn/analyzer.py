@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
+from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import (
     check_choice,
@@ -20,6 +21,7 @@ from kpflow_sklearn._validation import (
 )
 from kpflow_sklearn.analysis import (
     OPERATORS,
+    Motion,
     SnapshotAnalysis,
     SpectralSettings,
     spectrum_table,
@@ -32,7 +34,10 @@ from kpflow_sklearn.operator_spectra import GRAMS, METHODS, N_PROBES, REDUCTIONS
 from kpflow_sklearn.pooling import POOLINGS, pooled
 from kpflow_sklearn.results import row, select, to_frame
 from kpflow_sklearn.traces import Estimate
-from kpflow_sklearn.trials import AnalysisTrials
+from kpflow_sklearn.trials import FEWER, AnalysisTrials
+
+#: Trials along which Lyapunov exponents are followed, at most: each step takes a QR of each.
+N_FOLLOWED = 256
 
 
 class KPFlowAnalyzer(RecurrentAnalyzer):
@@ -78,8 +83,10 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Number of trials analysed, drawn from X (stratified by ``tasks``), unless ``X_analysis``
         is given to `fit`.
     memory_limit : int, optional
-        Bytes that the analysis may use beyond the network, its states and their derivatives;
-        default a quarter of what is free. Results do not depend on it.
+        Bytes that chunks of trials may take, beyond the linearized network itself (its states,
+        derivatives and error signals, some tens of times the size of X with H features) and the
+        eigenfunctions returned; default a quarter of what is free. Results do not depend on it.
+        Where memory runs out all the same, chunks are halved.
     pooling : {"last", "mean", "flatten"}, default="last"
         How `transform` reduces the steps of a trial.
     random_state : int, RandomState or None, default=None
@@ -119,8 +126,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     n_components_ : int
         Their number.
     lyapunov_exponents_, lyapunov_std_error_ : ndarray of shape (n_states,)
-        Per unit of time (``dt`` of the trainer), at the last snapshot, over the analysed trials;
-        empty for trials of a single step.
+        Per unit of time (``dt`` of the trainer), at the last snapshot, over the analysed trials
+        (256 of them, evenly spaced, if there are more); empty for trials of a single step.
     kaplan_yorke_dimension_ : float
         Of these exponents; None where there are none.
     loss_curve_ : ndarray of shape (n_iter_,)
@@ -231,6 +238,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         ------
         ValueError
             If a parameter or an array is not as described; the message names it.
+        MemoryError
+            If memory runs out even with the smallest chunks of trials.
 
         Examples
         --------
@@ -256,7 +265,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
                 X_analysis=X_analysis,
                 y_analysis=y_analysis,
             )
-            self._analyse(trials, self._settings(seed), task)
+            with explained(f"{trials.size} took more than there is. {FEWER}"):
+                self._analyse(trials, self._settings(seed), task)
         return self
 
     def _check_parameters(self) -> None:
@@ -290,7 +300,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
 
     def _analyse(self, trials: AnalysisTrials, settings: SpectralSettings, task: FitTask) -> None:
         rows: list[dict[str, Any]] = []
-        signals, previous = [], None
+        signals: list[dict[str, Any]] = []
+        previous: Motion | None = None
         decay = float(getattr(self.trainer_, "weight_decay", 0.0))
         objective = self.trainer_.objective_
         for iteration, network in self._networks(task):
@@ -302,10 +313,11 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
                 rows.append(row(found.iteration, "network", "", "weight_decay", decay, n_trials=n))
             signals.append(found.signal_dimensions())
             if previous is not None:
-                rows.append(_agreement_row(previous, previous.flow_agreement(found), trials))
-            previous = found
+                agreement = previous.flow_agreement(found.motion)
+                rows.append(_agreement_row(previous.iteration, agreement, trials))
+            previous = found.motion
         nothing_later = Estimate.missing("there is no later snapshot to compare with")
-        rows.append(_agreement_row(found, nothing_later, trials))
+        rows.append(_agreement_row(found.iteration, nothing_later, trials))
         rows += self._keep_modes(found, settings)
         self.components_ = found.hidden_components(self.n_components, settings, spectra)
         self.n_components_ = len(self.components_)
@@ -394,19 +406,15 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         table = dimensions.pivot(index="operator", columns="axis", values="value")
         self.effective_dimensions_ = table.loc[list(settings.operators), list(settings.axes)]
         self.bottleneck_ = bottleneck_table(self.results_)
-        self.weight_maps_ = last.weight_maps(self.rank_threshold)
+        self.weight_maps_ = last.weight_maps(settings)
         self.lyapunov_exponents_ = self.lyapunov_std_error_ = np.empty(0)
         self.kaplan_yorke_dimension_: float | None = None
         if last.longest_trial >= 2:
-            exponents, error = lyapunov_exponents(last.linearization)
+            exponents, error = lyapunov_exponents(last.linearization, n_trials=N_FOLLOWED)
             dt = getattr(self.trainer_, "dt", 1.0)
             self.lyapunov_exponents_, self.lyapunov_std_error_ = exponents / dt, error / dt
             self.kaplan_yorke_dimension_ = kaplan_yorke_dimension(exponents)
 
 
-def _agreement_row(
-    analysis: SnapshotAnalysis, agreement: Estimate, trials: AnalysisTrials
-) -> dict[str, Any]:
-    return row(
-        analysis.iteration, "PKP", "all", "flow_agreement", agreement, n_trials=len(trials.X)
-    )
+def _agreement_row(iteration: int, agreement: Estimate, trials: AnalysisTrials) -> dict[str, Any]:
+    return row(iteration, "PKP", "all", "flow_agreement", agreement, n_trials=len(trials.X))

@@ -35,3 +35,11 @@ def unit_cost(op: LinearOperator) -> float:
     columns = sum(block.n_columns for block in blocks)
     n_units = max((block.n_units for block in blocks), default=0)
     return n_units * columns**2 * (rows + 4.0 * columns)
+
+
+def moment_cost(op: LinearOperator) -> float:
+    """Return the operations of tr K^2 from pairs of steps: few steps, however many columns."""
+    blocks = [block for block, _ in map_blocks(op) or []]
+    rows = op.out_shape[0] * op.out_shape[1]
+    columns = sum(block.n_columns + len(blocks) * block.n_units for block in blocks)
+    return float(rows) ** 2 * columns

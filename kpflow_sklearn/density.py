@@ -76,7 +76,7 @@ def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
     """
     if sketcher.overflow:
         return Estimate.missing(OVERFLOW)
-    last, *earlier = _densities(sketcher)
+    last, *earlier = sketcher.memory.run(lambda: _densities(sketcher))
     if not last.nodes.max(initial=0.0) > 0:
         return Estimate.missing(ZERO if np.isfinite(last.nodes).all() else OVERFLOW)
     rank, error = last.rank(threshold)

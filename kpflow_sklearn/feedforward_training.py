@@ -164,9 +164,15 @@ class FeedForwardTrainer(FeedForwardModel):
         x = as_tensor(inputs, self.network_.dtype)
         targets = as_tensor(values, self.network_.dtype)
 
-        def batch_loss(batch: np.ndarray) -> torch.Tensor:
-            rows = slice(None) if len(batch) == len(x) else torch.as_tensor(batch)
-            return ((self.network_(x[rows]) - targets[rows]) ** 2).sum() / (2 * len(batch))
+        def batch_loss(batch: np.ndarray) -> Callable[[slice], torch.Tensor]:
+            index = torch.arange(len(x)) if len(batch) == len(x) else torch.as_tensor(batch)
+
+            def part_loss(part: slice) -> torch.Tensor:
+                rows = index[part]
+                squares = (self.network_(x[rows]) - targets[rows]) ** 2
+                return squares.sum() / (2 * len(rows))
+
+            return part_loss
 
         about = {"X": X, "y": y, "reconstruction_attributes": self._so_far}
         with FitTask.root(self, settings.max_iter, **about) as task:

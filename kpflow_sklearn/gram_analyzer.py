@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._callbacks import CallbackSupportMixin, FitTask, with_callbacks
 from kpflow_sklearn._estimator import Estimator
+from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_positive_int, check_real
 from kpflow_sklearn.feedforward import LEAST_PAIRS, Simulation, check_closed, choose_pairs
@@ -24,6 +25,9 @@ from kpflow_sklearn.gram_modes import eigenpairs, mode_rows
 from kpflow_sklearn.gram_tables import layer_table, mode_table
 from kpflow_sklearn.gram_training import GramTraining
 from kpflow_sklearn.results import to_frame
+
+#: Rows that `verify` takes, at most.
+N_VERIFIED = 256
 
 
 class GramFlowAnalyzer(
@@ -200,7 +204,11 @@ class GramFlowAnalyzer(
             self._fit_trainer(X, y, targets.shape[1], seed, task)
             # Copies: the caller may change the arrays, and what is computed later must not.
             self.X_fit_, self._y_fit = inputs.copy(), targets.copy()
-            self._analyse(self._settings(len(inputs), seed), task)
+            with explained(
+                f"the kernel on {len(inputs)} rows took more than there is. Give fewer rows, or "
+                f"lower max_kernel_size={self.max_kernel_size} or gram_pairs={self.gram_pairs}."
+            ):
+                self._analyse(self._settings(len(inputs), seed), task)
         return self
 
     def _settings(self, n_samples: int, seed: int) -> GramSettings:
@@ -398,6 +406,24 @@ class GramFlowAnalyzer(
         check_is_fitted(self, "results_")
         check_table(self, X, reset=False)
         return self.trainer_.score(X, y)
+
+    def verify(self, X: ArrayLike, y: ArrayLike) -> pd.DataFrame:
+        """Check the identities behind the analysis on the trained network, in float64.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`; at most 256 rows are used.
+
+        Returns
+        -------
+        DataFrame
+            Columns identity, error (relative), tolerance, passed.
+        """
+        check_is_fitted(self, "results_")
+        inputs = check_table(self, X, reset=False)
+        targets = check_values(y, inputs, self.network_.n_outputs)
+        return GramTraining(self.trainer_, inputs[:N_VERIFIED], targets[:N_VERIFIED]).verify()
 
     def attribute(self, first: int, last: int) -> pd.DataFrame:
         """Split what happened between any two snapshots over the layers, exactly.

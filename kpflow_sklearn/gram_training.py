@@ -23,6 +23,7 @@ from kpflow_sklearn.gram_prediction import (
     plain_descent,
     unstable_remark,
 )
+from kpflow_sklearn.gram_verification import verify_kernel
 
 NO_UPDATE = "no update was made after the first snapshot; keep an earlier one"
 
@@ -73,6 +74,11 @@ class GramTraining:
         sound = values > ROUNDING * values.max(initial=0.0)
         scale = np.where(sound, 1 / np.sqrt(np.where(sound, values, 1.0)), 0.0)
         return (along * scale).reshape(len(X), -1)
+
+    def verify(self) -> pd.DataFrame:
+        """Return the identities of the kernel, checked on the first and last snapshots."""
+        first, last = self.trainer.snapshots_[0], self.trainer.snapshots_[-1]
+        return verify_kernel(self.at(last), self.at(first))
 
     def attribute(self, first: Snapshot, last: Snapshot) -> pd.DataFrame:
         """Return each layer's share in what happened between two snapshots."""

@@ -11,19 +11,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._memory import Allowance, free_memory
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.operators._base import cut, steps_first
 
+#: Arrays of the size of a trajectory that cutting a factor to a chunk of trials copies.
+_CUT = 6
 
-def free_memory(device: torch.device) -> int:
-    """Return how many bytes are free on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+
+def analysis_allowance(op: LinearOperator, memory_limit: int | None) -> Allowance:
+    """Return what chunks of an operator's trials may take: a quarter of what is free, or less.
+
+    Parameters
+    ----------
+    op : LinearOperator
+        Onto trajectories.
+    memory_limit : int or None
+        Bytes, if the user set them.
+
+    Returns
+    -------
+    Allowance
+        At least one trajectory of one trial.
+    """
+    limit = memory_limit or free_memory(op.device) // 4
+    least = op.shape[0] // max(1, op.out_shape[0]) * op.dtype.itemsize
+    return Allowance(
+        limit,
+        least,
+        f"{op!r} took more than there is, even in chunks as small as they get (memory_limit was "
+        f"{limit} bytes). Analyse fewer trials or steps (analysis_trials, X_analysis), fewer "
+        'n_probes or n_components, or leave out the axis "trial".',
+    )
 
 
 def inner_products(v: Tensor) -> Tensor:
@@ -65,8 +87,10 @@ class HalfFactor:
 
     def magnitude(self, n_trials: int) -> float:
         """Return the largest entry of A w for one random w; it may be zero or infinite."""
-        w = self.white(range(1))
-        return max(float(y.abs().max()) for _, y in self.rows(w, n_trials))
+        if self.separable and n_trials < len(self.trials):
+            return float(np.max([part.magnitude(n_trials) for part in self.chunks(n_trials)]))
+        w = self.white(range(1))  # Of several pieces np.max keeps one that is not a number.
+        return float(np.max([float(y.abs().max()) for _, y in self.rows(w, n_trials)]))
 
     def divided(self, magnitude: float) -> HalfFactor:
         """Return A / magnitude."""
@@ -75,8 +99,14 @@ class HalfFactor:
     def chunks(self, n_trials: int) -> Iterator[HalfFactor]:
         """Cut a separable A into factors on ``n_trials`` trials or fewer."""
         for i in range(0, len(self.trials), n_trials):
-            part = cut(self.factor, slice(i, i + n_trials))
-            yield HalfFactor(part, self.root, self.seed, self.trials[i : i + n_trials])
+            yield self._cut(slice(i, i + n_trials))
+
+    def only(self, index: int) -> HalfFactor:
+        """Return a separable A on one of its trials."""
+        return self._cut(slice(index, index + 1))
+
+    def _cut(self, trials: slice) -> HalfFactor:
+        return HalfFactor(cut(self.factor, trials), self.root, self.seed, self.trials[trials])
 
     def rows(self, v: Tensor, n_trials: int) -> Iterator[tuple[LinearOperator, Tensor]]:
         """Yield A v for chunks of trials, steps first, (T, k, trials, H), and their rows of A.
@@ -144,8 +174,13 @@ class HalfFactor:
                 block.normal_(generator=generator.manual_seed(int(state[0])))
         return out.to(self.factor.device, self.factor.dtype)
 
-    def bytes_per_trial(self, k: int) -> int:
-        """Return the memory that k vectors need for each trial of a chunk."""
+    def bytes_per_trial(self, k: int, n_kept: int = 0) -> int:
+        """Return the memory that k vectors need for each trial of a chunk.
+
+        ``n_kept`` more are held in between where arguments are trajectories. Cutting a factor
+        copies its activity and what else is contiguous, some arrays of the size of a vector.
+        """
         n_timesteps, n_states = self.factor.out_shape[1:]
-        arrays = 4 if self.separable else 2  # Arguments too, or results and what they become.
-        return arrays * k * n_timesteps * n_states * self.factor.dtype.itemsize
+        # Arguments too and what is drawn, or results and what they become.
+        arrays = 4 * k + n_kept if self.separable else 2 * k
+        return (arrays + _CUT) * n_timesteps * n_states * self.factor.dtype.itemsize

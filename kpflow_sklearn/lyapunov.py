@@ -9,10 +9,18 @@ from numpy.typing import ArrayLike
 from kpflow_sklearn._validation import check_positive_int
 from kpflow_sklearn.gramians import step_matrices
 from kpflow_sklearn.linearization import Linearization
+from kpflow_sklearn.tangent import NetworkTangent
+
+#: Bytes of the matrices that are followed at a time, and of what QR makes of them.
+_MEMORY = 2**28
 
 
 def lyapunov_exponents(
-    linearization: Linearization, n_exponents: int | None = None, burn_in: int = 0
+    linearization: Linearization,
+    n_exponents: int | None = None,
+    burn_in: int = 0,
+    *,
+    n_trials: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the Lyapunov exponents, averaged over trials, and their standard errors.
 
@@ -30,6 +38,8 @@ def lyapunov_exponents(
         How many of the largest; default all, one a state.
     burn_in : int, default=0
         First steps whose growth is not counted, while the directions settle.
+    n_trials : int, optional
+        Follow at most so many trials, evenly spaced; default all.
 
     Returns
     -------
@@ -55,7 +65,7 @@ def lyapunov_exponents(
     ((4,), True)
     """
     tangent = linearization.tangent
-    n_trials, n_timesteps, n_states = tangent.shape
+    n_available, n_timesteps, n_states = tangent.shape
     k = n_states if n_exponents is None else check_positive_int(n_exponents, "n_exponents")
     if k > n_states:
         raise ValueError(f"n_exponents must be at most the number of states {n_states}, got {k}.")
@@ -66,10 +76,29 @@ def lyapunov_exponents(
             f"burn_in must leave at least one of the {longest - 1} Jacobians J_2..J_T, got "
             f"{burn_in}."
         )
+    chosen = range(n_available)
+    if n_trials is not None:
+        chosen = chosen[:: max(1, n_available // check_positive_int(n_trials, "n_trials"))]
+        chosen = chosen[:n_trials]
+    chunk = max(1, _MEMORY // (20 * 8 * n_states**2))
+    kept = []
+    for i in range(0, len(chosen), chunk):
+        part = chosen[i : i + chunk]
+        if len(part) < n_available:
+            own = tangent.select(slice(part.start, part.stop, part.step))
+        else:
+            own = tangent
+        kept.append(_growth(own, k)[:, burn_in:])
+    return _average([steps[~np.isnan(steps).any(1)] for steps in np.concatenate(kept)])
+
+
+def _growth(tangent: NetworkTangent, k: int) -> np.ndarray:
+    """Return the logs of the diagonals of R along each trial, (n_trials, n_timesteps - 1, k)."""
+    n_states = tangent.shape[-1]
     q = torch.eye(n_states, k, dtype=torch.float64, device=tangent.device)
-    q = q.expand(n_trials, n_states, k)
+    q = q.expand(tangent.shape[0], n_states, k)
     growth = []
-    for t in range(1, n_timesteps):
+    for t in range(1, tangent.shape[1]):
         q_new, r = torch.linalg.qr(step_matrices(tangent, t)[0].double() @ q)
         logs = r.diagonal(dim1=1, dim2=2).abs().log()
         if tangent.mask is not None:
@@ -78,8 +107,7 @@ def lyapunov_exponents(
             q_new = torch.where(valid[..., None], q_new, q)
         q = q_new
         growth.append(logs)
-    kept = torch.stack(growth[burn_in:]).movedim(1, 0).cpu().numpy()
-    return _average([steps[~np.isnan(steps).any(1)] for steps in kept])
+    return torch.stack(growth).movedim(1, 0).cpu().numpy()
 
 
 def _average(trials: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

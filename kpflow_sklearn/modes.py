@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn.gramians import DENSE_LIMIT, dense_gram, gram_factor
-from kpflow_sklearn.half_factor import HalfFactor, free_memory
+from kpflow_sklearn.half_factor import HalfFactor, analysis_allowance
 from kpflow_sklearn.krylov import Krylov
-from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 from kpflow_sklearn.unit_blocks import ROUNDING, map_blocks, unit_modes
 
 # Extra directions make the iteration on few leading ones converge faster.
@@ -71,15 +71,20 @@ def leading_modes(
     Modes
         Eigenvalues, eigenfunctions and their residuals.
     """
+    memory = analysis_allowance(op, memory_limit)
     if map_blocks(op) is not None:
-        # Activity that is rounding in the operator's precision moves no leading eigenvalue.
-        rounding = 10 * torch.finfo(op.dtype).eps
-        values, functions = unit_modes(op.compress(rounding), k)  # type: ignore[attr-defined]
-        return _modes(values, functions.flatten(1), np.zeros(len(values)), op)
+        return memory.run(lambda: _unit_modes(op, k, memory.amount))  # type: ignore[arg-type]
     if op.shape[0] <= DENSE_LIMIT:
         return _dense_modes(op, k)
-    limit = memory_limit or free_memory(op.device) // 4
-    return _krylov_modes(op, k, tolerance, draw_seed(random_state), limit)
+    seed = draw_seed(random_state)
+    return memory.run(lambda: _krylov_modes(op, k, tolerance, seed, memory.amount))
+
+
+def _unit_modes(op: ParameterOperator, k: int, memory: int) -> Modes:
+    # Activity that is rounding in the operator's precision moves no leading eigenvalue.
+    rounding = 10 * torch.finfo(op.dtype).eps
+    values, functions = unit_modes(op.compress(rounding), k, memory)
+    return _modes(values, functions.flatten(1), np.zeros(len(values)), op)
 
 
 def _modes(
@@ -92,7 +97,8 @@ def _modes(
     """Return modes without those that are rounding, their signs fixed."""
     # Where the Gram has fewer directions than asked for, the rest is rounding.
     keep = values > rounding * values.max(initial=0.0)
-    functions = fix_signs(functions[torch.as_tensor(keep)]).reshape(-1, *op.out_shape)
+    functions = functions if keep.all() else functions[torch.as_tensor(keep)]
+    functions = fix_signs(functions).reshape(-1, *op.out_shape)
     return Modes(values[keep], functions.cpu().numpy(), errors[keep])
 
 
@@ -108,48 +114,64 @@ def _dense_modes(op: LinearOperator, k: int) -> Modes:
 def _krylov_modes(op: LinearOperator, k: int, tolerance: float, seed: int, memory: int) -> Modes:
     factor, scale = gram_factor(op)
     whole = HalfFactor(factor, scale**0.5, seed)
-    n_trials = len(whole.trials)
-    chunk = min(n_trials, max(1, memory // whole.bytes_per_trial(k + _OVERSAMPLING)))
+    chunk = max(1, memory // whole.bytes_per_trial(k + _OVERSAMPLING))
     magnitude = whole.magnitude(chunk)
     if not 0 < magnitude < np.inf:  # Nothing to find, or overflow.
         return _modes(np.empty(0), torch.empty(0, op.shape[0]), np.empty(0), op)
     whole = whole.divided(magnitude)
-    values, vectors = _leading_vectors(whole, k, tolerance, chunk, memory)
-    functions = torch.cat([y.movedim(0, 2) for _, y in whole.rows(vectors, chunk)], dim=1)
-    functions /= values.sqrt().to(op.dtype)[:, None, None, None]
-    pulled = whole.factor.T @ functions
-    pulled = pulled.reshape(vectors.shape) * (whole.root * whole.factor._transpose_scale())
-    again = torch.cat([y.movedim(0, 2) for _, y in whole.rows(pulled, chunk)], dim=1)
-    again -= values.to(op.dtype)[:, None, None, None] * functions
-    residuals = (again.flatten(1).norm(dim=1).double() / values).cpu().numpy()
+    values, places, vectors = _leading_vectors(whole, k, tolerance, chunk, memory)
+    functions = torch.zeros(len(values), *op.out_shape, dtype=op.dtype, device=op.device)
+    if whole.separable:  # Each is the function of one trial.
+        residuals = np.empty(len(values))
+        for i, place in enumerate(places):
+            one, own = whole.only(place), slice(i, i + 1)
+            out = functions[own, place : place + 1]
+            residuals[own] = _fill(one, values[own], vectors[own, None], 1, out)
+    else:
+        residuals = _fill(whole, values, vectors[:, None], chunk, functions)
     found = values.cpu().numpy() * magnitude**2
     # M is applied in the operator's precision, and so are its eigenvalues found.
     rounding = max(ROUNDING, 10 * torch.finfo(op.dtype).eps)
     return _modes(found, functions.flatten(1), residuals, op, rounding)
 
 
+def _fill(half: HalfFactor, values: Tensor, v: Tensor, chunk: int, out: Tensor) -> np.ndarray:
+    """Write f = A v / sqrt(value) to ``out`` (k, B, T, H); return |A A^T f - value f| / value."""
+    scale = values.to(out.dtype)[:, None, None, None]
+    pulled: Tensor | float = 0.0
+    start = 0
+    for part, steps in half.rows(v, chunk):
+        own = slice(start, start + steps.shape[2])
+        torch.div(steps.movedim(0, 2), scale.sqrt(), out=out[:, own])
+        pulled = pulled + half.blocks(half.pull_back(part, steps))
+        start = own.stop
+    pulled = pulled / scale[..., 0].sqrt()
+    square, start = torch.zeros_like(values), 0
+    for _, steps in half.rows(pulled, chunk):
+        own = slice(start, start + steps.shape[2])
+        rest = steps.movedim(0, 2).sub_(scale * out[:, own])
+        square += rest.flatten(1).double().square().sum(1)
+        start = own.stop
+    return (square.sqrt() / values).cpu().numpy()
+
+
 def _leading_vectors(
     whole: HalfFactor, k: int, tolerance: float, chunk: int, memory: int
-) -> tuple[Tensor, Tensor]:
-    """Return the k largest eigenvalues of M and unit eigenvectors, (k, n_blocks, size)."""
-    values: list[float] = []
-    vectors: list[Tensor] = []
+) -> tuple[Tensor, list[int], Tensor]:
+    """Return the k largest eigenvalues of M, their blocks, and unit eigenvectors (k, size)."""
+    best: list[tuple[float, int, Tensor]] = []
     for half in _problems(whole, memory):
         found, coefficients, space = _converge(half, k, tolerance, chunk)
         first = half.trials.start - whole.trials.start if half.separable else 0
         for index in found.flatten().argsort(descending=True)[:k].tolist():
             block, j = divmod(index, found.shape[1])
-            v = torch.zeros(
-                whole.n_blocks, whole.size, dtype=whole.factor.dtype, device=whole.factor.device
-            )
-            along = coefficients[block, :, j].to(v.dtype)
-            v[first + block] = along @ space.basis[block, : len(along)]
-            values.append(float(found[block, j]))
-            vectors.append(v / v.norm())
-        order = np.argsort(-np.array(values), kind="stable")[:k]
-        values, vectors = [values[i] for i in order], [vectors[i] for i in order]
+            along = coefficients[block, :, j].to(whole.factor.dtype)
+            v = along @ space.basis[block, : len(along)]
+            best.append((float(found[block, j]), first + block, v / v.norm()))
+        best = sorted(best, key=lambda pair: -pair[0])[:k]
+    values, places, vectors = zip(*best, strict=True)
     found_values = torch.tensor(values, dtype=torch.float64, device=whole.factor.device)
-    return found_values, torch.stack(vectors)
+    return found_values, list(places), torch.stack(vectors)
 
 
 def _problems(whole: HalfFactor, memory: int) -> Iterator[HalfFactor]:

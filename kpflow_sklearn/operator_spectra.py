@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._memory import Allowance
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._spectrum import (
     Spectrum,
@@ -20,7 +21,7 @@ from kpflow_sklearn._spectrum import (
     spectrum_of_gram,
 )
 from kpflow_sklearn._validation import check_choice, check_positive_int, check_subset
-from kpflow_sklearn.costs import gramian_cost, sampling_cost, trial_cost, unit_cost
+from kpflow_sklearn.costs import gramian_cost, moment_cost, sampling_cost, trial_cost, unit_cost
 from kpflow_sklearn.density import sampled_rank
 from kpflow_sklearn.gramians import (
     AXES,
@@ -32,7 +33,7 @@ from kpflow_sklearn.gramians import (
     trial_eigenvalues,
     trial_gram,
 )
-from kpflow_sklearn.half_factor import free_memory
+from kpflow_sklearn.half_factor import analysis_allowance
 from kpflow_sklearn.operators import FlowPropagator, LinearOperator
 from kpflow_sklearn.sketcher import Sketcher
 from kpflow_sklearn.sketches import Sketch
@@ -146,6 +147,8 @@ class OperatorSpectra:
         ------
         ValueError
             If method="exact" is asked of an operator that is too large for it.
+        MemoryError
+            If memory runs out even with the smallest chunks of trials.
 
         Examples
         --------
@@ -159,7 +162,8 @@ class OperatorSpectra:
         """
         check_choice(axis, "axis", self.axes)
         if axis not in self._found:
-            self._found[axis] = getattr(self, f"_by_{self.route(axis)}")(axis)
+            find = getattr(self, f"_by_{self.route(axis)}")
+            self._found[axis] = self._memory.run(lambda: find(axis))
         return self._found[axis]
 
     def rank(self, axis: str, threshold: float = 0.95) -> Estimate:
@@ -241,9 +245,12 @@ class OperatorSpectra:
         >>> spectra.hidden_gram().shape
         torch.Size([4, 4])
         """
+        return self._memory.run(self._hidden_gram)
+
+    def _hidden_gram(self) -> Tensor:
         route = self.route("hidden")
         if route == "units":
-            return parameter_gram(self.op, "hidden")  # type: ignore[arg-type]
+            return parameter_gram(self.op, "hidden", self._memory.amount)
         if route == "matrix":
             return dense_gram(self.op, "hidden", self.gram)
         if route == "gramians":
@@ -261,7 +268,6 @@ class OperatorSpectra:
         # Each vector samples each trial of a separable factor: many trials need few vectors.
         enough = factor.separable and factor.out_shape[0] >= 10
         n_probes = max(4, self.n_probes // 3) if enough else self.n_probes
-        limit = self.memory_limit or free_memory(self.op.device) // 4
         return Sketcher(
             factor,
             scale,
@@ -269,8 +275,13 @@ class OperatorSpectra:
             n_modes=-(-self.n_modes // 4) if factor.separable else self.n_modes,
             n_probes=n_probes,
             seed=draw_seed(self.random_state),
-            memory=limit,
+            memory=self._memory,
         )
+
+    @cached_property
+    def _memory(self) -> Allowance:
+        """What chunks of trials may take."""
+        return analysis_allowance(self.op, self.memory_limit)
 
     @cached_property
     def sketch(self) -> Sketch:
@@ -294,7 +305,7 @@ class OperatorSpectra:
 
     @cached_property
     def _gramians(self) -> tuple[Tensor, Tensor, float]:
-        return propagator_gram(self.op)  # type: ignore[arg-type]
+        return propagator_gram(self.op, self._memory.amount)  # type: ignore[arg-type]
 
     @property
     def _sampled_axes(self) -> list[str]:
@@ -334,7 +345,8 @@ class OperatorSpectra:
             return "sketch"
         forced, size = self.method == "exact", self.op.shape[0]
         if self.gram == "natural" and map_blocks(self.op) is not None:
-            full = axis != "all" or forced or unit_cost(self.op) <= _CHEAP
+            enough = max(_CHEAP, moment_cost(self.op))
+            full = axis != "all" or forced or unit_cost(self.op) <= enough
             return "units" if full else "compression"
         if size <= (EXACT_LIMIT if forced else DENSE_LIMIT):
             return "matrix"
@@ -373,14 +385,14 @@ class OperatorSpectra:
 
     def _by_units(self, axis: str) -> Spectrum:
         if axis == "all":
-            return spectrum_of_eigenvalues(unit_eigenvalues(self.op))  # type: ignore[arg-type]
-        return spectrum_of_gram(parameter_gram(self.op, axis))  # type: ignore[arg-type]
+            return spectrum_of_eigenvalues(unit_eigenvalues(self.op, self._memory.amount))
+        return spectrum_of_gram(parameter_gram(self.op, axis, self._memory.amount))
 
     def _by_compression(self, axis: str) -> Spectrum:
         """Return K's spectrum with its moments exact and its eigenvalues from most activity."""
         compressed = self.op.compress(_ACTIVITY_TOL)  # type: ignore[attr-defined]
-        moments = parameter_moments(self.op)  # type: ignore[arg-type]
-        return compressed_spectrum(unit_eigenvalues(compressed), *moments)
+        moments = parameter_moments(self.op, self._memory.amount)
+        return compressed_spectrum(unit_eigenvalues(compressed, self._memory.amount), *moments)
 
     def _by_gramians(self, axis: str) -> Spectrum:
         hidden, by_trial, square = self._gramians

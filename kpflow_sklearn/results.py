@@ -211,7 +211,7 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
     '3'
     """
     about = {}
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             if not line.startswith("# "):
                 break
@@ -221,7 +221,7 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
         # Python's own floats: those of older versions of pandas are not read back bit by bit.
         numbers = dict.fromkeys(("value", "std_error"), _to_float)
         table = pd.read_csv(path, skiprows=len(about), keep_default_na=False, converters=numbers)
-    except pd.errors.EmptyDataError:
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
         table = pd.DataFrame()
     if about.get("schema_version") != str(SCHEMA_VERSION) or set(table) != set(COLUMNS):
         raise ValueError(

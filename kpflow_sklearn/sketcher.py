@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._memory import Allowance
 from kpflow_sklearn.half_factor import HalfFactor, inner_products
 from kpflow_sklearn.krylov import Krylov
 from kpflow_sklearn.operators import LinearOperator
@@ -52,8 +53,8 @@ class Sketcher:
         Largest number of random vectors drawn at a time.
     seed : int
         Of the random vectors.
-    memory : int
-        Bytes that may be used beyond the operator's own.
+    memory : Allowance
+        Bytes that may be used beyond the operator's own; less where they are not to be had.
     """
 
     def __init__(
@@ -65,29 +66,47 @@ class Sketcher:
         n_modes: int,
         n_probes: int,
         seed: int,
-        memory: int,
+        memory: Allowance,
     ) -> None:
         half = HalfFactor(factor, scale**0.5, seed)
         self.axes = tuple(axes)
         self.n_modes = min(n_modes, half.size)
         self.n_probes = n_probes
-        whole = "trial" in self.axes and not half.separable
-        cuttable = factor.on_trials(slice(0, 1)) is not None
-        self._group = n_probes  # Vectors at a time.
-        self._chunk = len(half.trials)  # Trials at a time.
-        if whole or not cuttable:
-            fitting = memory // (half.bytes_per_trial(1) * self._chunk)
-            self._group = min(n_probes, max(1, fitting))
-        else:
-            per_trial = half.bytes_per_trial(max(n_probes, n_modes))
-            self._chunk = min(self._chunk, max(1, memory // per_trial))
-        magnitude = half.magnitude(self._chunk)
+        self.half, self.memory = half, memory
+        in_pieces = factor.on_trials(slice(0, 1)) is not None
+        self._cuttable = in_pieces and ("trial" not in self.axes or half.separable)
+        magnitude = memory.run(lambda: half.magnitude(self._chunk))
         # Left as it is where nothing can overflow or vanish.
         moderate = magnitude == 0 or 1e-3 < magnitude < 1e3 or not np.isfinite(magnitude)
         self.magnitude = 1.0 if moderate else magnitude
         self.overflow = not np.isfinite(magnitude)
         self.half = half.divided(self.magnitude)
         self._space: Krylov | None = None
+
+    @property
+    def bytes_per_chunk(self) -> int:
+        """What the smallest chunk takes: one trial or, where trials stay together, one vector."""
+        if not self._cuttable:
+            return self.half.bytes_per_trial(1) * len(self.half.trials)
+        k = max(self.n_probes, self.n_modes)
+        # While Krylov spaces grow a few vectors pass; then all do, beside the modes.
+        spaces = self.half.bytes_per_trial(1, n_kept=3 * max(N_STEPS, self.n_modes))
+        return max(spaces, self.half.bytes_per_trial(k, n_kept=self.n_modes))
+
+    @property
+    def _chunk(self) -> int:
+        """Trials at a time."""
+        n_trials = len(self.half.trials)
+        if not self._cuttable:
+            return n_trials
+        return min(n_trials, max(1, self.memory.amount // self.bytes_per_chunk))
+
+    @property
+    def _group(self) -> int:
+        """Vectors at a time."""
+        if self._cuttable:
+            return self.n_probes
+        return min(self.n_probes, max(1, self.memory.amount // self.bytes_per_chunk))
 
     def draw(self, first: int, count: int, *, squares: bool = True) -> Sketch:
         """Return the sketch of random vectors ``first`` to ``first + count`` (0 is the first).
@@ -99,6 +118,9 @@ class Sketcher:
         if self.overflow:
             nothing = np.empty(0)
             return Sketch(nothing, nothing, nothing, nothing, nothing, magnitude=np.nan)
+        return self.memory.run(lambda: self._draw(indices, squares))
+
+    def _draw(self, indices: range, squares: bool) -> Sketch:
         found = [self._sketch(half, self.basis(half), indices, squares) for half in self.halves()]
         out = found[0]
         for other in found[1:]:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
+from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_periods, check_positive_int
 from kpflow_sklearn.alignment_history import AlignmentHistory
@@ -26,7 +27,8 @@ from kpflow_sklearn.sub_tasks import (
     tasks_by_output,
 )
 from kpflow_sklearn.task_flow import TaskFlow
-from kpflow_sklearn.trials import AnalysisTrials, choose_index
+from kpflow_sklearn.task_verification import verify_tasks
+from kpflow_sklearn.trials import FEWER, AnalysisTrials, choose_index
 
 
 class TaskAlignmentAnalyzer(RecurrentAnalyzer):
@@ -212,7 +214,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
                 y_analysis=y_analysis,
             )
             sub_tasks = self._sub_tasks(labels, conditions, trials)
-            self._analyse(trials, sub_tasks, steps, task)
+            with explained(f"{len(sub_tasks.names)} sub-tasks and {trials.size}. {FEWER}"):
+                self._analyse(trials, sub_tasks, steps, task)
         return self
 
     def _check_labels(
@@ -385,6 +388,40 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         inside = np.stack([((centred @ c.T) ** 2).sum((1, 2)) for c in self.components_], axis=1)
         shares = inside / np.where(total > 0, total, 1)[:, None]
         return shares.clip(0, 1).astype(states.dtype)
+
+    def verify(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        tasks: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        loss_weight: ArrayLike | None = None,
+    ) -> pd.DataFrame:
+        """Check the identities behind the analysis on the trained network, in float64.
+
+        Parameters
+        ----------
+        X, y, tasks, mask, loss_weight
+            Trials, as in `fit`; at most ``analysis_trials`` of them are used. Where there are
+            several sub-tasks, what is said of them is checked besides the operators.
+
+        Returns
+        -------
+        DataFrame
+            Columns identity, error (relative unless said otherwise), tolerance, passed.
+        """
+        table = super().verify(X, y, mask=mask, loss_weight=loss_weight)
+        labels = self._check_labels(tasks, None, X)
+        if labels is None and self.trainer_.encoder_.loss_ == "cross_entropy":
+            if not self._has_a_class_each():
+                return table
+            labels = np.asarray(y).ravel()
+        options = {"mask": mask, "loss_weight": loss_weight, "tasks": labels}
+        trials = self._choose_trials(X, y, 0, **options)
+        sub_tasks = self._sub_tasks(labels, None, trials)
+        more = verify_tasks(self.network_, trials, sub_tasks, self.trainer_.objective_)
+        return pd.concat([table, more], ignore_index=True)
 
     @property
     def _n_features_out(self) -> int:

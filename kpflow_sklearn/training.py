@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
-from kpflow_sklearn._loop import LoopSettings, train
+from kpflow_sklearn._loop import BatchLoss, LoopSettings, train
 from kpflow_sklearn._random import draw_seed, torch_generator
 from kpflow_sklearn._validation import check_choice, check_positive_int, check_real
 from kpflow_sklearn.network import RecurrentNetwork, build_network
@@ -365,27 +365,31 @@ class RecurrentTrainer(RecurrentModel):
         mask: np.ndarray | None,
         targets: Targets,
         generator: torch.Generator,
-    ) -> Callable[[np.ndarray], Tensor]:
-        """Return the function from trial indices to the loss of that batch."""
+    ) -> BatchLoss:
+        """Return the function from trial indices to the loss of any part of that batch."""
         network, objective = self.network_, self.objective_
         inputs, valid = to_tensors(trials, mask, network)
 
-        def loss(batch: np.ndarray) -> Tensor:
-            index = torch.as_tensor(batch, device=inputs.device)
-            x = inputs[index]
+        def batch_loss(batch: np.ndarray) -> Callable[[slice], Tensor]:
             noise = None
             if self.noise_std:
-                shape = (*x.shape[:2], network.n_states)
-                # Drawn on the CPU, so that the numbers do not depend on the device.
-                noise = torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
-                noise = self.noise_std * noise
-            states = network.states(x, noise)
-            if valid is None:
-                return objective.value(network, states, targets[batch], None)
-            share = float(valid.sum()) * len(batch) / len(valid)
-            return objective.value(network, states, targets[batch], valid[index], share)
+                shape = (len(batch), inputs.shape[1], network.n_states)
+                # Drawn on the CPU and for all: numbers depend neither on the device nor on parts.
+                noise = torch.randn(shape, generator=generator, dtype=inputs.dtype)
 
-        return loss
+            def part_loss(part: slice) -> Tensor:
+                index = torch.as_tensor(batch[part], device=inputs.device)
+                push = None if noise is None else self.noise_std * noise[part].to(inputs.device)
+                states = network.states(inputs[index], push)
+                if valid is None:
+                    return objective.value(network, states, targets[batch[part]], None)
+                share = float(valid.sum()) * len(index) / len(valid)
+                found = targets[batch[part]], valid[index], share
+                return objective.value(network, states, *found)
+
+            return part_loss
+
+        return batch_loss
 
 
 def _check_device(device: str) -> None:

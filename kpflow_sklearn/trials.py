@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kpflow_sklearn._memory import explained
 from kpflow_sklearn._validation import check_mask, check_sequences
 from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.recurrent_model import to_tensors
 from kpflow_sklearn.targets import TargetEncoder, Targets
+
+#: What to do where the analysis as such does not fit.
+FEWER = "Analyse fewer or shorter trials (analysis_trials, X_analysis), or in float32."
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class AnalysisTrials:
     mask: np.ndarray | None
     index: np.ndarray | None = None
 
+    @property
+    def size(self) -> str:
+        """How many trials and steps there are, in words."""
+        return f"the linearization on {self.X.shape[0]} trials of {self.X.shape[1]} steps"
+
     def linearize(self, network: RecurrentNetwork, iteration: int) -> Linearization:
         """Return a network linearized on these trials.
 
@@ -54,8 +63,11 @@ class AnalysisTrials:
         ------
         ValueError
             If the states overflow.
+        MemoryError
+            If the states or their derivatives do not fit.
         """
-        lin = Linearization(network, *to_tensors(self.X, self.mask, network))
+        with explained(f"{self.size} took more than there is. {FEWER}"):
+            lin = Linearization(network, *to_tensors(self.X, self.mask, network))
         if not lin.states.isfinite().all():
             raise ValueError(
                 f"the network's states overflow at iteration {iteration}; train with a smaller "

@@ -19,7 +19,8 @@ from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 from kpflow_sklearn.tangent import LayerBlock
 
 ROUNDING = 1e-12
-_MEMORY = 2**28  # Bytes of the unit Grams held at a time, and of the products they are made of.
+#: Bytes of the unit Grams held at a time, and of the products they are made of, at most.
+_MEMORY = 2**28
 
 
 def map_blocks(op: LinearOperator) -> list[tuple[MapBlock, slice]] | None:
@@ -45,9 +46,9 @@ def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
     return layers
 
 
-def unit_eigenvalues(op: ParameterOperator) -> np.ndarray:
+def unit_eigenvalues(op: LinearOperator, memory: int | None = None) -> np.ndarray:
     """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
-    found = [eigenvalues(grams).flatten() for _, _, grams in _unit_grams(op)]
+    found = [eigenvalues(grams).flatten() for _, _, grams in unit_grams(op, memory)]
     if not found:
         return np.empty(0)
     values = torch.cat(found).clamp(min=0).sort(descending=True).values
@@ -61,7 +62,7 @@ def eigenvalues(grams: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(grams)
 
 
-def parameter_moments(op: ParameterOperator) -> tuple[float, float]:
+def parameter_moments(op: LinearOperator, memory: int | None = None) -> tuple[float, float]:
     """Return tr K and tr K^2 without eigenvalues.
 
     Equation: tr K^2 = (1/N^2) sum_jk sum (U_j U_j^T) * (U_k U_k^T) * (W_jk W_jk^T), elementwise,
@@ -71,7 +72,7 @@ def parameter_moments(op: ParameterOperator) -> tuple[float, float]:
     for blocks in _by_layer(op).values():
         trace += sum(block.trace() for block in blocks)
         rows = blocks[0].features[..., 0].numel()
-        step = max(1, _MEMORY // (16 * len(blocks) * rows))
+        step = max(1, _allowed(memory) // (16 * len(blocks) * rows))
         features = [b.features.flatten(0, 1) for b in blocks]
         weights = {
             (j, k): _weights(blocks[j], blocks[k], op.dtype)
@@ -87,11 +88,13 @@ def parameter_moments(op: ParameterOperator) -> tuple[float, float]:
                 n = len(found)
                 twice = 2 * _sum(found) - _sum(found[:, :n])
                 square += twice * (1 if j == k else 2)
-    n_valid = op.tangent.n_valid
+    n_valid = _n_valid(op)
     return trace / n_valid, square / n_valid**2
 
 
-def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
+def unit_modes(
+    op: ParameterOperator, k: int, memory: int | None = None
+) -> tuple[np.ndarray, Tensor]:
     """Return the k largest eigenvalues of K and their eigenfunctions, each on one unit.
 
     Returns
@@ -102,7 +105,7 @@ def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
         Orthonormal.
     """
     candidates: list[tuple[float, int, int, Tensor]] = []
-    for start, units, grams in _unit_grams(op):
+    for start, units, grams in unit_grams(op, memory):
         values, vectors = torch.linalg.eigh(grams)
         for i, unit in enumerate(units):
             for r in range(1, min(k, values.shape[-1]) + 1):
@@ -112,50 +115,75 @@ def unit_modes(op: ParameterOperator, k: int) -> tuple[np.ndarray, Tensor]:
     best = [c for c in candidates if c[0] > ROUNDING * candidates[0][0]]
     n_trials, n_timesteps, n_states = op.in_shape
     functions = torch.zeros(
-        len(best), n_timesteps, n_trials, n_states, dtype=torch.float64, device=op.device
+        len(best), n_timesteps, n_trials, n_states, dtype=op.dtype, device=op.device
     )
     layers = _by_layer(op)
     for out, (_, start, unit, vector) in zip(functions, best, strict=True):
-        blocks = layers[start]
-        pieces = vector.split([b.n_columns for b in blocks])
-        for b, piece in zip(blocks, pieces, strict=True):
-            along = b.features.double() @ piece
-            for p in range(b.sensitivity.shape[2]):
-                index = start + p * b.n_units + unit
-                out[:, :, index] += b.sensitivity[:, :, p, unit] * along
-    norms = functions.flatten(1).norm(dim=1).clamp(min=1e-300)
-    functions /= norms[:, None, None, None]
-    return np.array([c[0] for c in best]), functions.transpose(1, 2).to(op.dtype)
+        for index, part in _unit_function(layers[start], start, unit, vector).items():
+            out[:, :, index] = part
+    return np.array([c[0] for c in best]), functions.transpose(1, 2)
 
 
-def _unit_grams(op: ParameterOperator) -> Iterator[tuple[int, range, Tensor]]:
+def _unit_function(
+    blocks: list[MapBlock], start: int, unit: int, vector: Tensor
+) -> dict[int, Tensor]:
+    """Return the parts (T, B) of F_i v by the states they are of, of unit norm together."""
+    parts: dict[int, Tensor] = {}
+    for b, piece in zip(blocks, vector.split([b.n_columns for b in blocks]), strict=True):
+        along = torch.stack([step.double() @ piece for step in b.features])
+        for p in range(b.sensitivity.shape[2]):
+            index = start + p * b.n_units + unit
+            parts[index] = parts.get(index, 0.0) + b.sensitivity[:, :, p, unit] * along
+    norm = sum(part.square().sum() for part in parts.values()).sqrt()  # type: ignore[union-attr]
+    return {index: part / norm.clamp(min=1e-300) for index, part in parts.items()}
+
+
+def unit_grams(
+    op: LinearOperator, memory: int | None = None
+) -> Iterator[tuple[int, range, Tensor]]:
     """Yield F_i^T F_i / N, (units, n_columns, n_columns), in double, for groups of units.
 
     With each comes the first state of its layer, and the numbers of its units.
     """
     for start, blocks in _by_layer(op).items():
         n_columns = sum(b.n_columns for b in blocks)
-        size = max(1, _MEMORY // (8 * n_columns**2))
+        # The Grams, and what it takes to add their halves.
+        size = max(1, _allowed(memory) // (32 * n_columns**2))
         for i in range(0, blocks[0].n_units, size):
             units = range(blocks[0].n_units)[i : i + size]
-            yield start, units, _group_grams(blocks, units) / op.tangent.n_valid
+            yield start, units, _group_grams(blocks, units, memory) / _n_valid(op)
 
 
-def _group_grams(blocks: list[MapBlock], units: range) -> Tensor:
-    """Return F_i^T F_i of some units: one matrix product gives a stretch of columns of all.
+def _group_grams(blocks: list[MapBlock], units: range, memory: int | None) -> Tensor:
+    """Return F_i^T F_i of some units, a few steps at a time."""
+    n_columns = sum(b.n_columns for b in blocks)
+    first = blocks[0].features
+    gram = first.new_zeros(len(units), n_columns, n_columns, dtype=torch.float64)
+    # What is kept of a step in double, and as much again for the products of its columns.
+    per_step = 16 * first.shape[1] * (n_columns + 2 * blocks[0].n_units)
+    size = max(1, _allowed(memory) // (2 * per_step))
+    for t in range(0, len(first), size):
+        _add_grams(gram, blocks, units, slice(t, t + size), _allowed(memory) // 2)
+    upper = gram.triu()
+    return upper + upper.triu(1).mT
+
+
+def _add_grams(
+    gram: Tensor, blocks: list[MapBlock], units: range, steps: slice, memory: int
+) -> None:
+    """Add the upper half of F_i^T F_i: one matrix product gives a stretch of columns of all units.
 
     (F_i^T F_i)_{jk} = sum over rows of W_jk,i u_j u_k^T. Rounded to single precision, the products
     would look like directions of their own: they are made in double.
     """
     widths = [b.n_columns for b in blocks]
     starts = np.cumsum([0, *widths]).tolist()
-    features = [b.features.flatten(0, 1).double() for b in blocks]
-    gram = features[0].new_zeros(len(units), starts[-1], starts[-1])
+    features = [b.features[steps].flatten(0, 1).double() for b in blocks]
     own = slice(units.start, units.stop)
     for j, u in enumerate(features):
         for k in range(j, len(blocks)):
-            weights = _weights(blocks[j], blocks[k], gram.dtype)[:, own].mT.contiguous()
-            step = max(1, _MEMORY // (8 * len(u) * widths[k]))
+            weights = _weights(blocks[j], blocks[k], gram.dtype, steps)[:, own].mT.contiguous()
+            step = max(1, memory // (8 * len(u) * widths[k]))
             for a in range(0, widths[j], step):
                 # On the diagonal only the upper half is needed.
                 first = a if j == k else 0
@@ -163,21 +191,28 @@ def _group_grams(blocks: list[MapBlock], units: range) -> Tensor:
                 products = (left[:, :, None] * right[:, None, :]).flatten(1)
                 found = (weights @ products).unflatten(1, (left.shape[1], right.shape[1]))
                 rows = slice(starts[j] + a, starts[j] + a + left.shape[1])
-                gram[:, rows, starts[k] + first : starts[k + 1]] = found
-    upper = gram.triu()
-    return upper + upper.triu(1).mT
+                gram[:, rows, starts[k] + first : starts[k + 1]] += found
+
+
+def _allowed(memory: int | None) -> int:
+    return _MEMORY if memory is None else min(memory, _MEMORY)
+
+
+def _n_valid(op: LinearOperator) -> int:
+    return op.tangent.n_valid  # type: ignore[attr-defined]
 
 
 def _sum(v: Tensor) -> float:
     return float(v.sum(dtype=torch.float64))
 
 
-def _weights(a: MapBlock, b: MapBlock, dtype: torch.dtype) -> Tensor:
+def _weights(a: MapBlock, b: MapBlock, dtype: torch.dtype, steps: slice = slice(None)) -> Tensor:
     """Return sum over parts of S_a S_b, (T * B, n_units)."""
-    return (a.sensitivity.to(dtype) * b.sensitivity.to(dtype)).sum(2).flatten(0, 1)
+    s, s_other = a.sensitivity[steps].to(dtype), b.sensitivity[steps].to(dtype)
+    return (s * s_other).sum(2).flatten(0, 1)
 
 
-def parameter_gram(op: ParameterOperator, axis: str) -> Tensor:
+def parameter_gram(op: LinearOperator, axis: str, memory: int | None = None) -> Tensor:
     """Return K reduced to one axis, by activity Gram times co-activation.
 
     Equation: tr_H K = (1/N) sum_j (U_j U_j^T) * (S_j S_j^T), elementwise; restricted to pairs of
@@ -188,19 +223,29 @@ def parameter_gram(op: ParameterOperator, axis: str) -> Tensor:
     size = {"trial": n_trials, "time": n_timesteps, "hidden": n_states}[axis]
     gram = torch.zeros(size, size, dtype=torch.float64, device=op.device)
     for block, states in map_blocks(op) or []:
-        u, s = block.features, block.sensitivity
         if axis == "hidden":
-            weights = (u**2).sum(-1)[:, :, None, None] * s
-            pairs = torch.einsum("tbpi,tbqi->pqi", weights, s).double()
-            n_parts, _, n_units = pairs.shape
-            unit = torch.arange(n_units, device=op.device)
-            for p in range(n_parts):
-                for q in range(n_parts):
-                    rows = states.start + p * n_units + unit
-                    gram[rows, states.start + q * n_units + unit] += pairs[p, q]
-        else:
-            s = s.flatten(-2)
-            if axis == "time":
-                u, s = u.transpose(0, 1), s.transpose(0, 1)
-            gram += coactivation_gram(u, s).sum(0).double()
-    return gram / op.tangent.n_valid
+            _add_hidden(gram, block, states.start, _allowed(memory))
+            continue
+        u, s = block.features, block.sensitivity.flatten(-2)
+        if axis == "time":
+            u, s = u.transpose(0, 1), s.transpose(0, 1)
+        # Two Grams of pairs, and copies of what they are of.
+        entries = 2 * size**2 + 2 * size * (u.shape[-1] + s.shape[-1])
+        chunk = max(1, _allowed(memory) // (entries * u.itemsize))
+        for rows, weights in zip(u.split(chunk), s.split(chunk), strict=True):
+            gram += coactivation_gram(rows, weights).sum(0).double()
+    return gram / _n_valid(op)
+
+
+def _add_hidden(gram: Tensor, block: MapBlock, start: int, memory: int) -> None:
+    """Add sum_bt |u|^2 S_p S_p' of each unit, a few steps at a time."""
+    _, n_trials, n_parts, n_units = block.sensitivity.shape
+    entries = n_trials * (block.n_columns + 2 * n_parts * n_units)
+    chunk = max(1, memory // (entries * block.features.itemsize))
+    unit = torch.arange(n_units, device=gram.device)
+    for u, s in zip(block.features.split(chunk), block.sensitivity.split(chunk), strict=True):
+        weights = (u**2).sum(-1)[:, :, None, None] * s
+        pairs = torch.einsum("tbpi,tbqi->pqi", weights, s).double()
+        for p in range(n_parts):
+            for q in range(n_parts):
+                gram[start + p * n_units + unit, start + q * n_units + unit] += pairs[p, q]

@@ -61,9 +61,29 @@ def verify_network(
     ]
     if map_blocks(checks.lin.K) is not None:
         rows.append(("blocks of K between different units = 0", checks.unit_blocks(), 0.0))
+    return table_of_checks(rows)
+
+
+def table_of_checks(rows: list[tuple[str, float, float]]) -> pd.DataFrame:
+    """Return (identity, error, tolerance) as a table, with whether each holds."""
     table = pd.DataFrame(rows, columns=["identity", "error", "tolerance"])
     table["passed"] = table["error"] <= table["tolerance"]
     return table
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest entry expected."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
+
+
+def trained_parameters(network: RecurrentNetwork) -> dict[str, Tensor]:
+    """Return theta by the names of the parameters."""
+    named: dict[str, Tensor] = {
+        n: p for n, p in network.recurrent.named_parameters() if p.requires_grad
+    }
+    if network.learn_initial_state:
+        named["initial_state"] = network.initial_state
+    return named
 
 
 class _Checks:
@@ -83,21 +103,13 @@ class _Checks:
         if self.mask is not None:
             self.p, self.q = self.p * self.mask[..., None], self.q * self.mask[..., None]
 
-    def _theta(self) -> dict[str, Tensor]:
-        named: dict[str, Tensor] = {
-            n: p for n, p in self.network.recurrent.named_parameters() if p.requires_grad
-        }
-        if self.network.learn_initial_state:
-            named["initial_state"] = self.network.initial_state
-        return named
-
     def _predicted_gradient(self) -> dict[str, Tensor]:
         flat = self.lin.J_theta.T @ (self.lin.P.T @ self.error)
         return self.lin.J_theta.to_parameters(flat)
 
     def gradient(self) -> float:
         """Return the relative error of the gradient against automatic differentiation."""
-        theta = self._theta()
+        theta = trained_parameters(self.network)
         states = self.network.states(self.X)
         loss = self.objective.value(self.network, states, self.targets, self.mask)
         found = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)

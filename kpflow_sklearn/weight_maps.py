@@ -11,10 +11,12 @@ from torch import Tensor
 from kpflow_sklearn._spectrum import spectrum_of_gram
 from kpflow_sklearn.cells._blocks import MapBlock
 from kpflow_sklearn.operators import ParameterOperator
-from kpflow_sklearn.unit_blocks import map_blocks, parameter_gram
+from kpflow_sklearn.unit_blocks import map_blocks, parameter_gram, unit_grams
 
 
-def weight_map_table(op: ParameterOperator, rank_threshold: float) -> pd.DataFrame:
+def weight_map_table(
+    op: ParameterOperator, rank_threshold: float, memory: int | None = None
+) -> pd.DataFrame:
     """Return one row for each weight map of K: dimensions of u_j, S_j and K_j, and bounds.
 
     Of the exact ranks it holds that rank K_j,i <= rank u_j for every unit i, and
@@ -29,6 +31,8 @@ def weight_map_table(op: ParameterOperator, rank_threshold: float) -> pd.DataFra
         K; the table is empty if it is not made of weight maps alone.
     rank_threshold : float
         Share of the trace that defines a rank.
+    memory : int, optional
+        Bytes to use at a time, if less than usual.
 
     Returns
     -------
@@ -38,19 +42,23 @@ def weight_map_table(op: ParameterOperator, rank_threshold: float) -> pd.DataFra
         rank), K_unit_rank (largest over units) and K_unit_rank_bound.
     """
     parts = op.components if map_blocks(op) is not None else {}
-    return pd.DataFrame([_row(name, part, rank_threshold) for name, part in parts.items()])
+    rows = [_row(name, part, rank_threshold, memory) for name, part in parts.items()]
+    return pd.DataFrame(rows)
 
 
-def _row(name: str, op: ParameterOperator, rank_threshold: float) -> dict[str, Any]:
+def _row(
+    name: str, op: ParameterOperator, rank_threshold: float, memory: int | None
+) -> dict[str, Any]:
     block: MapBlock = op.jacobian.blocks[0].block
     n_trials, n_timesteps, _ = op.in_shape
-    u = block.features.flatten(0, 1).double()
-    s = block.sensitivity.flatten(0, 1).flatten(1).double()
-    u_gram, s_gram = u.mT @ u, s.mT @ s
+    u_gram = block.activity_gram()
+    steps = (step.flatten(1).double() for step in block.sensitivity)
+    s_gram: Any = sum(s.mT @ s for s in steps)
     activity, sensitivity = spectrum_of_gram(u_gram), spectrum_of_gram(s_gram)
-    time = spectrum_of_gram(parameter_gram(op, "time"))
+    time = spectrum_of_gram(parameter_gram(op, "time", memory))
     u_exact, s_exact = _exact_rank(u_gram), _exact_rank(s_gram)
-    unit_rank, unit_bound = _unit_ranks(u, block, rank_threshold)
+    grams = (gram for _, _, group in unit_grams(op, memory) for gram in group)
+    unit_rank = max(_rank(gram, rank_threshold) for gram in grams)
     return {
         "map": name,
         "u_effective_dimension": activity.effective_dimension.value,
@@ -63,7 +71,7 @@ def _row(name: str, op: ParameterOperator, rank_threshold: float) -> dict[str, A
         "K_time_rank": time.rank(rank_threshold).value,
         "K_time_rank_bound": min(n_trials * u_exact * s_exact, n_timesteps),
         "K_unit_rank": unit_rank,
-        "K_unit_rank_bound": unit_bound,
+        "K_unit_rank_bound": _unit_bound(u_gram, block, rank_threshold),
     }
 
 
@@ -73,17 +81,17 @@ def _exact_rank(gram: Tensor) -> int:
     return int((values > 1e-12 * len(gram) * values[-1].clamp(min=0)).sum())
 
 
-def _unit_ranks(u: Tensor, block: MapBlock, threshold: float) -> tuple[int, int]:
-    """Return the largest rank of K_j,i over units i, and the largest of their bounds."""
-    basis = torch.linalg.eigh(u.mT @ u).eigenvectors.flip(1)
-    along = (u @ basis) ** 2
-    sensitivity = block.sensitivity.flatten(0, 1).double()
-    ranks, bounds = [0], [0]
-    for i in range(block.n_units):
-        weight = (sensitivity[:, :, i] ** 2).sum(1)
-        held = (weight @ along).cumsum(0)
-        if held[-1] > 0:
-            bounds.append(int((held < (threshold - 1e-12) * held[-1]).sum()) + 1)
-        found = spectrum_of_gram((u * weight[:, None]).mT @ u).rank(threshold)
-        ranks.append(0 if found.reason else int(found.value))
-    return max(ranks), max(bounds)
+def _rank(gram: Tensor, threshold: float) -> int:
+    found = spectrum_of_gram(gram).rank(threshold)
+    return 0 if found.reason else int(found.value)
+
+
+def _unit_bound(u_gram: Tensor, block: MapBlock, threshold: float) -> int:
+    """Return the largest bound, over units i, of the rank of K_j,i."""
+    basis = torch.linalg.eigh(u_gram).eigenvectors.flip(1)
+    held = u_gram.new_zeros(block.n_units, block.n_columns)
+    for u, s in zip(block.features, block.sensitivity, strict=True):
+        held += s.double().square().sum(1).mT @ (u.double() @ basis).square()
+    held = held.cumsum(1)
+    missed = (held < (threshold - 1e-12) * held[:, -1:]).sum(1) + 1
+    return int(missed[held[:, -1] > 0].max()) if bool((held[:, -1] > 0).any()) else 0

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._memory import Allowance
 from kpflow_sklearn.alignment import kernel_agreement
 from kpflow_sklearn.density import SpectralDensity, sampled_rank
 from kpflow_sklearn.gramians import gram_factor
@@ -52,7 +53,8 @@ def gram_of(name: str) -> np.ndarray:
 
 def sketcher_of(name: str, gram: str = "natural", memory: int = 2**40, **options) -> Sketcher:
     settings = {"axes": REDUCED, "n_modes": 4, "n_probes": 6, "seed": 5} | options
-    return Sketcher(*gram_factor(operator(name), gram), memory=memory, **settings)
+    allowance = Allowance(memory, 1, "")
+    return Sketcher(*gram_factor(operator(name), gram), memory=allowance, **settings)
 
 
 def randomized(op: LinearOperator, **options) -> OperatorSpectra:
@@ -170,7 +172,7 @@ def test_sketches_do_not_depend_on_the_memory(name, axes):
     # cannot be cut, vectors are processed in groups.
     whole = sketcher_of(name, axes=axes)
     cuttable = name != "matrix" and (whole.half.separable or axes != REDUCED)
-    one = whole.half.bytes_per_trial(6 if cuttable else 3)
+    one = whole.bytes_per_chunk
     expected, rank = whole.draw(0, 6), sampled_rank(whole, 0.8)
     cuts = [(whole._chunk, whole._group)]
     for memory in (2 * one, 1):

@@ -18,16 +18,17 @@ SOURCE = Path(kpflow_sklearn.__file__).parent
 # Modules, without the package's name, by layer. "cells.*" stands for the subpackage and all that
 # is in it; a module named on its own goes before its subpackage. Files may yet be unwritten.
 LAYERS = {
-    0: "_validation _random _tensors _digest _files _callbacks _estimator exceptions",
+    0: "_validation _random _tensors _digest _memory _files _callbacks _estimator exceptions",
     1: "datasets.* cells.* coactivation layers network named_parts readouts recognition tangent "
     "targets operators._base",
     2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "
     "sketcher traces krylov density costs _spectrum operator_spectra spectra modes alignment "
     "weight_maps lyapunov similarity gram_overlap grouping",
     3: "training _loop _batches run_folder recurrent_model checkpoint_files state_dicts rebuild "
-    "checkpoints results analysis verification bottleneck trials pooling sub_tasks task_flow "
-    "alignment_history alignment_rows feedforward_model feedforward_training feedforward_saved "
-    "gram_analysis gram_modes gram_prediction gram_tables gram_training",
+    "checkpoints results analysis verification task_verification gram_verification bottleneck "
+    "trials pooling sub_tasks task_flow alignment_history alignment_rows feedforward_model "
+    "feedforward_training feedforward_saved gram_analysis gram_modes gram_prediction gram_tables "
+    "gram_training",
     4: "analyzer analyzer_base task_analyzer gram_analyzer preprocessing",
     5: "plotting.* reporting.* _reading _alignment_reading _gram_reading _training_reading "
     "_options _tasks _sweep_cache sweep compare report __main__ __init__",

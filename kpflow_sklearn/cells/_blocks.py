@@ -111,7 +111,13 @@ class MapBlock:
 
     def trace(self) -> float:
         """Return tr J J^T = sum |u_j|^2 S_j^2."""
-        return coactivation_trace(self.features, self.sensitivity.flatten(-2))
+        steps = zip(self.features, self.sensitivity.flatten(-2), strict=True)
+        return sum(coactivation_trace(u, s) for u, s in steps)
+
+    def activity_gram(self) -> Tensor:
+        """Return sum u_j u_j^T, (n_columns, n_columns), in double."""
+        steps = (step.double() for step in self.features)  # One at a time, to save memory.
+        return sum(u.mT @ u for u in steps)
 
     def compress(self, tolerance: float, rank: int | None) -> tuple[MapBlock, float]:
         """Keep the leading directions of the activity.
@@ -130,18 +136,19 @@ class MapBlock:
         lost : float
             tr J J^T of what is left out, which is exact.
         """
-        u = self.features.flatten(0, 1).double()
-        values, vectors = torch.linalg.eigh(u.mT @ u)
+        values, vectors = torch.linalg.eigh(self.activity_gram())
         values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
         left_out = values.flip(0).cumsum(0).flip(0)
         kept = max(1, int((left_out > tolerance**2 * left_out[0]).sum()))
         kept = kept if rank is None else min(kept, rank)
-        rest = (u @ vectors[:, kept:]) ** 2
-        weight = (self.sensitivity.double() ** 2).sum((2, 3)).flatten()
+        lost = 0.0
+        for u, s in zip(self.features, self.sensitivity, strict=True):
+            rest = (u.double() @ vectors[:, kept:]).square().sum(1)
+            lost += float((s.double().square().sum((1, 2)) * rest).sum())
         basis = vectors[:, :kept].to(self.features.dtype)
         full = basis if self.basis is None else self.basis @ basis
         block = MapBlock(self.name, self.features @ basis, self.sensitivity, self.columns, full)
-        return block, float((weight * rest.sum(1)).sum())
+        return block, lost
 
     def to_parameters(self, v: Tensor) -> list[tuple[str, slice, Tensor]]:
         """Cut a flat direction into (parameter name, rows, values) pieces, under torch's names."""

@@ -1,0 +1,345 @@
+"""Same seed, same numbers: again, in other chunks, after pickling; and no global state touched."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import joblib
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from torch import nn
+
+from kpflow_sklearn import (
+    FeedForwardTrainer,
+    GramFlowAnalyzer,
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    SavedTraining,
+    TaskAlignmentAnalyzer,
+    compare,
+    linearize,
+    sweep,
+)
+from kpflow_sklearn.__main__ import main
+from kpflow_sklearn.datasets import (
+    make_flip_flop,
+    make_memory_pro,
+    make_multitask,
+    pad_sequences,
+    trials_first,
+)
+from kpflow_sklearn.lyapunov import lyapunov_exponents
+from kpflow_sklearn.modes import leading_modes
+from kpflow_sklearn.operators import FlowPropagator
+from kpflow_sklearn.plotting import (
+    AlignmentDisplay,
+    CollapseDisplay,
+    GramDisplay,
+    LyapunovDisplay,
+    SpectrumDisplay,
+    TrajectoryDisplay,
+)
+from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
+from kpflow_sklearn.spectra import OperatorSpectra
+from tests.cases import MyCell
+from tests.global_state import global_state
+
+matplotlib.use("agg")
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((9, 6, 2))
+Y = X.cumsum(1)
+MASK = np.arange(6) < rng.integers(2, 7, 9)[:, None]
+TASKS = np.repeat(["a", "b", "c"], 3)
+ROWS, VALUES = rng.standard_normal((50, 4)), rng.standard_normal((50, 2))
+
+
+def recurrent(seed: int | None = 0, cell: Any = "gru", **options) -> RecurrentTrainer:
+    settings = {"hidden_size": 5, "max_iter": 4, "snapshots": 2, "batch_size": 4}
+    return RecurrentTrainer(cell, random_state=seed, **settings | {"noise_std": 0.1} | options)
+
+
+def feedforward(seed: int | None = 0) -> FeedForwardTrainer:
+    return FeedForwardTrainer((6, 5), max_iter=5, snapshots=2, batch_size=16, random_state=seed)
+
+
+class Module(nn.Module):
+    """A network that the package did not make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = nn.GRU(2, 4, batch_first=True, dtype=torch.float64)
+        self.out = nn.Linear(4, 2, dtype=torch.float64)
+        with torch.no_grad():
+            for i, p in enumerate(self.parameters()):
+                p.copy_(torch.linspace(-0.5, 0.5, p.numel(), dtype=p.dtype).reshape(p.shape) + i)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the outputs."""
+        return self.out(self.core(x)[0])
+
+
+MODULE = Module()
+# Each estimator with a seed, and what it is fitted on.
+ESTIMATORS: dict[str, tuple[Callable[[int | None], Any], tuple, dict]] = {
+    "RecurrentTrainer": (recurrent, (X, Y), {"mask": MASK}),
+    "RecurrentTrainer, user's cell": (lambda s: recurrent(s, MyCell), (X, Y), {}),
+    "FeedForwardTrainer": (feedforward, (ROWS, VALUES), {}),
+    "KPFlowAnalyzer": (
+        lambda s: KPFlowAnalyzer(
+            recurrent(s), method="randomized", n_probes=4, analysis_trials=5, random_state=s
+        ),
+        (X, Y),
+        {"mask": MASK, "tasks": TASKS},
+    ),
+    "KPFlowAnalyzer, trainer without seed": (
+        lambda s: KPFlowAnalyzer(recurrent(None), random_state=s),
+        (X, TASKS),
+        {},
+    ),
+    "TaskAlignmentAnalyzer": (
+        lambda s: TaskAlignmentAnalyzer(recurrent(None), analysis_trials=6, random_state=s),
+        (X, Y),
+        {"tasks": TASKS},
+    ),
+    "GramFlowAnalyzer": (
+        lambda s: GramFlowAnalyzer(feedforward(None), gram_pairs=40, random_state=s),
+        (ROWS, VALUES),
+        {},
+    ),
+    "GramFlowAnalyzer, by products": (
+        lambda s: GramFlowAnalyzer(feedforward(None), max_kernel_size=20, random_state=s),
+        (ROWS, VALUES),
+        {},
+    ),
+    "SavedTraining": (
+        lambda s: KPFlowAnalyzer(
+            SavedTraining(MODULE), method="randomized", analysis_trials=4, random_state=s
+        ),
+        (X, Y),
+        {},
+    ),
+}
+every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+
+
+def fitted(name: str, seed: int | None = 0) -> Any:
+    make, data, options = ESTIMATORS[name]
+    return make(seed).fit(*data, **options)
+
+
+def numbers(model: Any, data: tuple) -> dict[str, np.ndarray]:
+    """Return all numbers of a fitted estimator."""
+    found: dict[str, Any] = {"loss_curve_": model.loss_curve_, "predict": model.predict(data[0])}
+    for s in model.snapshots_:
+        found |= {f"{s.iteration} {key}": value.numpy() for key, value in s.state.items()}
+    if hasattr(model, "transform"):
+        found["transform"] = model.transform(data[0])
+        found["results_"] = model.results_[["value", "std_error"]].to_numpy()
+    for name in ("eigenfunctions_", "eigenvectors_", "lyapunov_exponents_", "layer_kernels_"):
+        value = getattr(model, name, {})
+        found |= value if isinstance(value, dict) else {name: value}
+    return found
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@every_estimator
+def test_the_same_seed_gives_the_same_numbers(name):
+    make, data, options = ESTIMATORS[name]
+    first = make(0).fit(*data, **options)
+    expected = numbers(first, data)
+    assert_same(numbers(fitted(name), data), expected)
+    assert_same(numbers(clone(first).fit(*data, **options), data), expected)
+    assert_same(numbers(first.fit(*data, **options), data), expected)  # The same one again.
+    unfitted = pickle.loads(pickle.dumps(make(0)))
+    assert_same(numbers(unfitted.fit(*data, **options), data), expected)
+    other = numbers(fitted(name, seed=1), data)
+    assert any(not np.array_equal(other[key], value) for key, value in expected.items())
+
+
+@every_estimator
+def test_what_was_fitted_survives_pickling(name):
+    data = ESTIMATORS[name][1]
+    model = fitted(name)
+    expected = numbers(model, data)
+    file = io.BytesIO()
+    joblib.dump(model, file)
+    file.seek(0)
+    for copied in (pickle.loads(pickle.dumps(model)), joblib.load(file), copy.deepcopy(model)):
+        assert_same(numbers(copied, data), expected)
+
+
+@pytest.mark.parametrize("make", [make_memory_pro, make_flip_flop, make_multitask])
+def test_data_depend_on_their_seed_alone(make):
+    first, again, other = (make(5, noise_std=0.2, random_state=seed) for seed in (3, 3, 4))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[0], other[0])
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        np.testing.assert_array_equal(make(5, noise_std=0.2, random_state=3)[0], first[0])
+
+
+@pytest.mark.parametrize("operator", ["K", "P", "PKP"])
+@pytest.mark.parametrize("method", ["auto", "randomized"])
+def test_chunks_change_no_more_than_rounding(operator, method, monkeypatch):
+    if method == "auto":
+        monkeypatch.setattr("kpflow_sklearn.operator_spectra.DENSE_LIMIT", 0)
+    op = getattr(linearize(recurrent().fit(X, Y).network_, X), operator)
+    axes = ("all", "trial", "time", "hidden")
+    found = []
+    for limit in (2**30, 20_000, 1):
+        spectra = OperatorSpectra(
+            op, axes=axes, method=method, n_probes=4, memory_limit=limit, random_state=0
+        )
+        values = [spectra.on(axis) for axis in axes]
+        modes = leading_modes(op, 2, tolerance=1e-9, memory_limit=limit, random_state=0)
+        found.append([
+            *(x.trace.value for x in values),
+            *(x.effective_dimension.value for x in values),
+            *(x.effective_dimension.std_error for x in values),
+            *(spectra.rank(axis).value for axis in axes),
+            *modes.eigenvalues,
+        ])  # fmt: skip
+    # An error of an estimate is a difference of like numbers: its rounding is the larger.
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_sweep_depends_on_its_seeds_alone(n_jobs):
+    analyzer = KPFlowAnalyzer(recurrent(), method="randomized", n_probes=4)
+    grid = {"init_scale": [0.5, 1.5]}
+    expected = sweep(analyzer, grid, X, Y, n_seeds=2)
+    found = sweep(analyzer, grid, X, Y, n_seeds=2, n_jobs=n_jobs)
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+# ------------------------------------------------------------------------- the rest of the process
+
+
+def analysed() -> KPFlowAnalyzer:
+    return KPFlowAnalyzer(recurrent(None), random_state=None).fit(X, Y, mask=MASK)
+
+
+def every_answer() -> None:
+    model = analysed()
+    model.transform(X), model.predict(X), model.score(X, Y), model.trajectories(X)
+    model.verify(X, Y, mask=MASK)
+    for display in (CollapseDisplay, SpectrumDisplay, LyapunovDisplay):
+        display.from_estimator(model)
+    TrajectoryDisplay.from_estimator(model, X)
+    repr(model), model._repr_html_()
+
+
+def every_answer_on_tasks() -> None:
+    model = TaskAlignmentAnalyzer(recurrent(None)).fit(X, Y, tasks=TASKS)
+    model.transform(X), model.verify(X, Y)
+    AlignmentDisplay.from_estimator(model)
+
+
+def every_answer_on_layers() -> None:
+    model = GramFlowAnalyzer(FeedForwardTrainer((6,), max_iter=5, snapshots=2)).fit(ROWS, VALUES)
+    model.transform(ROWS), model.predict(ROWS), model.simulate(3), model.attribute(0, 5)
+    GramDisplay.from_estimator(model)
+
+
+def every_answer_on_operators() -> None:
+    lin = linearize(MODULE, X, MASK)
+    lin.error(Y), lin.P @ lin.states, lin.K.compress(0.1), lin.PKP.to_scipy()
+    lyapunov_exponents(lin)
+    OperatorSpectra(lin.PKP, method="randomized").on("all")
+
+
+def every_data() -> None:
+    make_memory_pro(3), make_flip_flop(3), make_multitask(3)
+    padded, mask = pad_sequences([X[0], X[1, :3]])
+    trials_first(padded)
+    SequenceScaler().fit_transform(padded, mask=mask)
+    SequenceVectorizer().fit_transform(X)
+
+
+def fit_with_a_fault() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        recurrent(None, "relu", optimizer="sgd", learning_rate=1e30).fit(X, Y)
+
+
+CALLS = {
+    "analyzer": every_answer,
+    "analyzer of tasks": every_answer_on_tasks,
+    "analyzer of layers": every_answer_on_layers,
+    "operators": every_answer_on_operators,
+    "data": every_data,
+    "user's cell": lambda: recurrent(None, MyCell).fit(X, Y),
+    "SavedTraining": lambda: SavedTraining(MODULE).fit(X, Y).predict(X),
+    "sweep": lambda: sweep(KPFlowAnalyzer(recurrent()), {"init_scale": [1.0]}, X, Y),
+    "compare": lambda: compare({"a": analysed(), "b": analysed()}, X),
+    "a fault": fit_with_a_fault,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_global_state_is_touched(name):
+    CALLS[name]()  # What is imported when first needed may add filters for its own warnings.
+    before = global_state()
+    CALLS[name]()
+    after = global_state()
+    assert [key for key in before if before[key] != after[key]] == []
+
+
+def test_the_command_touches_no_global_state(tmp_path, capsys):
+    quick = ["--hidden-size", "4", "--max-iter", "2", "--snapshots", "2", "--out", str(tmp_path)]
+    before = global_state()
+    np.savez(tmp_path / "trials.npz", X=X, y=Y)
+    assert main(["--data", str(tmp_path / "trials.npz"), *quick]) == 0
+    after = global_state()
+    assert [key for key in before if before[key] != after[key]] == []
+
+
+def test_what_is_touched_is_seen():
+    assert global_state() == global_state()
+    before = global_state()
+    with torch.random.fork_rng():
+        torch.randn(1)
+        assert global_state()["torch"] != before["torch"]
+    with np.errstate(over="raise"):
+        assert global_state()["errors"] != before["errors"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert global_state()["warnings"] != before["warnings"]
+
+
+def test_the_global_generators_decide_nothing():
+    found = []
+    for seed in (0, 1):
+        state = np.random.get_state()  # noqa: NPY002
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            found.append(numbers(fitted("KPFlowAnalyzer"), (X, Y)))
+        np.random.set_state(state)  # noqa: NPY002
+    assert_same(*found)
+
+
+def test_separate_chunks_are_what_was_tested():
+    # The limits above cut P into single trials: else they would test nothing.
+    op = linearize(recurrent().fit(X, Y).network_, X).P
+    assert isinstance(op, FlowPropagator)
+    spectra = OperatorSpectra(op, method="randomized", n_probes=4, memory_limit=1)
+    assert spectra.sketcher._chunk == 1

@@ -1,0 +1,396 @@
+"""Training faults: gradients that vanish, losses that diverge, memory that runs out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from kpflow_sklearn import (
+    FeedForwardTrainer,
+    GramFlowAnalyzer,
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    TaskAlignmentAnalyzer,
+    linearize,
+)
+from kpflow_sklearn._memory import Allowance, OutOfMemory, explained
+from kpflow_sklearn.modes import leading_modes
+from kpflow_sklearn.operators import FlowPropagator, ParameterJacobian
+from kpflow_sklearn.spectra import OperatorSpectra
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((12, 8, 2))
+Y = X.cumsum(1)
+MASK = np.arange(8) < rng.integers(2, 9, 12)[:, None]
+TASKS = np.repeat(["a", "b", "c"], 4)
+ROWS, VALUES = rng.standard_normal((40, 3)), rng.standard_normal((40, 2))
+
+
+def recurrent(**options) -> RecurrentTrainer:
+    settings = {"hidden_size": 5, "max_iter": 12, "snapshots": 3, "random_state": 0}
+    return RecurrentTrainer(**settings | options)
+
+
+def feedforward(**options) -> FeedForwardTrainer:
+    settings = {"hidden_sizes": (6,), "max_iter": 12, "snapshots": 3, "random_state": 0}
+    return FeedForwardTrainer(**settings | options)
+
+
+ANALYSES: dict[str, Callable[[Any], Any]] = {
+    "KPFlowAnalyzer": lambda t: KPFlowAnalyzer(t, random_state=0).fit(X, Y),
+    "TaskAlignmentAnalyzer": lambda t: TaskAlignmentAnalyzer(t, random_state=0).fit(
+        X, Y, tasks=TASKS
+    ),
+    "GramFlowAnalyzer": lambda t: GramFlowAnalyzer(t, random_state=0).fit(ROWS, VALUES),
+}
+
+
+def assert_honest(results: pd.DataFrame) -> None:
+    """Check that every number is finite, or missing for a reason."""
+    missing = results["value"].isna()
+    assert (missing == (results["reason"] != "")).all()
+    assert np.isfinite(results["value"][~missing]).all()
+    assert np.isfinite(results["std_error"][~missing]).all()
+
+
+# ---------------------------------------------------------------------------------- divergence
+
+# Of each kind one that leaves the range of floats in the middle of its run.
+DIVERGING = {"optimizer": "sgd", "learning_rate": 1e6, "max_iter": 60, "snapshots": range(61)}
+WILD = {
+    "relu": lambda **o: recurrent(cell="relu", **DIVERGING | o),
+    "gru": lambda **o: recurrent(cell="gru", **DIVERGING | {"learning_rate": 1e300} | o),
+    "float32": lambda **o: recurrent(cell="relu", dtype="float32", **DIVERGING | o),
+    "feed-forward": lambda **o: feedforward(activation="identity", **DIVERGING | o),
+}
+
+
+@pytest.mark.parametrize("name", WILD)
+def test_a_diverging_training_stops_at_its_last_finite_snapshot(name):
+    data = (ROWS, VALUES) if name == "feed-forward" else (X, Y)
+    with pytest.warns(ConvergenceWarning, match="training diverged.*no longer finite"):
+        found = WILD[name]().fit(*data)
+    assert found.n_iter_ < 60
+    assert found.n_iter_ == len(found.loss_curve_) == found.snapshots_[-1].iteration
+    assert np.isfinite(found.loss_curve_).all()
+    for snapshot in found.snapshots_:
+        assert all(torch.isfinite(value).all() for value in snapshot.state.values())
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+@pytest.mark.parametrize("with_folder", [False, True])
+def test_a_diverged_training_is_analysed_in_finite_numbers(analysis, with_folder, tmp_path):
+    name = "feed-forward" if analysis == "GramFlowAnalyzer" else "relu"
+    if with_folder and name == "feed-forward":
+        pytest.skip("FeedForwardTrainer keeps no folder")
+    options = {"checkpoint_dir": tmp_path} if with_folder else {}
+    # The last finite snapshot of a relu may hold weights whose states overflow: keep few.
+    options["snapshots"] = [0, 1]
+    with pytest.warns(ConvergenceWarning, match="diverged"):
+        found = ANALYSES[analysis](WILD[name](**options))
+    assert_honest(found.results_)
+    if with_folder:
+        files = sorted(tmp_path.glob("snapshot-*.pt"))
+        assert [int(f.stem.split("-")[1]) for f in files] == [0, 1]
+        for file in files:
+            state = torch.load(file, weights_only=True)
+            assert all(torch.isfinite(value).all() for value in state.values())
+
+
+# --------------------------------------------------------------------------- vanishing gradients
+
+
+def silence(module: torch.nn.Module) -> None:
+    """Make every relu silent: no error passes it."""
+    for name, p in module.named_parameters():
+        if "bias" in name and not name.startswith("readout."):
+            p.fill_(-1e3)
+
+
+VANISHED = "the gradient vanished: at iteration 12"
+
+
+@pytest.mark.parametrize("analysis", ["KPFlowAnalyzer", "TaskAlignmentAnalyzer"])
+def test_a_gradient_that_vanishes_is_named_and_analysed(analysis):
+    with pytest.warns(ConvergenceWarning, match=VANISHED):
+        found = ANALYSES[analysis](recurrent(cell="relu", constraint=silence))
+    assert_honest(found.results_)
+    assert np.isfinite(found.loss_curve_).all()
+
+
+def test_a_feedforward_gradient_that_vanishes_is_named_and_analysed():
+    with pytest.warns(ConvergenceWarning, match=VANISHED):
+        found = ANALYSES["GramFlowAnalyzer"](feedforward(activation="sigmoid", init_scale=1e9))
+    assert_honest(found.results_)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_gradient_below_rounding_has_vanished_too(dtype):
+    # Only the first of many steps tells, and a state that shrinks a hundredfold at each.
+    def forget(module: torch.nn.Module) -> None:
+        module.recurrent.weight_hh_l0.fill_(0.01 / 5)
+
+    pulses = np.zeros((12, 30, 2))
+    pulses[:, 0] = X[:, 0]
+    weight = np.zeros((12, 30))
+    weight[:, -1] = 1.0
+
+    class NoBias(torch.nn.Module):
+        def __init__(self, n_features: int, hidden_size: int) -> None:
+            super().__init__()
+            self.ih = torch.nn.Linear(n_features, hidden_size, bias=False)
+
+        def forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(self.ih(x) + 0.01 * h)
+
+    source = recurrent(cell=NoBias, dtype=dtype)
+    with pytest.warns(ConvergenceWarning, match=VANISHED):
+        source.fit(pulses, np.ones((12, 30, 1)), loss_weight=weight)
+
+
+def test_a_perfect_fit_has_not_vanished():
+    recurrent(cell="tanh").fit(np.zeros((4, 5, 2)), np.zeros((4, 5, 1)), loss_weight=None)
+
+
+# ------------------------------------------------------------------------------- out of memory
+
+FAILURES = {
+    "torch": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    if hasattr(torch, "OutOfMemoryError")
+    else RuntimeError("CUDA out of memory."),
+    "numpy": MemoryError("Unable to allocate 8.00 GiB for an array"),
+    "bare": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_work_is_begun_anew_with_half_as_much(failure):
+    tried = []
+
+    def work() -> str:
+        tried.append(allowance.amount)
+        if allowance.amount > 20:
+            raise failure
+        return "done"
+
+    allowance = Allowance(100, 1, "")
+    assert allowance.run(work) == "done"
+    assert tried == [100, 50, 25, 12]
+    assert allowance.run(work) == "done" and tried[-1] == 12
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_what_never_fits_ends_in_one_error(failure):
+    def work() -> None:
+        raise failure
+
+    with pytest.raises(MemoryError, match="^memory ran out: lower this$") as caught:
+        Allowance(8, 3, "lower this").run(work)
+    assert caught.value.__cause__ is failure
+    # What is explained is passed on by whoever else works in chunks.
+    calls = []
+
+    def passes_on() -> None:
+        calls.append(1)
+        raise caught.value
+
+    with pytest.raises(OutOfMemory, match="lower this"):
+        Allowance(100, 1, "another").run(passes_on)
+    assert calls == [1]
+
+
+def test_other_errors_are_left_alone():
+    def work() -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Allowance(100, 1, "").run(work)
+    with pytest.raises(RuntimeError, match="shapes"), explained("x"):
+        work()
+
+
+@contextmanager
+def no_more_than(n_entries: float, patch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Let products of P and J_theta fail that are larger, as an allocator would."""
+    failed: list[int] = []
+
+    def limited(function: Callable) -> Callable:
+        def product(op, q, *rest):
+            n = q.numel() // np.prod(op.in_shape) * np.prod(op.out_shape)
+            if n > n_entries:
+                failed.append(int(n))
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return function(op, q, *rest)
+
+        return product
+
+    with patch.context() as inside:
+        for owner, name in ((FlowPropagator, "_forward"), (ParameterJacobian, "_apply")):
+            inside.setattr(owner, name, limited(getattr(owner, name)))
+        yield failed
+
+
+@pytest.fixture(scope="module")
+def lin():
+    return linearize(recurrent(cell="gru", max_iter=0, snapshots=1).fit(X, Y).network_, X)
+
+
+def spectrum_and_rank(op) -> list[float]:
+    axes = ("all", "time", "hidden")
+    spectra = OperatorSpectra(op, axes=axes, method="randomized", n_probes=6, random_state=0)
+    found = [spectra.on(axis) for axis in axes]
+    ranks = [spectra.rank(axis).value for axis in axes]
+    return [x.effective_dimension.value for x in found] + ranks + [found[0].trace.value]
+
+
+@pytest.mark.parametrize("operator", ["P", "PKP"])
+def test_spectra_survive_a_lack_of_memory(lin, operator, monkeypatch):
+    op = getattr(lin, operator)
+    expected = spectrum_and_rank(op)
+    with no_more_than(20 * 2 * 8 * 5, monkeypatch) as failed:
+        found = spectrum_and_rank(op)
+    assert failed
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("operator, n_vectors", [("P", 6), ("PKP", 24)])
+def test_modes_survive_a_lack_of_memory(lin, operator, n_vectors, monkeypatch):
+    monkeypatch.setattr("kpflow_sklearn.modes.DENSE_LIMIT", 0)
+    op = getattr(lin, operator)
+    expected = leading_modes(op, 3, tolerance=1e-9, random_state=0)
+    with no_more_than(n_vectors * 8 * 5, monkeypatch) as failed:
+        found = leading_modes(op, 3, tolerance=1e-9, random_state=0)
+    assert failed
+    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=1e-9)
+    np.testing.assert_allclose(found.eigenfunctions, expected.eigenfunctions, atol=1e-6)
+
+
+def test_an_analysis_that_never_fits_names_what_to_lower(lin, monkeypatch):
+    message = r"memory ran out: .*\(12, 8, 5\).*memory_limit was 1000000 bytes.*analysis_trials"
+    spectra = OperatorSpectra(lin.P, method="randomized", memory_limit=10**6, random_state=0)
+    with no_more_than(0, monkeypatch), pytest.raises(MemoryError, match=message):
+        spectra.on("time")
+
+
+def test_a_linearization_that_does_not_fit_names_what_to_lower(monkeypatch):
+    def fail(*args):
+        raise FAILURES["torch"]
+
+    monkeypatch.setattr("kpflow_sklearn.network.RecurrentNetwork.tangent", fail)
+    with pytest.raises(MemoryError, match="12 trials of 8 steps.*analysis_trials"):
+        KPFlowAnalyzer(recurrent()).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    "analysis, place, message",
+    [
+        ("TaskAlignmentAnalyzer", "task_flow.TaskFlow.matrices", "3 sub-tasks and .*12 trials"),
+        ("GramFlowAnalyzer", "gram_analysis.GramSnapshot.kernel_rows", "40 rows.*max_kernel_size"),
+    ],
+)
+def test_other_analyses_that_do_not_fit_name_what_to_lower(analysis, place, message, monkeypatch):
+    def fail(*args):
+        raise FAILURES["numpy"]
+
+    monkeypatch.setattr(f"kpflow_sklearn.{place}", fail)
+    source = feedforward() if analysis == "GramFlowAnalyzer" else recurrent()
+    with pytest.raises(MemoryError, match=f"memory ran out: .*{message}"):
+        ANALYSES[analysis](source)
+
+
+TRAININGS = {
+    "full batch": {},
+    "minibatch": {"batch_size": 8},
+    "noise": {"noise_std": 0.3, "batch_size": 7},
+    "penalty, clipping": {"activity_l2": 0.1, "grad_clip": 0.5},
+}
+
+
+def limit_samples(patch: pytest.MonkeyPatch, n: int) -> None:
+    """Let forward passes on more than ``n`` samples fail."""
+    for place in ("network.RecurrentNetwork.states", "feedforward.FeedForwardNetwork.forward"):
+        owner, _, name = place.rpartition(".")
+        module, _, cls = owner.rpartition(".")
+        kind = getattr(__import__(f"kpflow_sklearn.{module}", fromlist=[cls]), cls)
+        whole = getattr(kind, name)
+
+        def limited(self, x, *rest, whole=whole):
+            if len(x) > n:
+                raise FAILURES["torch"]
+            return whole(self, x, *rest)
+
+        patch.setattr(kind, name, limited)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "ragged"])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_training_survives_a_lack_of_memory(name, mask, monkeypatch):
+    expected = recurrent(**TRAININGS[name]).fit(X, Y, mask=mask)
+    limit_samples(monkeypatch, 3)
+    found = recurrent(**TRAININGS[name]).fit(X, Y, mask=mask)
+    np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-10)
+    for mine, other in zip(found.snapshots_, expected.snapshots_, strict=True):
+        for key, value in mine.state.items():
+            torch.testing.assert_close(value, other.state[key], rtol=1e-8, atol=1e-10)
+
+
+def test_feedforward_training_survives_a_lack_of_memory(monkeypatch):
+    expected = feedforward().fit(ROWS, VALUES)
+    limit_samples(monkeypatch, 7)
+    found = feedforward().fit(ROWS, VALUES)
+    np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-12)
+
+
+def test_a_training_that_never_fits_names_its_sizes(monkeypatch):
+    limit_samples(monkeypatch, 0)
+    message = "memory ran out: one update on 4 of 12 samples.*hidden_size.*batch_size"
+    with pytest.raises(MemoryError, match=message):
+        recurrent(batch_size=4).fit(X, Y)
+
+
+SCRIPT = """
+import resource, sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from kpflow_sklearn import linearize
+from kpflow_sklearn.network import build_network
+from kpflow_sklearn.spectra import OperatorSpectra
+
+net = build_network("tanh", 2, 2, hidden_size=64, n_layers=1, init_scale=1.0,
+    recurrent_init="normal", alpha=1.0, learn_initial_state=False, dtype=torch.float32, seed=0)
+lin = linearize(net, np.random.default_rng(0).standard_normal((400, 50, 2)))
+
+def measure(limit):
+    spectra = OperatorSpectra(lin.PKP, axes=("time",), method="randomized", memory_limit=limit,
+        n_probes=30, random_state=0)
+    return spectra.on("time").effective_dimension.value
+
+expected = measure(10**8)
+held = [int(line.split()[1]) * 1024 for line in open("/proc/self/status") if "VmSize" in line][0]
+resource.setrlimit(resource.RLIMIT_AS, (held + 60 * 2**20,) * 2)
+print(expected, measure(10**10))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_short_of_memory_gets_the_same_numbers():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    expected, found = map(float, done.stdout.split())
+    assert found == pytest.approx(expected, rel=1e-4)  # Of sums in single precision.
+    assert "memory ran out; once more with chunks of half the size" in done.stderr
