@@ -32,8 +32,10 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
+# A name between backticks in a docstring is a link where it has a page here.
+nitpick_ignore_regex = [("py:obj", ".*")]
 smartquotes = False  # Types and code are copied from the pages.
-default_role = "code"
+default_role = "autolink"
 suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold functions.
 
 # Markdown: formulas between dollars, links to headings, figures by directives between colons.
