@@ -412,13 +412,34 @@ class GramFlowAnalyzer(
 
         Parameters
         ----------
-        X, y
-            As in `fit`; at most 256 rows are used.
+        X : array-like of shape (n_samples, n_features)
+            Inputs; at most 256 rows are used.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
 
         Returns
         -------
         DataFrame
             Columns identity, error (relative), tolerance, passed.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or y have the wrong shape, hold NaN or infinity, or X has other features than
+            on fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> y = X[:, 0] ** 2
+        >>> trainer = FeedForwardTrainer((4,), max_iter=4, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, random_state=0).fit(X, y)
+        >>> bool(analyzer.verify(X, y)["passed"].all())
+        True
         """
         check_is_fitted(self, "results_")
         inputs = check_table(self, X, reset=False)

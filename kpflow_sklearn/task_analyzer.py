@@ -402,14 +402,42 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
 
         Parameters
         ----------
-        X, y, tasks, mask, loss_weight
-            Trials, as in `fit`; at most ``analysis_trials`` of them are used. Where there are
-            several sub-tasks, what is said of them is checked besides the operators.
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs; at most ``analysis_trials`` trials are used.
+        y : array-like, optional
+            Targets, in the form given to `fit`.
+        tasks : array-like of shape (n_trials,), optional
+            The sub-task of each trial. Where there are several, what is said of them is checked
+            besides the operators.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps, a prefix of each trial.
+        loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
+            w >= 0, what each step costs.
 
         Returns
         -------
         DataFrame
             Columns identity, error (relative unless said otherwise), tolerance, passed.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If an array has the wrong shape, or holds NaN or infinity, or X has other features
+            than on fit.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
+        >>> from kpflow_sklearn.datasets import make_multitask
+        >>> periods = {"context": 2, "stimulus": 2, "memory": 2, "response": 2}
+        >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
+        >>> analyzer = analyzer.fit(X, y, tasks=tasks)
+        >>> bool(analyzer.verify(X, y, tasks=tasks)["passed"].all())
+        True
         """
         table = super().verify(X, y, mask=mask, loss_weight=loss_weight)
         labels = self._check_labels(tasks, None, X)
