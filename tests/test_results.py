@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from kpflow_sklearn._reading import read_in_words, table_of
+from kpflow_sklearn._reading import read_analysis_in_words, table_of
 from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.results import (
     COLUMNS,
@@ -273,7 +274,14 @@ def test_errors_and_ratios_of_ranks_are_printed():
         "1.05",
     ]
     signals = pd.DataFrame({"Z": [1.0, 1.0], "PKP*Err": [1.0, 1.0]}, index=[0, 10])
-    words = read_in_words(results, table, signals, n_timesteps=30, n_states=4)
+    analyzer = SimpleNamespace(
+        results_=results,
+        bottleneck_=table,
+        signal_dimensions_=signals,
+        eigenfunctions_={"K": np.empty((1, 4, 30, 4))},
+        rank_threshold=0.95,
+    )
+    words = read_analysis_in_words(analyzer)
     assert "is 8 to 20 (± 3 at most) for K, 18 to 19 for P" in words
 
 
