@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import kpflow_sklearn
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+from kpflow_sklearn.datasets import make_memory_pro
 
 ROOT = Path(__file__).parents[1]
 BUILT = {"_build", "auto_examples", "generated"}
@@ -71,6 +73,16 @@ def test_python_on_pages_is_python(page):
     text = page.read_text(encoding="utf-8")
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
         compile(block, page.name, "exec")
+
+
+def test_the_questions_to_tables_have_answers(capsys):
+    X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
+    trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+    scope = {"analyzer": KPFlowAnalyzer(trainer, random_state=0).fit(X, y)}
+    text = (ROOT / "docs/howto/tables.md").read_text(encoding="utf-8")
+    exec(re.findall(r"```python\n(.*?)```", text, flags=re.S)[0], scope)
+    assert scope["wide"].index.tolist() == [0, 2] and scope["wide"].notna().all().all()
+    assert "PKP" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
