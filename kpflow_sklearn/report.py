@@ -75,10 +75,11 @@ def report(
         Valid steps of X.
     loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
         w >= 0, what each step costs.
-    color_by : array-like of shape (n_trials,), optional
-        A number or a name a trial that colours its trajectory; default y where that is one each.
+    color_by : array-like of shape (n_trials,) or (n_trials, n_timesteps), optional
+        What colours the trajectories, as `TrajectoryDisplay` takes it; default y where that is
+        one value a trial or step, else the step.
     cyclic : bool, default=False
-        Whether these numbers are angles in radians.
+        Whether these are angles in radians.
     color_label : str, default=""
         What they are.
     title : str, optional
@@ -181,10 +182,10 @@ def _check_given(analyzer: Any, X: ArrayLike | None, **others: ArrayLike | None)
     if X is None and given:
         raise ValueError(f"{given[0]} was given without X.")
     color_by = others["color_by"]
-    if X is not None and color_by is not None and np.shape(color_by) != (len(np.asarray(X)),):
+    if X is not None and color_by is not None and len(np.asarray(color_by)) != len(np.asarray(X)):
         raise ValueError(
-            f"color_by must hold one number or name a trial, shape ({len(np.asarray(X))},), got "
-            f"{np.shape(color_by)}."
+            f"color_by must hold a value for each of the {len(np.asarray(X))} trials, got "
+            f"{len(np.asarray(color_by))}."
         )
     if isinstance(analyzer, GramFlowAnalyzer):
         if given and given != ["y"]:
@@ -218,6 +219,6 @@ def _trajectories(
     """Return the section with the state trajectories of a recurrent network."""
     if isinstance(analyzer, GramFlowAnalyzer):
         return []
-    if color[0] is None and y is not None and np.ndim(y) == 1:
+    if color[0] is None and y is not None and np.ndim(y) < 3:
         color = (y, False, "y")
     return [trajectory_section(analyzer, X, mask, *color)]

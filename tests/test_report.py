@@ -538,7 +538,7 @@ def test_a_missing_folder_is_named_before_anything_is_computed(gram, tmp_path, m
             "kpflow",
             (TRIALS, TRIALS),
             {"color_by": [1, 2]},
-            "color_by must hold one number or name",
+            "color_by must hold a value for each of the 9 trials, got 2",
         ),
         ("gram", (ROWS,), {}, "y is needed with X"),
         ("gram", (ROWS, TARGETS), {"mask": np.ones(12)}, "mask means nothing for a feed-forward"),
