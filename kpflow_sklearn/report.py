@@ -32,7 +32,7 @@ from kpflow_sklearn.task_analyzer import TaskAlignmentAnalyzer
 
 MOST_CSV = 4_000_000  # Bytes of results_ that a page may hold.
 
-#: What is said of each kind of analyzer: SUBJECT, PAPER, CHECKED, `read`, `count`, `sections`.
+#: What is said of each kind of analyzer: SUBJECT, PAPER, `read`, `count`, `sections`.
 _KINDS: dict[type, ModuleType] = {
     KPFlowAnalyzer: _kpflow,
     TaskAlignmentAnalyzer: _alignment,
@@ -48,6 +48,7 @@ def report(
     *,
     mask: ArrayLike | None = None,
     loss_weight: ArrayLike | None = None,
+    tasks: ArrayLike | None = None,
     color_by: ArrayLike | None = None,
     cyclic: bool = False,
     color_label: str = "",
@@ -75,10 +76,14 @@ def report(
         Valid steps of X.
     loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
         w >= 0, what each step costs.
-    color_by : array-like of shape (n_trials,), optional
-        A number or a name a trial that colours its trajectory; default y where that is one each.
+    tasks : array-like of shape (n_trials,), optional
+        The sub-task of each trial of X; what a `TaskAlignmentAnalyzer` says of them is then
+        verified too.
+    color_by : array-like of shape (n_trials,) or (n_trials, n_timesteps), optional
+        What colours the trajectories, as `TrajectoryDisplay` takes it; default the tasks, y
+        where that is one value a trial or step, else the step.
     cyclic : bool, default=False
-        Whether these numbers are angles in radians.
+        Whether these are angles in radians.
     color_label : str, default=""
         What they are.
     title : str, optional
@@ -117,14 +122,16 @@ def report(
     check_is_fitted(analyzer, "results_")
     file = _checked_path(path)
     options = {"mask": mask, "loss_weight": loss_weight}
-    _check_given(analyzer, X, y=y, color_by=color_by, **options)
-    score, checks = _judge(analyzer, X, y, **options)
+    _check_given(analyzer, X, y=y, tasks=tasks, color_by=color_by, **options)
+    score, checks = _judge(analyzer, X, y, tasks, **options)
+    if color_by is None and tasks is not None:
+        color_by, cyclic, color_label = tasks, False, "task"
     origin = provenance_of(analyzer, **(about or {}))
     software = f"kpflow_sklearn {_version()}"
     sections = [
         *kind.sections(analyzer),
         *_trajectories(analyzer, X, y, mask, (color_by, cyclic, color_label)),
-        verification_section(checks, kind.CHECKED),
+        verification_section(checks),
         settings_section(analyzer),
         origin_section(origin, kind.PAPER, software),
     ]
@@ -175,17 +182,18 @@ def _checked_path(path: str | PathLike) -> Path:
     return file
 
 
-def _check_given(analyzer: Any, X: ArrayLike | None, **others: ArrayLike | None) -> None:
+def _check_given(analyzer: Any, X: Any, **others: Any) -> None:
     """Refuse what X is missing for, and what only recurrent networks take."""
     given = [name for name, value in others.items() if value is not None]
     if X is None and given:
         raise ValueError(f"{given[0]} was given without X.")
-    color_by = others["color_by"]
-    if X is not None and color_by is not None and np.shape(color_by) != (len(np.asarray(X)),):
-        raise ValueError(
-            f"color_by must hold one number or name a trial, shape ({len(np.asarray(X))},), got "
-            f"{np.shape(color_by)}."
-        )
+    for name in ("tasks", "color_by"):
+        value = others[name]
+        if value is not None and np.shape(value)[:1] != np.shape(X)[:1]:
+            raise ValueError(
+                f"{name} must hold a value for each of the {np.shape(X)[0]} trials, got shape "
+                f"{np.shape(value)}."
+            )
     if isinstance(analyzer, GramFlowAnalyzer):
         if given and given != ["y"]:
             raise ValueError(
@@ -196,15 +204,19 @@ def _check_given(analyzer: Any, X: ArrayLike | None, **others: ArrayLike | None)
 
 
 def _judge(
-    analyzer: Any, X: ArrayLike | None, y: ArrayLike | None, **options: ArrayLike | None
+    analyzer: Any,
+    X: ArrayLike | None,
+    y: ArrayLike | None,
+    tasks: ArrayLike | None,
+    **options: ArrayLike | None,
 ) -> tuple[float | None, pd.DataFrame | None]:
     """Return the network's score on the trials given, and the identities checked."""
-    if isinstance(analyzer, GramFlowAnalyzer):
-        score = None if X is None or y is None else analyzer.score(X, y)
-        return score, _gram.checks(analyzer)
     if X is None:
         return None, None
-    checks = analyzer.verify(X, y, **options)
+    if isinstance(analyzer, GramFlowAnalyzer):
+        return analyzer.score(X, y), analyzer.verify(X, y)  # type: ignore[arg-type]
+    labels = {"tasks": tasks} if isinstance(analyzer, TaskAlignmentAnalyzer) else {}
+    checks = analyzer.verify(X, y, **labels, **options)
     return analyzer.score(X, y, mask=options["mask"]), checks
 
 
@@ -218,6 +230,6 @@ def _trajectories(
     """Return the section with the state trajectories of a recurrent network."""
     if isinstance(analyzer, GramFlowAnalyzer):
         return []
-    if color[0] is None and y is not None and np.ndim(y) == 1:
+    if color[0] is None and y is not None and np.ndim(y) < 3:
         color = (y, False, "y")
     return [trajectory_section(analyzer, X, mask, *color)]

@@ -205,7 +205,7 @@ def test_a_report_says_what_the_command_prints(is_file, tmp_path, capsys):
     assert page.title == f"GRU, 6 units on {options[1]}"
     reading = page.text[page.text.index("From iteration 0") :]
     assert re.split(r" (Over training Spectra|Alignment Groups)", reading)[0] in printed
-    assert page.tables["Identities"].words("passed").count("yes") == 8
+    assert page.tables["Identities"].words("passed").count("yes") >= 8
     assert "State trajectories" in page.text and "Not drawn" not in page.text
     (saved,) = [content_of(link)[1] for link in page.links if link.startswith("data:text/csv")]
     assert saved == (out / "results.csv").read_bytes()

@@ -15,40 +15,19 @@ from kpflow_sklearn.reporting._pictures import Drawing, drawn
 from kpflow_sklearn.reporting._tables import Measured, from_frame, over_training, spelled
 from kpflow_sklearn.results import select
 
-__all__ = ["CHECKED", "PAPER", "SUBJECT", "count", "read", "sections"]
+__all__ = ["PAPER", "SUBJECT", "count", "read", "sections"]
 
 SUBJECT = "Gram flow"
-CHECKED = "Numbers of these tables that were computed in two ways; errors are relative."
-
-#: Errors of sums in float64, relative to the largest of what is added up.
-_ROUNDING = 1e-9
 
 
 def sections(analyzer: Any) -> list[Section]:
-    """Return what was measured: training, its layers, modes and kernel, and what must add up."""
+    """Return what was measured: training, its layers, kernel and modes."""
     return [_training(analyzer), _layers(analyzer), _kernel(analyzer)]
 
 
 def count(analyzer: Any) -> str:
     """Say on how much the network was analysed."""
     return f"{len(analyzer.X_fit_)} rows"
-
-
-def checks(analyzer: Any) -> pd.DataFrame:
-    """Return what must agree, computed in two ways: columns identity, error, tolerance, passed."""
-    rows = []
-    loss = select(analyzer.results_, "network", "loss")["value"]
-    changes = analyzer.layer_table_["loss_change"].unstack("layer").iloc[1:]
-    if len(changes) and np.isfinite(changes.to_numpy()).all():
-        apart = abs(changes.sum(axis=1) - loss.diff().iloc[1:])
-        size = max(loss.max(), abs(changes).to_numpy().max(), 1e-300)
-        rows.append(("layers' loss changes add up to that of the loss", apart.max() / size))
-    trace = select(analyzer.results_, "K", "trace")["value"].iloc[-1]
-    if len(analyzer.eigenvalues_) == analyzer.eigenvectors_.shape[0] and trace > 0:
-        error = abs(analyzer.eigenvalues_.sum() - trace) / trace
-        rows.append(("tr K by layers = by eigenvalues", error))
-    table = pd.DataFrame(rows, columns=["identity", "error"]).assign(tolerance=_ROUNDING)
-    return table.assign(passed=table["error"] <= table["tolerance"])
 
 
 def _training(analyzer: Any) -> Section:

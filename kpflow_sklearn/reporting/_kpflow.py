@@ -9,7 +9,6 @@ import pandas as pd
 from kpflow_sklearn._reading import read_analysis_in_words as read
 from kpflow_sklearn.plotting import CollapseDisplay, LyapunovDisplay, SpectrumDisplay
 from kpflow_sklearn.reporting._origin import KPFLOW as PAPER
-from kpflow_sklearn.reporting._origin import VERIFIED as CHECKED
 from kpflow_sklearn.reporting._page import Section, Table
 from kpflow_sklearn.reporting._pictures import Drawing, drawn
 from kpflow_sklearn.reporting._tables import (
@@ -22,7 +21,7 @@ from kpflow_sklearn.reporting._tables import (
 )
 from kpflow_sklearn.results import select
 
-__all__ = ["CHECKED", "PAPER", "SUBJECT", "count", "read", "sections"]
+__all__ = ["PAPER", "SUBJECT", "count", "read", "sections"]
 
 SUBJECT = "KPFlow"
 

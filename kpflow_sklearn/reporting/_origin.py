@@ -15,7 +15,7 @@ from kpflow_sklearn.plotting._style import matplotlib_is_here
 from kpflow_sklearn.reporting._page import Cell, Section, Table
 from kpflow_sklearn.reporting._tables import from_frame, named_values
 
-NOT_VERIFIED = (
+_NOT_VERIFIED = (
     "Not run: the report was made without trials. report(analyzer, path, X, y) checks on them the "
     "identities behind these numbers: gradients, adjoints, one gradient step."
 )
@@ -27,9 +27,9 @@ GRAM_FLOW = (
     "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram Metrics. "
     "arXiv:2606.09744."
 )
-VERIFIED = (
+_VERIFIED = (
     "Checked by independent computations in float64, on the network in its last state and the "
-    "trials of this report; errors are relative unless said otherwise."
+    "data given to this report; errors are relative unless said otherwise."
 )
 _LONGEST = 300  # Characters of a setting.
 
@@ -75,15 +75,13 @@ def facts(analyzer: Any, count: str, score: float | None) -> list[str]:
     return found
 
 
-def verification_section(checks: pd.DataFrame | None, how: str) -> Section:
+def verification_section(checks: pd.DataFrame | None) -> Section:
     """Return the section on the identities checked, which says so if there were none."""
     if checks is None:
-        return Section("Verification", [NOT_VERIFIED])
-    if not len(checks):
-        return Section("Verification", ["These tables hold nothing that could be checked."])
+        return Section("Verification", [_NOT_VERIFIED])
     n_passed, n = int(checks["passed"].sum()), len(checks)
     doubt = "" if n_passed == n else " Those that do not put the numbers above in doubt."
-    words = f"{n_passed} of {n} identities hold.{doubt} {how}"
+    words = f"{n_passed} of {n} identities hold.{doubt} {_VERIFIED}"
     return Section("Verification", [words], tables=[from_frame("Identities", checks)])
 
 
