@@ -70,8 +70,8 @@ plt.show()
 
 # %%
 # In all five seeds the states end up grouped into Pro and Anti. Just before the states turn, the
-# cumulative update is in favour of these groups in four of the five (margins of 0.07 to 0.39),
-# which is a hint and no more: the best chance level of a seed is 1/3. Its clustering shows the
-# groups earlier than that of the states in one seed, later in two, and not for good in the other
-# two. The plain gradient cosine does no worse. Ten larger networks gave the same picture: see the
-# page of reproductions.
+# cumulative update is in favour of these groups in four of the five (margins of 0.07 to 0.39), in
+# three of them more than of any other pairs: a hint and no more, since one seed in three does so
+# by chance. Its clustering shows the groups earlier than that of the states in one seed, later in
+# two, and not for good in the other two. The plain gradient cosine does no worse. Ten larger
+# networks gave the same picture: see the page of reproductions.
