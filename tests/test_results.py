@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kpflow_sklearn._reading import read_in_words, table_of
+from kpflow_sklearn._reading import _rank_sentence, table_of
 from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.results import (
     COLUMNS,
@@ -268,12 +268,9 @@ def test_errors_and_ratios_of_ranks_are_printed():
     table = bottleneck_table(results)
     printed = table_of(results, table)
     assert printed["rank K"].tolist() == ["8 ± 3", "20"]
-    assert printed["narrower"].tolist() == ["K", "P"] and printed["ratio"].tolist() == [
-        "2.25",
-        "1.05",
-    ]
-    signals = pd.DataFrame({"Z": [1.0, 1.0], "PKP*Err": [1.0, 1.0]}, index=[0, 10])
-    words = read_in_words(results, table, signals, n_timesteps=30, n_states=4)
+    assert printed["narrower"].tolist() == ["K", "P"]
+    assert printed["ratio"].tolist() == ["2.25", "1.05"]
+    words = _rank_sentence(table, 30, 0.95)
     assert "is 8 to 20 (± 3 at most) for K, 18 to 19 for P" in words
 
 
