@@ -114,6 +114,30 @@ def test_what_callbacks_see_is_the_network_so_far():
         assert score == shorter.score(X, LABELS)
 
 
+class Dropping(torch.nn.Module):
+    """A cell whose step is random while it trains."""
+
+    def __init__(self, n_features, hidden_size):
+        super().__init__()
+        self.drop, self.step = torch.nn.Dropout(0.5), torch.nn.GRUCell(n_features, hidden_size)
+
+    def forward(self, x, h):
+        return self.step(self.drop(x), h)
+
+
+@pytest.mark.filterwarnings("ignore:init_scale")
+def test_what_callbacks_see_is_ready_to_predict_while_training_goes_on():
+    seen = []
+
+    class Keeper(Recorder):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+            if context.task_name == "iteration":
+                seen.append((fitted_estimator.network_.training, estimator.network_.training))
+
+    clone(TRAINER).set_params(cell=Dropping).set_callbacks(Keeper()).fit(X, LABELS)
+    assert seen == [(False, True)] * N_ITER
+
+
 def test_a_callback_may_stop_the_training():
     trainer = clone(TRAINER).set_callbacks(Recorder(stop_at=2)).fit(X, LABELS)
     assert trainer.n_iter_ == len(trainer.loss_curve_) == 3

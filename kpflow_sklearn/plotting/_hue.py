@@ -14,6 +14,7 @@ from kpflow_sklearn.plotting._style import (
     CATEGORY_COLORS,
     OPERATOR_LINE,
     plain_texts,
+    plot_range,
     sequential_colors,
     short_name,
 )
@@ -88,17 +89,14 @@ def draw_runs(
         The largest number of runs at a place.
     """
     known = rows[np.isfinite(rows[y])]
-    groups = known.groupby(x, observed=True)[y]
-    n_runs = int(groups.size().max()) if len(known) else 0
+    run = known.groupby(x, observed=True).cumcount()
+    n_runs = int(run.max()) + 1 if len(run) else 0
     look = {"color": color, "markersize": 4, **style}
     if n_runs == 1 and "std_error" in known:
         line = known.sort_values(x)
         ax.errorbar(line[x], line[y], 1.96 * line["std_error"].fillna(0), capsize=2, **look)
     elif n_runs:
-        middle, low, high = groups.median(), groups.min(), groups.max()
-        ax.plot(middle.index, middle, **look)
-        if n_runs > 1:
-            ax.fill_between(middle.index, low, high, color=color, alpha=0.2, linewidth=0)
+        plot_range(known.assign(run=run).pivot(index=x, columns="run", values=y), ax=ax, **look)
     return n_runs
 
 

@@ -208,6 +208,7 @@ class LyapunovDisplay(TableDisplay):
         else:
             draw_levels(self.ax_, table, self.hue, "index", "exponent")
         self.ax_.axhline(0, color="0.6", linewidth=0.8)
+        self.ax_.locator_params(axis="x", integer=True)
         self.ax_.set_xlabel("exponent number")
         self.ax_.set_ylabel("Lyapunov exponent per unit of time")
         return self
