@@ -410,13 +410,31 @@ class GramFlowAnalyzer(
 
         Parameters
         ----------
-        X, y
-            As in `fit`; at most 256 rows are used.
+        X : array-like of shape (n_samples, n_features)
+            Inputs; the first 256 rows are used.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
 
         Returns
         -------
         DataFrame
             Columns identity, error (relative), tolerance, passed.
+
+        Raises
+        ------
+        ValueError
+            If X or y do not have the form that they had on fit.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from sklearn.preprocessing import scale
+        >>> from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> trainer = FeedForwardTrainer((8,), max_iter=5, snapshots=2, random_state=0)
+        >>> analyzer = GramFlowAnalyzer(trainer, random_state=0).fit(scale(X), scale(y))
+        >>> bool(analyzer.verify(scale(X), scale(y))["passed"].all())
+        True
         """
         check_is_fitted(self, "results_")
         inputs = check_table(self, X, reset=False)

@@ -399,14 +399,38 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
 
         Parameters
         ----------
-        X, y, tasks, mask, loss_weight
-            Trials, as in `fit`; at most ``analysis_trials`` of them are used. Where there are
-            several sub-tasks, what is said of them is checked besides the operators.
+        X : array-like of shape (n_trials, n_timesteps, n_features)
+            Inputs; at most ``analysis_trials`` of them are used.
+        y : array-like, optional
+            Targets, in the form given to `fit`.
+        tasks : array-like of shape (n_trials,), optional
+            The sub-task of each trial. Without it the outputs or classes are the sub-tasks, as on
+            fit; for classes at every step the operators alone are checked.
+        mask : array-like of bool, shape (n_trials, n_timesteps), optional
+            Valid steps, a prefix of each trial.
+        loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
+            w >= 0, what each step costs.
 
         Returns
         -------
         DataFrame
             Columns identity, error (relative unless said otherwise), tolerance, passed.
+
+        Raises
+        ------
+        ValueError
+            If an array is not as described; the message names it.
+
+        Examples
+        --------
+        >>> from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
+        >>> from kpflow_sklearn.datasets import make_multitask
+        >>> periods = {"context": 1, "stimulus": 2, "memory": 2, "response": 2}
+        >>> X, y, tasks = make_multitask(2, **periods, random_state=0)
+        >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        >>> analyzer = TaskAlignmentAnalyzer(trainer, random_state=0).fit(X, y, tasks=tasks)
+        >>> bool(analyzer.verify(X, y, tasks=tasks)["passed"].all())
+        True
         """
         table = super().verify(X, y, mask=mask, loss_weight=loss_weight)
         labels = self._check_labels(tasks, None, X)
