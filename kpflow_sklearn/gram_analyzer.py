@@ -413,7 +413,7 @@ class GramFlowAnalyzer(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Inputs; at most 256 rows are used.
+            Inputs; the first 256 rows are used.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
 

@@ -407,8 +407,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         y : array-like, optional
             Targets, in the form given to `fit`.
         tasks : array-like of shape (n_trials,), optional
-            The sub-task of each trial. Where there are several, what is said of them is checked
-            besides the operators.
+            The sub-task of each trial. Without it the outputs or classes are the sub-tasks, as on
+            fit; for classes at every step the operators alone are checked.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps, a prefix of each trial.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
