@@ -99,6 +99,12 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
             for piece in inputs.split(512):
                 states.append(self.network_.states(piece))
                 outputs.append(self.network_.outputs(states[-1]))
+                if not outputs[-1].isfinite().all():
+                    raise ValueError(
+                        "X drives the network's states or outputs beyond what "
+                        f"{self.network_.dtype} holds, got values up to {abs(trials).max():.3g}; "
+                        "scale X down."
+                    )
         return torch.cat(states).cpu().numpy(), torch.cat(outputs).cpu().numpy()
 
     def trajectories(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:

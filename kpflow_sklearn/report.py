@@ -14,8 +14,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
+from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._files import write_whole
 from kpflow_sklearn._training_reading import network_in_words, provenance_of
+from kpflow_sklearn._validation import check_flag, check_word
 from kpflow_sklearn.analyzer import KPFlowAnalyzer
 from kpflow_sklearn.gram_analyzer import GramFlowAnalyzer
 from kpflow_sklearn.reporting import _alignment, _gram, _kpflow
@@ -116,8 +118,15 @@ def report(
     kind = _kind_of(analyzer)
     check_is_fitted(analyzer, "results_")
     file = _checked_path(path)
+    check_flag(cyclic, "cyclic")
+    check_word(color_label, "color_label")
+    check_word("" if title is None else title, "title")
+    if about is not None and not isinstance(about, Mapping):
+        raise TypeError(f"about must be a mapping of names to words, got {about!r}.")
     options = {"mask": mask, "loss_weight": loss_weight}
     _check_given(analyzer, X, y=y, color_by=color_by, **options)
+    if not hasattr(X, "columns"):
+        X = None if X is None else as_array(X, "X")
     score, checks = _judge(analyzer, X, y, **options)
     origin = provenance_of(analyzer, **(about or {}))
     software = f"kpflow_sklearn {_version()}"
@@ -165,6 +174,8 @@ def _kind_of(analyzer: Any) -> ModuleType:
 
 
 def _checked_path(path: str | PathLike) -> Path:
+    if not isinstance(path, str | PathLike):
+        raise TypeError(f"path must be the path of a file, got {path!r}.")
     file = Path(path)
     if file.is_dir():
         raise ValueError(f"path must name a file, out.html say, but {str(file)!r} is a folder.")
@@ -181,11 +192,13 @@ def _check_given(analyzer: Any, X: ArrayLike | None, **others: ArrayLike | None)
     if X is None and given:
         raise ValueError(f"{given[0]} was given without X.")
     color_by = others["color_by"]
-    if X is not None and color_by is not None and np.shape(color_by) != (len(np.asarray(X)),):
-        raise ValueError(
-            f"color_by must hold one number or name a trial, shape ({len(np.asarray(X))},), got "
-            f"{np.shape(color_by)}."
-        )
+    if X is not None and color_by is not None:
+        n_trials = as_array(X, "X").shape[:1]
+        if np.shape(color_by) != n_trials:
+            raise ValueError(
+                f"color_by must hold one number or name for each trial of X, shape {n_trials}, "
+                f"got {np.shape(color_by)}."
+            )
     if isinstance(analyzer, GramFlowAnalyzer):
         if given and given != ["y"]:
             raise ValueError(

@@ -136,7 +136,10 @@ class MapBlock:
         lost : float
             tr J J^T of what is left out, which is exact.
         """
-        values, vectors = torch.linalg.eigh(self.activity_gram())
+        gram = self.activity_gram()
+        if not gram.isfinite().all():  # Its squares overflow: all is kept.
+            return self, 0.0
+        values, vectors = torch.linalg.eigh(gram)
         values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
         left_out = values.flip(0).cumsum(0).flip(0)
         kept = max(1, int((left_out > tolerance**2 * left_out[0]).sum()))

@@ -73,6 +73,8 @@ def sequential_colors(n: int) -> list:
 def new_axes(ax: Axes | None) -> Axes:
     """Return ``ax``, or the only axes of a new figure."""
     if ax is not None:
+        if not (hasattr(ax, "plot") and hasattr(ax, "figure")):
+            raise TypeError(f"ax must be Axes of matplotlib, got {ax!r}.")
         return ax
     import matplotlib.pyplot as plt
 
