@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,7 +85,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
 
 def _is_nested(array: np.ndarray) -> bool:
-    return any(isinstance(x, (np.ndarray, list, tuple, Mapping)) for x in array.flat)
+    return any(isinstance(x, (np.ndarray, list, tuple)) for x in array.flat)
 
 
 def check_numbers(values: ArrayLike, name: str, **options: Any) -> np.ndarray:

@@ -33,7 +33,7 @@ def check_values(y: ArrayLike | None, X: np.ndarray, n_outputs: int | None = Non
             "Give y of shape (n_samples,) or (n_samples, n_outputs)."
         )
     values = as_array(y, "y")
-    if values.dtype.kind not in "fiubcO":
+    if values.dtype.kind not in "fiubO":
         raise ValueError(
             f"y must hold real numbers for the quadratic loss, got dtype {values.dtype}; encode "
             "labels as one column a class."

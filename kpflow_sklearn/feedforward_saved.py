@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
@@ -80,7 +81,7 @@ class SavedFeedForward(FeedForwardModel):
                 f"X has {inputs.shape[1]} features, but the network takes {view.n_features}."
             )
         check_values(y, inputs, view.n_outputs)
-        self._y_is_column = np.ndim(y) == 2
+        self._y_is_column = as_array(y, "y").ndim == 2
         self.snapshots_ = []
         given = self.checkpoints is not None
         with FitTask.root(self, X=X, y=y):

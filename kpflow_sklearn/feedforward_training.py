@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._digest import values_digest
 from kpflow_sklearn._loop import LoopSettings, train
@@ -163,7 +164,7 @@ class FeedForwardTrainer(FeedForwardModel):
         settings = self._check_parameters()
         inputs = check_table(self, X, reset=True)
         values = check_values(y, inputs)
-        self._y_is_column = np.ndim(y) == 2
+        self._y_is_column = as_array(y, "y").ndim == 2
         seed = draw_seed(self.random_state)
         self.network_ = self._new_network(inputs, values, seed)
         x = as_tensor(inputs, self.network_.dtype)

@@ -554,8 +554,7 @@ class GramFlowAnalyzer(
                 return snapshot
         known = ", ".join(str(s.iteration) for s in self.snapshots_)
         raise ValueError(
-            f"{name} must be the iteration of a snapshot ({known}), but there is no snapshot of "
-            f"iteration {iteration!r}."
+            f"{name}: there is no snapshot of iteration {iteration!r}; there are {known}."
         )
 
     @property

@@ -214,14 +214,16 @@ def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
         labels = np.asarray(values, dtype=object)
     if labels.shape != (n_trials,):
         raise ValueError(
-            f"{name} must hold one label for each trial of X (X_analysis, where given), shape "
-            f"({n_trials},), got {labels.shape}."
+            f"{name} must hold one label a trial, shape ({n_trials},), got {labels.shape}; X (or "
+            f"X_analysis, where given) has {n_trials} trials."
         )
     for label in labels:
         whole = isinstance(label, str | int | np.integer | np.bool_)
         whole = whole or (isinstance(label, float | np.floating) and float(label).is_integer())
         if not whole:
-            raise ValueError(f"{name} must be strings or integers without gaps, got {label!r}.")
+            raise ValueError(
+                f"{name} must be strings or integers without gaps, got {_plain(label)}."
+            )
     if len({isinstance(label, str) for label in labels}) > 1:
         raise ValueError(f"{name} must be all strings or all integers, got both.")
     return np.array([x if isinstance(x, str) else int(x) for x in labels])

@@ -388,7 +388,11 @@ class RecurrentTrainer(RecurrentModel):
 
             def part_loss(part: slice) -> Tensor:
                 index = torch.as_tensor(batch[part], device=inputs.device)
-                push = None if noise is None else self.noise_std * noise[part].to(inputs.device)
+                push = (
+                    None
+                    if noise is None
+                    else float(self.noise_std) * noise[part].to(inputs.device)
+                )
                 states = network.states(inputs[index], push)
                 if valid is None:
                     return objective.value(network, states, targets[batch[part]], None)

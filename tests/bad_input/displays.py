@@ -17,7 +17,7 @@ from tests.bad_input.entries import MAKERS, TRAINER, Arguments, Entry, data, fit
 from tests.bad_input.estimators import later, sequences
 from tests.bad_input.hostile import Hostile, plain
 from tests.bad_input.public import is_exempt, parameters, public_callables
-from tests.bad_input.settings import Anything, any_of, choice, count, flag, real
+from tests.bad_input.settings import Anything, any_of, choice, count, flag, real, words
 
 #: The estimator that each display draws.
 DRAWN = {
@@ -26,8 +26,8 @@ DRAWN = {
     "TrajectoryDisplay": "KPFlowAnalyzer", "AlignmentDisplay": "TaskAlignmentAnalyzer",
     "GramDisplay": "GramFlowAnalyzer",
 }  # fmt: skip
-GOOD = {"quantity": "effective_dimension", "axis": "time", "kind": "flow", "iteration": 0,
-        "panel": "loss", "cyclic": False, "label": "what"}  # fmt: skip
+GOOD = {"operators": ("K", "P"), "quantity": "effective_dimension", "axis": "time",
+        "kind": "flow", "iteration": 0, "panel": "loss", "cyclic": False, "label": "what"}  # fmt: skip
 
 
 def every_entry() -> Iterator[Entry]:
@@ -36,6 +36,14 @@ def every_entry() -> Iterator[Entry]:
         owner, _, method = name.partition(".")
         if owner in DRAWN and method and not is_exempt(name):
             yield _entry(name, owner, method, [p for p in parameters(thing) if p in VALUES])
+    frame = pd.DataFrame({"seed 0": [9.0, 4.0], "seed 1": [7.0, 5.0]})
+    ranges = Entry(
+        "plot_range",
+        lambda **p: _closed(plotting.plot_range(**p).get_lines()[0].get_xydata()),
+        lambda: {"values": frame.copy(), "ax": None},
+        {"values": any_of([[1, 2]], pd.DataFrame()), "ax": _axes("")},
+    )
+    yield ranges
     yield from _neural_ode()
 
 
@@ -110,7 +118,8 @@ VALUES: dict[str, Callable[[str], list[Hostile]]] = {
     "axis": lambda _: choice(), "kind": lambda _: choice(),
     "panel": lambda _: choice(optional=True), "iteration": _iterations,
     "X": lambda _: later(sequences()), "mask": lambda _: arrays.masks(),
-    "cyclic": lambda _: flag(), "label": lambda _: plain("error", None, 3, [], Anything()),
+    "operators": lambda _: words(), "cyclic": lambda _: flag(),
+    "label": lambda _: plain("error", None, 3, [], Anything()),
     "color_by": _colours,
 }  # fmt: skip
 

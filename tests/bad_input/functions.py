@@ -351,8 +351,10 @@ def _spectra() -> Iterator[Entry]:
                 {"threshold": real(0, 1, open_low=True)})  # fmt: skip
     yield Entry(
         "lyapunov_exponents", lyapunov.lyapunov_exponents,
-        lambda: {"linearization": linearized(), "n_exponents": 2, "burn_in": 0},
+        lambda: {"linearization": linearized(), "n_exponents": 2, "burn_in": 0,
+                 "n_trials": 3},
         {"linearization": any_of(network(), linearized().P), "n_exponents": count(optional=True),
+         "n_trials": count(optional=True),
          "burn_in": count(0)},
     )  # fmt: skip
     yield Entry(

@@ -40,8 +40,9 @@ INTERNAL = re.compile(
 PARTS = "|network|recurrent|readout|step|layer|GRU"
 #: What an array can be said to be.
 OF_ARRAYS = re.compile(
-    r"shape|dtype|NaN|infinity|infinite|complex|sparse|dimension|sample|\bholds\b|\bgot\b|"
-    r"\bconvert|\bComplex|\bSparse|\bhas\b|\bhave\b|\bdim\b|\bmissing\b|\bbetween\b|\bunknown\b|\bcontains\b"
+    r"shape|overflow|dtype|NaN|infinity|infinite|complex|sparse|dimension|sample|"
+    r"\bholds?\b|\bup to\b|"
+    r"\bgot\b|\bconvert|\bComplex|\bSparse|\bhas\b|\bhave\b|\bdim\b|\bmissing\b|\bbetween\b|\bunknown\b|\bcontains\b"
 )
 
 

@@ -42,6 +42,7 @@ EXEMPT = {
     "*(fit_params)": "the other arguments of fit, judged there",
     "sweep(fit_params)": "the other arguments of fit, judged there",
     "*(input_features)": "scikit-learn's own check",
+    "plot_range(style)": "what Matplotlib takes for a line",
     "*(options)": "the arguments of OperatorSpectra, judged by their names",
     "*Display": "holds the tables of a fitted analyzer, which from_estimator hands it",
     "*Display.from_results": "the same, from a table",
