@@ -16,11 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kpflow_sklearn._arrays import naming
 from kpflow_sklearn._batches import Batches
 from kpflow_sklearn._callbacks import FitTask
 from kpflow_sklearn._memory import Allowance
 from kpflow_sklearn._tensors import to_cpu
-from kpflow_sklearn._validation import check_positive_int, check_real
+from kpflow_sklearn._validation import check_positive_int, check_real, check_verbose
 from kpflow_sklearn.run_folder import RunFolder
 
 logger = logging.getLogger("kpflow_sklearn")
@@ -64,19 +65,21 @@ class LoopSettings:
     def check(self) -> LoopSettings:
         """Return itself; ValueError or TypeError if a setting is out of its range.
 
-        What an optimizer makes of its settings, and snapshots of ``max_iter``, shows when they
-        are used.
+        What an optimizer makes of its settings shows when they are used.
         """
         check_positive_int(self.max_iter, "max_iter", minimum=0)
         if self.batch_size is not None:
             check_positive_int(self.batch_size, "batch_size")
-        for name in ("tol", "weight_decay"):
-            check_real(getattr(self, name), name, 0)
-        check_real(self.learning_rate, "learning_rate", 0, open_minimum=True)
+        check_real(self.tol, "tol", 0)
+        # Floats from here on: torch takes no integer beyond 64 bits.
+        self.weight_decay = check_real(self.weight_decay, "weight_decay", 0)
+        self.learning_rate = check_real(self.learning_rate, "learning_rate", 0, open_minimum=True)
         if self.grad_clip is not None:
             check_real(self.grad_clip, "grad_clip", 0, open_minimum=True)
         if self.constraint is not None and not callable(self.constraint):
             raise ValueError(f"constraint must be callable, got {self.constraint!r}.")
+        check_verbose(self.verbose)
+        snapshot_iterations(self.snapshots, self.max_iter)
         return self
 
 
@@ -102,14 +105,16 @@ def snapshot_iterations(snapshots: int | Sequence[int], max_iter: int) -> list[i
     Spacing is even in log(1 + iteration), first and last included; where whole numbers coincide
     there are fewer.
     """
-    if isinstance(snapshots, (int, np.integer)):
+    if isinstance(snapshots, (int, np.integer)) and not isinstance(snapshots, bool):
         if snapshots < 1:
             raise ValueError(f"snapshots must be at least 1, got {snapshots}.")
+        check_positive_int(snapshots, "snapshots")
         if snapshots == 1:
             return [max_iter]
         grid = np.expm1(np.linspace(0, np.log1p(max_iter), int(snapshots)))
         return sorted({int(i) for i in np.round(grid)})
-    chosen = np.asarray(snapshots)
+    with naming("snapshots"):
+        chosen = np.asarray(snapshots)
     if chosen.ndim != 1 or len(chosen) == 0 or not np.issubdtype(chosen.dtype, np.integer):
         raise ValueError(
             f"snapshots must be an integer or a non-empty sequence of integers, got {snapshots!r}."
@@ -147,6 +152,11 @@ def make_optimizer(settings: LoopSettings, module: nn.Module) -> torch.optim.Opt
         raise ValueError(
             f"optimizer {kind!r} cannot be made with {', '.join(options)}: {error}."
         ) from error
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(
+            f"optimizer must make a torch.optim.Optimizer, but {kind!r} made a "
+            f"{type(made).__name__}."
+        )
     closure = inspect.signature(made.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(

@@ -10,14 +10,29 @@ import torch
 from sklearn.utils import check_random_state
 
 
-def draw_seed(random_state: int | np.random.RandomState | None) -> int:
-    """Draw one seed from a scikit-learn style ``random_state``.
+def local_generator(
+    random_state: int | np.random.RandomState | None,
+) -> np.random.RandomState:
+    """Return the generator that a scikit-learn style ``random_state`` stands for.
 
     None asks the operating system, not NumPy's global generator as scikit-learn does.
     """
     if random_state is None:
-        random_state = np.random.RandomState(np.random.SeedSequence().generate_state(4))
-    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+        return np.random.RandomState(np.random.SeedSequence().generate_state(4))
+    try:
+        if isinstance(random_state, bool):
+            raise ValueError(f"{random_state!r} is no seed")
+        return check_random_state(random_state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "random_state must be an integer from 0 to 2**32 - 1, a RandomState or None, got "
+            f"{random_state!r}: {error}."
+        ) from error
+
+
+def draw_seed(random_state: int | np.random.RandomState | None) -> int:
+    """Draw one seed from a scikit-learn style ``random_state``, see `local_generator`."""
+    return int(local_generator(random_state).randint(np.iinfo(np.int32).max))
 
 
 def torch_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:

@@ -92,7 +92,7 @@ class Spectrum:
         >>> spectrum_of_gram(np.diag([9.0, 0.9, 0.1])).rank(0.95).value
         2.0
         """
-        check_real(threshold, "rank_threshold", 0, 1, open_minimum=True)
+        check_real(threshold, "threshold", 0, 1, open_minimum=True)
         if self.trace.reason:
             return self.trace
         if self.trace.value <= 0:

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_array, check_scalar
-from sklearn.utils.validation import validate_data
+from sklearn.utils import check_scalar
 
-ARRAY_OPTIONS: dict[str, Any] = {
-    "allow_nd": True,
-    "ensure_2d": False,
-    "dtype": [np.float64, np.float32],
-    "order": "C",
-}
+from kpflow_sklearn._arrays import ARRAY_OPTIONS, as_array, check_numbers, validated
 
-
-@contextmanager
-def trials_of_one_length(values: Any, name: str) -> Iterator[None]:
-    """Say what to do with trials of unequal length, where NumPy makes no array of them."""
-    try:
-        yield
-    except ValueError as error:
-        try:
-            lengths = {len(trial) for trial in values if not isinstance(trial, str)}
-        except TypeError:
-            raise error from None
-        if len(lengths) < 2:
-            raise
-        raise ValueError(
-            f"{name} must be one array, got trials of unequal length, from {min(lengths)} to "
-            f"{max(lengths)} steps: give the array and the mask that "
-            f"kpflow_sklearn.datasets.pad_sequences({name}) returns."
-        ) from error
+#: Counts beyond are slips: no array of that many entries fits anywhere.
+LARGEST_COUNT = 2**31 - 1
 
 
 def check_sequences(X: ArrayLike, name: str = "X") -> np.ndarray:
@@ -44,8 +24,7 @@ def check_sequences(X: ArrayLike, name: str = "X") -> np.ndarray:
 
     float32 stays; everything else becomes float64.
     """
-    with trials_of_one_length(X, name):
-        array = check_array(X, input_name=name, **ARRAY_OPTIONS)
+    array = check_numbers(X, name)
     if array.ndim != 3:
         raise ValueError(
             f"{name} must have shape (n_trials, n_timesteps, n_features), got an array of "
@@ -67,8 +46,7 @@ def check_estimator_sequences(
     single_step : bool
         Whether X came with two dimensions and is taken as trials of one step.
     """
-    with trials_of_one_length(X, "X"):
-        array = validate_data(estimator, X, reset=reset, **ARRAY_OPTIONS)
+    array = validated(estimator, X, reset=reset, **ARRAY_OPTIONS)
     single_step = array.ndim == 2
     if single_step:
         array = array[:, None, :]
@@ -103,13 +81,14 @@ def check_mask(mask: ArrayLike | None, X: np.ndarray, name: str = "mask") -> np.
     """Return the boolean mask (n_trials, n_timesteps) of valid steps, a prefix of each trial."""
     if mask is None:
         return None
-    array = np.asarray(mask)
+    array = as_array(mask, name)
     if array.shape != X.shape[:2]:
         raise ValueError(
-            f"{name} must have shape (n_trials, n_timesteps) = {X.shape[:2]}, got {array.shape}."
+            f"{name} must have shape (n_trials, n_timesteps) = {X.shape[:2]}, got {array.shape}, "
+            f"because X has shape {X.shape}."
         )
     if array.dtype != bool:
-        if not np.isin(array, (0, 1)).all():
+        if array.dtype.kind not in "iufO" or not np.isin(array, (0, 1)).all():
             raise ValueError(f"{name} must be boolean, got dtype {array.dtype} with other values.")
         array = array.astype(bool)
     if not array[:, 0].all():
@@ -127,10 +106,33 @@ def check_mask(mask: ArrayLike | None, X: np.ndarray, name: str = "mask") -> np.
     return array
 
 
-def check_positive_int(value: Any, name: str, minimum: int = 1) -> int:
+def check_positive_int(
+    value: Any, name: str, minimum: int = 1, maximum: int | None = LARGEST_COUNT
+) -> int:
     """Return ``value`` if it is an integer of at least ``minimum``."""
-    check_scalar(value, name, numbers.Integral, min_val=minimum)
+    _refuse_bool(value, name, "int")
+    check_scalar(value, name, numbers.Integral, min_val=minimum, max_val=maximum)
     return int(value)
+
+
+def _refuse_bool(value: Any, name: str, kind: str) -> None:
+    """Refuse True and False, which Python counts among the integers."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an instance of {kind}, not {type(value).__name__}.")
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def check_verbose(value: Any) -> None:
+    """Refuse a ``verbose`` that is neither a flag nor a whole number from 0 on."""
+    is_count = isinstance(value, numbers.Integral) and int(value) >= 0
+    if not (is_count or isinstance(value, np.bool_)):
+        raise ValueError(f"verbose must be True, False or an integer from 0 on, got {value!r}.")
 
 
 def check_real(
@@ -142,6 +144,9 @@ def check_real(
     open_minimum: bool = False,
 ) -> float:
     """Return ``value`` if it is a finite real number in the closed (or half-open) range."""
+    _refuse_bool(value, name, "float")
+    if isinstance(value, numbers.Real) and not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be an instance of float, not {type(value).__name__}.")
     check_scalar(
         value,
         name,
@@ -150,9 +155,17 @@ def check_real(
         max_val=maximum,
         include_boundaries=_boundaries(maximum, open_minimum),
     )
-    if not np.isfinite(value):
+    if not is_finite(value):
         raise ValueError(f"{name} must be finite, got {value!r}.")
     return float(value)
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether a number is one that a float can hold."""
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def _boundaries(maximum: float | None, open_minimum: bool) -> str:
@@ -165,13 +178,45 @@ def _boundaries(maximum: float | None, open_minimum: bool) -> str:
 def check_subset(value: Any, name: str, choices: tuple[str, ...]) -> tuple[str, ...]:
     """Return ``value`` as a tuple if it is a non-empty sequence of distinct ``choices``."""
     is_sequence = isinstance(value, Iterable) and not isinstance(value, str)
-    found = tuple(value) if is_sequence else ()
-    if not found or len(set(found)) != len(found) or not set(found) <= set(choices):
+    found = tuple(value) if is_sequence and np.ndim(value) != 0 else ()
+    known = all(isinstance(word, str) and word in choices for word in found)
+    if not (found and known and len(set(found)) == len(found)):
         raise ValueError(
             f"{name} must be a sequence of one or more of {', '.join(map(repr, choices))}, got "
             f"{value!r}."
         )
     return found
+
+
+def check_word(value: Any, name: str) -> str:
+    """Return ``value`` if it is a string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {value!r}.")
+    return value
+
+
+def check_slice(value: Any, name: str, length: int) -> None:
+    """Refuse what is no slice, or selects nothing of ``length`` entries."""
+    try:
+        n_selected = len(range(*value.indices(length))) if isinstance(value, slice) else None
+    except TypeError:
+        n_selected = None
+    if not n_selected:
+        raise ValueError(
+            f"{name} must be a slice of whole numbers that selects some of {length}, got "
+            f"{value!r}."
+        )
+
+
+def check_folder(value: Any, name: str) -> Path:
+    """Return the path of a folder, which is made where there is none."""
+    if not (isinstance(value, str | PathLike) and str(value)):
+        raise ValueError(f"{name} must be the path of a folder, got {value!r}.")
+    try:
+        Path(value).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}={str(value)!r} cannot be a folder: {error}.") from error
+    return Path(value)
 
 
 def check_choice(value: Any, name: str, choices: tuple[str, ...]) -> Any:
@@ -199,7 +244,8 @@ def check_periods(
     left, found = np.ones(n_timesteps, dtype=bool), {}
     for name, bounds in periods.items():
         is_pair = isinstance(bounds, tuple | list) and len(bounds) == 2
-        if not (is_pair and all(isinstance(b, numbers.Integral) for b in bounds)):
+        kinds = {type(b) for b in bounds} if is_pair else {bool}
+        if not all(issubclass(k, numbers.Integral) and k is not bool for k in kinds):
             raise ValueError(f"periods[{name!r}] must be (start, stop) in steps, got {bounds!r}.")
         start, stop = bounds
         if not 0 <= start < stop <= n_timesteps:
@@ -208,12 +254,15 @@ def check_periods(
                 f"{bounds!r}."
             )
         if not left[start:stop].all():
-            raise ValueError(f"periods[{name!r}] = {bounds!r} overlaps another period.")
+            raise ValueError(f"periods[{name!r}], got {bounds!r}, overlaps another period.")
         left[start:stop] = False
         found[name] = np.zeros(n_timesteps, dtype=bool)
         found[name][start:stop] = True
     if left.any():
         if "rest" in found:
-            raise ValueError('periods leave steps out, which are named "rest": use another name.')
+            raise ValueError(
+                'periods leave steps out, which are named "rest": use another name, got '
+                f"{periods!r}."
+            )
         found["rest"] = left
     return found

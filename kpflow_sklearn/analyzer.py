@@ -18,6 +18,7 @@ from kpflow_sklearn._validation import (
     check_positive_int,
     check_real,
     check_subset,
+    check_verbose,
 )
 from kpflow_sklearn.analysis import (
     OPERATORS,
@@ -100,21 +101,24 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         One row for each (iteration, operator, axis, quantity): value, std_error (0 if exact),
         method, reduction, n_trials, and the reason where a value is missing.
     k_rank_, p_rank_, pkp_rank_ : float
-        Time-axis ranks at the last snapshot; None for an operator not measured.
+        Time-axis ranks at the last snapshot; None for an operator not measured, NaN where
+        ``results_`` says why.
     effective_dimensions_ : DataFrame
-        Operator x axis, at the last snapshot.
+        Operator x axis, at the last snapshot; NaN where ``results_`` says why.
     spectra_ : DataFrame
         Leading eigenvalues of each operator on each axis at the last snapshot (at most 500):
-        operator, axis, index, eigenvalue, share of the trace, method.
+        operator, axis, index, eigenvalue, share of the trace (NaN if that is zero or too large),
+        method.
     bottleneck_ : DataFrame
-        For each iteration the time-axis ranks, their standard errors, which operator is the
-        narrower one, and how many times.
+        For each iteration the time-axis ranks (NaN where ``results_`` says why), their standard
+        errors, which operator is the narrower one, and how many times.
     signal_dimensions_ : DataFrame
         For each iteration the effective dimension (hidden axis, uncentred) of Err, P*Err, KP*Err,
         PKP*Err and of the states Z; NaN where the signal is zero.
     weight_maps_ : DataFrame
         For each weight map the dimensions of its activity, sensitivity and K_j, with the bounds
-        that hold; empty for a user's cell or a trained initial state.
+        that hold; NaN where one of them is zero; empty for a user's cell or a trained initial
+        state.
     singular_values_ : dict of str to ndarray of shape (k,)
         Largest singular values of each operator at the last snapshot.
     eigenfunctions_ : dict of str to ndarray of shape (k, n_trials, n_timesteps, n_states)
@@ -274,7 +278,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         check_positive_int(self.n_probes, "n_probes", minimum=4)
         check_real(self.activity_tol, "activity_tol", 0, 1)
         if self.memory_limit is not None:
-            check_positive_int(self.memory_limit, "memory_limit")
+            check_positive_int(self.memory_limit, "memory_limit", maximum=None)
         check_positive_int(self.analysis_trials, "analysis_trials")
         check_subset(self.operators, "operators", OPERATORS)
         check_subset(self.axes, "axes", AXES)
@@ -283,6 +287,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         check_choice(self.reduction, "reduction", REDUCTIONS)
         check_choice(self.method, "method", METHODS)
         check_choice(self.pooling, "pooling", POOLINGS)
+        check_verbose(self.verbose)
 
     def _settings(self, seed: int) -> SpectralSettings:
         axes = tuple(self.axes) if "time" in self.axes else (*self.axes, "time")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,12 @@ def find_sources(
     """
     if isinstance(checkpoints, (str, os.PathLike)):
         checkpoints = sorted(_matching(os.fspath(checkpoints)), key=_numbers_in)
+    is_one = isinstance(checkpoints, Mapping) or not isinstance(checkpoints, Iterable)
+    if is_one or isinstance(checkpoints, bytes):
+        raise CheckpointError(
+            "checkpoints must be a file, a pattern, or a sequence of state_dicts or files, got a "
+            f"{type(checkpoints).__name__}; a single state_dict is given as [state_dict]."
+        )
     sources = [_source(held, index) for index, held in enumerate(checkpoints)]
     if iterations is not None or not all(isinstance(s.held, Path) for s in sources):
         return sources, None
@@ -151,8 +157,10 @@ def read_file(path: Path) -> Any:
         raise
     except Exception as error:  # A foreign file can fail in any way.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if reason.startswith("Weights only"):  # What torch says next is for other callers.
+            reason = "torch refuses it."
         raise CheckpointError(
-            f"{str(path)!r} cannot be read as tensors: {reason} The file is missing, "
+            f"checkpoints: {str(path)!r} cannot be read as tensors: {reason} The file is missing, "
             "half-written, of another kind, or holds pickled objects, which are never loaded. "
             "Save module.state_dict() alone with torch.save or safetensors."
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from kpflow_sklearn._tensors import copy_module
 from kpflow_sklearn._validation import check_choice
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.named_parts import Step
-from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.network import RecurrentNetwork, refuse_unusable
 from kpflow_sklearn.rebuild import check_rebuilt
 from kpflow_sklearn.recognition import recognise_network
 from kpflow_sklearn.recurrent_model import RecurrentModel
@@ -183,18 +183,25 @@ class SavedTraining(RecurrentModel):
                 f"network must be a torch.nn.Module, got a {type(self.network).__name__}."
             )
         check_choice(self.noise, "noise", ("off", "frozen"))
+        for name in ("recurrent", "readout"):
+            found = getattr(self, name)
+            if found is not None and not (isinstance(found, str) and found):
+                raise ValueError(f"{name} must be the name of a submodule, got {found!r}.")
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
         try:
             module = copy_module(unwrapped(self.network)).eval()
         except RuntimeError as error:  # Torch cannot copy what hooks compute.
             raise UnsupportedNetworkError(f"network cannot be copied: {error}") from error
+        if self.checkpoints is None:
+            refuse_unusable(module, "network")
         if self.parameters is not None:
             _train_alone(module, self.parameters)
         view = self._recognise(module)
         if not any(p.requires_grad for p in view.recurrent.parameters()):
             raise UnsupportedNetworkError(
-                "no parameter of the recurrent part trains (requires_grad is False for all), so "
-                "K is zero and there is nothing to analyse."
+                "no parameter of the recurrent part trains (requires_grad is False for all, or "
+                f"parameters={self.parameters!r} names none), so K is zero and there is nothing "
+                "to analyse."
             )
         self.noise_sources_ = _dropout_in(view.recurrent)
         if self.noise_sources_:
@@ -205,8 +212,11 @@ class SavedTraining(RecurrentModel):
         if self.encoder_.classes_ is not None:
             self.classes_ = self.encoder_.classes_
         self.snapshots_ = []
+        given = self.checkpoints is not None
         with FitTask.root(self, X=X, y=y):
-            for iteration in load_each(module, self.checkpoints, self.iterations):
+            loaded = load_each(module, self.checkpoints, self.iterations)
+            for index, iteration in enumerate(loaded):
+                refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
                 view = self._recognise(module)  # z_0 may be a copy of what was loaded.
                 self.snapshots_.append(Snapshot.take(iteration, view))
         check_rebuilt(module, view, trials, valid, compare_outputs=self.readout is None)
@@ -256,8 +266,9 @@ def as_trainer(trainer: Any, *, clone: Callable, random_state: int, verbose: boo
 
 def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
     """Leave those parameters that are named to train, and no others."""
-    if isinstance(patterns, str):
-        raise ValueError(f"parameters must be a sequence of names, got the string {patterns!r}.")
+    is_sequence = isinstance(patterns, Iterable) and not isinstance(patterns, str | Mapping)
+    if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
+        raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")
     named = dict(module.named_parameters())
     for pattern in patterns:
         if not fnmatch.filter(named, pattern):

@@ -90,6 +90,10 @@ def compare(
     seed = draw_seed(random_state)
     linearized = {}
     for name, run in runs.items():
+        if not hasattr(run, "fit") or isinstance(run, type):
+            raise ValueError(
+                f"runs[{name!r}] must be a fitted analyzer or trainer, got a {type(run).__name__}."
+            )
         check_is_fitted(run, "network_")
         if run.n_features_in_ != trials.shape[-1]:
             raise ValueError(

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
-from sklearn.utils import Tags, check_array, check_consistent_length
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.metrics import r2_score
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 
+from kpflow_sklearn._arrays import as_array, check_numbers, check_squares, validated
 from kpflow_sklearn._estimator import NetworkSource
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
@@ -20,7 +22,7 @@ from kpflow_sklearn.feedforward import FeedForwardNetwork
 
 def check_table(estimator: Any, X: ArrayLike, *, reset: bool) -> np.ndarray:
     """Return X as a float array (n_samples, n_features); float32 stays, all other is float64."""
-    return validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32], order="C")
+    return validated(estimator, X, reset=reset, dtype=[np.float64, np.float32], order="C")
 
 
 def check_values(y: ArrayLike | None, X: np.ndarray, n_outputs: int | None = None) -> np.ndarray:
@@ -30,21 +32,25 @@ def check_values(y: ArrayLike | None, X: np.ndarray, n_outputs: int | None = Non
             "fit requires y to be passed, but the target y is None. "
             "Give y of shape (n_samples,) or (n_samples, n_outputs)."
         )
-    values = np.asarray(y)
+    values = as_array(y, "y")
     if values.dtype.kind not in "fiubO":
         raise ValueError(
             f"y must hold real numbers for the quadratic loss, got dtype {values.dtype}; encode "
             "labels as one column a class."
         )
     try:
-        values = check_array(values, ensure_2d=False, dtype=np.float64, input_name="y")
+        values = check_numbers(values, "y", dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"y must hold finite real numbers: {error}") from error
     if values.ndim not in (1, 2):
         raise ValueError(
             f"y must have shape (n_samples,) or (n_samples, n_outputs), got {values.shape}."
         )
-    check_consistent_length(X, values)
+    if len(values) != len(X):
+        raise ValueError(
+            f"y has {len(values)} samples and X has {len(X)}: Found input variables with "
+            f"inconsistent numbers of samples: [{len(X)}, {len(values)}]."
+        )
     values = values.reshape(len(values), -1)
     if n_outputs is not None and values.shape[1] != n_outputs:
         raise ValueError(f"y must have {n_outputs} output(s), got {values.shape[1]}.")
@@ -134,5 +140,50 @@ class FeedForwardModel(RegressorMixin, NetworkSource):
         found = torch.cat(pieces)
         if found.dtype == torch.bfloat16:  # Of which NumPy has no such type.
             found = found.float()
+        if not found.isfinite().all():
+            raise ValueError(
+                f"X drives the network's outputs beyond what {found.dtype} holds, got values up "
+                f"to {float(inputs.abs().max()):.3g}; scale X down."
+            )
         outputs = found.numpy()
         return outputs if self._y_is_column else outputs[:, 0]
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return R^2, averaged over outputs.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Inputs.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights.
+
+        Returns
+        -------
+        float
+            The score; 1 is best.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or y do not fit the network, or are too large for their squares.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> y = X[:, 0] ** 2
+        >>> trainer = FeedForwardTrainer((8,), max_iter=100, random_state=0).fit(X, y)
+        >>> 0 < trainer.score(X, y) < 1
+        True
+        """
+        check_is_fitted(self, "network_")
+        values = check_values(y, check_table(self, X, reset=False), self.network_.n_outputs)
+        outputs = self.predict(X)
+        check_squares(values, outputs)
+        return float(r2_score(values, outputs, sample_weight=sample_weight))

@@ -11,14 +11,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn.checkpoints import SavedTraining
-from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.feedforward import FeedForwardNetwork, recognise_feedforward
 from kpflow_sklearn.feedforward_model import FeedForwardModel, check_table, check_values
 from kpflow_sklearn.feedforward_training import FeedForwardTrainer
+from kpflow_sklearn.network import refuse_unusable
 from kpflow_sklearn.state_dicts import Checkpoints, load_each, unwrapped
 
 
@@ -70,6 +72,8 @@ class SavedFeedForward(FeedForwardModel):
             If X, y or the number of iterations do not fit.
         """
         inputs = check_table(self, X, reset=True)
+        if self.checkpoints is None:
+            refuse_unusable(self.network, "network")
         module = copy.deepcopy(unwrapped(self.network)).cpu().eval()
         view = recognise_feedforward(module)
         if inputs.shape[1] != view.n_features:
@@ -77,28 +81,18 @@ class SavedFeedForward(FeedForwardModel):
                 f"X has {inputs.shape[1]} features, but the network takes {view.n_features}."
             )
         check_values(y, inputs, view.n_outputs)
-        self._y_is_column = np.asarray(y).ndim == 2
+        self._y_is_column = as_array(y, "y").ndim == 2
         self.snapshots_ = []
+        given = self.checkpoints is not None
         with FitTask.root(self, X=X, y=y):
             loaded = load_each(module, self.checkpoints, self.iterations)
             for index, iteration in enumerate(loaded):
-                _check_finite(module, None if self.checkpoints is None else index)
+                refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
                 _check_outputs(module, view, inputs[:8])
                 self.snapshots_.append(Snapshot.take(iteration, view))
         self.network_, self.n_iter_ = view, self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
         return self
-
-
-def _check_finite(module: nn.Module, index: int | None) -> None:
-    """Refuse a state with a weight that is no number: nothing computed from it would be one."""
-    where = f"the {type(module).__name__}" if index is None else f"checkpoints[{index}]"
-    for name, value in module.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise CheckpointError(
-                f"{where} must be finite, but {name!r} holds NaN or infinity: training diverged "
-                "before; leave this state out."
-            )
 
 
 @torch.no_grad()

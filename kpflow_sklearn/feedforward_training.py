@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._digest import values_digest
 from kpflow_sklearn._loop import LoopSettings, train
 from kpflow_sklearn._random import draw_seed, torch_generator
 from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn._validation import check_choice, check_positive_int, check_real
+from kpflow_sklearn._validation import (
+    check_choice,
+    check_flag,
+    check_positive_int,
+    check_real,
+)
 from kpflow_sklearn.feedforward import ACTIVATIONS, FeedForwardNetwork, build_feedforward
 from kpflow_sklearn.feedforward_model import (
     FeedForwardModel,
@@ -158,7 +164,7 @@ class FeedForwardTrainer(FeedForwardModel):
         settings = self._check_parameters()
         inputs = check_table(self, X, reset=True)
         values = check_values(y, inputs)
-        self._y_is_column = np.asarray(y).ndim == 2
+        self._y_is_column = as_array(y, "y").ndim == 2
         seed = draw_seed(self.random_state)
         self.network_ = self._new_network(inputs, values, seed)
         x = as_tensor(inputs, self.network_.dtype)
@@ -193,7 +199,7 @@ class FeedForwardTrainer(FeedForwardModel):
 
     def _check_parameters(self) -> LoopSettings:
         sizes = self.hidden_sizes
-        if isinstance(sizes, str) or not isinstance(sizes, Iterable) or not len(tuple(sizes)):
+        if isinstance(sizes, str | Mapping) or not isinstance(sizes, Iterable) or not tuple(sizes):
             raise ValueError(
                 "hidden_sizes must be a sequence of at least one layer's number of units, got "
                 f"{sizes!r}. A network without hidden layer (depth 0) is a linear regression."
@@ -201,6 +207,8 @@ class FeedForwardTrainer(FeedForwardModel):
         for size in sizes:
             check_positive_int(size, "hidden_sizes")
         check_choice(self.activation, "activation", tuple(ACTIVATIONS))
+        check_flag(self.bias, "bias")
+        check_flag(self.train_readout, "train_readout")
         check_real(self.init_scale, "init_scale", 0)
         if self.dtype is not None:
             check_choice(self.dtype, "dtype", ("float32", "float64"))

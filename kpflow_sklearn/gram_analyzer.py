@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clon
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from kpflow_sklearn._arrays import naming
 from kpflow_sklearn._callbacks import CallbackSupportMixin, FitTask, with_callbacks
 from kpflow_sklearn._estimator import Estimator
 from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn._validation import check_positive_int, check_real
+from kpflow_sklearn._validation import check_positive_int, check_real, check_verbose
 from kpflow_sklearn.feedforward import LEAST_PAIRS, Simulation, check_closed, choose_pairs
 from kpflow_sklearn.feedforward_model import check_table, check_values
 from kpflow_sklearn.feedforward_saved import as_feedforward_trainer
@@ -197,6 +199,7 @@ class GramFlowAnalyzer(
         if self.gram_pairs is not None:
             check_positive_int(self.gram_pairs, "gram_pairs", minimum=LEAST_PAIRS)
         check_positive_int(self.max_kernel_size, "max_kernel_size")
+        check_verbose(self.verbose)
         inputs = check_table(self, X, reset=True)
         targets = check_values(y, inputs)
         seed = draw_seed(self.random_state)
@@ -328,9 +331,15 @@ class GramFlowAnalyzer(
         """
         check_is_fitted(self, "results_")
         inputs = check_table(self, X, reset=False)
-        return self._training.project(
+        found = self._training.project(
             self.snapshots_[-1], inputs, self._leading_values, self.eigenvectors_
         )
+        if not np.isfinite(found).all():
+            raise ValueError(
+                "X is too large for the kernel in float64, got values up to "
+                f"{abs(inputs).max():.3g}; scale X down."
+            )
+        return found
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict targets with the trained network.
@@ -483,7 +492,9 @@ class GramFlowAnalyzer(
         (['1', 'readout'], True)
         """
         check_is_fitted(self, "results_")
-        return self._training.attribute(self._snapshot(first), self._snapshot(last))
+        return self._training.attribute(
+            self._snapshot(first, "first"), self._snapshot(last, "last")
+        )
 
     def simulate(
         self,
@@ -539,12 +550,10 @@ class GramFlowAnalyzer(
         """
         check_is_fitted(self, "results_")
         check_positive_int(n_steps, "n_steps", minimum=0)
-        if record is not None and (min(record, default=0) < 0 or max(record, default=0) > n_steps):
-            raise ValueError(
-                f"record must lie between 0 and n_steps={n_steps}, got {list(record)!r}."
-            )
+        if record is not None:
+            _check_record(record, n_steps)
         training = self._training
-        snapshot = self.snapshots_[0] if start is None else self._snapshot(start)
+        snapshot = self.snapshots_[0] if start is None else self._snapshot(start, "start")
         check_closed(training.at(snapshot).network)
         if learning_rate is None:
             learning_rate, remark = training.descent
@@ -555,16 +564,30 @@ class GramFlowAnalyzer(
                     "full-batch gradient descent."
                 )
         check_real(learning_rate, "learning_rate", 0, open_minimum=True)
-        new = None if X_new is None else check_table(self, X_new, reset=False)
+        with naming("X_new"):
+            new = None if X_new is None else check_table(self, X_new, reset=False)
         return training.simulate(snapshot, n_steps, new, learning_rate, record)
 
-    def _snapshot(self, iteration: int) -> Any:
+    def _snapshot(self, iteration: int, name: str) -> Any:
+        is_whole = isinstance(iteration, Integral) and not isinstance(iteration, bool)
         for snapshot in self.snapshots_:
-            if snapshot.iteration == iteration:
+            if is_whole and snapshot.iteration == iteration:
                 return snapshot
         known = ", ".join(str(s.iteration) for s in self.snapshots_)
-        raise ValueError(f"there is no snapshot of iteration {iteration!r}; there are {known}.")
+        raise ValueError(
+            f"{name}: there is no snapshot of iteration {iteration!r}; there are {known}."
+        )
 
     @property
     def _n_features_out(self) -> int:
         return self.n_components_ * self.network_.n_outputs
+
+
+def _check_record(record: Sequence[int], n_steps: int) -> None:
+    """Refuse what is no sequence of whole numbers of steps."""
+    with naming("record"):
+        steps = np.asarray(record)
+    if steps.ndim != 1 or (len(steps) and steps.dtype.kind not in "iu"):
+        raise ValueError(f"record must be a sequence of integers, got {record!r}.")
+    if len(steps) and not (steps.min() >= 0 and steps.max() <= n_steps):
+        raise ValueError(f"record must lie between 0 and n_steps={n_steps}, got {steps.tolist()}.")

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn._validation import check_mask, check_sequences
+from kpflow_sklearn._validation import check_mask, check_real, check_sequences
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.network import RecurrentNetwork, refuse_unusable
 from kpflow_sklearn.operators import (
     FlowPropagator,
     ParameterJacobian,
@@ -137,12 +138,13 @@ class Linearization:
         >>> lin.error(torch.zeros(3, 5, 1)).shape
         torch.Size([3, 5, 4])
         """
+        check_real(activity_l2, "activity_l2", 0)
         X = self.X.detach().cpu().numpy()
         mask = None if self.mask is None else self.mask.cpu().numpy()
         encoder = TargetEncoder(loss).fit(X, y, mask=mask)
         encoder.match_outputs(self.network.n_outputs)
         targets = encoder.encode(X, y, mask=mask, loss_weight=loss_weight)
-        objective = Objective(encoder.loss_, activity_l2)
+        objective = Objective(encoder.loss_, float(activity_l2))
         return objective.error(self.network, self.states, targets, self.mask)
 
 
@@ -189,15 +191,28 @@ def linearize(
     torch.Size([3, 5, 8])
     """
     # A copy, so that the operators outlive further training of the network.
+    if not isinstance(network, torch.nn.Module):
+        raise UnsupportedNetworkError(
+            f"network must be a torch.nn.Module, got a {type(network).__name__}."
+        )
     view = copy.deepcopy(recognise_network(network)).eval()
-    array = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
-    array = check_sequences(array)
+    refuse_unusable(view, "network")
+    array = check_sequences(X)
     valid = check_mask(mask, array)
+    expected = getattr(view.layers[0], "n_features", array.shape[-1])
+    if array.shape[-1] != expected:
+        raise ValueError(f"X has {array.shape[-1]} features, but the network takes {expected}.")
     device = view.initial_state.device
     if valid is not None:
         array = np.where(valid[..., None], array, 0)
-    return Linearization(
+    lin = Linearization(
         view,
         as_tensor(array, view.dtype, device),
         None if valid is None else as_tensor(valid, device=device),
     )
+    if not lin.states.isfinite().all():
+        raise ValueError(
+            f"network and X have states beyond what {view.dtype} holds, up to {array.max():.3g} "
+            "in X: scale X, or the weights, down."
+        )
+    return lin

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from kpflow_sklearn._arrays import as_array, naming
 from kpflow_sklearn._validation import check_positive_int
 from kpflow_sklearn.gramians import step_matrices
 from kpflow_sklearn.linearization import Linearization
@@ -64,6 +65,10 @@ def lyapunov_exponents(
     >>> exponents.shape, bool(exponents[0] < 0)
     ((4,), True)
     """
+    if not isinstance(linearization, Linearization):
+        raise TypeError(
+            f"linearization must be what linearize returns, got a {type(linearization).__name__}."
+        )
     tangent = linearization.tangent
     n_available, n_timesteps, n_states = tangent.shape
     k = n_states if n_exponents is None else check_positive_int(n_exponents, "n_exponents")
@@ -154,11 +159,17 @@ def kaplan_yorke_dimension(exponents: ArrayLike) -> float:
     >>> round(kaplan_yorke_dimension([0.419, -1.623]), 3)
     1.258
     """
-    values = np.sort(np.asarray(exponents, dtype=float))[::-1]
-    if values.ndim != 1 or not len(values) or np.isnan(values).any():
+    array = as_array(exponents, "exponents")
+    if array.dtype.kind not in "fiubO":
+        raise ValueError(f"exponents must be real numbers, got dtype {array.dtype}.")
+    with naming("exponents"), np.errstate(over="ignore"):
+        values = array.astype(float)
+    # Minus infinity is the exponent of a direction that dies at once.
+    if values.ndim != 1 or not len(values) or not (values < np.inf).all():
         raise ValueError(
             f"exponents must be a sequence of one or more numbers, got {exponents!r}."
         )
+    values = np.sort(values)[::-1]
     sums = np.cumsum(values)
     if sums[-1] >= 0:
         return float(len(values))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kpflow_sklearn._arrays import check_numbers
+from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn.cells._step import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.layers import UserLayer
@@ -35,13 +36,14 @@ class StepOf(nn.Module):
     def __init__(self, network: nn.Module, step: Step, left_out: set[int]) -> None:
         super().__init__()
         self.network, self.step = network, step
+        self.label = f"step {getattr(step, '__name__', step)}"
         self._left_out = {n for n, p in network.named_parameters() if id(p) in left_out}
 
     def forward(self, x: Tensor, h: Any) -> Any:
         """Return the next state."""
         if callable(self.step):
             return self.step(self.network, x, h)
-        return _attribute(self.network, self.step)(x, h)
+        return _attribute(self.network, self.step, "step")(x, h)
 
     def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the parameters of the step; the readout's, which the network holds too, are not.
@@ -99,12 +101,13 @@ def recognise_named_step(
     UnsupportedNetworkError
         If the parts are not there, or do not fit one another.
     """
-    base = module if recurrent is None else _attribute(module, recurrent)
-    cell = _attribute(base, step) if isinstance(step, str) else None
+    base = module if recurrent is None else _attribute(module, recurrent, "recurrent")
+    cell = _attribute(base, step, "step") if isinstance(step, str) else None
     if not callable(step if cell is None else cell):
+        came = type(cell if isinstance(step, str) else step).__name__
         raise UnsupportedNetworkError(
             f"step={step!r} must name a submodule or a method of {type(base).__name__}, or be a "
-            f"function (network, x_t, h) -> h; it is a {type(cell).__name__}."
+            f"function (network, x_t, h) -> h; it is a {came}."
         )
     inside = set(cell.modules()) if isinstance(cell, nn.Module) else set()
     reader = find_readout(module, readout, inside=inside)
@@ -141,14 +144,15 @@ def initial_state_of(module: nn.Module, spec: Any, like: Tensor) -> list[Tensor]
         return None
     found = []
     for part in spec if isinstance(spec, tuple) else (spec,):
-        value = _attribute(module, part) if isinstance(part, str) else part
+        value = _attribute(module, part, "initial_state") if isinstance(part, str) else part
         if callable(value):
             raise UnsupportedNetworkError(
                 f"initial_state={part!r} must name a tensor of {type(module).__name__}, got a "
                 f"{type(value).__name__}."
             )
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-        found.append(tensor.detach().to(like.device, like.dtype).clone())
+        if not (isinstance(part, str) and isinstance(value, Tensor)):
+            value = as_tensor(check_numbers(value, "initial_state"))
+        found.append(value.detach().to(like.device, like.dtype).clone())
     return found
 
 
@@ -161,11 +165,7 @@ def initial_state_trains(module: nn.Module, spec: Any) -> bool:
         If only a part of it is.
     """
     parts = spec if isinstance(spec, tuple) else (spec,)
-    trains = [
-        isinstance(p := _attribute(module, part), nn.Parameter) and p.requires_grad
-        for part in parts
-        if isinstance(part, str)
-    ]
+    trains = [isinstance(p, nn.Parameter) and p.requires_grad for p in named_tensors(module, spec)]
     if any(trains) and not (all(trains) and len(trains) == len(parts)):
         raise UnsupportedNetworkError(
             f"initial_state={spec!r} trains in part; it must train as a whole, or not at all."
@@ -176,17 +176,17 @@ def initial_state_trains(module: nn.Module, spec: Any) -> bool:
 def named_tensors(module: nn.Module, spec: Any) -> list[Any]:
     """Return the tensors of the network that an ``initial_state`` names."""
     parts = spec if isinstance(spec, tuple) else (spec,)
-    return [_attribute(module, part) for part in parts if isinstance(part, str)]
+    return [_attribute(module, part, "initial_state") for part in parts if isinstance(part, str)]
 
 
-def _attribute(module: nn.Module, name: str) -> Any:
-    """Return a submodule, method or tensor by its dotted name."""
+def _attribute(module: nn.Module, name: str, role: str) -> Any:
+    """Return a submodule, method or tensor by its dotted name, ``role`` in errors."""
     found: Any = module
     for piece in name.split("."):
         if not hasattr(found, piece):
             known = ", ".join(repr(n) for n, _ in module.named_modules() if n)
             raise UnsupportedNetworkError(
-                f"{name!r} is no submodule or attribute of {type(module).__name__}; its "
+                f"{role}={name!r} is no submodule or attribute of {type(module).__name__}; its "
                 f"submodules are {known or 'none'}."
             )
         found = getattr(found, piece)

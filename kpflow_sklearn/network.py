@@ -14,9 +14,36 @@ from kpflow_sklearn._random import isolated_torch_seed, torch_generator
 from kpflow_sklearn._tensors import copy_module, to_cpu
 from kpflow_sklearn.cells import make_cell
 from kpflow_sklearn.cells._step import UserStep
-from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
 from kpflow_sklearn.layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.tangent import NetworkTangent
+
+
+def refuse_unusable(module: nn.Module, label: str) -> None:
+    """Refuse a network with a weight that is no number: nothing computed from it would be one.
+
+    Parameters
+    ----------
+    module : Module
+        Whose state is looked at.
+    label : str
+        What the error calls it.
+
+    Raises
+    ------
+    CheckpointError
+        If a parameter or buffer is on the meta device, or holds NaN or infinity.
+    """
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.is_meta or isinstance(value, nn.UninitializedParameter):
+            raise CheckpointError(f"{label} must hold values, but {name!r} has none yet.")
+        if not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"{label} must be finite, but {name!r} holds NaN or infinity: training diverged "
+                "before; leave this state out."
+            )
 
 
 class RecurrentNetwork(nn.Module):
@@ -45,6 +72,11 @@ class RecurrentNetwork(nn.Module):
         learn_initial_state: bool = False,
     ) -> None:
         super().__init__()
+        if initial_state.dtype not in (torch.float32, torch.float64):
+            raise UnsupportedNetworkError(
+                "the network must hold float32 or float64 numbers, for less do not carry an "
+                f"analysis, got {initial_state.dtype}; give network.float()."
+            )
         self.recurrent = recurrent
         self.layers = list(layers)
         self.readout = readout
@@ -209,7 +241,7 @@ def build_network(
     layers: Any
     if callable(cell):
         with isolated_torch_seed(seed):
-            recurrent = cell(n_features, hidden_size)
+            recurrent = _made_by(cell, n_features, hidden_size)
         if not isinstance(recurrent, nn.Module):
             raise UnsupportedNetworkError(
                 "cell must be a callable (n_features, hidden_size) -> torch.nn.Module, but it "
@@ -217,6 +249,8 @@ def build_network(
             )
         recurrent = recurrent.to(dtype)
         layers = [UserLayer(UserStep(recurrent, (hidden_size,)))]
+        with isolated_torch_seed(seed):
+            _try_cell(layers[0].step, n_features, hidden_size, dtype)
     else:
         kind = make_cell(cell, alpha)
         recurrent = RecurrentWeights(n_features, hidden_size, n_layers, kind.n_gates).to(dtype)
@@ -227,6 +261,31 @@ def build_network(
     n_states = sum(layer.n_states for layer in layers)
     z0 = torch.zeros(n_states, dtype=dtype)
     return RecurrentNetwork(recurrent, layers, readout, z0, learn_initial_state)
+
+
+def _made_by(cell: Callable[[int, int], nn.Module], n_features: int, hidden_size: int) -> Any:
+    try:
+        return cell(n_features, hidden_size)
+    except Exception as error:  # Somebody else's code can fail in any way.
+        raise UnsupportedNetworkError(
+            f"cell({n_features}, {hidden_size}), which should make a torch.nn.Module of "
+            f"n_features and hidden_size, failed with {type(error).__name__}: {error}"
+        ) from error
+
+
+def _try_cell(step: UserStep, n_features: int, hidden_size: int, dtype: torch.dtype) -> None:
+    """Take one step, so that a cell of another form is refused before anything is trained."""
+    x, h = torch.zeros(2, n_features, dtype=dtype), torch.zeros(2, hidden_size, dtype=dtype)
+    try:
+        with torch.no_grad():
+            step(0, x, h)
+    except UnsupportedNetworkError:  # Said again of the trials, with their number.
+        return
+    except Exception as error:
+        raise UnsupportedNetworkError(
+            f"the cell {type(step.module).__name__} cannot take a step forward(x_t, h) -> h: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _uniform(module: nn.Module, hidden_size: int, generator: torch.Generator) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._memory import Allowance
-from kpflow_sklearn._random import draw_seed
+from kpflow_sklearn._random import draw_seed, local_generator
 from kpflow_sklearn._spectrum import (
     Spectrum,
     compressed_spectrum,
@@ -123,8 +123,9 @@ class OperatorSpectra:
         check_positive_int(n_modes, "n_modes", minimum=0)
         check_positive_int(n_probes, "n_probes", minimum=4)
         if memory_limit is not None:
-            check_positive_int(memory_limit, "memory_limit")
-        if len(op.out_shape) != 3:
+            check_positive_int(memory_limit, "memory_limit", maximum=None)
+        local_generator(random_state)  # Drawn from where something is sampled; refused here.
+        if len(getattr(op, "out_shape", ())) != 3:
             raise ValueError(f"op must map to trajectories (trials, steps, states), got {op!r}.")
         self.op, self.gram, self.reduction, self.method = op, gram, reduction, method
         self.axes, self.n_modes, self.n_probes = tuple(axes), n_modes, n_probes
@@ -339,6 +340,7 @@ class OperatorSpectra:
         >>> spectra.route("time")
         'matrix'
         """
+        check_choice(axis, "axis", AXES)
         if axis != "all" and self.reduction == "mean":
             return "average"
         if self.method == "randomized":

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from kpflow_sklearn._estimator import SequenceTransformer
-from kpflow_sklearn._validation import check_choice
+from kpflow_sklearn._validation import check_choice, check_flag
 from kpflow_sklearn.pooling import POOLINGS, pooled
 
 
@@ -80,10 +80,18 @@ class SequenceScaler(  # type: ignore[call-arg]
         >>> SequenceScaler().fit(X).mean_
         array([5., 6.])
         """
+        check_flag(self.with_mean, "with_mean")
+        check_flag(self.with_std, "with_std")
         trials, valid, _ = self._check_trials(X, mask, reset=True)
         rows = trials.reshape(-1, trials.shape[-1]) if valid is None else trials[valid]
         scaler = StandardScaler(with_mean=self.with_mean, with_std=self.with_std)
-        self._scaler = scaler.set_output(transform="default").fit(rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._scaler = scaler.set_output(transform="default").fit(rows)
+        if self.with_std and not np.isfinite(self._scaler.scale_).all():
+            raise ValueError(
+                f"X is too large for its variance in {rows.dtype}, got values up to "
+                f"{abs(rows).max():.3g}; scale X down."
+            )
         self.mean_ = self._scaler.mean_ if self.with_mean else None
         self.scale_ = self._scaler.scale_
         return self

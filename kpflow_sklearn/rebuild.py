@@ -62,12 +62,30 @@ def check_rebuilt(
             _check_forward(module, view, X, states, compare_outputs)
 
 
+def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
+    """Return the states, or say why there are none."""
+    try:
+        states = view.states(X)
+    except UnsupportedNetworkError:
+        raise
+    except Exception as error:  # A user's step can fail in any way.
+        raise UnsupportedNetworkError(
+            f"the network's step failed with {type(error).__name__} on X: {error}"
+        ) from error
+    if not states.isfinite().all():
+        raise UnsupportedNetworkError(
+            f"the network's step makes states that are NaN or beyond what {view.dtype} holds on "
+            f"X, whose largest value is {float(X.abs().max()):.3g}: scale X or the weights down."
+        )
+    return states
+
+
 def _reproducible_states(view: RecurrentNetwork, X: Tensor) -> Tensor:
     """Return the states, if they do not depend on chance."""
     found = []
     for seed in (0, 1):
         with isolated_torch_seed(seed):
-            found.append(view.states(X))
+            found.append(_run(view, X))
     if torch.equal(*found):
         return found[0]
     name = type(view.recurrent).__name__

@@ -63,7 +63,7 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         trials, valid, single_step = super()._check_trials(X, mask, reset=reset)
         if single_step:
             warnings.warn(
-                f"X of shape {np.shape(X)} is taken as {len(trials)} trials of a single step; "
+                f"X of shape {trials[:, 0].shape} is taken as {len(trials)} trials of a single step; "
                 "give an array of shape (n_trials, n_timesteps, n_features) for sequences.",
                 UserWarning,
                 stacklevel=3,
@@ -99,6 +99,12 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
             for piece in inputs.split(512):
                 states.append(self.network_.states(piece))
                 outputs.append(self.network_.outputs(states[-1]))
+                if not outputs[-1].isfinite().all():
+                    raise ValueError(
+                        "X drives the network's states or outputs beyond what "
+                        f"{self.network_.dtype} holds, got values up to {abs(trials).max():.3g}; "
+                        "scale X down."
+                    )
         return torch.cat(states).cpu().numpy(), torch.cat(outputs).cpu().numpy()
 
     def trajectories(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:

@@ -14,8 +14,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
+from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._files import write_whole
 from kpflow_sklearn._training_reading import network_in_words, provenance_of
+from kpflow_sklearn._validation import check_flag, check_word
 from kpflow_sklearn.analyzer import KPFlowAnalyzer
 from kpflow_sklearn.gram_analyzer import GramFlowAnalyzer
 from kpflow_sklearn.reporting import _alignment, _gram, _kpflow
@@ -121,8 +123,15 @@ def report(
     kind = _kind_of(analyzer)
     check_is_fitted(analyzer, "results_")
     file = _checked_path(path)
+    check_flag(cyclic, "cyclic")
+    check_word(color_label, "color_label")
+    check_word("" if title is None else title, "title")
+    if about is not None and not isinstance(about, Mapping):
+        raise TypeError(f"about must be a mapping of names to words, got {about!r}.")
     options = {"mask": mask, "loss_weight": loss_weight}
     _check_given(analyzer, X, y=y, tasks=tasks, color_by=color_by, **options)
+    if not hasattr(X, "columns"):
+        X = None if X is None else as_array(X, "X")
     score, checks = _judge(analyzer, X, y, tasks, **options)
     if color_by is None and tasks is not None:
         color_by, cyclic, color_label = tasks, False, "task"
@@ -172,6 +181,8 @@ def _kind_of(analyzer: Any) -> ModuleType:
 
 
 def _checked_path(path: str | PathLike) -> Path:
+    if not isinstance(path, str | PathLike):
+        raise TypeError(f"path must be the path of a file, got {path!r}.")
     file = Path(path)
     if file.is_dir():
         raise ValueError(f"path must name a file, out.html say, but {str(file)!r} is a folder.")
@@ -187,12 +198,11 @@ def _check_given(analyzer: Any, X: Any, **others: Any) -> None:
     given = [name for name, value in others.items() if value is not None]
     if X is None and given:
         raise ValueError(f"{given[0]} was given without X.")
-    for name in ("tasks", "color_by"):
-        value = others[name]
-        if value is not None and np.shape(value)[:1] != np.shape(X)[:1]:
+    for name in {"tasks", "color_by"}.intersection(given):
+        shape, n_trials = np.shape(others[name]), len(as_array(X, "X"))
+        if shape[:1] != (n_trials,):
             raise ValueError(
-                f"{name} must hold a value for each of the {np.shape(X)[0]} trials, got shape "
-                f"{np.shape(value)}."
+                f"{name} must hold a value for each of the {n_trials} trials, got shape {shape}."
             )
     if isinstance(analyzer, GramFlowAnalyzer):
         if given and given != ["y"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -72,8 +72,11 @@ def check_iterations(iterations: Sequence[int] | None, n_checkpoints: int) -> li
         raise ValueError("checkpoints must hold at least one state_dict, got none.")
     if iterations is None:
         return list(range(n_checkpoints))
-    whole = all(isinstance(i, (int, np.integer)) for i in iterations)
-    if not whole:
+    is_sequence = isinstance(iterations, Iterable) and np.ndim(iterations) == 1
+    integers = (int, np.integer)
+    if not is_sequence or not all(
+        isinstance(i, integers) and not isinstance(i, bool) for i in iterations
+    ):
         raise ValueError(f"iterations must be integers, got {iterations!r}.")
     found = [int(i) for i in iterations]
     if len(found) != n_checkpoints:
@@ -123,6 +126,9 @@ def load_checkpoint(module: nn.Module, held: Any, label: str) -> None:
             f"{label} does not fit {type(module).__name__}: missing keys {sorted(missing)}, "
             f"unexpected keys {sorted(unexpected)}, other shapes {shapes}."
         )
+    empty = sorted(k for k, v in state.items() if isinstance(v, Tensor) and v.is_meta)
+    if empty:
+        raise CheckpointError(f"{label} must hold values, but {empty} hold none (device 'meta').")
     module.load_state_dict(state)
 
 

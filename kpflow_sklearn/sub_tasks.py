@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.losses import Objective
@@ -207,18 +208,22 @@ def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
     ValueError
         If there is another number of them, or some are missing or no labels.
     """
-    # NumPy would turn a list of strings and numbers, or gaps, into strings.
-    is_plain = not hasattr(values, "dtype")
-    labels = np.asarray(values, dtype=object) if is_plain else np.asarray(values)
+    labels = as_array(values, name)
+    if labels.dtype.kind in "US" and not hasattr(values, "dtype"):
+        # NumPy turns a list of strings and numbers, or gaps, into strings.
+        labels = np.asarray(values, dtype=object)
     if labels.shape != (n_trials,):
         raise ValueError(
-            f"{name} must hold one label a trial, shape ({n_trials},), got {labels.shape}."
+            f"{name} must hold one label a trial, shape ({n_trials},), got {labels.shape}; X (or "
+            f"X_analysis, where given) has {n_trials} trials."
         )
     for label in labels:
         whole = isinstance(label, str | int | np.integer | np.bool_)
         whole = whole or (isinstance(label, float | np.floating) and float(label).is_integer())
         if not whole:
-            raise ValueError(f"{name} must be strings or integers without gaps, got {label!r}.")
+            raise ValueError(
+                f"{name} must be strings or integers without gaps, got {_plain(label)}."
+            )
     if len({isinstance(label, str) for label in labels}) > 1:
         raise ValueError(f"{name} must be all strings or all integers, got both.")
     return np.array([x if isinstance(x, str) else int(x) for x in labels])

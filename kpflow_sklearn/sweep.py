@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,11 @@ from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ParameterGrid
 
+from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._sweep_cache import CellCache
-from kpflow_sklearn._validation import check_positive_int
+from kpflow_sklearn._validation import LARGEST_COUNT, check_folder, check_positive_int
 from kpflow_sklearn.results import COLUMNS, row, to_frame
+from kpflow_sklearn.targets import as_labels
 from kpflow_sklearn.traces import Estimate
 from kpflow_sklearn.training import RecurrentTrainer
 
@@ -92,6 +93,16 @@ def sweep(
     >>> table.groupby(["init_scale", "seed"]).ngroups
     4
     """
+    if isinstance(analyzer, type) or not (
+        hasattr(analyzer, "get_params") and hasattr(analyzer, "fit")
+    ):
+        raise TypeError(f"analyzer must be an estimator, got {analyzer!r}.")
+    grids = [grid] if isinstance(grid, Mapping) else grid
+    is_sequence = isinstance(grids, Iterable) and not isinstance(grids, str)
+    if not (is_sequence and list(grids) and all(isinstance(g, Mapping) for g in grids)):
+        raise TypeError(f"grid must be a mapping, or a sequence of mappings, got {grid!r}.")
+    if n_jobs is not None:
+        check_positive_int(n_jobs, "n_jobs", minimum=-LARGEST_COUNT)
     check_positive_int(n_seeds, "n_seeds")
     base = clone(analyzer)
     if "trainer" in base.get_params(deep=False) and base.trainer is None:
@@ -101,8 +112,8 @@ def sweep(
         for cell in ParameterGrid(grid)
         for seed in range(n_seeds)
     ]
-    cache = None if cache_dir is None else CellCache(Path(cache_dir))
-    data = (np.asarray(X), None if y is None else np.asarray(y), fit_params)
+    cache = None if cache_dir is None else CellCache(check_folder(cache_dir, "cache_dir"))
+    data = (as_array(X, "X"), None if y is None else as_labels(y, "y"), fit_params)
     shared = None if cache is None else cache.shared_key(base, data)
     run = delayed(_run_cell)
     found = Parallel(n_jobs=n_jobs)(run(base, cell, data, cache, shared) for cell in cells)

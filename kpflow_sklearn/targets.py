@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import column_or_1d
 
-from kpflow_sklearn._validation import check_choice, last_valid_step, trials_of_one_length
+from kpflow_sklearn._arrays import as_array, check_numbers, check_squares, naming
+from kpflow_sklearn._validation import check_choice, last_valid_step
 
 LOSSES = ("auto", "mse", "cross_entropy")
 
@@ -131,43 +132,44 @@ class TargetEncoder:
                 f"y asks for {self.n_outputs_} outputs, but the readout has {n_outputs}."
             )
 
-    def _check_shape(self, X: np.ndarray, values: ArrayLike, single_step: bool) -> np.ndarray:
-        with trials_of_one_length(values, "y"):
-            y = np.asarray(values)
+    def _check_shape(
+        self, X: np.ndarray, values: ArrayLike, single_step: bool, name: str = "y"
+    ) -> np.ndarray:
+        y = as_labels(values, name)
         if y.ndim <= 1 or (y.ndim == 2 and y.shape[1] == 1 and single_step):
-            y = column_or_1d(y, warn=True)
-        if y.dtype.kind in "fc" or y.ndim == 3:
-            y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y")
+            with naming(name):
+                y = column_or_1d(y, warn=True)
+        if y.dtype.kind in "fc" or (y.ndim == 3 and y.dtype.kind not in "OSU"):
+            y = check_numbers(y, name)
         if len(y) != len(X):
             raise ValueError(
-                f"y has {len(y)} trials and X has {len(X)}: Found input variables with "
+                f"{name} has {len(y)} trials and X has {len(X)}: Found input variables with "
                 f"inconsistent numbers of samples: [{len(X)}, {len(y)}]."
             )
         steps = X.shape[1]
-        if y.ndim == 3 and y.shape[1] == steps:
+        if y.ndim == 3 and y.shape[1] == steps and y.shape[2]:
             return y
         if y.ndim == 1 or (y.ndim == 2 and single_step):
             return y
         if y.ndim == 2 and y.shape[1] == steps and y.dtype.kind in "iub":
             return y
         hint = (
-            " For one value a step, give y[:, :, None]."
+            f" For one value a step, give {name}[:, :, None]."
             if y.ndim == 2 and y.shape[1] == steps
             else ""
         )
         raise ValueError(
-            f"y must have shape ({len(X)}, {steps}, n_outputs), or ({len(X)}, {steps}) with "
+            f"{name} must have shape ({len(X)}, {steps}, n_outputs), or ({len(X)}, {steps}) with "
             f"integer classes, or ({len(X)},), got {y.dtype} values of shape {y.shape}.{hint}"
         )
 
-    def _numeric(self, y: np.ndarray) -> np.ndarray:
-        try:
-            return y.astype(np.float64)
-        except (TypeError, ValueError):
+    def _numeric(self, y: np.ndarray, name: str = "y") -> np.ndarray:
+        if y.dtype.kind in "OSU":
             raise ValueError(
-                f"loss='mse' needs numbers in y, got dtype {y.dtype}; use loss='cross_entropy' "
-                "for labels."
-            ) from None
+                f"loss='mse' needs numbers in {name}, got dtype {y.dtype}; use "
+                "loss='cross_entropy' for labels."
+            )
+        return y.astype(np.float64)
 
     def encode(
         self,
@@ -177,21 +179,27 @@ class TargetEncoder:
         mask: np.ndarray | None = None,
         loss_weight: ArrayLike | None = None,
         single_step: bool = False,
+        name: str = "y",
     ) -> Targets:
-        """Return the targets of every step, in the form learnt by `fit`."""
+        """Return the targets of every step, in the form learnt by `fit`, y ``name`` in errors."""
         n_trials, n_steps = X.shape[:2]
         valid = np.ones((n_trials, n_steps), bool) if mask is None else mask
         if self.form_ == "next_input":
             if y is not None:
-                raise ValueError("y must be None, as it was on fit (the next input is predicted).")
+                raise ValueError(
+                    f"{name} must be None, as it was on fit (the next input is predicted), got a "
+                    f"{type(y).__name__}."
+                )
             values, asked = _next_input(X, valid)
         else:
             if y is None:
-                raise ValueError("y is needed, got None.")
-            y = self._check_shape(X, y, single_step)
+                raise ValueError(f"{name} is needed, got None.")
+            y = self._check_shape(X, y, single_step, name)
             if y.ndim != self.n_dims_:
-                raise ValueError(f"y must have {self.n_dims_} dimensions as on fit, got {y.ndim}.")
-            values = self._to_values(y, X.dtype, valid)
+                raise ValueError(
+                    f"{name} must have {self.n_dims_} dimensions as on fit, got {y.ndim}."
+                )
+            values = self._to_values(y, X.dtype, valid, name)
             asked = valid
             if self.form_ == "last_step":
                 values = np.repeat(values[:, None], n_steps, axis=1)
@@ -208,20 +216,25 @@ class TargetEncoder:
                 )
         return Targets(values, weight.astype(X.dtype))
 
-    def _to_values(self, y: np.ndarray, dtype: np.dtype, valid: np.ndarray) -> np.ndarray:
+    def _to_values(
+        self, y: np.ndarray, dtype: np.dtype, valid: np.ndarray, name: str
+    ) -> np.ndarray:
         if self.classes_ is None:
-            values = self._numeric(y).astype(dtype)
+            values = self._numeric(y, name).astype(dtype)
             values = values[:, None] if values.ndim == 1 else values
             if values.shape[-1] != self.n_outputs_:
                 raise ValueError(
-                    f"y must have {self.n_outputs_} outputs as on fit, got {values.shape[-1]}."
+                    f"{name} must have {self.n_outputs_} outputs as on fit, got "
+                    f"{values.shape[-1]}."
                 )
             return values
         if y.ndim == 2 and y.shape == valid.shape:
             y = np.where(valid, y, self.classes_[0])
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(f"y holds labels that were not seen on fit: {unknown[:5].tolist()}.")
+            raise ValueError(
+                f"{name} holds labels that were not seen on fit: {unknown[:5].tolist()}."
+            )
         return np.searchsorted(self.classes_, y)
 
     def decode(self, outputs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -247,7 +260,28 @@ class TargetEncoder:
         truth = targets.values[asked]
         if self.classes_ is not None:
             return float(accuracy_score(truth, outputs[asked].argmax(axis=-1)))
+        check_squares(truth, outputs[asked])
         return float(r2_score(truth, outputs[asked]))
+
+
+def as_labels(values: ArrayLike, name: str) -> np.ndarray:
+    """Return labels or numbers as an array of numbers alone, or of strings alone.
+
+    NumPy would turn a list of strings and numbers, or with gaps, into strings or objects.
+    """
+    array = as_array(values, name)
+    if array.dtype.kind in "US" and not hasattr(values, "dtype"):
+        array = np.asarray(values, dtype=object)
+    if array.dtype != object:
+        return array
+    if all(isinstance(value, str) for value in array.flat):
+        return array
+    if all(isinstance(value, (int, float, complex, np.number, np.bool_)) for value in array.flat):
+        return np.array(array.tolist()).reshape(array.shape)
+    kinds = ", ".join(sorted({type(value).__name__ for value in array.flat}))
+    raise ValueError(
+        f"{name} must hold numbers alone or strings alone, without gaps, got {kinds}."
+    )
 
 
 def _next_input(X: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -264,9 +298,7 @@ def _next_input(X: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _check_loss_weight(
     loss_weight: ArrayLike, X: np.ndarray, n_outputs: int, loss: str
 ) -> np.ndarray:
-    weight = check_array(
-        loss_weight, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="loss_weight"
-    )
+    weight = check_numbers(loss_weight, "loss_weight", dtype=np.float64)
     shapes = [X.shape[:2]] if loss == "cross_entropy" else [X.shape[:2], (*X.shape[:2], n_outputs)]
     if weight.shape not in shapes:
         raise ValueError(

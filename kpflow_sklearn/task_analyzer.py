@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn._validation import check_periods, check_positive_int
+from kpflow_sklearn._validation import (
+    check_periods,
+    check_positive_int,
+    check_verbose,
+)
 from kpflow_sklearn.alignment_history import AlignmentHistory
 from kpflow_sklearn.alignment_rows import alignment_rows
 from kpflow_sklearn.analyzer_base import RecurrentAnalyzer
@@ -26,9 +30,10 @@ from kpflow_sklearn.sub_tasks import (
     tasks_by_label,
     tasks_by_output,
 )
+from kpflow_sklearn.targets import as_labels
 from kpflow_sklearn.task_flow import TaskFlow
 from kpflow_sklearn.task_verification import verify_tasks
-from kpflow_sklearn.trials import FEWER, AnalysisTrials, choose_index
+from kpflow_sklearn.trials import FEWER, AnalysisTrials, check_analysed, choose_index
 
 
 class TaskAlignmentAnalyzer(RecurrentAnalyzer):
@@ -61,7 +66,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         At the last snapshot: "interference" <g_i, g_j>, "gradient" its cosine, "flow"
         cos(delta_ii, delta_ij), "update" cos(delta_ii, delta_jj), "state" cos(Z_i, Z_j).
         Without ``conditions`` the last two are the overlap of second moments,
-        tr(C_i C_j) / (|C_i| |C_j|). "state" is missing where tasks are outputs.
+        tr(C_i C_j) / (|C_i| |C_j|). "state" is missing where tasks are outputs. An entry is NaN
+        where ``results_`` says why.
     alignment_history_ : dict of str to DataFrame ((iteration, task) x other_task)
         The same at every snapshot; ``.loc[iteration]`` is one matrix.
     cumulative_alignment_ : dict of str to DataFrame ((iteration, task) x other_task)
@@ -71,8 +77,9 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         operators. Average linkage on 1 - alignment.
     grouping_history_ : DataFrame
         For each source (states, their cumulative mean, cumulative operators and gradients) and
-        iteration: groups, whether they are the final ones, the margin of the final groups, and
-        its chance level over permuted task labels.
+        iteration: groups, whether they are the final ones, the margin of the final groups (NaN
+        where no group holds two tasks, all are in one, or the alignment is unknown), and its
+        chance level over permuted task labels (NaN too for the groups' own matrix).
     transition_ : int or None
         The iteration from which the groups of the states stay the final ones, at the earliest the
         first snapshot; None if there are no groups to tell apart, or a single snapshot.
@@ -187,20 +194,23 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         >>> analyzer.fit(X, y, tasks=tasks).alignment_matrices_["interference"].shape
         (4, 4)
         """
-        analysed = X if X_analysis is None else X_analysis
+        analysed, _, single_step = self._check_trials(X, reset=True)
+        if X_analysis is not None:
+            analysed = check_analysed(X_analysis, single_step)
         check_positive_int(self.analysis_trials, "analysis_trials")
+        check_verbose(self.verbose)
         if self.n_groups is not None:
             check_positive_int(self.n_groups, "n_groups")
         seed = draw_seed(self.random_state)
         labels = self._check_labels(tasks, conditions, analysed)
         if labels is not None:
             self._check_choice(labels, conditions, X_analysis is None, seed)
-        shape = () if periods is None else np.shape(analysed)
-        steps = check_periods(periods, shape[1] if len(shape) == 3 else 1)
+        steps = check_periods(periods, analysed.shape[1])
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
             if labels is None and self._has_a_class_each():
-                labels = np.asarray(y if X_analysis is None else y_analysis).ravel()
+                asked: Any = y if X_analysis is None else y_analysis
+                labels = as_labels(asked, "y").ravel()
                 self._check_choice(labels, None, X_analysis is None, seed)
             trials = self._choose_trials(
                 X,
@@ -219,14 +229,14 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         return self
 
     def _check_labels(
-        self, tasks: ArrayLike | None, conditions: ArrayLike | None, X: ArrayLike
+        self, tasks: ArrayLike | None, conditions: ArrayLike | None, X: np.ndarray
     ) -> np.ndarray | None:
         """Return the labels, all that is wrong with them named before anything is trained."""
         if tasks is None:
             if conditions is not None:
                 raise ValueError("conditions match trials of different tasks: give tasks too.")
             return None
-        labels = check_labels(tasks, "tasks", _num_samples(X))
+        labels = check_labels(tasks, "tasks", len(X))
         n_tasks = len(np.unique(labels))
         if n_tasks < 2:
             raise ValueError(
@@ -300,7 +310,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             flow = TaskFlow(lin, tasks, self.trainer_.objective_)
             matrices = flow.matrices()
             for kind, matrix in matrices.items():
-                series.setdefault(kind, []).append(matrix)
+                finite = np.where(np.isfinite(matrix), matrix, np.nan)
+                series.setdefault(kind, []).append(finite)
             rows += alignment_rows(iteration, flow, matrices)
             by_map.append(flow.interference_by_map().assign(iteration=iteration))
             if periods is not None:
@@ -440,11 +451,12 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         True
         """
         table = super().verify(X, y, mask=mask, loss_weight=loss_weight)
-        labels = self._check_labels(tasks, None, X)
+        labels = self._check_labels(tasks, None, self._check_trials(X)[0])
         if labels is None and self.trainer_.encoder_.loss_ == "cross_entropy":
             if not self._has_a_class_each():
                 return table
-            labels = np.asarray(y).ravel()
+            asked: Any = y
+            labels = as_labels(asked, "y").ravel()
         options = {"mask": mask, "loss_weight": loss_weight, "tasks": labels}
         trials = self._choose_trials(X, y, 0, **options)
         sub_tasks = self._sub_tasks(labels, None, trials)

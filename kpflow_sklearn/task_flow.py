@@ -200,6 +200,7 @@ class TaskFlow:
             gram = flat.mT @ flat
             rank = spectrum_of_gram(gram).rank(share)
             n = 0 if rank.reason else int(rank.value)
-            vectors = torch.linalg.eigh(gram).eigenvectors.flip(1)
+            # None of a zero change, or of one that overflowed.
+            vectors = torch.linalg.eigh(gram if n else torch.zeros_like(gram))[1].flip(1)
             found.append(vectors[:, :n].mT.cpu().numpy())
         return found

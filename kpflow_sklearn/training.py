@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._loop import BatchLoss, LoopSettings, train
 from kpflow_sklearn._random import draw_seed, torch_generator
-from kpflow_sklearn._validation import check_choice, check_positive_int, check_real
+from kpflow_sklearn._validation import (
+    check_choice,
+    check_flag,
+    check_folder,
+    check_positive_int,
+    check_real,
+)
 from kpflow_sklearn.network import RecurrentNetwork, build_network
 from kpflow_sklearn.recurrent_model import RecurrentModel, to_tensors
 from kpflow_sklearn.run_folder import RunFolder, name_settings
@@ -268,6 +274,7 @@ class RecurrentTrainer(RecurrentModel):
         return self
 
     def _check_resumable(self) -> None:
+        check_folder(self.checkpoint_dir, "checkpoint_dir")
         if not isinstance(self.random_state, (int, np.integer)):
             raise ValueError(
                 "checkpoint_dir needs random_state to be an integer, so that a run that was "
@@ -296,6 +303,8 @@ class RecurrentTrainer(RecurrentModel):
             check_real(getattr(self, name), name, 0)
         for name in ("dt", "tau"):
             check_real(getattr(self, name), name, 0, open_minimum=True)
+        for name in ("learn_initial_state", "warm_start"):
+            check_flag(getattr(self, name), name)
         if self.checkpoint_dir is not None:
             self._check_resumable()
         if self.dt > self.tau:
@@ -330,7 +339,7 @@ class RecurrentTrainer(RecurrentModel):
             self.encoder_.n_outputs_,
             hidden_size=self.hidden_size,
             n_layers=self.n_layers,
-            init_scale=self.init_scale,
+            init_scale=float(self.init_scale),
             recurrent_init=self.recurrent_init,
             alpha=self.dt / self.tau,
             learn_initial_state=self.learn_initial_state,
@@ -379,7 +388,11 @@ class RecurrentTrainer(RecurrentModel):
 
             def part_loss(part: slice) -> Tensor:
                 index = torch.as_tensor(batch[part], device=inputs.device)
-                push = None if noise is None else self.noise_std * noise[part].to(inputs.device)
+                push = (
+                    None
+                    if noise is None
+                    else float(self.noise_std) * noise[part].to(inputs.device)
+                )
                 states = network.states(inputs[index], push)
                 if valid is None:
                     return objective.value(network, states, targets[batch[part]], None)
@@ -395,7 +408,8 @@ class RecurrentTrainer(RecurrentModel):
 def _check_device(device: str) -> None:
     """Refuse a device that torch does not know, or that this machine does not have."""
     try:
-        torch.device(device)
+        if not isinstance(device, str | torch.device) or torch.device(device).type == "meta":
+            raise TypeError("on which nothing can be computed")
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be one that torch knows, got {device!r}.") from error
     try:

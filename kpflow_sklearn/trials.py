@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._memory import explained
 from kpflow_sklearn._validation import check_mask, check_sequences
 from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.recurrent_model import to_tensors
+from kpflow_sklearn.sub_tasks import check_labels
 from kpflow_sklearn.targets import TargetEncoder, Targets
 
 #: What to do where the analysis as such does not fit.
@@ -95,37 +97,55 @@ def choose_trials(
     if X_analysis is None and y_analysis is not None:
         raise ValueError("y_analysis was given without X_analysis.")
     if X_analysis is not None:
-        given = check_sequences(_as_sequences(X_analysis, single_step), "X_analysis")
+        given = check_analysed(X_analysis, single_step)
         if given.shape[-1] != X.shape[-1]:
             raise ValueError(
                 f"X_analysis must have {X.shape[-1]} features as X has, got {given.shape[-1]}."
             )
         if y is not None and y_analysis is None:
             raise ValueError("y_analysis is needed with X_analysis when y is given, got None.")
-        targets = encoder.encode(given, y_analysis, single_step=single_step)
+        targets = encoder.encode(given, y_analysis, single_step=single_step, name="y_analysis")
         return AnalysisTrials(given, targets, None)
     valid = check_mask(mask, X)
+    tasks = None if tasks is None else check_labels(tasks, "tasks", len(X))
     index = choose_index(len(X), n_trials, tasks, conditions, seed)
+    if loss_weight is not None:
+        loss_weight = as_array(loss_weight, "loss_weight")
     # Once whole, so that every trial is checked; then the chosen ones, with weights of their own.
     encoder.encode(X, y, mask=valid, loss_weight=loss_weight, single_step=single_step)
-    if loss_weight is not None and not np.asarray(loss_weight)[index].any():
+    if loss_weight is not None and not loss_weight[index].any():
         raise ValueError(
             f"none of the {len(index)} trials chosen for the analysis has a positive loss_weight; "
             "raise analysis_trials, or give X_analysis."
         )
     targets = encoder.encode(
         X[index],
-        None if y is None else np.asarray(y)[index],
+        None if y is None else as_array(y, "y")[index],
         mask=None if valid is None else valid[index],
-        loss_weight=None if loss_weight is None else np.asarray(loss_weight)[index],
+        loss_weight=None if loss_weight is None else loss_weight[index],
         single_step=single_step,
     )
     return AnalysisTrials(X[index], targets, None if valid is None else valid[index], index)
 
 
-def _as_sequences(X: ArrayLike, single_step: bool) -> np.ndarray:
-    array = np.asarray(X)
-    return array[:, None, :] if single_step and array.ndim == 2 else array
+def check_analysed(X_analysis: ArrayLike, single_step: bool) -> np.ndarray:
+    """Return trials given for the analysis alone, (n_trials, n_timesteps, n_features).
+
+    Parameters
+    ----------
+    X_analysis : array-like
+        Trials.
+    single_step : bool
+        Whether X is of two dimensions, and they may be.
+
+    Returns
+    -------
+    ndarray
+        Finite floats.
+    """
+    array = as_array(X_analysis, "X_analysis")
+    array = array[:, None, :] if single_step and array.ndim == 2 else array
+    return check_sequences(array, "X_analysis")
 
 
 def choose_index(
@@ -157,10 +177,6 @@ def choose_index(
     order = rng.permutation(n_available)
     if tasks is not None:
         labels = np.asarray(tasks)
-        if labels.shape != (n_available,):
-            raise ValueError(
-                f"tasks must hold one label a trial, shape ({n_available},), got {labels.shape}."
-            )
         if conditions is not None:
             order = _by_condition(labels, np.asarray(conditions), order, rng)
         # The first trial of every task comes first, then the second of every task, and so on.

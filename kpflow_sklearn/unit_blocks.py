@@ -100,12 +100,15 @@ def unit_modes(
     Returns
     -------
     eigenvalues : ndarray of shape (k,)
-        In descending order; fewer than k if K has fewer that are not zero.
+        In descending order; fewer than k if K has fewer that are not zero, none if it overflows.
     eigenfunctions : Tensor of shape (k, n_trials, n_timesteps, n_states)
         Orthonormal.
     """
     candidates: list[tuple[float, int, int, Tensor]] = []
     for start, units, grams in unit_grams(op, memory):
+        if not grams.isfinite().all():
+            none = torch.zeros(0, *op.in_shape, dtype=op.dtype, device=op.device)
+            return np.empty(0), none
         values, vectors = torch.linalg.eigh(grams)
         for i, unit in enumerate(units):
             for r in range(1, min(k, values.shape[-1]) + 1):

@@ -67,6 +67,12 @@ def verify_network(
 def table_of_checks(rows: list[tuple[str, float, float]]) -> pd.DataFrame:
     """Return (identity, error, tolerance) as a table, with whether each holds."""
     table = pd.DataFrame(rows, columns=["identity", "error", "tolerance"])
+    unknown = ~np.isfinite(table["error"])
+    if unknown.any():
+        raise ValueError(
+            "X, y or the network's weights are too large to verify in float64: of "
+            f"{table['identity'][unknown].iloc[0]!r} both sides overflow; scale them down."
+        )
     table["passed"] = table["error"] <= table["tolerance"]
     return table
 

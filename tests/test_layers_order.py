@@ -18,7 +18,8 @@ SOURCE = Path(kpflow_sklearn.__file__).parent
 # Modules, without the package's name, by layer. "cells.*" stands for the subpackage and all that
 # is in it; a module named on its own goes before its subpackage. Files may yet be unwritten.
 LAYERS = {
-    0: "_validation _random _tensors _digest _memory _files _callbacks _estimator exceptions",
+    0: "_arrays _validation _random _tensors _digest _memory _files _callbacks _estimator "
+    "exceptions",
     1: "datasets.* cells.* coactivation layers network named_parts readouts recognition tangent "
     "targets operators._base",
     2: "losses linearization operators.* feedforward.* gramians unit_blocks half_factor sketches "

@@ -114,9 +114,9 @@ class MapBlock:
         steps = zip(self.features, self.sensitivity.flatten(-2), strict=True)
         return sum(coactivation_trace(u, s) for u, s in steps)
 
-    def activity_gram(self) -> Tensor:
-        """Return sum u_j u_j^T, (n_columns, n_columns), in double."""
-        steps = (step.double() for step in self.features)  # One at a time, to save memory.
+    def activity_gram(self, unit: float = 1.0) -> Tensor:
+        """Return sum u_j u_j^T, (n_columns, n_columns), in double, of u_j in some unit."""
+        steps = (step.double() / unit for step in self.features)  # One at a time: less memory.
         return sum(u.mT @ u for u in steps)
 
     def compress(self, tolerance: float, rank: int | None) -> tuple[MapBlock, float]:
@@ -136,7 +136,9 @@ class MapBlock:
         lost : float
             tr J J^T of what is left out, which is exact.
         """
-        values, vectors = torch.linalg.eigh(self.activity_gram())
+        # In units of the largest entry, so that no square overflows.
+        largest = float(torch.linalg.vector_norm(self.features, ord=torch.inf)) or 1.0
+        values, vectors = torch.linalg.eigh(self.activity_gram(largest))
         values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
         left_out = values.flip(0).cumsum(0).flip(0)
         kept = max(1, int((left_out > tolerance**2 * left_out[0]).sum()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._validation import check_real
 from kpflow_sklearn.cells._base import Cell, WeightMap
 
 Parts = tuple[Tensor, ...]
@@ -130,10 +131,11 @@ def make_cell(name: str, alpha: float = 1.0) -> Cell:
     ValueError
         If there is no cell of that name.
     """
-    if name not in _CELLS:
+    if not isinstance(name, str) or name not in _CELLS:
         raise ValueError(
             f"cell must be one of {', '.join(map(repr, CELL_NAMES))} or a callable "
             f"(n_features, hidden_size) -> module, got {name!r}."
         )
+    check_real(alpha, "alpha", 0, 1, open_minimum=True)
     kind = _CELLS[name]
     return kind(alpha) if issubclass(kind, LeakyCell) else kind()

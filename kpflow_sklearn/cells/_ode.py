@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kpflow_sklearn._validation import check_positive_int, check_real
+
 # Adaptive solvers choose their steps by all trials together, so that trials influence each other.
 FIXED_GRID_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")
 
@@ -36,16 +38,18 @@ class NeuralODECell(nn.Module):
         self, field: nn.Module, dt: float = 1.0, method: str = "rk4", n_substeps: int = 1
     ) -> None:
         super().__init__()
-        if method not in FIXED_GRID_METHODS:
+        if not isinstance(field, nn.Module):
+            raise ValueError(
+                f"field must be a torch.nn.Module, or make one, got a {type(field).__name__}."
+            )
+        check_real(dt, "dt", 0, open_minimum=True)
+        check_positive_int(n_substeps, "n_substeps")
+        if not isinstance(method, str) or method not in FIXED_GRID_METHODS:
             raise ValueError(
                 f"method must be one of {', '.join(map(repr, FIXED_GRID_METHODS))}, which have a "
                 f"fixed grid, got {method!r}."
             )
-        if not dt > 0 or not n_substeps >= 1:
-            raise ValueError(
-                f"dt must be positive and n_substeps at least 1, got {dt} and {n_substeps}."
-            )
-        self.field, self.dt, self.method, self.n_substeps = field, dt, method, n_substeps
+        self.field, self.dt, self.method, self.n_substeps = field, float(dt), method, n_substeps
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the state after dt."""
@@ -78,6 +82,8 @@ class NeuralODE:
 
     def __call__(self, n_features: int, hidden_size: int) -> NeuralODECell:
         """Return the cell for a network of these sizes."""
+        if not callable(self.field):
+            raise ValueError(f"field must be callable, got {self.field!r}.")
         made = self.field(n_features, hidden_size)
         return NeuralODECell(made, self.dt, self.method, self.n_substeps)
 

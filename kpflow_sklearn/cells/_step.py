@@ -86,7 +86,7 @@ class UserStep:
         came = str(tuple(new.shape)) if isinstance(new, Tensor) else type(new).__name__
         if isinstance(new, tuple):
             came = f"tuple of {[tuple(p.shape) for p in new if isinstance(p, Tensor)]}"
+        label = getattr(self.module, "label", f"cell {type(self.module).__name__}")
         raise UnsupportedNetworkError(
-            f"the cell {type(self.module).__name__} must return the next state as {expected}, "
-            f"got {came}."
+            f"the {label} must return the next state as {expected}, got {came}."
         )

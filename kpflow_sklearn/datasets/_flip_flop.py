@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from kpflow_sklearn._random import local_generator
+from kpflow_sklearn._validation import check_flag
+
 from ._periods import (
     FloatArray,
     RandomStateLike,
     add_noise,
     check_count,
-    check_flag,
     check_number,
-    make_rng,
 )
 
 
@@ -99,9 +100,9 @@ def make_flip_flop(
     pulse_probability = check_number("pulse_probability", pulse_probability)
     dt = check_number("dt", dt, positive=True)
     noise_std = check_number("noise_std", noise_std)
-    evenly_spaced = check_flag("evenly_spaced", evenly_spaced)
+    evenly_spaced = check_flag(evenly_spaced, "evenly_spaced")
 
-    rng = make_rng(random_state)
+    rng = local_generator(random_state)
     shape = (n_trials, n_timesteps, n_bits)
     pulses = _draw_pulses(shape, min(1.0, pulse_probability * dt), rng)
     if evenly_spaced:

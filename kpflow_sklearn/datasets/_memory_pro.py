@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy.typing as npt
 
+from kpflow_sklearn._random import local_generator
+from kpflow_sklearn._validation import check_flag
+
 from ._periods import (
     RandomStateLike,
     Rule,
     add_noise,
     build_trials,
     check_count,
-    check_flag,
     check_number,
     count_steps,
     draw_angles,
-    make_rng,
 )
 
 
@@ -125,11 +126,11 @@ def make_memory_pro(
     """
     n_trials = check_count("n_trials", n_trials)
     noise_std = check_number("noise_std", noise_std)
-    evenly_spaced = check_flag("evenly_spaced", evenly_spaced)
-    return_stimuli = check_flag("return_stimuli", return_stimuli)
+    evenly_spaced = check_flag(evenly_spaced, "evenly_spaced")
+    return_stimuli = check_flag(return_stimuli, "return_stimuli")
     periods = count_steps(dt, context=context, stimulus=stimulus, memory=memory, response=response)
 
-    rng = make_rng(random_state)
+    rng = local_generator(random_state)
     angles = draw_angles(n_trials, evenly_spaced, rng)
     X, y = build_trials(angles, periods, Rule("memory"))
     X = add_noise(X, noise_std, dt, rng)

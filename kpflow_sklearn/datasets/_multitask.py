@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpflow_sklearn._random import local_generator
+from kpflow_sklearn._validation import check_flag
+
 from ._periods import (
     N_CHANNELS,
     FloatArray,
@@ -17,11 +20,9 @@ from ._periods import (
     add_noise,
     build_trials,
     check_count,
-    check_flag,
     check_number,
     count_steps,
     draw_angles,
-    make_rng,
 )
 
 RULES = {
@@ -169,12 +170,12 @@ def make_multitask(
     """
     n_trials = check_count("n_trials", n_trials)
     noise_std = check_number("noise_std", noise_std)
-    evenly_spaced = check_flag("evenly_spaced", evenly_spaced)
-    return_stimuli = check_flag("return_stimuli", return_stimuli)
+    evenly_spaced = check_flag(evenly_spaced, "evenly_spaced")
+    return_stimuli = check_flag(return_stimuli, "return_stimuli")
     names = _canonical_names(tasks)
     periods = count_steps(dt, context=context, stimulus=stimulus, memory=memory, response=response)
 
-    rng = make_rng(random_state)
+    rng = local_generator(random_state)
     angles = np.stack([draw_angles(n_trials, evenly_spaced, rng) for _ in names])
     X, y = _build_cued_trials(names, angles, periods)
     X = add_noise(X, noise_std, dt, rng)

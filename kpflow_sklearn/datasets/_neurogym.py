@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from kpflow_sklearn._random import local_generator
+
 from ._padding import pad_sequences
-from ._periods import RandomStateLike, check_count, make_rng
+from ._periods import RandomStateLike, check_count
 
 
 def fetch_neurogym(
@@ -60,8 +62,14 @@ def fetch_neurogym(
     >>> KPFlowAnalyzer().fit(X, y, mask=mask)  # doctest: +SKIP
     """
     n_trials = check_count("n_trials", n_trials)
+    if task_params is not None and not isinstance(task_params, Mapping):
+        raise ValueError(f"task_params must be a mapping or None, got {task_params!r}.")
+    if not isinstance(task, str) and not hasattr(task, "unwrapped"):
+        raise ValueError(
+            f"task must be the name of a task or an environment, got a {type(task).__name__}."
+        )
     env = _make(task, task_params) if isinstance(task, str) else task
-    seed = int(make_rng(random_state).randint(np.iinfo(np.int32).max))
+    seed = int(local_generator(random_state).randint(np.iinfo(np.int32).max))
     own = env.unwrapped
     own.seed(seed)
     # The environment itself, outside of wrappers that count steps across trials.

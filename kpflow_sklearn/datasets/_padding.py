@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from kpflow_sklearn._arrays import as_array
+from kpflow_sklearn._validation import check_positive_int
 
 
 def pad_sequences(
@@ -45,16 +48,32 @@ def pad_sequences(
     >>> X.shape, y.tolist(), mask.sum(axis=1).tolist()
     ((2, 3, 2), [[0, 1, 1], [2, 0, 0]], [3, 1])
     """
-    if not sequences or not len(sequences[0]):
-        raise ValueError("pad_sequences needs at least one trial, got none.")
-    columns = [[np.asarray(trial) for trial in trials] for trials in sequences]
+    columns = [_trials(trials, f"sequences[{k}]") for k, trials in enumerate(sequences)]
+    if not columns or not columns[0]:
+        raise ValueError("sequences: pad_sequences needs at least one trial, got none.")
     lengths = _lengths(columns)
     longest = max(lengths)
-    if n_timesteps is not None and n_timesteps < longest:
-        raise ValueError(f"n_timesteps must be at least {longest}, got {n_timesteps}.")
+    if n_timesteps is not None:
+        check_positive_int(n_timesteps, "n_timesteps")
+        if n_timesteps < longest:
+            raise ValueError(f"n_timesteps must be at least {longest}, got {n_timesteps}.")
     n_steps = longest if n_timesteps is None else n_timesteps
     mask = np.arange(n_steps) < np.array(lengths)[:, None]
     return (*(_padded(trials, n_steps) for trials in columns), mask)
+
+
+def _trials(trials: Any, name: str) -> list[np.ndarray]:
+    """Return the trials of one column as arrays of numbers, or of words."""
+    if isinstance(trials, str | bytes | Mapping) or not isinstance(trials, Iterable):
+        raise ValueError(f"{name} must be a list of trials, got a {type(trials).__name__}.")
+    found = [as_array(trial, f"{name}[{b}]") for b, trial in enumerate(trials)]
+    kinds = {"number" if a.dtype.kind in "fiubc" else "word" for a in found}
+    if len(kinds) > 1 or any(a.dtype == object for a in found):
+        raise ValueError(
+            f"{name} must hold numbers in all trials, or words, got "
+            f"{', '.join(sorted({str(a.dtype) for a in found}))}."
+        )
+    return found
 
 
 def _lengths(columns: list[list[np.ndarray]]) -> list[int]:
@@ -115,8 +134,8 @@ def trials_first(*arrays: npt.ArrayLike) -> Any:
     (8, 50, 3)
     """
     if not arrays:
-        raise ValueError("trials_first needs at least one array, got none.")
-    found = [np.asarray(array) for array in arrays]
+        raise ValueError("arrays: trials_first needs at least one, got none.")
+    found = [as_array(array, f"arrays[{k}]") for k, array in enumerate(arrays)]
     for k, array in enumerate(found):
         if array.ndim < 2 or array.shape[:2] != found[0].shape[:2]:
             raise ValueError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils import check_random_state
+
+from kpflow_sklearn._validation import LARGEST_COUNT, is_finite
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 RandomStateLike: TypeAlias = int | np.random.RandomState | None
@@ -21,33 +21,21 @@ N_CHANNELS = 3
 
 def check_count(name: str, value: Any) -> int:
     """Return `value` as an int if it is a positive integer, else raise ValueError."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+    if int(value) > LARGEST_COUNT:
+        raise ValueError(f"{name} must be at most {LARGEST_COUNT}, got {value!r}.")
     return int(value)
 
 
 def check_number(name: str, value: Any, *, positive: bool = False) -> float:
     """Return `value` as a float if it is finite and not negative (or positive), else raise."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    is_number = is_number and not isinstance(value, bool) and is_finite(value)
     if not is_number or value < 0 or (positive and value == 0):
         kind = "positive" if positive else "non-negative"
         raise ValueError(f"{name} must be a {kind} finite number, got {value!r}.")
     return float(value)
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """Return `value` as a bool if it is one, else raise ValueError."""
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name} must be True or False, got {value!r}.")
-    return bool(value)
-
-
-def make_rng(random_state: RandomStateLike) -> np.random.RandomState:
-    """Return the generator for `random_state`; None is fresh entropy, not NumPy's global one."""
-    if random_state is None:
-        return np.random.RandomState()
-    rng: np.random.RandomState = check_random_state(random_state)
-    return rng
 
 
 @dataclass(frozen=True)

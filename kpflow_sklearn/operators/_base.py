@@ -12,7 +12,10 @@ import torch
 from scipy.sparse import linalg
 from torch import Tensor
 
+from kpflow_sklearn._arrays import as_array, check_numbers
 from kpflow_sklearn._tensors import as_tensor
+from kpflow_sklearn._validation import check_positive_int, check_real, check_slice
+from kpflow_sklearn.tangent import NetworkTangent
 
 
 class LinearOperator:
@@ -49,6 +52,9 @@ class LinearOperator:
     >>> (lin.K @ torch.ones(7, 3, 5, 4)).shape
     torch.Size([7, 3, 5, 4])
     """
+
+    #: NumPy leaves products with its arrays and numbers to the operator.
+    __array_ufunc__ = None
 
     def __init__(
         self,
@@ -106,6 +112,7 @@ class LinearOperator:
         >>> lin.P.on_trials(slice(0, 2))
         FlowPropagator((2, 5, 4) -> (2, 5, 4), torch.float32)
         """
+        check_slice(trials, "trials", self.out_shape[0])
         return None
 
     @property
@@ -129,8 +136,13 @@ class LinearOperator:
         if isinstance(other, LinearOperator):
             return _Composed(self, other)
         if isinstance(other, np.ndarray):
-            q = as_tensor(other, self.dtype, self.device)
-            return (self @ q).cpu().numpy()
+            name = type(self).__name__
+            array = as_array(other, f"the right factor of {name}")
+            if array.dtype.kind not in "fiubO":
+                raise ValueError(f"{name} acts on real numbers, got dtype {array.dtype}.")
+            if array.dtype == object:
+                array = check_numbers(array, name)
+            return (self @ as_tensor(array, self.dtype, self.device)).cpu().numpy()
         if not isinstance(other, Tensor):
             return NotImplemented
         return self._checked_apply(other, self._apply)
@@ -169,7 +181,11 @@ class LinearOperator:
         return self._checked_apply(q, self._apply_in_place)
 
     def _checked_apply(self, q: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-        name, trailing = type(self).__name__, tuple(q.shape[q.ndim - len(self.in_shape) :])
+        name = type(self).__name__
+        if not isinstance(q, Tensor) or q.layout != torch.strided:
+            what = f"{q.layout} layout" if isinstance(q, Tensor) else type(q).__name__
+            raise TypeError(f"{name} acts on dense tensors, got a {what}.")
+        trailing = tuple(q.shape[q.ndim - len(self.in_shape) :])
         if q.ndim < len(self.in_shape) or trailing != self.in_shape:
             raise ValueError(
                 f"{name} acts on tensors of shape (..., {', '.join(map(str, self.in_shape))}), "
@@ -192,9 +208,9 @@ class LinearOperator:
         return self + (-1.0) * other if isinstance(other, LinearOperator) else NotImplemented
 
     def __mul__(self, factor: float) -> LinearOperator:
-        if not isinstance(factor, numbers.Real):
+        if not isinstance(factor, numbers.Real) or isinstance(factor, bool):
             return NotImplemented
-        return _Scaled(self, float(factor))
+        return _Scaled(self, check_real(factor, f"the factor of {type(self).__name__}"))
 
     __rmul__ = __mul__
 
@@ -227,9 +243,10 @@ class LinearOperator:
         >>> matrix.shape, torch.allclose(matrix, matrix.T)
         (torch.Size([60, 60]), True)
         """
+        check_positive_int(chunk_size, "chunk_size", maximum=None)
         n = self.shape[1]
         eye = torch.eye(n, dtype=self.dtype, device=self.device)
-        rows = [self @ e.reshape(len(e), *self.in_shape) for e in eye.split(chunk_size)]
+        rows = [self @ e.reshape(len(e), *self.in_shape) for e in eye.split(int(chunk_size))]
         return torch.cat(rows).reshape(n, self.shape[0]).mT.contiguous()
 
     def to_scipy(self) -> linalg.LinearOperator:
@@ -283,6 +300,15 @@ def cut(op: LinearOperator, trials: slice) -> LinearOperator:
     if part is None:
         raise ValueError(f"{op!r} cannot be cut into trials.")
     return part
+
+
+def check_tangent(tangent: Any) -> None:
+    """Refuse what is no linearized network, before its shape is asked for."""
+    if not isinstance(tangent, NetworkTangent):
+        raise TypeError(
+            f"tangent must be a NetworkTangent, as of linearize(...).tangent, got a "
+            f"{type(tangent).__name__}."
+        )
 
 
 def steps_first(q: Tensor) -> Tensor:

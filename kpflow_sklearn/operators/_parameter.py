@@ -7,10 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._validation import check_positive_int, check_real, check_slice
 from kpflow_sklearn.cells._blocks import MapBlock
 from kpflow_sklearn.operators._base import (
     LinearOperator,
     _Adjoint,
+    check_tangent,
     steps_first,
     trials_first,
 )
@@ -45,6 +47,7 @@ class ParameterJacobian(LinearOperator):
     """
 
     def __init__(self, tangent: NetworkTangent, blocks: list | None = None) -> None:
+        check_tangent(tangent)
         self.tangent = tangent
         self.blocks = tangent.blocks() if blocks is None else blocks
         self._sizes = [block.n_parameters for block in self.blocks]
@@ -101,6 +104,7 @@ class ParameterJacobian(LinearOperator):
 
     def on_trials(self, trials: slice) -> ParameterJacobian:
         """Return the rows of some of the trials; N stays that of all of them."""
+        check_slice(trials, "trials", self.out_shape[0])
         blocks = [block.select(trials) for block in self.blocks]
         return ParameterJacobian(self.tangent.select(trials), blocks)
 
@@ -133,6 +137,10 @@ class ParameterJacobian(LinearOperator):
         {'weight_hh_l0': (12, 4), 'weight_ih_l0': (12, 2), 'bias_ih_l0': (12,), 'bias_hh_l0':
         (12,)}
         """
+        is_dense = isinstance(v, Tensor) and v.layout == torch.strided and not v.is_meta
+        if not is_dense or v.shape != self.in_shape:
+            came = f"{v.layout} {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
+            raise ValueError(f"v must be a dense tensor of shape {self.in_shape}, got {came}.")
         pieces: dict[str, dict[int, Tensor]] = {}
         for block, piece in zip(self.blocks, v.split(self._sizes), strict=True):
             for name, rows, values in block.to_parameters(piece):
@@ -230,6 +238,9 @@ class ParameterOperator(LinearOperator):
         >>> bool(lin.K.compress(tolerance=1e-3).activity_error < 1e-4)
         True
         """
+        check_real(tolerance, "tolerance", 0, 1)
+        if rank is not None:
+            check_positive_int(rank, "rank")
         blocks, lost, total = [], 0.0, 0.0
         for block in self.jacobian.blocks:
             if isinstance(block, LayerBlock) and isinstance(block.block, MapBlock):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._validation import check_slice
 from kpflow_sklearn.operators._base import (
     LinearOperator,
     _Adjoint,
+    check_tangent,
     steps_first,
     trials_first,
 )
@@ -41,6 +43,7 @@ class FlowPropagator(LinearOperator):
     """
 
     def __init__(self, tangent: NetworkTangent) -> None:
+        check_tangent(tangent)
         self.tangent = tangent
         super().__init__(tangent.shape, tangent.shape, tangent.dtype, tangent.device)
 
@@ -85,6 +88,7 @@ class FlowPropagator(LinearOperator):
 
     def on_trials(self, trials: slice) -> FlowPropagator:
         """Return P on some of the trials."""
+        check_slice(trials, "trials", self.out_shape[0])
         return FlowPropagator(self.tangent.select(trials))
 
     def _adjoint(self) -> LinearOperator:
@@ -130,6 +134,7 @@ class InversePropagator(LinearOperator):
     """
 
     def __init__(self, tangent: NetworkTangent) -> None:
+        check_tangent(tangent)
         self.tangent = tangent
         super().__init__(tangent.shape, tangent.shape, tangent.dtype, tangent.device)
 
@@ -160,6 +165,7 @@ class InversePropagator(LinearOperator):
 
     def on_trials(self, trials: slice) -> InversePropagator:
         """Return P^{-1} on some of the trials."""
+        check_slice(trials, "trials", self.out_shape[0])
         return InversePropagator(self.tangent.select(trials))
 
     _apply_adjoint_in_place = _apply_adjoint

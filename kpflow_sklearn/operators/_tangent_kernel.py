@@ -37,6 +37,12 @@ class TangentKernel(LinearOperator):
     """
 
     def __init__(self, parameter_operator: ParameterOperator, propagator: FlowPropagator) -> None:
+        for name, given, kind in (
+            ("parameter_operator", parameter_operator, ParameterOperator),
+            ("propagator", propagator, FlowPropagator),
+        ):
+            if not isinstance(given, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got a {type(given).__name__}.")
         self.K, self.P = parameter_operator, propagator
         op = parameter_operator
         self.tangent = op.tangent

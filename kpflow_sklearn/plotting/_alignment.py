@@ -143,7 +143,7 @@ class AlignmentDisplay(Display):
         table = self.alignment_history[kind]
         known = table.index.get_level_values("iteration")
         iteration = int(known[-1]) if iteration is None else iteration
-        if iteration not in known:
+        if not isinstance(iteration, int | np.integer) or iteration not in known:
             found = ", ".join(map(str, known.unique()))
             raise ValueError(f"iteration must be that of a snapshot ({found}), got {iteration}.")
         matrix = table.loc[iteration]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
-from kpflow_sklearn._validation import check_subset
+from kpflow_sklearn._validation import check_subset, check_word
 from kpflow_sklearn.plotting._display import TableDisplay
 from kpflow_sklearn.plotting._hue import draw_levels, draw_runs, one_run
 from kpflow_sklearn.plotting._style import (
@@ -164,6 +164,8 @@ class CollapseDisplay(TableDisplay):
         >>> CollapseDisplay(analyzer.results_).plot(axis="hidden").ax_.get_ylabel()
         'effective dimension, hidden axis'
         """
+        check_word(quantity, "quantity")
+        check_word(axis, "axis")
         check_subset(operators, "operators", OPERATORS)
         chosen = self.table[
             (self.table["quantity"] == quantity)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn._validation import check_subset
+from kpflow_sklearn._validation import check_subset, check_word
 from kpflow_sklearn.plotting._display import TableDisplay
 from kpflow_sklearn.plotting._hue import draw_levels, draw_runs, one_run
 from kpflow_sklearn.plotting._style import (
@@ -95,6 +95,7 @@ class SpectrumDisplay(TableDisplay):
         >>> SpectrumDisplay(analyzer.spectra_).plot(axis="all").ax_.get_xlabel()
         'eigenvalue number, whole space'
         """
+        check_word(axis, "axis")
         check_subset(operators, "operators", tuple(OPERATOR_STYLE))
         on_axis = self.table[self.table["axis"] == axis]
         if not len(on_axis):

@@ -73,6 +73,8 @@ def sequential_colors(n: int) -> list:
 def new_axes(ax: Axes | None) -> Axes:
     """Return ``ax``, or the only axes of a new figure."""
     if ax is not None:
+        if not (hasattr(ax, "plot") and hasattr(ax, "figure")):
+            raise TypeError(f"ax must be Axes of matplotlib, got {ax!r}.")
         return ax
     import matplotlib.pyplot as plt
 
@@ -118,6 +120,8 @@ def plot_range(values: pd.DataFrame, *, ax: Axes | None = None, **style: Any) ->
     >>> ax.lines[0].get_ydata().tolist()
     [8.0, 4.5]
     """
+    if not hasattr(values, "median") or getattr(values, "empty", True):
+        raise TypeError(f"values must be a DataFrame, one column a run, got {values!r}.")
     ax = new_axes(ax)
     (line,) = ax.plot(values.index, values.median(axis=1), **style)
     low, high = values.min(axis=1), values.max(axis=1)

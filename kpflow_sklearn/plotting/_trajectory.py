@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
+from kpflow_sklearn._arrays import as_array
+from kpflow_sklearn._validation import check_flag, check_word
 from kpflow_sklearn.plotting._coloring import Coloring
 from kpflow_sklearn.plotting._display import Display
 
@@ -150,17 +152,21 @@ class TrajectoryDisplay(Display):
         >>> len(TrajectoryDisplay(states).plot(color_by=[0, 1, 2, 3]).ax_.lines)
         8
         """
+        check_flag(cyclic, "cyclic")
+        check_word(label, "label")
         shape = self.states.shape[:2]
         values = np.broadcast_to(np.arange(1, shape[1] + 1.0), shape)
         if color_by is None:
             label = label or "step"
         else:
-            values = np.asarray(color_by)
+            values = as_array(color_by, "color_by")
             if values.shape not in (shape[:1], shape):
                 raise ValueError(
                     f"color_by must hold one value a trial, shape {shape[:1]}, or a step, shape "
                     f"{shape}, got {values.shape}."
                 )
+            if values.dtype.kind in "fc" and not np.isfinite(values).all():
+                raise ValueError("color_by must be finite, got NaN or infinity.")
         self._project()
         self._start(ax)
         valid = np.ones(shape, bool) if self.mask is None else np.asarray(self.mask, dtype=bool)
