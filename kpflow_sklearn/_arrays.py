@@ -75,8 +75,13 @@ def as_array(values: Any, name: str) -> np.ndarray:
             f"{name} must hold all of its entries, got a masked array that hides "
             f"{np.ma.count_masked(values)}; mark padded steps with mask instead."
         )
-    with trials_of_one_length(values, name), naming(name):
-        array = np.asarray(values)
+    try:
+        with trials_of_one_length(values, name):
+            array = np.asarray(values)
+    except ValueError as error:
+        if "inhomogeneous" in str(error):
+            raise ValueError(f"{name} must be one array, got entries of unequal length.") from None
+        raise
     is_alone = array.ndim == 0 and array.dtype == object
     if is_alone or array.dtype.kind in "mMV" or (array.dtype == object and _is_nested(array)):
         what = f"a {type(values).__name__}" if is_alone else f"{array.dtype} values"

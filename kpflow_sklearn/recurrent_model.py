@@ -63,8 +63,8 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         trials, valid, single_step = super()._check_trials(X, mask, reset=reset)
         if single_step:
             warnings.warn(
-                f"X of shape {trials[:, 0].shape} is taken as {len(trials)} trials of a single step; "
-                "give an array of shape (n_trials, n_timesteps, n_features) for sequences.",
+                f"X of shape {trials[:, 0].shape} is taken as {len(trials)} trials of a single "
+                "step; give an array of shape (n_trials, n_timesteps, n_features) for sequences.",
                 UserWarning,
                 stacklevel=3,
             )

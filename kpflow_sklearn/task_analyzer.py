@@ -88,7 +88,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         final groups for good before the states do; None if it never does.
     interference_by_map_ : DataFrame
         Interference split by weight map: iteration, weight_map, task, other_task, value. All but
-        "readout", whose weights do not move the states, sum to the interference.
+        "readout", whose weights do not move the states, sum to the interference. A value is NaN
+        where it overflows.
     interference_by_period_ : DataFrame or None
         Interference split by the periods at whose steps the weights act on the states; the error
         may come later, carried back by P*.
@@ -278,8 +279,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         if labels is None:
             if encoder.loss_ == "cross_entropy":
                 raise ValueError(
-                    "tasks must be given for classes at every step: their outputs have no losses "
-                    "of their own."
+                    "tasks must be given for classes at every step, as y has: their outputs have "
+                    "no losses of their own."
                 )
             found = tasks_by_output(trials.targets, encoder.n_outputs_)
         else:

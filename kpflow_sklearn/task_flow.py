@@ -172,11 +172,12 @@ class TaskFlow:
     def _tidy(self, matrix: Tensor, **about: str) -> pd.DataFrame:
         names = self.tasks.names
         n = len(names)
+        values = matrix.cpu().numpy().ravel()
         columns = {
             **about,
             "task": np.repeat(names, n),
             "other_task": np.tile(names, n),
-            "value": matrix.cpu().numpy().ravel(),
+            "value": np.where(np.isfinite(values), values, np.nan),  # Beyond float64.
         }
         return pd.DataFrame(columns)
 

@@ -385,14 +385,11 @@ class RecurrentTrainer(RecurrentModel):
                 shape = (len(batch), inputs.shape[1], network.n_states)
                 # Drawn on the CPU and for all: numbers depend neither on the device nor on parts.
                 noise = torch.randn(shape, generator=generator, dtype=inputs.dtype)
+                noise *= float(self.noise_std)
 
             def part_loss(part: slice) -> Tensor:
                 index = torch.as_tensor(batch[part], device=inputs.device)
-                push = (
-                    None
-                    if noise is None
-                    else float(self.noise_std) * noise[part].to(inputs.device)
-                )
+                push = None if noise is None else noise[part].to(inputs.device)
                 states = network.states(inputs[index], push)
                 if valid is None:
                     return objective.value(network, states, targets[batch[part]], None)

@@ -24,6 +24,7 @@ DOCUMENTED = {
     "spectra_": "a share is NaN where the trace is zero or too large",
     "weight_maps_": "NaN where a map's activity or sensitivity is zero",
     "alignment_": "NaN where results_ says why",
+    "interference_by_": "NaN where it overflows",
     "cumulative_alignment_": "NaN where results_ says why",
     "bottleneck_": "NaN where results_ says why",
     "layer_table_": "NaN where results_ holds a reason",

@@ -27,7 +27,8 @@ DRAWN = {
     "GramDisplay": "GramFlowAnalyzer",
 }  # fmt: skip
 GOOD = {"operators": ("K", "P"), "quantity": "effective_dimension", "axis": "time",
-        "kind": "flow", "iteration": 0, "panel": "loss", "cyclic": False, "label": "what"}  # fmt: skip
+        "kind": "flow", "iteration": 0, "panel": "loss", "cyclic": False,
+        "label": "what"}  # fmt: skip
 
 
 def every_entry() -> Iterator[Entry]:

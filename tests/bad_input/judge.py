@@ -173,10 +173,12 @@ def says_what_came(message: str, value: Any) -> bool:
         return True
     if any(form(value)[:30] in message for form in (repr, str)):
         return True
-    if value is None and "without" in message:
+    if value is None and re.search(r"without|\bgive\b", message):
         return True
     if isinstance(value, torch.nn.Module):
-        return bool(re.search(r"finite|values|found|takes|has|cannot|False|beyond", message))
+        return bool(
+            re.search(r"finite|values|found|takes|has|cannot|False|beyond|supported", message)
+        )
     if isinstance(value, (list, tuple)) and any(says_what_came(message, v) for v in value):
         return True
     if isinstance(value, (Path, str, bytes, int, float, complex, np.generic)):
