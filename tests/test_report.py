@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
@@ -30,7 +31,7 @@ from kpflow_sklearn._alignment_reading import read_alignment_in_words
 from kpflow_sklearn._files import write_whole
 from kpflow_sklearn._gram_reading import read_gram_in_words
 from kpflow_sklearn._reading import read_analysis_in_words
-from kpflow_sklearn.reporting import _gram
+from kpflow_sklearn.reporting import _alignment, _gram
 from kpflow_sklearn.reporting._tables import cell, from_frame, over_training
 from kpflow_sklearn.results import read_results, select
 from tests.pages import FoundPage, content_of
@@ -432,6 +433,16 @@ def test_outputs_as_sub_tasks_share_their_trials(page_of):
 
 def test_what_was_compared_without_conditions_is_said(found):
     assert "State: overlap of the second moments of the states." in found["alignment"].text
+
+
+def test_heatmaps_hold_all_their_labels(alignment):
+    drawing = _alignment._heatmap(alignment, "interference")
+    figure = Figure(figsize=drawing.size, layout="constrained")
+    drawing.draw(figure.subplots())
+    figure.draw_without_rendering()
+    held = figure.get_tightbbox()
+    assert min(held.x0, held.y0) >= 0
+    assert held.x1 <= drawing.size[0] and held.y1 <= drawing.size[1]
 
 
 def test_matrices_of_very_many_tasks_are_left_to_the_results(alignment, page_of, monkeypatch):

@@ -62,12 +62,14 @@ def _matrices(analyzer: Any) -> Section:
 def _heatmap(analyzer: Any, kind: str) -> Drawing:
     n_tasks = len(analyzer.tasks_)
     meaning = _MOMENTS[kind] if _is_of_moments(analyzer, kind) else MEANINGS[kind]
-    more = 0.15 * max(0, n_tasks - 8)  # Inches, so that all names can be read.
+    # Inches, so that all names can be read.
+    longest = min(24, max(len(str(task)) for task in analyzer.tasks_))
+    more = 0.15 * max(0, n_tasks - 8) + 0.07 * max(0, longest - 10)
     return Drawing(
         lambda ax: AlignmentDisplay.from_estimator(analyzer, kind=kind, ax=ax),
         f"{kind.capitalize()}: {meaning}.",
         f"Heatmap of the {kind} matrix of {n_tasks} sub-tasks.",
-        size=(5.0 + more, 4.0 + more),
+        size=(5.6 + more, 4.0 + more),
     )
 
 
