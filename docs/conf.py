@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from sphinx_gallery.sorting import ExplicitOrder
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
 # The networks of the pages are small: more threads only wait for each other.
@@ -51,12 +53,24 @@ templates_path = ["templates"]
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
+# The gallery is read in this order: the core, then the users' networks and data.
+GALLERY = [
+    "plot_memory_pro.py",
+    "plot_gain.py",
+    "plot_lyapunov.py",
+    "plot_gru_weight_maps.py",
+    "plot_task_alignment.py",
+    "plot_example_run.py",
+    "plot_digits_pipeline.py",
+    "plot_gram_flow.py",
+]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     # Scripts named plot_ are run, that of NeuroGym is shown; the others are commands.
     "filename_pattern": r"/plot_",
     "ignore_pattern": r"^(?!plot_|neurogym_)",
+    "within_subsection_order": ExplicitOrder([*GALLERY, "*"]),
     "doc_module": ("kpflow_sklearn",),
     "backreferences_dir": "generated/backreferences",
     "download_all_examples": False,
