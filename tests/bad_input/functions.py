@@ -430,6 +430,7 @@ def _reports() -> Iterator[Entry]:
          "X": chosen, "y": half,
          "mask": [v for v in arrays.masks() if v.name in ("list", "tensor", "gap", "NaN")],
          "loss_weight": [v for v in weights() if v.name in ("list", "negative", "NaN", "zero")],
+         "tasks": [*plain("answer", ["a", "b", "a", "b"]), *plain("error", 3)],
          "color_by": [Hostile("list", list, "answer"), *plain("error", 3, [1, 2], {})],
          "cyclic": plain("error", None, "yes", 2), "color_label": plain("error", None, 3),
          "title": [*plain("answer", None), *plain("error", 3, [])],
