@@ -71,6 +71,7 @@ def test_gain(capsys):
         PERIODS,
         ("[0.5, 1.0, 1.5, 2.0], 3", "[0.5, 2.0], 2"),
         ("hidden_size=32", "hidden_size=6"),
+        ("learning_rate=2e-3", "learning_rate=1.0"),  # Ranks then differ after two updates.
         ("max_iter=300, snapshots=[0, 50, 300]", "max_iter=2, snapshots=[0, 1, 2]"),
         ("(50,", "(1,"),
         ("(300,", "(2,"),
@@ -78,9 +79,12 @@ def test_gain(capsys):
     )
     (figure,) = scope["figures_"]
     assert [len(ax.lines) for ax in figure.axes] == [3, 3, 3]
-    drawn = figure.axes[1].lines[0].get_ydata()
-    table = scope["over_gain"]("K", "rank", 0)
-    assert table.shape == (2, 2) and drawn.tolist() == table.median(axis=1).tolist()
+    ranks = []
+    for ax, iteration in zip(figure.axes[1:], (0, 2), strict=True):
+        table = scope["over_gain"]("K", "rank", iteration)
+        ranks.append(ax.lines[0].get_ydata().tolist())
+        assert table.shape == (2, 2) and ranks[-1] == table.median(axis=1).tolist()
+    assert ranks[0] != ranks[1]
     assert " to " in capsys.readouterr().out
 
 
