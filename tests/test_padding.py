@@ -126,7 +126,7 @@ def test_trials_first():
     np.testing.assert_array_equal(trials_first(X), X.swapaxes(0, 1))
     with pytest.raises(ValueError, match=r"arrays\[1\] must have shape .* got \(7, 5\) beside"):
         trials_first(X, y.T)
-    with pytest.raises(ValueError, match="at least one array"):
+    with pytest.raises(ValueError, match="needs at least one"):
         trials_first()
 
 

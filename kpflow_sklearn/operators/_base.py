@@ -103,6 +103,11 @@ class LinearOperator:
         LinearOperator or None
             None if the operator cannot be cut.
 
+        Raises
+        ------
+        ValueError
+            If ``trials`` is not a slice, or selects no trial.
+
         Examples
         --------
         >>> import torch
@@ -232,6 +237,11 @@ class LinearOperator:
         -------
         Tensor
             The matrix.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``chunk_size`` is not a positive whole number.
 
         Examples
         --------

@@ -33,6 +33,11 @@ class ParameterJacobian(LinearOperator):
     blocks : list of parameter blocks, optional
         Restrict the parameters to these; default all.
 
+    Raises
+    ------
+    TypeError
+        If ``tangent`` is not a linearized network.
+
     Examples
     --------
     >>> import torch
@@ -126,6 +131,11 @@ class ParameterJacobian(LinearOperator):
         -------
         dict of str to Tensor
             One entry a parameter tensor, under torch's names; "initial_state" if it trains.
+
+        Raises
+        ------
+        ValueError
+            If v is not a dense tensor of that shape.
 
         Examples
         --------
@@ -228,6 +238,11 @@ class ParameterOperator(LinearOperator):
         -------
         ParameterOperator
             The compressed operator, with its measured ``activity_error``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``tolerance`` is not between 0 and 1, or ``rank`` not a positive whole number.
 
         Examples
         --------

@@ -28,6 +28,11 @@ class FlowPropagator(LinearOperator):
     tangent : NetworkTangent
         The linearized network.
 
+    Raises
+    ------
+    TypeError
+        If ``tangent`` is not a linearized network.
+
     Examples
     --------
     >>> import torch
@@ -122,6 +127,11 @@ class InversePropagator(LinearOperator):
     ----------
     tangent : NetworkTangent
         The linearized network.
+
+    Raises
+    ------
+    TypeError
+        If ``tangent`` is not a linearized network.
 
     Examples
     --------

@@ -25,6 +25,11 @@ class TangentKernel(LinearOperator):
     propagator : FlowPropagator
         P.
 
+    Raises
+    ------
+    TypeError
+        If one of them is another operator.
+
     Examples
     --------
     >>> import torch

@@ -110,6 +110,11 @@ def plot_range(values: pd.DataFrame, *, ax: Axes | None = None, **style: Any) ->
     Axes
         Where it was drawn.
 
+    Raises
+    ------
+    TypeError
+        If ``values`` is no DataFrame, or an empty one.
+
     Examples
     --------
     >>> import pandas as pd
