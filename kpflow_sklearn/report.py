@@ -202,7 +202,8 @@ def _check_given(analyzer: Any, X: Any, **others: Any) -> None:
         shape, n_trials = np.shape(others[name]), len(as_array(X, "X"))
         if shape[:1] != (n_trials,):
             raise ValueError(
-                f"{name} must hold a value for each of the {n_trials} trials, got shape {shape}."
+                f"{name} must hold a value for each of the {n_trials} trials of X, got shape "
+                f"{shape}."
             )
     if isinstance(analyzer, GramFlowAnalyzer):
         if given and given != ["y"]:

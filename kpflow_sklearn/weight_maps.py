@@ -51,7 +51,7 @@ def _row(
 ) -> dict[str, Any]:
     block: MapBlock = op.jacobian.blocks[0].block
     n_trials, n_timesteps, _ = op.in_shape
-    u_gram = block.activity_gram()
+    u_gram = block.activity_gram(block.largest_activity())
     steps = (step.flatten(1).double() for step in block.sensitivity)
     s_gram: Any = sum(s.mT @ s for s in steps)
     activity, sensitivity = spectrum_of_gram(u_gram), spectrum_of_gram(s_gram)
@@ -89,9 +89,10 @@ def _rank(gram: Tensor, threshold: float) -> int:
 def _unit_bound(u_gram: Tensor, block: MapBlock, threshold: float) -> int:
     """Return the largest bound, over units i, of the rank of K_j,i."""
     basis = torch.linalg.eigh(u_gram).eigenvectors.flip(1)
+    unit = block.largest_activity()
     held = u_gram.new_zeros(block.n_units, block.n_columns)
     for u, s in zip(block.features, block.sensitivity, strict=True):
-        held += s.double().square().sum(1).mT @ (u.double() @ basis).square()
+        held += s.double().square().sum(1).mT @ (u.double() / unit @ basis).square()
     held = held.cumsum(1)
     missed = (held < (threshold - 1e-12) * held[:, -1:]).sum(1) + 1
     return int(missed[held[:, -1] > 0].max()) if bool((held[:, -1] > 0).any()) else 0

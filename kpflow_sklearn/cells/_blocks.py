@@ -119,6 +119,10 @@ class MapBlock:
         steps = (step.double() / unit for step in self.features)  # One at a time: less memory.
         return sum(u.mT @ u for u in steps)
 
+    def largest_activity(self) -> float:
+        """Return the largest |u_j|, a unit in which no square overflows; 1 if all are zero."""
+        return float(torch.linalg.vector_norm(self.features, ord=torch.inf)) or 1.0
+
     def compress(self, tolerance: float, rank: int | None) -> tuple[MapBlock, float]:
         """Keep the leading directions of the activity.
 
@@ -136,9 +140,7 @@ class MapBlock:
         lost : float
             tr J J^T of what is left out, which is exact.
         """
-        # In units of the largest entry, so that no square overflows.
-        largest = float(torch.linalg.vector_norm(self.features, ord=torch.inf)) or 1.0
-        values, vectors = torch.linalg.eigh(self.activity_gram(largest))
+        values, vectors = torch.linalg.eigh(self.activity_gram(self.largest_activity()))
         values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
         left_out = values.flip(0).cumsum(0).flip(0)
         kept = max(1, int((left_out > tolerance**2 * left_out[0]).sum()))
