@@ -282,7 +282,7 @@ def shard_sums(network, X, n_trials: int) -> dict[str, np.ndarray]:
     """Return a shard's share of the sums over trials; N is that of all trials."""
     from kpflow_sklearn import linearize
     from kpflow_sklearn.operator_spectra import OperatorSpectra
-    from kpflow_sklearn.unit_blocks import _unit_grams
+    from kpflow_sklearn.unit_blocks import unit_grams
 
     lin = linearize(network, X)
     share = len(X) / n_trials  # K and PKP* hold 1/N; P does not.
@@ -291,5 +291,5 @@ def shard_sums(network, X, n_trials: int) -> dict[str, np.ndarray]:
         for name in ("K", "P", "PKP")
     }
     found = {name: (1 if name == "P" else share) * g.numpy() for name, g in grams.items()}
-    found["unit Grams"] = share * np.concatenate([g.numpy() for _, _, g in _unit_grams(lin.K)])
+    found["unit Grams"] = share * np.concatenate([g.numpy() for _, _, g in unit_grams(lin.K)])
     return found

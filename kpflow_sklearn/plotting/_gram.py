@@ -13,6 +13,7 @@ from kpflow_sklearn.plotting._display import Display
 from kpflow_sklearn.plotting._style import (
     LAYER_COLORS,
     iteration_axis,
+    new_axes,
     plain_log_scale,
 )
 from kpflow_sklearn.results import select
@@ -135,7 +136,7 @@ class GramDisplay(Display):
         self.ax_ = np.asarray(ax, dtype=object).ravel()
         if len(self.ax_) != len(PANELS):
             raise ValueError(f"ax must hold {len(PANELS)} axes for all panels, got {ax!r}.")
-        self.figure_ = self.ax_[0].figure
+        self.figure_ = new_axes(self.ax_[0]).figure
         for name, axes in zip(PANELS, self.ax_, strict=True):
             self._draw(name, axes, quantity)
         return self
