@@ -146,8 +146,8 @@ def check_limit(**sizes) -> None:
 
 @on_linux
 def test_the_memory_limit_holds():
-    # Without it, the sketches of P alone took some 40 trajectories of 6 MB each.
-    check_limit(n_trials=600, n_timesteps=50, hidden_size=50, cell="tanh", memory_limit=40 * 2**20)
+    # Without it, the sketches of P alone took some 60 trajectories of 5 MB each.
+    check_limit(n_trials=600, n_timesteps=30, hidden_size=64, cell="tanh", memory_limit=40 * 2**20)
 
 
 @on_linux

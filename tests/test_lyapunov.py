@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from kpflow_sklearn import linearize
+from kpflow_sklearn import Linearization, linearize
 from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
 from kpflow_sklearn.network import RecurrentNetwork, build_network
 from tests.cases import CASES, RAGGED, Case, build, solve
@@ -46,7 +45,9 @@ class GivenJacobians:
 
 def exponents_of(jacobians: Tensor, mask: np.ndarray | None = None, **options):
     """Return exponents and standard errors for given J_t."""
-    return lyapunov_exponents(SimpleNamespace(tangent=GivenJacobians(jacobians, mask)), **options)
+    given = Linearization.__new__(Linearization)  # Of a map, not of a network.
+    given.tangent = GivenJacobians(jacobians, mask)
+    return lyapunov_exponents(given, **options)
 
 
 def diagonal_jacobians(growth: np.ndarray) -> Tensor:
@@ -348,3 +349,17 @@ def test_a_single_step_has_no_exponents():
     network, X = build(Case("tanh", "tanh"))
     with pytest.raises(ValueError, match="at least one of the 0 Jacobians"):
         lyapunov_exponents(linearize(network, X[:, :1]))
+
+
+def test_so_many_trials_are_followed_evenly_spaced(monkeypatch):
+    lin = solve("gru").linearization
+    every = [lyapunov_exponents(linearize(lin.network, lin.X[i : i + 1]))[0] for i in range(3)]
+    whole = lyapunov_exponents(lin)[0]
+    monkeypatch.setattr("kpflow_sklearn.lyapunov._MEMORY", 1)  # One trial at a time.
+    np.testing.assert_allclose(lyapunov_exponents(lin)[0], whole, rtol=1e-12)
+    np.testing.assert_allclose(lyapunov_exponents(lin, n_trials=1)[0], every[0], rtol=1e-12)
+    two = lyapunov_exponents(lin, n_trials=2)[0]
+    np.testing.assert_allclose(two, np.mean(every[:2], axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(
+        lyapunov_exponents(lin, n_trials=50)[0], lyapunov_exponents(lin)[0]
+    )

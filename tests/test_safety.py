@@ -276,6 +276,16 @@ main(["--task", "flip_flop", "--hidden-size", "4", "--max-iter", "2", "--snapsho
       "--out", "asked_for"])
 """
 
+REPORT = """
+import os
+import numpy as np
+from kpflow_sklearn import *
+X = np.random.default_rng(0).standard_normal((6, 5, 2))
+small = RecurrentTrainer(hidden_size=3, max_iter=3, snapshots=2, random_state=0)
+os.mkdir("asked_for")
+report(KPFlowAnalyzer(small, random_state=0).fit(X, X), "asked_for/out.html", X, X)
+"""
+
 FOLDER = """
 import numpy as np
 from kpflow_sklearn import RecurrentTrainer
@@ -311,6 +321,7 @@ def files_written(script: str, folder: Path) -> list[str]:
         pytest.param(IMPORT, False, marks=pytest.mark.slow, id="import"),
         pytest.param(ANALYSES, False, id="analyses"),
         pytest.param(COMMAND, True, marks=pytest.mark.slow, id="command"),
+        pytest.param(REPORT, True, marks=pytest.mark.slow, id="report"),
         pytest.param(FOLDER, True, marks=pytest.mark.slow, id="checkpoint_dir"),
     ],
 )
