@@ -746,6 +746,7 @@ EXTREMES = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:the gradient vanished")  # Of silent units it did.
 @pytest.mark.parametrize("method", ["auto", "randomized"])
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extremes_give_numbers_or_reasons(name, method):
@@ -778,6 +779,7 @@ REASONS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the gradient vanished")
 @pytest.mark.parametrize("name", REASONS)
 def test_what_cannot_be_had_says_why(name):
     extreme = EXTREMES[name]

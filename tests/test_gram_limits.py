@@ -87,7 +87,7 @@ def test_checkpoints_that_are_not_finite_are_refused_by_index(bad):
         with pytest.raises(CheckpointError, match=rf"checkpoints\[{index}\] must be finite"):
             GramFlowAnalyzer(SavedTraining(module, states)).fit(X, Y)
     module.load_state_dict(diverged)
-    with pytest.raises(CheckpointError, match="the Sequential must be finite, but '0.weight'"):
+    with pytest.raises(CheckpointError, match="network must be finite, but '0.weight'"):
         GramFlowAnalyzer(module).fit(X, Y)
     # Outputs of float32 may overflow where the analysis, in float64, does not.
     large = {name: 1e20 * value for name, value in good.items()}

@@ -172,6 +172,7 @@ def test_intervals_in_which_a_frozen_kernel_diverges_are_joined():
     assert said == "lambda_max is not known at iteration 1: it may diverge"
 
 
+@pytest.mark.filterwarnings("ignore:the gradient vanished")
 def test_modes_of_huge_steps_are_numbers_or_have_a_reason():
     with np.errstate(over="raise", invalid="raise"):
         analyzer = fit((8, 8, 8), learning_rate=10.0, max_iter=800)
