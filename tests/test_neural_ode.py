@@ -115,8 +115,8 @@ def test_somebody_elses_neural_ode():
     "options, message",
     [
         ({"method": "dopri5"}, "method must be one of 'euler', .* fixed grid, got 'dopri5'"),
-        ({"dt": 0.0}, "dt must be positive"),
-        ({"n_substeps": 0}, "n_substeps at least 1"),
+        ({"dt": 0.0}, "dt == 0.0, must be > 0"),
+        ({"n_substeps": 0}, "n_substeps == 0, must be >= 1"),
     ],
 )
 def test_what_cannot_be_solved(options, message):
