@@ -72,7 +72,7 @@ def test_the_order_of_the_methods(method, order):
 def test_it_is_trained_and_analysed():
     cell = NeuralODE(RateField, dt=0.5, method="midpoint")
     trainer = RecurrentTrainer(cell, hidden_size=3, max_iter=8, snapshots=2, random_state=0)
-    found = KPFlowAnalyzer(trainer, random_state=0).fit(X, Y)
+    found = KPFlowAnalyzer(trainer, axes=("time",), random_state=0).fit(X, Y)
     assert found.verify(X, Y)["passed"].all()
     assert found.loss_curve_[-1] < found.loss_curve_[0]
 
