@@ -204,8 +204,7 @@ def _scaled(estimate: Estimate, scale: float, power: int) -> Estimate:
         factor = np.float64(scale) ** power
         if estimate.reason or not np.isfinite(factor * estimate.value):
             return Estimate.missing(estimate.reason or OVERFLOW)
-        error = factor * estimate.std_error if np.isfinite(factor) else 0.0
-    return Estimate(float(factor * estimate.value), float(error))
+        return Estimate(float(factor * estimate.value), float(factor * estimate.std_error))
 
 
 def sampled_spectrum(sketch: Sketch, axis: str) -> Spectrum:

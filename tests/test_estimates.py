@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._memory import Allowance
+from kpflow_sklearn._spectrum import _bracketed_shares, _share_errors
 from kpflow_sklearn.alignment import kernel_agreement
 from kpflow_sklearn.density import SpectralDensity, sampled_rank
 from kpflow_sklearn.gramians import gram_factor
@@ -455,6 +456,43 @@ def test_kernel_agreement_matches_dense(case):
 
 
 # --------------------------------------------------------------------------- ranks on the axes
+
+
+def drawn_parts(n: int = 5, n_probes: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """Return a known part of a Gram (n, n), and sampled ones of the rest (n_probes, n, n)."""
+    known, *sampled = np.random.default_rng(3).normal(size=(n_probes + 1, n, 2 * n))
+    return known @ known.T, np.array([np.outer(a[:, 0], a[:, 0]) * 9 for a in sampled])
+
+
+def test_error_of_a_share_is_that_of_a_ratio_of_sums_over_probes():
+    known, sampled = drawn_parts()
+    vectors = np.linalg.eigh(known + sampled.mean(0))[1][:, ::-1]
+    k, n = len(sampled), len(known)
+    expected = np.empty(n)
+    for r in range(1, n + 1):
+        heads = [sum(v @ (known + s) @ v for v in vectors.T[:r]) for s in sampled]
+        totals = [np.trace(known + s) for s in sampled]
+        share = np.sum(heads) / np.sum(totals)
+        off = [head - share * total for head, total in zip(heads, totals, strict=True)]
+        expected[r - 1] = np.sqrt(np.sum(np.square(off)) / (k - 1) / k) / np.mean(totals)
+    found = _share_errors(*map(torch.as_tensor, (known, sampled, vectors.copy())))
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)
+    assert expected[0] > 0.01
+
+
+def test_shares_lie_between_those_of_all_probes_and_of_crossed_halves():
+    known, sampled = drawn_parts()
+    values = np.linalg.eigvalsh(known + sampled.mean(0))[::-1]
+    too_much, too_little = np.cumsum(values) / values.sum(), 0
+    even, odd = sampled[0::2].mean(0), sampled[1::2].mean(0)
+    for mine, other in ((even, odd), (odd, even)):
+        vectors = np.linalg.eigh(known + mine)[1][:, ::-1]
+        along = np.array([v @ (known + other) @ v for v in vectors.T])
+        too_little = too_little + np.cumsum(along) / along.sum() / 2
+    assert too_much[0] > too_little[0] + 0.01
+    shares, doubt = _bracketed_shares(*map(torch.as_tensor, (known, sampled, values.copy())))
+    np.testing.assert_allclose(shares, (too_much + too_little) / 2, rtol=1e-10)
+    np.testing.assert_allclose(doubt, np.abs(too_much - too_little) / 2, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["gru P", "lstm PKP", "tanh-ragged P"])

@@ -14,7 +14,12 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from kpflow_sklearn import Linearization, linearize
-from kpflow_sklearn.operators import LinearOperator, ParameterJacobian
+from kpflow_sklearn.operators import (
+    FlowPropagator,
+    LinearOperator,
+    ParameterJacobian,
+    TangentKernel,
+)
 from tests import oracle
 from tests.cases import CASES, IDS, RAGGED, Solved, build, distance, solve
 
@@ -428,6 +433,50 @@ def test_J_theta_names_its_parameter_space():
     J = solve("gru").linearization.J_theta
     with pytest.raises(ValueError, match=re.escape(f"(..., {J.shape[1]}), got shape (7,)")):
         J @ torch.zeros(7, dtype=torch.float64)
+
+
+PART = "trials must be a slice of whole numbers that selects some of 3"
+REFUSED = {
+    "K, trials": (lambda lin: lin.K.on_trials(slice(3, 4)), PART),
+    "P, trials": (lambda lin: lin.P.on_trials(slice(3, 4)), PART),
+    "P inverse, trials": (lambda lin: lin.P.inverse().on_trials(slice(3, 4)), PART),
+    "J_theta, trials": (lambda lin: lin.J_theta.on_trials(slice(3, 4)), PART),
+    "tolerance": (lambda lin: lin.K.compress(tolerance=2), "tolerance == 2, must be <= 1"),
+    "rank": (lambda lin: lin.K.compress(rank=0), "rank == 0, must be >= 1"),
+    "K of PKP": (
+        lambda lin: TangentKernel(lin.P, lin.P),
+        "parameter_operator must be a ParameterOperator, got a FlowPropagator",
+    ),
+    "P of PKP": (
+        lambda lin: TangentKernel(lin.K, lin.K),
+        "propagator must be a FlowPropagator, got a ParameterOperator",
+    ),
+    "tangent": (lambda lin: FlowPropagator(lin), "tangent must be a NetworkTangent"),
+    "direction": (
+        lambda lin: lin.J_theta.to_parameters(torch.zeros(7)),
+        "v must be a dense tensor of shape {shape}, got torch.strided (7,)",
+    ),
+    "no direction": (lambda lin: lin.J_theta.to_parameters([1.0]), "{shape}, got list"),
+    "sparse": (
+        lambda lin: lin.P @ torch.zeros(SHAPE).to_sparse(),
+        "FlowPropagator acts on dense tensors, got a torch.sparse_coo layout",
+    ),
+    "complex": (
+        lambda lin: lin.P @ np.zeros(SHAPE, complex),
+        "FlowPropagator acts on real numbers, got dtype complex128",
+    ),
+    "words": (lambda lin: lin.P @ np.full(SHAPE, "a", object), "FlowPropagator"),
+    "factor": (lambda lin: lin.P * np.nan, "the factor of FlowPropagator must be finite"),
+    "chunk_size": (lambda lin: lin.P.to_dense(0), "chunk_size == 0, must be >= 1"),
+}
+
+
+@pytest.mark.parametrize("call, message", REFUSED.values(), ids=REFUSED)
+def test_refusals_name_what_is_wrong(call, message):
+    lin = solve("gru").linearization
+    message = message.format(shape=lin.J_theta.in_shape)
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        call(lin)
 
 
 def test_operators_that_do_not_fit_are_refused():

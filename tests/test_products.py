@@ -321,6 +321,8 @@ def test_parts_of_parts(name):
         assert distance(twice.to_dense(), once.to_dense()) < 1e-14
         q = random(*once.out_shape)
         assert distance(twice.T @ q, once.T @ q) < 1e-14
+    names = [block.name for block in lin.J_theta.blocks]
+    assert [block.name for block in lin.J_theta.on_trials(slice(1, 3)).blocks] == names
 
 
 @every_case

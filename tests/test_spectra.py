@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn import linearize, operator_spectra
-from kpflow_sklearn._spectrum import Spectrum, spectrum_of_eigenvalues, spectrum_of_gram
+from kpflow_sklearn._spectrum import (
+    Spectrum,
+    compressed_spectrum,
+    spectrum_of_eigenvalues,
+    spectrum_of_gram,
+)
 from kpflow_sklearn.modes import leading_modes
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 from kpflow_sklearn.spectra import OperatorSpectra, effective_dimension, rank, spectrum, trace
@@ -197,7 +202,11 @@ def test_functions_return_what_the_spectrum_says():
     assert trace(op, "hidden", gram="square") == found.trace
     assert effective_dimension(op, "hidden", gram="square") == found.effective_dimension
     assert rank(op, "hidden", rank_threshold=0.8, gram="square") == found.rank(0.8)
-    assert rank(op) == spectrum(op, "time").rank(0.95)
+    assert rank(op) == spectrum(op, "time").rank(0.95) == spectrum(op, "time").rank()
+    whole = spectrum(op, "all")
+    np.testing.assert_array_equal(spectrum(op).eigenvalues, whole.eigenvalues)
+    assert trace(op) == whole.trace
+    assert effective_dimension(op) == whole.effective_dimension
 
 
 @every_operator
@@ -351,6 +360,18 @@ def test_a_gram_that_overflows_is_missing_and_says_so(axis, method):
     found = spectrum(op, axis, method=method, random_state=0)
     for missing in (found.trace, found.square, found.effective_dimension, found.rank()):
         assert np.isnan(missing.value) and missing.reason == "the numbers overflow"
+    assert found.method == method
+
+
+def test_a_spectrum_of_which_nothing_is_known_says_so():
+    for found in (
+        spectrum_of_gram(np.full((2, 2), np.nan)),
+        spectrum_of_eigenvalues(np.array([np.inf, 1.0])),
+        compressed_spectrum(np.array([np.inf]), np.inf, np.inf),
+    ):
+        assert found.method == "exact" and not found.complete and len(found.eigenvalues) == 0
+        for missing in (found.trace, found.square, found.effective_dimension, found.rank()):
+            assert missing.reason == "the numbers overflow"
 
 
 def test_rounding_below_zero_is_no_eigenvalue():
@@ -580,10 +601,11 @@ def test_unknown_options_are_refused():
 
 
 @pytest.mark.parametrize("axis", ["units", "All", None, 1])
-def test_bad_axis_is_refused(axis):
+@pytest.mark.parametrize("function", [spectrum, rank])
+def test_bad_axis_is_refused(function, axis):
     message = f"axis must be one of 'all', 'trial', 'time', 'hidden', got {axis!r}"
     with pytest.raises(ValueError, match=re.escape(message)):
-        spectrum(operator_of("gru", "K"), axis)
+        function(operator_of("gru", "K"), axis)
 
 
 @pytest.mark.parametrize("threshold", [0, -0.5, float("nan"), 1.001, 95])
