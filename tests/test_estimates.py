@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._memory import Allowance
-from kpflow_sklearn._spectrum import _bracketed_shares, _share_errors
+from kpflow_sklearn._spectrum import _bracketed_shares, _share_errors, sampled_spectrum
 from kpflow_sklearn.alignment import kernel_agreement
 from kpflow_sklearn.density import SpectralDensity, sampled_rank
 from kpflow_sklearn.gramians import gram_factor
@@ -21,7 +21,15 @@ from kpflow_sklearn.operators import LinearOperator, ParameterOperator, TangentK
 from kpflow_sklearn.sketcher import Sketcher
 from kpflow_sklearn.sketches import Sketch
 from kpflow_sklearn.spectra import OperatorSpectra, spectrum
-from kpflow_sklearn.traces import NOISY, OVERFLOW, ZERO, Estimate, axis_moments, widening
+from kpflow_sklearn.traces import (
+    NOISY,
+    OVERFLOW,
+    ZERO,
+    Estimate,
+    axis_moments,
+    whole_moments,
+    widening,
+)
 from tests.cases import solve
 from tests.test_coverage import matrix_with
 from tests.test_spectra import MatrixOperator, dense_gram, operator_of, reduce
@@ -493,6 +501,34 @@ def test_shares_lie_between_those_of_all_probes_and_of_crossed_halves():
     shares, doubt = _bracketed_shares(*map(torch.as_tensor, (known, sampled, values.copy())))
     np.testing.assert_allclose(shares, (too_much + too_little) / 2, rtol=1e-10)
     np.testing.assert_allclose(doubt, np.abs(too_much - too_little) / 2, atol=1e-12)
+
+
+@every_axis
+def test_a_sampled_spectrum_is_that_of_its_sketch(axis):
+    sketch = sketcher_of("gru P").draw(0, 6)
+    found, unit = sampled_spectrum(sketch, axis), sketch.magnitude**2
+    if axis == "all":
+        values, moments = np.sort(sketch.mode_values)[::-1], whole_moments(sketch)
+        errors = np.cumsum(values) / moments.trace.value**2 * moments.trace.std_error
+        assert not found.complete and found.shares is None
+    else:
+        known, sampled = sketch.known[axis].double(), sketch.sampled[axis].double()
+        values, vectors = torch.linalg.eigh(known + sampled.mean(0))
+        values, vectors, moments = values.flip(0), vectors.flip(1), axis_moments(sketch, axis)
+        shares, doubt = _bracketed_shares(known, sampled, values)
+        errors = np.hypot(widening(sketch.inner) * _share_errors(known, sampled, vectors), doubt)
+        np.testing.assert_allclose(found.shares, shares, rtol=1e-10)
+        assert found.complete
+    np.testing.assert_allclose(found.eigenvalues, unit * values, rtol=1e-10, atol=1e-12 * unit)
+    np.testing.assert_allclose(found.share_std_error, errors, rtol=1e-8, atol=1e-12)
+    for estimate, moment, scale in (
+        (found.trace, moments.trace, unit),
+        (found.square, moments.square, unit**2),
+        (found.effective_dimension, moments.effective_dimension, 1),
+    ):
+        assert estimate.value == pytest.approx(scale * moment.value, rel=1e-12)
+        assert estimate.std_error == pytest.approx(scale * moment.std_error, rel=1e-12)
+    assert found.method == "randomized" and np.max(errors) > 0.01
 
 
 @pytest.mark.parametrize("name", ["gru P", "lstm PKP", "tanh-ragged P"])
