@@ -191,10 +191,10 @@ def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
     collapse.plot_loss(ax=axes[0])
     collapse.plot(ax=axes[1])
     some = np.linspace(0, len(task.drawn) - 1, min(N_DRAWN, len(task.drawn))).astype(int)
-    X = np.asarray(task.drawn)[some]
     TrajectoryDisplay.from_estimator(
         analyzer,
-        X,
+        np.asarray(task.drawn)[some],
+        mask=None if task.drawn_mask is None else np.asarray(task.drawn_mask)[some],
         color_by=None if task.color_by is None else np.asarray(task.color_by)[some],
         cyclic=task.cyclic,
         label=task.color_label,

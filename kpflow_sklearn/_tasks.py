@@ -39,6 +39,11 @@ class Task:
         """The trials whose states are drawn."""
         return self.X if self.X_analysis is None else self.X_analysis
 
+    @property
+    def drawn_mask(self) -> np.ndarray | None:
+        """Their valid steps; trials given for analysis have no others."""
+        return self.mask if self.X_analysis is None else None
+
 
 def load_task(name: str, seed: int) -> Task:
     """Return one of the built-in tasks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from kpflow_sklearn._arrays import as_array, naming
 from kpflow_sklearn._validation import check_positive_int
@@ -40,7 +41,8 @@ def lyapunov_exponents(
     burn_in : int, default=0
         First steps whose growth is not counted, while the directions settle.
     n_trials : int, optional
-        Follow at most so many trials, evenly spaced; default all.
+        Follow at most so many trials, evenly spaced from the first to the last of those that have
+        a step that counts; default all.
 
     Returns
     -------
@@ -81,20 +83,26 @@ def lyapunov_exponents(
             f"burn_in must leave at least one of the {longest - 1} Jacobians J_2..J_T, got "
             f"{burn_in}."
         )
-    chosen = range(n_available)
+    chosen = torch.arange(n_available)
+    if tangent.mask is not None:  # The others have no step that counts.
+        chosen = chosen[tangent.mask.sum(0).flatten().cpu() > burn_in + 1]
     if n_trials is not None:
-        chosen = chosen[:: max(1, n_available // check_positive_int(n_trials, "n_trials"))]
-        chosen = chosen[:n_trials]
+        chosen = _evenly(chosen, check_positive_int(n_trials, "n_trials"))
     chunk = max(1, _MEMORY // (20 * 8 * n_states**2))
-    kept = []
-    for i in range(0, len(chosen), chunk):
-        part = chosen[i : i + chunk]
-        if len(part) < n_available:
-            own = tangent.select(slice(part.start, part.stop, part.step))
-        else:
-            own = tangent
-        kept.append(_growth(own, k)[:, burn_in:])
+    parts = (
+        [tangent]
+        if chunk >= len(chosen) == n_available
+        else map(tangent.select, chosen.split(chunk))
+    )
+    kept = [_growth(part, k)[:, burn_in:] for part in parts]
     return _average([steps[~np.isnan(steps).any(1)] for steps in np.concatenate(kept)])
+
+
+def _evenly(indices: Tensor, n: int) -> Tensor:
+    """Return at most n of the indices, the first and last among them if n is two or more."""
+    if len(indices) <= n:
+        return indices
+    return indices[torch.linspace(0, len(indices) - 1, n).round().long()]
 
 
 def _growth(tangent: NetworkTangent, k: int) -> np.ndarray:

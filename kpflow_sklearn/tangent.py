@@ -186,12 +186,15 @@ class NetworkTangent:
             p[..., s] += lower.output_adjoint(t, upper.input_adjoint(t, p[..., r]))
         return p
 
-    def select(self, trials: slice) -> NetworkTangent:
-        """Return the linearization of some of the trials; N stays that of all of them."""
+    def select(self, trials: slice | Tensor) -> NetworkTangent:
+        """Return the linearization of some of the trials; N stays that of all of them.
+
+        A slice shares memory with this one, indices of trials copy.
+        """
         part = copy.copy(self)
         part.layers = [layer.select(trials) for layer in self.layers]
         part.mask = None if self.mask is None else self.mask[:, trials]
-        n_trials = len(range(self.shape[0])[trials])
+        n_trials = len(torch.arange(self.shape[0])[trials])
         part.shape = (n_trials, *self.shape[1:])
         return part
 

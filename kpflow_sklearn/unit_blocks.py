@@ -20,7 +20,7 @@ from kpflow_sklearn.tangent import LayerBlock
 
 ROUNDING = 1e-12
 #: Bytes of the unit Grams held at a time, and of the products they are made of, at most.
-_MEMORY = 2**28
+_MEMORY = 2**29
 
 
 def map_blocks(op: LinearOperator) -> list[tuple[MapBlock, slice]] | None:
@@ -150,11 +150,11 @@ def unit_grams(
     """
     for start, blocks in _by_layer(op).items():
         n_columns = sum(b.n_columns for b in blocks)
-        # The Grams, and what it takes to add their halves.
-        size = max(1, _allowed(memory) // (32 * n_columns**2))
+        # The Grams, and as much again for what becomes of them (a copy, in LAPACK).
+        size = max(1, _allowed(memory) // (16 * n_columns**2))
         for i in range(0, blocks[0].n_units, size):
             units = range(blocks[0].n_units)[i : i + size]
-            yield start, units, _group_grams(blocks, units, memory) / _n_valid(op)
+            yield start, units, _group_grams(blocks, units, memory).div_(_n_valid(op))
 
 
 def _group_grams(blocks: list[MapBlock], units: range, memory: int | None) -> Tensor:
@@ -167,8 +167,9 @@ def _group_grams(blocks: list[MapBlock], units: range, memory: int | None) -> Te
     size = max(1, _allowed(memory) // (2 * per_step))
     for t in range(0, len(first), size):
         _add_grams(gram, blocks, units, slice(t, t + size), _allowed(memory) // 2)
-    upper = gram.triu()
-    return upper + upper.triu(1).mT
+    for own in gram:  # One at a time: less memory.
+        own.copy_(own.triu() + own.triu(1).mT)
+    return gram
 
 
 def _add_grams(

@@ -42,6 +42,10 @@ class GivenJacobians:
     def solve_within(self, t: int, q: Tensor) -> Tensor:
         return q
 
+    def select(self, trials: Tensor) -> GivenJacobians:
+        mask = None if self.mask is None else self.mask[:, trials, 0].mT.bool().numpy()
+        return GivenJacobians(self._jacobians[:, trials], mask)
+
 
 def exponents_of(jacobians: Tensor, mask: np.ndarray | None = None, **options):
     """Return exponents and standard errors for given J_t."""
@@ -359,7 +363,22 @@ def test_so_many_trials_are_followed_evenly_spaced(monkeypatch):
     np.testing.assert_allclose(lyapunov_exponents(lin)[0], whole, rtol=1e-12)
     np.testing.assert_allclose(lyapunov_exponents(lin, n_trials=1)[0], every[0], rtol=1e-12)
     two = lyapunov_exponents(lin, n_trials=2)[0]
-    np.testing.assert_allclose(two, np.mean(every[:2], axis=0), rtol=1e-12)
+    np.testing.assert_allclose(two, np.mean(every[::2], axis=0), rtol=1e-12)
     np.testing.assert_array_equal(
         lyapunov_exponents(lin, n_trials=50)[0], lyapunov_exponents(lin)[0]
     )
+
+
+@pytest.mark.parametrize("n", [300, 512, 700])
+def test_trials_are_followed_from_the_first_to_the_last(n):
+    growth = np.where(np.arange(n) < n // 2, -1.0, 1.0)[:, None] * np.ones((2, 1, 1))
+    exponents, _ = exponents_of(diagonal_jacobians(growth), n_trials=256)
+    assert abs(exponents[0]) < 1e-12  # Both halves alike.
+
+
+def test_trials_without_a_step_that_counts_are_not_chosen():
+    n = 30
+    mask = np.arange(4) < np.where(np.arange(n) == 7, 4, 1)[:, None]
+    growth = np.full((3, n, 1), 0.5)
+    found, _ = exponents_of(diagonal_jacobians(growth), mask, n_trials=3)
+    assert found == pytest.approx([0.5])

@@ -293,6 +293,21 @@ def test_trajectories_are_coloured_by_what_means_something(tmp_path):
             assert task.color_by is None  # Then the display colours by the step.
 
 
+def test_masked_steps_are_not_drawn(tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(
+        "kpflow_sklearn.plotting.TrajectoryDisplay.from_estimator",
+        lambda analyzer, X, *, mask, ax, **options: shown.update(X=X, mask=mask),
+    )
+    rng = np.random.default_rng(0)
+    mask = np.arange(5) < np.array([5, 3, 4, 2])[:, None]
+    arrays = {"X": rng.standard_normal((4, 5, 2)), "y": np.array([0, 1, 0, 1]), "mask": mask}
+    np.savez(tmp_path / "trials.npz", **arrays)
+    run(tmp_path, "--data", str(tmp_path / "trials.npz"), "--max-iter", "2")
+    np.testing.assert_array_equal(shown["mask"], mask)
+    np.testing.assert_array_equal(shown["X"], arrays["X"])
+
+
 @pytest.mark.parametrize("task", ["flip_flop", "multitask"])
 def test_panels_have_letters_and_scales_have_labels(task, tmp_path, monkeypatch):
     from matplotlib.figure import Figure

@@ -216,7 +216,7 @@ class MappedTangent:
         h = r if self.output_gain is None else r * self.output_gain[t]
         return torch.nn.functional.pad(h, (0, self.n_states - self.n_units))
 
-    def select(self, trials: slice) -> MappedTangent:
+    def select(self, trials: slice | Tensor) -> MappedTangent:
         """Return the linearization of some of the trials, sharing memory with this one."""
         part = copy.copy(self)
         part.inputs, part.rates = self.inputs[:, trials], self.rates[:, trials]

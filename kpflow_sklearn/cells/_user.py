@@ -109,7 +109,7 @@ class UserTangent:
         step, z, rows = self._at_step(t, self._masked(t, p))
         torch.add(push, vjp(step, z)[1](rows)[0].reshape(p.shape), out=out)
 
-    def select(self, trials: slice) -> UserTangent:
+    def select(self, trials: slice | Tensor) -> UserTangent:
         """Return the linearization of some of the trials, sharing memory with this one."""
         part = copy.copy(self)
         part.inputs, part.previous = self.inputs[:, trials], self.previous[:, trials]

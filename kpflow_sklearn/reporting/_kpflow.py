@@ -225,8 +225,8 @@ def _lyapunov(analyzer: Any) -> Section:
         return Section("Lyapunov exponents", ["Trials of a single step have none."])
     dimension = analyzer.kaplan_yorke_dimension_
     words = (
-        "Growth rates of small pushes along the analysed trials of the trained network, per unit "
-        "of time; s.e. is over trials."
+        "Growth rates of small pushes along the analysed trials (256 of them, evenly spaced, if "
+        "there are more) of the trained network, per unit of time; s.e. is over trials."
     )
     if dimension is not None:
         words += f" Kaplan–Yorke dimension {dimension:.4g}."
