@@ -172,7 +172,8 @@ def _print_reading(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> Non
         f"\n{options.cell.upper()}, {options.hidden_size} units, {what}; {n_trials} analysis "
         f"trials of {n_timesteps} steps\n{training_in_words(analyzer)}\nranks at "
         f"{analyzer.rank_threshold:.0%} of the trace and effective dimensions on the time axis "
-        "(± standard error where estimated)\n"
+        "(± standard error where estimated)\nnarrower: K or P by rank, with the ratio of the two "
+        "ranks; flow agr.: cosine of -PKP* Err with the states' change to the next snapshot\n"
     )
     table = table_of(analyzer.results_, analyzer.bottleneck_)
     print(table.to_string(justify="right"))

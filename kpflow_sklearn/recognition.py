@@ -118,7 +118,8 @@ def _find_recurrent(module: nn.Module, name: str | None) -> nn.RNNBase:
         raise UnsupportedNetworkError(
             f"recurrent: expected exactly one torch.nn.RNN, GRU or LSTM in "
             f"{type(module).__name__}, found {', '.join(map(repr, found)) or 'none'}; give its "
-            "name as recurrent='...'."
+            "name as recurrent='...', or, if the network has a step of its own, name that as "
+            "step='...'."
         )
     return next(iter(found.values()))
 
