@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn import UnsupportedNetworkError, linearize
-from kpflow_sklearn.cells import CELL_NAMES, make_cell
+from kpflow_sklearn.cells import CELL_NAMES, Cell, WeightMap, make_cell
+from kpflow_sklearn.cells._step import UserStep
+from kpflow_sklearn.cells._tangent import LayerWeights, MappedTangent
 from kpflow_sklearn.network import RecurrentNetwork, build_network
 from kpflow_sklearn.recognition import recognise_network
 from tests.cases import Case, MyCell, Solved, compare, distance
@@ -398,3 +400,62 @@ def test_a_cell_must_return_the_next_state(answer, came):
     )
     with pytest.raises(UnsupportedNetworkError, match=message):
         linearize(network, X)
+
+
+@pytest.mark.parametrize(
+    "answer, came",
+    [
+        (lambda h: h[0], "(3, 4)"),
+        (lambda h: h[:1], "tuple of [(3, 4)]"),
+        (lambda h: (h[0], h[1][:, :2]), "tuple of [(3, 4), (3, 2)]"),
+        (lambda h: list(h), "list"),
+    ],
+)
+def test_a_step_of_several_parts_must_return_them(answer, came):
+    module = Wrong(answer)
+    module.label = "step advance"
+    step = UserStep(module, (4, 4), is_tuple=True)
+    message = (
+        "the step advance must return the next state as a tuple of tensors of shapes "
+        f"[(3, 4), (3, 4)], got {came}."
+    )
+    with pytest.raises(UnsupportedNetworkError, match=re.escape(message)):
+        step(0, torch.zeros(3, 2), torch.zeros(3, 8))
+
+
+class DrivenGain(Cell):
+    """A gate that sees the input alone, which no built-in cell has: h' = tanh(a_0) a_1."""
+
+    name = "driven_gain"
+    maps = (WeightMap("recurrent", 0, input=False), WeightMap("gain", 1, state=False))
+    n_gates = 2
+
+    def combine(self, a, z):
+        """Return the next hidden state."""
+        return (torch.tanh(a[0]) * a[1],)
+
+
+def test_a_gate_may_see_the_input_or_the_state_alone():
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    ih, hh, x, h = drawn(8, 2), drawn(8, 4), drawn(1, 3, 2), drawn(1, 3, 4)
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    weights = LayerWeights((ih, hh, None, None), names, (True, True, False, False))
+
+    def step(h: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(hh[:4] @ h) * (ih[4:] @ x)
+
+    pairs = list(zip(h[0], x[0], strict=True))
+    states = torch.stack([step(*pair) for pair in pairs])[None]
+    tangent = MappedTangent(DrivenGain(), weights, x, h, states, None)
+    by_state = torch.stack([torch.autograd.functional.jacobian(step, p)[0] for p in pairs])
+    by_input = torch.stack([torch.autograd.functional.jacobian(step, p)[1] for p in pairs])
+    assert distance(tangent.state_matrix(0), by_state) < 1e-14
+    p, nothing = drawn(5, 3, 4), torch.zeros(5, 3, 4, dtype=torch.float64)
+    out = nothing.clone()
+    tangent.state_adjoint(0, p, nothing, out)
+    assert distance(out, torch.einsum("kbi,bij->kbj", p, by_state)) < 1e-14
+    assert distance(tangent.input_adjoint(0, p), torch.einsum("kbi,bij->kbj", p, by_input)) < 1e-14

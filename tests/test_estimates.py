@@ -5,6 +5,8 @@ How far estimates are from the truth over many seeds is in test_coverage.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -529,6 +531,15 @@ def test_a_sampled_spectrum_is_that_of_its_sketch(axis):
         assert estimate.value == pytest.approx(scale * moment.value, rel=1e-12)
         assert estimate.std_error == pytest.approx(scale * moment.std_error, rel=1e-12)
     assert found.method == "randomized" and np.max(errors) > 0.01
+
+
+@every_axis
+def test_sampled_eigenvalues_that_overflow_leave_their_ratios(axis):
+    sketch = sketcher_of("gru P").draw(0, 6)
+    plain, huge = (sampled_spectrum(replace(sketch, magnitude=m), axis) for m in (1.0, 1e160))
+    assert len(huge.eigenvalues) == 0 and not huge.complete
+    assert huge.trace.reason == huge.square.reason == OVERFLOW
+    assert huge.effective_dimension == plain.effective_dimension
 
 
 @pytest.mark.parametrize("name", ["gru P", "lstm PKP", "tanh-ragged P"])
