@@ -459,3 +459,9 @@ def test_a_gate_may_see_the_input_or_the_state_alone():
     tangent.state_adjoint(0, p, nothing, out)
     assert distance(out, torch.einsum("kbi,bij->kbj", p, by_state)) < 1e-14
     assert distance(tangent.input_adjoint(0, p), torch.einsum("kbi,bij->kbj", p, by_input)) < 1e-14
+
+
+@pytest.mark.parametrize("alpha", [0, 1.01])
+def test_alpha_is_a_share(alpha):
+    with pytest.raises(ValueError, match=f"alpha == {alpha}, must be"):
+        make_cell("leaky", alpha)

@@ -371,7 +371,7 @@ def test_zero_size_batches(name):
             assert out.shape == (*leading, *op.out_shape) and out.dtype == op.dtype
 
 
-@pytest.mark.parametrize("chunk_size", [1, 7, 60, 1000])
+@pytest.mark.parametrize("chunk_size", [1, 7, 60, 1000, 10**30])
 def test_to_dense_in_chunks(chunk_size):
     P = solve("gru").linearization.P
     assert distance(P.to_dense(chunk_size=chunk_size), solve("gru").dense.P) < TOLERANCE

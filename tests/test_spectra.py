@@ -385,6 +385,8 @@ def test_rank_error_is_half_the_range_of_one_standard_error():
     found = Spectrum(values, Estimate(1.0), nothing, nothing, "randomized", True, np.full(10, 0.1))
     assert found.rank(0.5) == Estimate(5.0, 1.0)  # shares 0.4 + 0.1 and 0.6 - 0.1 reach a half
     assert found.rank(1.0) == Estimate(10.0, 0.5)  # one error less is never reached
+    sure = Spectrum(values, Estimate(1.0), nothing, nothing, "randomized", True, np.zeros(10))
+    assert sure.rank(0.45) == Estimate(5.0, 0.0)
 
 
 # ------------------------------------------------------------------------------ leading modes

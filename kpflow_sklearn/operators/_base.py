@@ -255,8 +255,9 @@ class LinearOperator:
         """
         check_positive_int(chunk_size, "chunk_size", maximum=None)
         n = self.shape[1]
+        size = min(int(chunk_size), max(n, 1))  # Torch splits by a count of 64 bits.
         eye = torch.eye(n, dtype=self.dtype, device=self.device)
-        rows = [self @ e.reshape(len(e), *self.in_shape) for e in eye.split(int(chunk_size))]
+        rows = [self @ e.reshape(len(e), *self.in_shape) for e in eye.split(size)]
         return torch.cat(rows).reshape(n, self.shape[0]).mT.contiguous()
 
     def to_scipy(self) -> linalg.LinearOperator:
