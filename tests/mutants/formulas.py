@@ -52,8 +52,8 @@ MUTANTS = (
     ),
     Mutant(
         "K on the time axis over all pairs of trials", "unit_blocks.py",
-        "gram += coactivation_gram(u, s).sum(0).double()",
-        "gram += coactivation_gram(u.sum(0), s.sum(0)).double()", SPECTRA,
+        "gram += coactivation_gram(rows, weights).sum(0).double()",
+        "gram += coactivation_gram(rows.sum(0), weights.sum(0)).double()", SPECTRA,
     ),
     Mutant(
         "tr K^2 without the pairs of maps counted twice", "unit_blocks.py",
