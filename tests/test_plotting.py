@@ -412,6 +412,97 @@ def test_numbers_as_hue_are_in_order_of_lightness(swept, ax):
     assert lightness[0] < lightness[1] < lightness[2]
 
 
+def trained_at(snapshots, seed):
+    """Return the table of one run whose rank of K is 10 * (seed + 1) + iteration."""
+    return pd.DataFrame(
+        {
+            "iteration": snapshots,
+            "operator": "K",
+            "axis": "time",
+            "quantity": "rank",
+            "task": "",
+            "value": [10.0 * (seed + 1) + at for at in snapshots],
+            "std_error": 1.0,
+        }
+    )
+
+
+def rank_of(tables, **columns):
+    return pd.concat(
+        [table.assign(seed=seed, **columns) for seed, table in enumerate(tables)],
+        ignore_index=True,
+    )
+
+
+RANK_OF_K = {"quantity": "rank", "operators": ("K",)}
+
+
+@pytest.mark.parametrize("source", ["table", "estimators"])
+def test_the_median_is_over_iterations_that_all_runs_share(source, ax):
+    tables = [trained_at(at, seed) for seed, at in enumerate([[0, 1, 5, 9], [0, 5, 7, 9]])]
+    if source == "table":
+        table = rank_of(tables, cell="gru")
+        CollapseDisplay.from_results(table, hue="cell", ax=ax, **RANK_OF_K)
+    else:
+        fitted = [KPFlowAnalyzer() for _ in tables]
+        for estimator, table in zip(fitted, tables, strict=True):
+            estimator.results_ = table
+        CollapseDisplay.from_estimators({"gru": fitted}, ax=ax, **RANK_OF_K)
+    runs = pd.DataFrame({0: [10.0, 15, 19], 1: [20.0, 25, 29]}, index=[0, 5, 9])
+    check_median_and_range(ax, [runs])
+    assert legend_of(ax)[1] == ["gru (2 runs)"]
+
+
+def test_runs_that_cannot_be_drawn_as_one_are_refused(ax):
+    tables = [trained_at([1, 5, 9], 0), trained_at([2, 6, 10], 1)]
+    apart = rank_of(tables, cell="gru")
+    with pytest.raises(ValueError, match=r"the 2 runs of a colour share no iteration: give"):
+        CollapseDisplay(apart, hue="cell").plot(ax=ax, **RANK_OF_K)
+    with pytest.raises(ValueError, match=r"the table holds several runs: name the column"):
+        CollapseDisplay(apart).plot(ax=ax, **RANK_OF_K)
+    CollapseDisplay(apart, hue="seed").plot(ax=ax, **RANK_OF_K)
+    assert [c[0].get_xdata().tolist() for c in ax.containers] == [[1, 5, 9], [2, 6, 10]]
+    nameless = rank_of([tables[0], tables[0]], cell="gru").drop(columns="seed")
+    with pytest.raises(ValueError, match="several numbers of a run at one iteration: add"):
+        CollapseDisplay(nameless, hue="cell").plot(ax=ax, **RANK_OF_K)
+
+
+def test_a_value_missing_in_one_run_is_missing_in_the_median(ax):
+    tables = [trained_at([0, 1, 2, 3], seed) for seed in range(3)]
+    tables[2].loc[1, "value"] = np.nan
+    CollapseDisplay(rank_of(tables, cell="gru"), hue="cell").plot(ax=ax, **RANK_OF_K)
+    values = pd.DataFrame({k: 10.0 * (k + 1) + np.array([0, 2, 3]) for k in range(3)})
+    check_median_and_range(ax, [values.set_axis([0, 2, 3])])
+
+
+@pytest.mark.parametrize("none, given", [(np.nan, 1.0), (None, "norm")])  # As sweep has them.
+def test_none_is_a_value_of_the_hue(none, given, ax):
+    tables = [trained_at([0, 1, 2], seed) for seed in range(2)]
+    table = pd.concat([rank_of(tables, clip=none), rank_of(tables, clip=given)], ignore_index=True)
+    assert table["clip"].isna().sum() == 6
+    CollapseDisplay.from_results(table, hue="clip", ax=ax, **RANK_OF_K)
+    assert legend_of(ax)[1] == [f"{given} (2 runs)", "none (2 runs)"]
+    both = pd.DataFrame({0: [10.0, 11, 12], 1: [20.0, 21, 22]})
+    check_median_and_range(ax, [both, both])
+    colors = {to_hex(line.get_color()) for line in ax.lines if len(line.get_xdata()) > 2}
+    assert len(colors) == 2
+
+
+def test_shares_too_small_to_draw_still_count_in_the_median(ax):
+    no_trace = [np.nan] * 4  # Its shares are unknown, not zero.
+    shares = [[0.6, 0.4, 1e-14, -1e-17], [0.7, 0.3, 0, 0], [0.5, 0.3, 0.2, 0], no_trace]
+    tables = [
+        pd.DataFrame({"operator": "K", "axis": "time", "index": range(1, 5), "share": share})
+        for share in shares
+    ]
+    table = rank_of(tables, cell="gru")
+    SpectrumDisplay(table, hue="cell").plot(operators=("K",), ax=ax)
+    expected = {0: [0.6, 0.4, 0], 1: [0.7, 0.3, 0], 2: [0.5, 0.3, 0.2]}
+    check_median_and_range(ax, [pd.DataFrame(expected, index=[1, 2, 3])])
+    assert legend_of(ax)[1] == ["gru (3 runs)"]
+    assert ax.get_ylim()[0] > 1e-3
+
+
 def test_hue_is_refused_where_it_says_too_little_or_too_much(runs, swept):
     with pytest.raises(ValueError, match="the table holds several runs: name the column"):
         CollapseDisplay(swept).plot()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
+from kpflow_sklearn.bottleneck import COLUMNS as RANK_COLUMNS
 from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.plotting._display import TableDisplay
-from kpflow_sklearn.plotting._hue import draw_levels, draw_runs, one_run
+from kpflow_sklearn.plotting._hue import draw_levels, draw_runs, one_run, run_columns
 from kpflow_sklearn.plotting._style import OPERATOR_STYLE, iteration_axis, plain_log_scale
 from kpflow_sklearn.results import COLUMNS
 
@@ -25,10 +26,11 @@ class BottleneckDisplay(TableDisplay):
     Parameters
     ----------
     table : DataFrame
-        The ``bottleneck_`` of a fitted `KPFlowAnalyzer`.
+        The ``bottleneck_`` of a fitted `KPFlowAnalyzer`; further columns tell runs apart.
     hue : str, optional
         The column of the table that tells runs apart: a colour each. Several runs of a colour, of
-        different seeds, are drawn as their median and range.
+        different seeds, are drawn as their median and range at the iterations that all of them
+        have. A missing value is "none".
 
     Attributes
     ----------
@@ -50,6 +52,7 @@ class BottleneckDisplay(TableDisplay):
     """
 
     _fitted = "bottleneck_"
+    _columns = RANK_COLUMNS
 
     @classmethod
     def from_results(
@@ -74,7 +77,8 @@ class BottleneckDisplay(TableDisplay):
         Raises
         ------
         ValueError
-            If not all three operators were measured, or there are several runs and no hue.
+            If not all three operators were measured, or there are several runs and no hue, or the
+            runs of a colour have no iteration in common.
 
         Examples
         --------
@@ -88,7 +92,7 @@ class BottleneckDisplay(TableDisplay):
         >>> [text.get_text() for text in legend.get_texts()][:2]
         ['gru (2 runs)', 'tanh (2 runs)']
         """
-        names = [name for name in table if name not in (*COLUMNS, "error")]
+        names = run_columns(table, (*COLUMNS, "error"))
         runs: Any = table.groupby(names, dropna=False, sort=False) if names else [((), table)]
         found = []
         for values, rows in runs:
@@ -114,7 +118,7 @@ class BottleneckDisplay(TableDisplay):
         ------
         ValueError
             If the table is empty, because not all three operators were measured, or if it holds
-            several runs and there is no hue.
+            several runs and there is no hue, or the runs of a colour have no iteration in common.
 
         Examples
         --------
@@ -139,10 +143,11 @@ class BottleneckDisplay(TableDisplay):
         return self
 
     def _draw_ranks(self) -> None:
-        one_run(self.table, "iteration")
+        table = self._by_run()
+        one_run(table, "iteration")
         for name, style in OPERATOR_STYLE.items():
             rank = f"{name}_rank"
-            rows = self.table.assign(std_error=self.table[f"{rank}_std_error"])
+            rows = table.assign(std_error=table[f"{rank}_std_error"])
             draw_runs(self.ax_, rows, "iteration", rank, color=style["color"], style=style)
         for _, row in self.table.iterrows():
             self.ax_.annotate(
@@ -157,9 +162,10 @@ class BottleneckDisplay(TableDisplay):
         self.ax_.legend(frameon=False)
 
     def _draw_ratios(self, hue: str) -> None:
-        k, p = self.table["K_rank"], self.table["P_rank"]
-        relative = np.hypot(self.table["K_rank_std_error"] / k, self.table["P_rank_std_error"] / p)
-        table = self.table.assign(times=p / k, std_error=p / k * relative)
-        draw_levels(self.ax_, table, hue, "iteration", "times")
+        table = self._by_run()
+        k, p = table["K_rank"], table["P_rank"]
+        relative = np.hypot(table["K_rank_std_error"] / k, table["P_rank_std_error"] / p)
+        ratios = table.assign(times=p / k, std_error=p / k * relative)
+        draw_levels(self.ax_, ratios, hue, "iteration", "times")
         self.ax_.axhline(1, color="0.6", linewidth=0.8)
         self.ax_.set_ylabel("rank of P / rank of K, time axis\n(above 1, K is the narrower)")

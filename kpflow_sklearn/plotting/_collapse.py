@@ -15,6 +15,7 @@ from kpflow_sklearn.plotting._style import (
     iteration_axis,
     plain_log_scale,
 )
+from kpflow_sklearn.results import COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,11 +29,12 @@ class CollapseDisplay(TableDisplay):
     Parameters
     ----------
     table : DataFrame
-        The ``results_`` of a fitted `KPFlowAnalyzer`, or what `sweep` returns.
+        The ``results_`` of a fitted `KPFlowAnalyzer`, or what `sweep` returns: further columns
+        tell runs apart.
     hue : str, optional
         The column of the table that tells runs apart, "cell" say: a colour each. Several runs of
-        a colour, of different seeds, are drawn as their median and range, a single one with its
-        95% intervals.
+        a colour, of different seeds, are drawn as their median and range at the iterations that
+        all of them have, a single one with its 95% intervals. A missing value is "none".
     rank_threshold : float, default=0.95
         For the label of ranks.
 
@@ -57,6 +59,7 @@ class CollapseDisplay(TableDisplay):
     """
 
     _fitted = "results_"
+    _columns = (*COLUMNS, "error")
 
     def __init__(
         self, table: pd.DataFrame, *, hue: str | None = None, rank_threshold: float = 0.95
@@ -106,7 +109,8 @@ class CollapseDisplay(TableDisplay):
         Raises
         ------
         ValueError
-            If the results hold no such quantity on that axis, or several runs and no hue.
+            If the results hold no such quantity on that axis, or several runs and no hue, or the
+            runs of a colour have no iteration in common.
 
         Examples
         --------
@@ -151,7 +155,8 @@ class CollapseDisplay(TableDisplay):
         Raises
         ------
         ValueError
-            If the results hold no such quantity on that axis, or several runs and no hue.
+            If the results hold no such quantity on that axis, or several runs and no hue, or the
+            runs of a colour have no iteration in common.
 
         Examples
         --------
@@ -167,11 +172,12 @@ class CollapseDisplay(TableDisplay):
         check_word(quantity, "quantity")
         check_word(axis, "axis")
         check_subset(operators, "operators", OPERATORS)
-        chosen = self.table[
-            (self.table["quantity"] == quantity)
-            & (self.table["axis"] == axis)
-            & self.table["operator"].isin(list(operators))
-            & (self.table["task"] == "")
+        table = self._by_run()
+        chosen = table[
+            (table["quantity"] == quantity)
+            & (table["axis"] == axis)
+            & table["operator"].isin(list(operators))
+            & (table["task"] == "")
         ]
         if chosen.empty:
             raise ValueError(f"results hold no quantity {quantity!r} on axis {axis!r}.")
@@ -221,10 +227,11 @@ class CollapseDisplay(TableDisplay):
         >>> CollapseDisplay(analyzer.results_).plot_loss().ax_.get_ylabel()
         'loss, analysis trials'
         """
-        rows = self.table[
-            (self.table["operator"] == "network")
-            & (self.table["quantity"] == "loss")
-            & (self.table["task"] == "")
+        table = self._by_run()
+        rows = table[
+            (table["operator"] == "network")
+            & (table["quantity"] == "loss")
+            & (table["task"] == "")
         ]
         self._start(ax)
         if self.hue is None:

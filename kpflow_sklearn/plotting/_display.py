@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
+from kpflow_sklearn.plotting._hue import RUN_NUMBER, number_runs
 from kpflow_sklearn.plotting._style import new_axes
 
 if TYPE_CHECKING:
@@ -91,11 +92,13 @@ class TableDisplay(Display):
     Parameters
     ----------
     table : DataFrame
-        One row a number.
+        One row a number. Any column that a single run's table does not have tells runs apart.
     hue : str, optional
         The column of the table whose values get a colour each. What remains of a colour, runs of
-        other seeds say, is drawn as median and range.
+        other seeds say, is drawn as median and range where all of them have a number.
     """
+
+    _columns: Collection[str]  # Of the table of a single run.
 
     def __init__(self, table: pd.DataFrame, *, hue: str | None = None) -> None:
         self.table = table
@@ -115,7 +118,7 @@ class TableDisplay(Display):
         ----------
         runs : mapping of str to estimator or sequence of estimators
             Fitted, by the name of each colour; several of a name, of different seeds say, are
-            drawn as their median and range.
+            drawn as their median and range at the iterations (or numbers) they all have.
         hue : str, default="run"
             What the names are, for the legend.
         ax : Axes, optional
@@ -133,7 +136,7 @@ class TableDisplay(Display):
         NotFittedError
             If one of them is not fitted.
         ValueError
-            If ``runs`` is no mapping, or empty.
+            If ``runs`` is no mapping, or empty, or several of a name have no iteration in common.
 
         Examples
         --------
@@ -148,16 +151,22 @@ class TableDisplay(Display):
         """
         if not isinstance(runs, Mapping) or not runs:
             raise ValueError(f"runs must map names to fitted estimators, got {runs!r}.")
-        displays, tables = [], []
+        displays: list[Self] = []
+        tables: list[pd.DataFrame] = []
         for name, found in runs.items():
             for estimator in found if isinstance(found, Sequence) else [found]:
                 check_is_fitted(estimator, cls._fitted)
                 displays.append(cls._of(estimator))
-                tables.append(displays[-1].table.assign(**{hue: str(name)}))
+                about: dict[str, Any] = {RUN_NUMBER: len(tables), hue: str(name)}
+                tables.append(displays[-1].table.assign(**about))
         display = displays[0]
         display._check_alike(displays[1:])
         display.table, display.hue = pd.concat(tables, ignore_index=True), hue
         return display.plot(ax=ax, **options)
+
+    def _by_run(self) -> pd.DataFrame:
+        """Return the table with the number of each row's run."""
+        return number_runs(self.table, self._columns)
 
     def _check_alike(self, others: Sequence[Self]) -> None:
         """Refuse runs whose numbers do not mean the same."""

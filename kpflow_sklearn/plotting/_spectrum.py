@@ -30,10 +30,11 @@ class SpectrumDisplay(TableDisplay):
     Parameters
     ----------
     table : DataFrame
-        The ``spectra_`` of a fitted `KPFlowAnalyzer`.
+        The ``spectra_`` of a fitted `KPFlowAnalyzer`; further columns tell runs apart.
     hue : str, optional
         The column of the table that tells runs apart: a colour each. Several runs of a colour, of
-        different seeds, are drawn as their median and range.
+        different seeds, are drawn as their median and range at the numbers that all of them have.
+        A missing value is "none".
 
     Attributes
     ----------
@@ -55,6 +56,7 @@ class SpectrumDisplay(TableDisplay):
     """
 
     _fitted = "spectra_"
+    _columns = ("operator", "axis", "index", "eigenvalue", "share", "method")
 
     def plot(
         self,
@@ -64,6 +66,9 @@ class SpectrumDisplay(TableDisplay):
         ax: Axes | None = None,
     ) -> Self:
         """Draw the spectra at the last snapshot on one axis.
+
+        Shares below 1e-10 are rounding: they count as zero in a median, and where all runs of a
+        colour are below, nothing is drawn.
 
         Parameters
         ----------
@@ -97,11 +102,12 @@ class SpectrumDisplay(TableDisplay):
         """
         check_word(axis, "axis")
         check_subset(operators, "operators", tuple(OPERATOR_STYLE))
-        on_axis = self.table[self.table["axis"] == axis]
+        table = self._by_run()
+        on_axis = table[table["axis"] == axis]
         if not len(on_axis):
-            known = ", ".join(map(repr, self.table["axis"].unique()))
+            known = ", ".join(map(repr, table["axis"].unique()))
             raise ValueError(f"there are no eigenvalues on axis={axis!r}, but on {known}.")
-        chosen = on_axis[on_axis["share"] > _SMALLEST_SHARE]
+        chosen = self._without_rounding(on_axis)
         self._start(ax)
         if self.hue is None:
             for name in operators:
@@ -118,6 +124,17 @@ class SpectrumDisplay(TableDisplay):
         self.ax_.set_ylabel("share of the trace")
         return self
 
+    def _without_rounding(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Set shares that are rounding to zero, and leave out numbers where no run has another.
+
+        Leaving out single runs would raise the median of those that remain.
+        """
+        share = table["share"]
+        cut = table.assign(share=share.mask(share <= _SMALLEST_SHARE, 0.0))
+        line = ["operator", "index", *([self.hue] if self.hue in table else [])]
+        largest = cut.groupby(line, dropna=False, observed=True)["share"].transform("max")
+        return cut[largest > 0]
+
 
 class LyapunovDisplay(TableDisplay):
     """The Lyapunov exponents of a network on its trials, with 95% intervals over trials.
@@ -126,10 +143,11 @@ class LyapunovDisplay(TableDisplay):
     ----------
     table : DataFrame
         Columns index (from 1), exponent and std_error, per unit of time, and
-        kaplan_yorke_dimension, the same in all rows of a run.
+        kaplan_yorke_dimension, the same in all rows of a run. Further columns tell runs apart.
     hue : str, optional
         The column of the table that tells runs apart: a colour each. Several runs of a colour, of
-        different seeds, are drawn as their median and range.
+        different seeds, are drawn as their median and range at the numbers that all of them have.
+        A missing value is "none".
 
     Attributes
     ----------
@@ -151,6 +169,7 @@ class LyapunovDisplay(TableDisplay):
     """
 
     _fitted = "lyapunov_exponents_"
+    _columns = ("index", "exponent", "std_error", "kaplan_yorke_dimension")
 
     @classmethod
     def _of(cls, estimator: Any) -> Self:
@@ -192,7 +211,8 @@ class LyapunovDisplay(TableDisplay):
         >>> LyapunovDisplay.from_estimator(analyzer).plot().ax_.get_ylabel()
         'Lyapunov exponent per unit of time'
         """
-        table = self.table[np.isfinite(self.table["exponent"].astype(float))]
+        table = self._by_run()
+        table = table[np.isfinite(table["exponent"].astype(float))]
         if not len(table):
             raise ValueError("there are no finite exponents to draw (trials need two steps).")
         self._start(ax)
