@@ -182,9 +182,10 @@ def train(
 
     Stops early when the loss, averaged over the last pass over the samples, is at most ``tol``, or
     when a callback asks for it; and when the loss is no longer finite or on KeyboardInterrupt:
-    then the last snapshot is kept and a ConvergenceWarning says so. Another one says that at the
-    end the gradient had vanished. Where memory runs out, the gradient of a batch is summed over
-    smaller parts.
+    then the last snapshot whose loss was finite is kept and a ConvergenceWarning says so, also
+    where a callback raised on a network that had diverged. Another one says that at the end the
+    gradient had vanished. Where memory runs out, the gradient of a batch is summed over smaller
+    parts.
 
     Parameters
     ----------
@@ -244,9 +245,11 @@ def train(
                 break
             with task.part("iteration", **task.about) as step:
                 loss = _update(module, optimizer, batch_loss, next(stream), settings, at_a_time)
-                if not (math.isfinite(loss) and _all_finite(module)):
-                    history.diverged = True
-                    break
+                if not math.isfinite(loss):
+                    run.drop(iteration - 1)
+                    raise _Diverged
+                if not _all_finite(module):
+                    raise _Diverged
                 history.losses.append(loss)
                 progress.update()
                 progress.set_postfix(loss=f"{loss:.4g}", refresh=False)
@@ -256,6 +259,18 @@ def train(
                 break
     except KeyboardInterrupt:  # Perhaps in the midst of an update.
         history.interrupted = True
+    except _Diverged:  # So that callbacks are not told of this update's end.
+        history.diverged = True
+    except Exception:
+        # A callback may stumble over a network that the next update would find diverged.
+        was_updated = first_iteration + history.n_iter == iteration
+        if not was_updated or math.isfinite(
+            _gradient(module, batch_loss, next(stream), at_a_time)
+        ):
+            raise
+        logger.info("the network had diverged when this was raised", exc_info=True)
+        run.drop(iteration)
+        history.diverged = True
     finally:
         progress.close()
     if history.diverged or history.interrupted:
@@ -273,6 +288,10 @@ def train(
     return history
 
 
+class _Diverged(Exception):
+    """The loss or a weight is no longer finite."""
+
+
 class _Run:
     """A training run as it goes: what changes with every update, and where it is kept."""
 
@@ -286,11 +305,11 @@ class _Run:
     ) -> None:
         self.module, self.optimizer, self.stream, self.folder = module, optimizer, stream, folder
         self.history = History([], [])
-        self.last = Snapshot.take(first_iteration, module)
+        self.last = self.before = Snapshot.take(first_iteration, module)
 
     def keep(self, iteration: int) -> None:
         """Take a snapshot, and write it down."""
-        self.last = Snapshot.take(iteration, self.module)
+        self.before, self.last = self.last, Snapshot.take(iteration, self.module)
         self.history.snapshots.append(self.last)
         if self.folder is not None:
             progress = {
@@ -303,6 +322,12 @@ class _Run:
             }
             self.folder.save(iteration, self.last.state, progress)
 
+    def drop(self, iteration: int) -> None:
+        """Forget the snapshot of an iteration whose loss is not finite, if there is one before."""
+        if self.before.iteration < self.last.iteration == iteration:
+            self.last = self.before
+            self.history.snapshots.pop()
+
     def resume(self) -> bool:
         """Go back to where the folder's run was left; False if there is none."""
         found = None if self.folder is None else self.folder.load()
@@ -310,7 +335,7 @@ class _Run:
             return False
         states = [Snapshot(i, self.folder.snapshot(i)) for i in found["snapshots"]]  # type: ignore
         self.history.snapshots, self.history.losses = states, found["losses"]
-        self.last = states[-1]
+        self.before, self.last = ([self.last, *states])[-2:]
         self.module.load_state_dict(self.last.state)
         self.optimizer.load_state_dict(found["optimizer"])
         self.stream.generator.set_state(found["generator"])
@@ -334,8 +359,7 @@ def _update(
     settings: LoopSettings,
     at_a_time: Allowance,
 ) -> float:
-    part_loss = batch_loss(batch)
-    loss = at_a_time.run(lambda: _gradient(module, part_loss, len(batch), at_a_time.amount))
+    loss = _gradient(module, batch_loss, batch, at_a_time)
     if settings.grad_clip is not None:
         nn.utils.clip_grad_norm_(module.parameters(), settings.grad_clip)
     optimizer.step()
@@ -346,9 +370,16 @@ def _update(
 
 
 def _gradient(
+    module: nn.Module, batch_loss: BatchLoss, batch: np.ndarray, at_a_time: Allowance
+) -> float:
+    """Set the gradient of a batch's loss and return the loss, as many samples at a time as fit."""
+    part_loss = batch_loss(batch)
+    return at_a_time.run(lambda: _by_parts(module, part_loss, len(batch), at_a_time.amount))
+
+
+def _by_parts(
     module: nn.Module, part_loss: Callable[[slice], Tensor], n_samples: int, n_at_a_time: int
 ) -> float:
-    """Set the gradient of a batch's loss and return the loss, a few samples at a time."""
     module.zero_grad(set_to_none=True)
     total = 0.0
     for start in range(0, n_samples, n_at_a_time):
