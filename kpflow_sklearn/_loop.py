@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from kpflow_sklearn._arrays import naming
 from kpflow_sklearn._batches import Batches
-from kpflow_sklearn._callbacks import FitTask
+from kpflow_sklearn._callbacks import FitTask, warn_caller
 from kpflow_sklearn._memory import Allowance
 from kpflow_sklearn._tensors import to_cpu
 from kpflow_sklearn._validation import check_positive_int, check_real, check_verbose
@@ -229,7 +228,7 @@ def train(
         "dtype='float32'; a smaller batch_size alone will not do.",
     )
     run = _Run(module, optimizer, stream, folder, first_iteration)
-    history = run.history
+    history, slope = run.history, None
     if not run.resume() and first_iteration in wanted:
         run.keep(first_iteration)
     reached, n_batches = run.last.iteration, math.ceil(n_samples / stream.size)
@@ -244,7 +243,8 @@ def train(
             if _reached(history.losses, settings.tol, n_batches):
                 break
             with task.part("iteration", **task.about) as step:
-                loss = _update(module, optimizer, batch_loss, next(stream), settings, at_a_time)
+                batch = next(stream)
+                loss, slope = _update(module, optimizer, batch_loss, batch, settings, at_a_time)
                 if not math.isfinite(loss):
                     run.drop(iteration - 1)
                     raise _Diverged
@@ -275,8 +275,8 @@ def train(
         progress.close()
     if history.diverged or history.interrupted:
         _restore(module, history, first_iteration, run.last)
-    elif _has_vanished(module, history.losses):
-        _warn_of_vanished(first_iteration + history.n_iter)
+    elif _has_vanished(module, history.losses, slope):
+        _warn_of_vanished(first_iteration + history.n_iter, history.losses)
     n_done = first_iteration + history.n_iter
     ended_early = history.n_iter < settings.max_iter
     if not history.snapshots or (ended_early and history.snapshots[-1].iteration != n_done):
@@ -358,15 +358,17 @@ def _update(
     batch: np.ndarray,
     settings: LoopSettings,
     at_a_time: Allowance,
-) -> float:
-    loss = _gradient(module, batch_loss, batch, at_a_time)
+) -> tuple[float, Tensor | None]:
+    """Make one update; return the loss before it and, where clipped, the slope before that."""
+    loss, slope = _gradient(module, batch_loss, batch, at_a_time), None
     if settings.grad_clip is not None:
+        slope = _slope(module)  # Left on its device: only the last one is ever read.
         nn.utils.clip_grad_norm_(module.parameters(), settings.grad_clip)
     optimizer.step()
     if settings.constraint is not None:
         with torch.no_grad():
             settings.constraint(module)
-    return loss
+    return loss, slope
 
 
 def _gradient(
@@ -394,30 +396,43 @@ def _all_finite(module: nn.Module) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in module.parameters())
 
 
-def _has_vanished(module: nn.Module, losses: list[float]) -> bool:
+def _below_readout(module: nn.Module) -> list[Tensor]:
+    """Return the parameters that have a gradient, but for the readout's."""
+    named = module.named_parameters()
+    return [p for name, p in named if p.grad is not None and not name.startswith("readout.")]
+
+
+def _slope(module: nn.Module) -> Tensor | None:
+    """Return the norm of the gradient by all weights but the readout's; None without such."""
+    norms = [p.grad.norm() for p in _below_readout(module)]  # type: ignore[union-attr]
+    return torch.stack(norms).norm() if norms else None
+
+
+def _has_vanished(module: nn.Module, losses: list[float], slope: Tensor | None) -> bool:
     """Whether the last gradient by all weights but the readout's was zero or below rounding.
 
     It is where scaling them would move the loss by less than its own rounding:
-    |g| |theta| <= eps L.
+    |g| |theta| <= eps L. ``slope`` is |g| where the gradient that the module holds was clipped.
     """
-    named = module.named_parameters()
-    own = [p for name, p in named if p.grad is not None and not name.startswith("readout.")]
-    if not own or not losses or losses[-1] == 0:
+    own = _below_readout(module)
+    slope = _slope(module) if slope is None else slope
+    if slope is None or not losses or losses[-1] == 0:
         return False
-    slope = math.hypot(*(float(p.grad.norm()) for p in own))  # type: ignore[union-attr]
     size = math.hypot(*(float(p.detach().norm()) for p in own))
-    return slope * size <= torch.finfo(own[0].dtype).eps * abs(losses[-1])
+    return float(slope) * size <= torch.finfo(own[0].dtype).eps * abs(losses[-1])
 
 
-def _warn_of_vanished(iteration: int) -> None:
-    warnings.warn(
-        f"the gradient vanished: at iteration {iteration}, the last, that by all weights but the "
-        "readout's was zero or below the rounding of the loss, so that they no longer train. "
+def _warn_of_vanished(iteration: int, losses: list[float]) -> None:
+    first, last = f"{losses[0]:.3g}", f"{losses[-1]:.3g}"
+    grew = float(last) > float(first)  # As printed: rounding is no growth.
+    warn_caller(
+        (f"the loss grew from {first} to {last}: lower learning_rate. By now " if grew else "")
+        + f"the gradient vanished: at iteration {iteration}, the last, that by all weights but "
+        "the readout's was zero or below the rounding of the loss, so that they no longer train. "
         "Units may be silent or saturated, or the error too far back in time to be felt: change "
         "init_scale or the cell, shorten the trials, or lower learning_rate if they died on the "
-        "way.",
+        "way." + ("" if grew else " Or the loss is at a minimum: then nothing is wrong."),
         ConvergenceWarning,
-        stacklevel=4,
     )
 
 
@@ -439,5 +454,5 @@ def _restore(module: nn.Module, history: History, first_iteration: int, last: Sn
     )
     if history.interrupted:
         message = f"training was interrupted at iteration {failed}; {kept}."
-    warnings.warn(message, ConvergenceWarning, stacklevel=4)
+    warn_caller(message, ConvergenceWarning)
     history.losses = history.losses[: last.iteration - first_iteration]
