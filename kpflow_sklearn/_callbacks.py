@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,6 +20,19 @@ except ImportError:
     def with_callbacks(method: Any) -> Any:
         """Return the method as it is."""
         return method
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called the package, however many frames lie between.
+
+    Beside the package's own, `with_callbacks` puts one there.
+    """
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith(
+        ("kpflow_sklearn.", "sklearn.callback.")
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 class FitTask(AbstractContextManager):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from kpflow_sklearn._arrays import naming
 from kpflow_sklearn._batches import Batches
-from kpflow_sklearn._callbacks import FitTask
+from kpflow_sklearn._callbacks import FitTask, warn_caller
 from kpflow_sklearn._memory import Allowance
 from kpflow_sklearn._tensors import to_cpu
 from kpflow_sklearn._validation import check_positive_int, check_real, check_verbose
@@ -182,9 +181,10 @@ def train(
 
     Stops early when the loss, averaged over the last pass over the samples, is at most ``tol``, or
     when a callback asks for it; and when the loss is no longer finite or on KeyboardInterrupt:
-    then the last snapshot is kept and a ConvergenceWarning says so. Another one says that at the
-    end the gradient had vanished. Where memory runs out, the gradient of a batch is summed over
-    smaller parts.
+    then the last snapshot whose loss was finite is kept and a ConvergenceWarning says so, also
+    where a callback raised on a network that had diverged. Another one says that at the end the
+    gradient had vanished. Where memory runs out, the gradient of a batch is summed over smaller
+    parts.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def train(
         "dtype='float32'; a smaller batch_size alone will not do.",
     )
     run = _Run(module, optimizer, stream, folder, first_iteration)
-    history = run.history
+    history, slope = run.history, None
     if not run.resume() and first_iteration in wanted:
         run.keep(first_iteration)
     reached, n_batches = run.last.iteration, math.ceil(n_samples / stream.size)
@@ -243,10 +243,13 @@ def train(
             if _reached(history.losses, settings.tol, n_batches):
                 break
             with task.part("iteration", **task.about) as step:
-                loss = _update(module, optimizer, batch_loss, next(stream), settings, at_a_time)
-                if not (math.isfinite(loss) and _all_finite(module)):
-                    history.diverged = True
-                    break
+                batch = next(stream)
+                loss, slope = _update(module, optimizer, batch_loss, batch, settings, at_a_time)
+                if not math.isfinite(loss):
+                    run.drop(iteration - 1)
+                    raise _Diverged
+                if not _all_finite(module):
+                    raise _Diverged
                 history.losses.append(loss)
                 progress.update()
                 progress.set_postfix(loss=f"{loss:.4g}", refresh=False)
@@ -256,12 +259,24 @@ def train(
                 break
     except KeyboardInterrupt:  # Perhaps in the midst of an update.
         history.interrupted = True
+    except _Diverged:  # So that callbacks are not told of this update's end.
+        history.diverged = True
+    except Exception:
+        # A callback may stumble over a network that the next update would find diverged.
+        was_updated = first_iteration + history.n_iter == iteration
+        if not was_updated or math.isfinite(
+            _gradient(module, batch_loss, next(stream), at_a_time)
+        ):
+            raise
+        logger.info("the network had diverged when this was raised", exc_info=True)
+        run.drop(iteration)
+        history.diverged = True
     finally:
         progress.close()
     if history.diverged or history.interrupted:
         _restore(module, history, first_iteration, run.last)
-    elif _has_vanished(module, history.losses):
-        _warn_of_vanished(first_iteration + history.n_iter)
+    elif _has_vanished(module, history.losses, slope):
+        _warn_of_vanished(first_iteration + history.n_iter, history.losses)
     n_done = first_iteration + history.n_iter
     ended_early = history.n_iter < settings.max_iter
     if not history.snapshots or (ended_early and history.snapshots[-1].iteration != n_done):
@@ -271,6 +286,10 @@ def train(
     history.optimizer_state = None if undone else to_cpu(optimizer.state_dict())
     logger.info("trained for %d iterations", history.n_iter)
     return history
+
+
+class _Diverged(Exception):
+    """The loss or a weight is no longer finite."""
 
 
 class _Run:
@@ -286,11 +305,11 @@ class _Run:
     ) -> None:
         self.module, self.optimizer, self.stream, self.folder = module, optimizer, stream, folder
         self.history = History([], [])
-        self.last = Snapshot.take(first_iteration, module)
+        self.last = self.before = Snapshot.take(first_iteration, module)
 
     def keep(self, iteration: int) -> None:
         """Take a snapshot, and write it down."""
-        self.last = Snapshot.take(iteration, self.module)
+        self.before, self.last = self.last, Snapshot.take(iteration, self.module)
         self.history.snapshots.append(self.last)
         if self.folder is not None:
             progress = {
@@ -303,6 +322,12 @@ class _Run:
             }
             self.folder.save(iteration, self.last.state, progress)
 
+    def drop(self, iteration: int) -> None:
+        """Forget the snapshot of an iteration whose loss is not finite, if there is one before."""
+        if self.before.iteration < self.last.iteration == iteration:
+            self.last = self.before
+            self.history.snapshots.pop()
+
     def resume(self) -> bool:
         """Go back to where the folder's run was left; False if there is none."""
         found = None if self.folder is None else self.folder.load()
@@ -310,7 +335,7 @@ class _Run:
             return False
         states = [Snapshot(i, self.folder.snapshot(i)) for i in found["snapshots"]]  # type: ignore
         self.history.snapshots, self.history.losses = states, found["losses"]
-        self.last = states[-1]
+        self.before, self.last = ([self.last, *states])[-2:]
         self.module.load_state_dict(self.last.state)
         self.optimizer.load_state_dict(found["optimizer"])
         self.stream.generator.set_state(found["generator"])
@@ -333,22 +358,30 @@ def _update(
     batch: np.ndarray,
     settings: LoopSettings,
     at_a_time: Allowance,
-) -> float:
-    part_loss = batch_loss(batch)
-    loss = at_a_time.run(lambda: _gradient(module, part_loss, len(batch), at_a_time.amount))
+) -> tuple[float, Tensor | None]:
+    """Make one update; return the loss before it and, where clipped, the slope before that."""
+    loss, slope = _gradient(module, batch_loss, batch, at_a_time), None
     if settings.grad_clip is not None:
+        slope = _slope(module)  # Left on its device: only the last one is ever read.
         nn.utils.clip_grad_norm_(module.parameters(), settings.grad_clip)
     optimizer.step()
     if settings.constraint is not None:
         with torch.no_grad():
             settings.constraint(module)
-    return loss
+    return loss, slope
 
 
 def _gradient(
+    module: nn.Module, batch_loss: BatchLoss, batch: np.ndarray, at_a_time: Allowance
+) -> float:
+    """Set the gradient of a batch's loss and return the loss, as many samples at a time as fit."""
+    part_loss = batch_loss(batch)
+    return at_a_time.run(lambda: _by_parts(module, part_loss, len(batch), at_a_time.amount))
+
+
+def _by_parts(
     module: nn.Module, part_loss: Callable[[slice], Tensor], n_samples: int, n_at_a_time: int
 ) -> float:
-    """Set the gradient of a batch's loss and return the loss, a few samples at a time."""
     module.zero_grad(set_to_none=True)
     total = 0.0
     for start in range(0, n_samples, n_at_a_time):
@@ -363,30 +396,43 @@ def _all_finite(module: nn.Module) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in module.parameters())
 
 
-def _has_vanished(module: nn.Module, losses: list[float]) -> bool:
+def _below_readout(module: nn.Module) -> list[Tensor]:
+    """Return the parameters that have a gradient, but for the readout's."""
+    named = module.named_parameters()
+    return [p for name, p in named if p.grad is not None and not name.startswith("readout.")]
+
+
+def _slope(module: nn.Module) -> Tensor | None:
+    """Return the norm of the gradient by all weights but the readout's; None without such."""
+    norms = [p.grad.norm() for p in _below_readout(module)]  # type: ignore[union-attr]
+    return torch.stack(norms).norm() if norms else None
+
+
+def _has_vanished(module: nn.Module, losses: list[float], slope: Tensor | None) -> bool:
     """Whether the last gradient by all weights but the readout's was zero or below rounding.
 
     It is where scaling them would move the loss by less than its own rounding:
-    |g| |theta| <= eps L.
+    |g| |theta| <= eps L. ``slope`` is |g| where the gradient that the module holds was clipped.
     """
-    named = module.named_parameters()
-    own = [p for name, p in named if p.grad is not None and not name.startswith("readout.")]
-    if not own or not losses or losses[-1] == 0:
+    own = _below_readout(module)
+    slope = _slope(module) if slope is None else slope
+    if slope is None or not losses or losses[-1] == 0:
         return False
-    slope = math.hypot(*(float(p.grad.norm()) for p in own))  # type: ignore[union-attr]
     size = math.hypot(*(float(p.detach().norm()) for p in own))
-    return slope * size <= torch.finfo(own[0].dtype).eps * abs(losses[-1])
+    return float(slope) * size <= torch.finfo(own[0].dtype).eps * abs(losses[-1])
 
 
-def _warn_of_vanished(iteration: int) -> None:
-    warnings.warn(
-        f"the gradient vanished: at iteration {iteration}, the last, that by all weights but the "
-        "readout's was zero or below the rounding of the loss, so that they no longer train. "
+def _warn_of_vanished(iteration: int, losses: list[float]) -> None:
+    first, last = f"{losses[0]:.3g}", f"{losses[-1]:.3g}"
+    grew = float(last) > float(first)  # As printed: rounding is no growth.
+    warn_caller(
+        (f"the loss grew from {first} to {last}: lower learning_rate. By now " if grew else "")
+        + f"the gradient vanished: at iteration {iteration}, the last, that by all weights but "
+        "the readout's was zero or below the rounding of the loss, so that they no longer train. "
         "Units may be silent or saturated, or the error too far back in time to be felt: change "
         "init_scale or the cell, shorten the trials, or lower learning_rate if they died on the "
-        "way.",
+        "way." + ("" if grew else " Or the loss is at a minimum: then nothing is wrong."),
         ConvergenceWarning,
-        stacklevel=4,
     )
 
 
@@ -408,5 +454,5 @@ def _restore(module: nn.Module, history: History, first_iteration: int, last: Sn
     )
     if history.interrupted:
         message = f"training was interrupted at iteration {failed}; {kept}."
-    warnings.warn(message, ConvergenceWarning, stacklevel=4)
+    warn_caller(message, ConvergenceWarning)
     history.losses = history.losses[: last.iteration - first_iteration]

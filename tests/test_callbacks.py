@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 
@@ -144,6 +145,55 @@ def test_a_callback_may_stop_the_training():
     assert trainer.snapshots_[-1].iteration == 3
     expected = clone(TRAINER).set_params(max_iter=3).fit(X, LABELS)
     np.testing.assert_array_equal(trainer.predict(X), expected.predict(X))
+
+
+def break_third_update(module):
+    """Make a weight infinite, once it was constrained twice before."""
+    module.n_constrained = getattr(module, "n_constrained", 0) + 1
+    if module.n_constrained == 3:
+        module.readout.bias.fill_(torch.inf)
+
+
+class Predicting(Recorder):
+    """Predicts at the end of every task, which fails where a network's states overflow."""
+
+    def on_fit_task_end(self, estimator, context, *, X, fitted_estimator):
+        self.scores.append(fitted_estimator.predict(X))
+        self.ended.append(context.task_name)
+
+
+# How a network diverges, the updates begun, and those ended with a network that predicts.
+DIVERGING = {
+    "a weight": ({"constraint": break_third_update}, 3, 2),
+    "the states": ({"learning_rate": 1e200}, 1, 0),
+}
+
+
+@pytest.mark.parametrize("how", DIVERGING)
+def test_a_diverging_training_is_restored_before_callbacks_predict(how):
+    options, n_begun, n_ended = DIVERGING[how]
+    trainer = RecurrentTrainer("relu", hidden_size=3, optimizer="sgd", **OPTIONS)
+    trainer.set_params(snapshots=range(N_ITER + 1), **options)
+    recorder, message = Predicting(), f"diverged.* the one of iteration {n_ended}, "
+    with pytest.warns(ConvergenceWarning, match=message):
+        told = clone(trainer).set_callbacks(recorder).fit(X, X)
+    # The update that failed was begun, and never ended; the fit ends with the network kept.
+    assert recorder.begun == ["fit", *["iteration"] * n_begun]
+    assert recorder.ended == [*["iteration"] * n_ended, "fit"] and recorder.n_setups == 0
+    assert np.isfinite(recorder.scores).all()
+    with pytest.warns(ConvergenceWarning, match=message):
+        plain = clone(trainer).fit(X, X)
+    assert told.n_iter_ == plain.n_iter_ == n_ended == told.snapshots_[-1].iteration
+    np.testing.assert_array_equal(told.predict(X), plain.predict(X))
+
+
+def test_an_error_of_a_callback_is_raised_while_the_loss_is_finite():
+    class Failing(Recorder):
+        def on_fit_task_end(self, estimator, context):
+            raise ArithmeticError("mine")
+
+    with pytest.raises(ArithmeticError, match="mine"):
+        clone(TRAINER).set_callbacks(Failing()).fit(X, LABELS)
 
 
 @pytest.mark.parametrize("kind", ["saved", "module", "frozen", "feedforward"])

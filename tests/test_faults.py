@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -156,6 +158,46 @@ def test_a_gradient_below_rounding_has_vanished_too(dtype):
     source = recurrent(cell=NoBias, dtype=dtype)
     with pytest.warns(ConvergenceWarning, match=VANISHED):
         source.fit(pulses, np.ones((12, 30, 1)), loss_weight=weight)
+
+
+@pytest.mark.parametrize("grad_clip", [1e-18, 1e-200])
+def test_a_gradient_is_small_before_it_is_clipped_or_not_at_all(grad_clip):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        recurrent(grad_clip=grad_clip).fit(X, Y)
+    with pytest.warns(ConvergenceWarning, match=VANISHED):
+        recurrent(cell="relu", constraint=silence, grad_clip=grad_clip).fit(X, Y)
+
+
+def test_a_loss_that_grew_is_named_before_a_gradient_that_vanished():
+    source = recurrent(cell="tanh", optimizer="sgd", learning_rate=1e6)
+    with pytest.warns(ConvergenceWarning, match=VANISHED) as caught:
+        losses = source.fit(X, Y).loss_curve_
+    said = str(caught[0].message)
+    assert losses[-1] > losses[0]
+    grew = f"the loss grew from {losses[0]:.3g} to {losses[-1]:.3g}: lower learning_rate."
+    assert said.startswith(grew) and "minimum" not in said
+
+
+def test_a_loss_at_its_minimum_is_named_as_a_cause():
+    # One step of one feature and two values for it: no network does better than their mean.
+    source = recurrent(cell="tanh", optimizer="sgd", learning_rate=0.5, max_iter=400)
+    with pytest.warns(ConvergenceWarning, match="^the gradient vanished.* is at a minimum"):
+        found = source.fit(np.ones((2, 1, 1)), np.array([[[1.0]], [[-1.0]]]))
+    assert found.loss_curve_[-1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("fault", ["vanished", "diverged"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_faults_are_told_where_the_fit_was_called(fault, nested):
+    options = {"constraint": silence} if fault == "vanished" else {"learning_rate": 1e300}
+    source = recurrent(cell="relu", optimizer="sgd", **options)
+    analyzer = KPFlowAnalyzer(source, random_state=0) if nested else source
+    with pytest.warns(ConvergenceWarning, match=fault) as caught:
+        line = inspect.currentframe().f_lineno + 1
+        analyzer.fit(X, Y)
+    places = [(w.filename, w.lineno) for w in caught if fault in str(w.message)]
+    assert places == [(__file__, line)]
 
 
 def test_a_perfect_fit_has_not_vanished():
