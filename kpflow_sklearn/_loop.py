@@ -425,13 +425,14 @@ def _has_vanished(module: nn.Module, losses: list[float], slope: Tensor | None) 
 def _warn_of_vanished(iteration: int, losses: list[float]) -> None:
     first, last = f"{losses[0]:.3g}", f"{losses[-1]:.3g}"
     grew = float(last) > float(first)  # As printed: rounding is no growth.
+    after = f" after the loss grew from {first} to {last} (lower learning_rate)" if grew else ""
+    minimum = "" if grew else " Or the loss is at a minimum: then nothing is wrong."
     warn_caller(
-        (f"the loss grew from {first} to {last}: lower learning_rate. By now " if grew else "")
-        + f"the gradient vanished: at iteration {iteration}, the last, that by all weights but "
-        "the readout's was zero or below the rounding of the loss, so that they no longer train. "
-        "Units may be silent or saturated, or the error too far back in time to be felt: change "
-        "init_scale or the cell, shorten the trials, or lower learning_rate if they died on the "
-        "way." + ("" if grew else " Or the loss is at a minimum: then nothing is wrong."),
+        f"the gradient vanished{after}: at iteration {iteration}, the last, that by all weights "
+        "but the readout's was zero or below the rounding of the loss, so that they no longer "
+        "train. Units may be silent or saturated, or the error too far back in time to be felt: "
+        "change init_scale or the cell, shorten the trials, or lower learning_rate if they died "
+        f"on the way.{minimum}",
         ConvergenceWarning,
     )
 

@@ -119,7 +119,7 @@ def silence(module: torch.nn.Module) -> None:
             p.fill_(-1e3)
 
 
-VANISHED = "the gradient vanished: at iteration 12"
+VANISHED = "^the gradient vanished.*: at iteration 12"
 
 
 @pytest.mark.parametrize("analysis", ["KPFlowAnalyzer", "TaskAlignmentAnalyzer"])
@@ -169,20 +169,20 @@ def test_a_gradient_is_small_before_it_is_clipped_or_not_at_all(grad_clip):
         recurrent(cell="relu", constraint=silence, grad_clip=grad_clip).fit(X, Y)
 
 
-def test_a_loss_that_grew_is_named_before_a_gradient_that_vanished():
+def test_a_loss_that_grew_is_named_first_where_a_gradient_vanished():
     source = recurrent(cell="tanh", optimizer="sgd", learning_rate=1e6)
     with pytest.warns(ConvergenceWarning, match=VANISHED) as caught:
         losses = source.fit(X, Y).loss_curve_
     said = str(caught[0].message)
     assert losses[-1] > losses[0]
-    grew = f"the loss grew from {losses[0]:.3g} to {losses[-1]:.3g}: lower learning_rate."
-    assert said.startswith(grew) and "minimum" not in said
+    grew = f"after the loss grew from {losses[0]:.3g} to {losses[-1]:.3g} (lower learning_rate):"
+    assert said.startswith(f"the gradient vanished {grew}") and "minimum" not in said
 
 
 def test_a_loss_at_its_minimum_is_named_as_a_cause():
     # One step of one feature and two values for it: no network does better than their mean.
     source = recurrent(cell="tanh", optimizer="sgd", learning_rate=0.5, max_iter=400)
-    with pytest.warns(ConvergenceWarning, match="^the gradient vanished.* is at a minimum"):
+    with pytest.warns(ConvergenceWarning, match="^the gradient vanished: .* is at a minimum"):
         found = source.fit(np.ones((2, 1, 1)), np.array([[[1.0]], [[-1.0]]]))
     assert found.loss_curve_[-1] == pytest.approx(1.0)
 
