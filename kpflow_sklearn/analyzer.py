@@ -86,7 +86,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     memory_limit : int, optional
         Bytes that chunks of trials may take, beyond the linearized network itself (its states,
         derivatives and error signals, some tens of times the size of X with H features) and the
-        eigenfunctions returned; default a quarter of what is free. Results do not depend on it.
+        eigenfunctions returned; default a quarter of what is free. Results do not
+        depend on it beyond rounding, eigenfunctions beyond their `eigenpair_residual`.
         Where memory runs out all the same, chunks are halved.
     pooling : {"last", "mean", "flatten"}, default="last"
         How `transform` reduces the steps of a trial.
