@@ -131,29 +131,20 @@ def _trainer(task: Task, options: argparse.Namespace) -> RecurrentTrainer:
 def _analyse(task: Task, options: argparse.Namespace) -> KPFlowAnalyzer:
     trainer = _trainer(task, options)
     analyzer = KPFlowAnalyzer(trainer, random_state=options.seed, verbose=True)
-    return analyzer.fit(
-        task.X,
-        task.y,
-        mask=task.mask,
-        loss_weight=task.loss_weight,
-        X_analysis=task.X_analysis,
-        y_analysis=task.y_analysis,
-    )
+    return analyzer.fit(task.X, task.y, **_trials(task))
 
 
 def _align(task: Task, options: argparse.Namespace) -> TaskAlignmentAnalyzer:
     trainer = _trainer(task, options)
     analyzer = TaskAlignmentAnalyzer(trainer, random_state=options.seed, verbose=True)
-    return analyzer.fit(
-        task.X,
-        task.y,
-        tasks=task.tasks,
-        conditions=task.conditions,
-        mask=task.mask,
-        loss_weight=task.loss_weight,
-        X_analysis=task.X_analysis,
-        y_analysis=task.y_analysis,
-    )
+    labels = {"tasks": task.tasks, "conditions": task.conditions}
+    return analyzer.fit(task.X, task.y, **labels, **_trials(task))
+
+
+def _trials(task: Task) -> dict[str, Any]:
+    """Return what `fit` takes of a task beside X, y and labels."""
+    names = ("mask", "loss_weight", "X_analysis", "y_analysis")
+    return {name: getattr(task, name) for name in names}
 
 
 def _print_alignment(analyzer: TaskAlignmentAnalyzer, options: argparse.Namespace) -> None:

@@ -11,9 +11,19 @@ from torch import Tensor, nn
 from kpflow_sklearn._random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
-_TOLERANCE = (
-    1e3  # Units of rounding: one product of many rows may add in another order than of one.
-)
+# Units of rounding: products of many rows and of one may add in another order.
+_TOLERANCE = 1e3
+
+
+def named_submodule(module: nn.Module, name: str, role: str) -> nn.Module:
+    """Return a submodule by its name; UnsupportedNetworkError if there is none."""
+    modules = dict(module.named_modules())
+    if name not in modules:
+        known = ", ".join(repr(n) for n in modules if n)
+        raise UnsupportedNetworkError(
+            f"{role}={name!r} is no submodule of {type(module).__name__}; it has {known}."
+        )
+    return modules[name]
 
 
 def find_readout(
@@ -46,17 +56,11 @@ def find_readout(
     UnsupportedNetworkError
         If there is none, or several.
     """
-    modules = dict(module.named_modules())
     if name is not None:
-        if name not in modules:
-            known = ", ".join(repr(n) for n in modules if n)
-            raise UnsupportedNetworkError(
-                f"readout={name!r} is no submodule of {type(module).__name__}; it has {known}."
-            )
-        return modules[name]
+        return named_submodule(module, name, "readout")
     found = {
         n: m
-        for n, m in modules.items()
+        for n, m in module.named_modules()
         if isinstance(m, nn.Linear) and m not in inside and n_units in (None, m.in_features)
     }
     if len(found) != 1:

@@ -20,7 +20,7 @@ from kpflow_sklearn.named_parts import (
     recognise_named_step,
 )
 from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.readouts import check_readout, find_readout
+from kpflow_sklearn.readouts import check_readout, find_readout, named_submodule
 
 
 def recognise_network(
@@ -108,12 +108,9 @@ def _is_cell(module: nn.Module | None) -> bool:
 
 def _find_recurrent(module: nn.Module, name: str | None) -> nn.RNNBase:
     modules = dict(module.named_modules())
-    if name is not None and name not in modules:
-        known = ", ".join(repr(n) for n in modules if n)
-        raise UnsupportedNetworkError(
-            f"recurrent={name!r} is no submodule of {type(module).__name__}; it has {known}."
-        )
-    found = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase) and name in (None, n)}
+    if name is not None:
+        modules = {name: named_submodule(module, name, "recurrent")}
+    found = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase)}
     if len(found) != 1:
         raise UnsupportedNetworkError(
             f"recurrent: expected exactly one torch.nn.RNN, GRU or LSTM in "

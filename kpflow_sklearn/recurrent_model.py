@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -11,6 +9,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from kpflow_sklearn._callbacks import warn_caller
 from kpflow_sklearn._estimator import NetworkSource, SequenceEstimator
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
@@ -62,11 +61,10 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
     ) -> tuple[np.ndarray, np.ndarray | None, bool]:
         trials, valid, single_step = super()._check_trials(X, mask, reset=reset)
         if single_step:
-            warnings.warn(
+            warn_caller(
                 f"X of shape {trials[:, 0].shape} is taken as {len(trials)} trials of a single "
                 "step; give an array of shape (n_trials, n_timesteps, n_features) for sequences.",
                 UserWarning,
-                stacklevel=3,
             )
         return trials, valid, single_step
 

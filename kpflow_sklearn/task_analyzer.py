@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._callbacks import FitTask, with_callbacks
+from kpflow_sklearn._callbacks import FitTask, warn_caller, with_callbacks
 from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import (
@@ -288,10 +287,9 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             matched = None if conditions is None else np.asarray(conditions)[chosen]
             found = tasks_by_label(labels[chosen], trials.targets, matched)
         if len(found.names) < 2:
-            warnings.warn(
+            warn_caller(
                 "there is a single sub-task, so that nothing can be compared; give tasks.",
                 UserWarning,
-                stacklevel=3,
             )
         self._check_n_groups(len(found.names))
         return found
