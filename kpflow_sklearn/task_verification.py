@@ -15,7 +15,13 @@ from kpflow_sklearn.recurrent_model import to_tensors
 from kpflow_sklearn.sub_tasks import SubTasks
 from kpflow_sklearn.task_flow import TaskFlow
 from kpflow_sklearn.trials import AnalysisTrials
-from kpflow_sklearn.verification import ROUNDING, relative, table_of_checks, trained_parameters
+from kpflow_sklearn.verification import (
+    ROUNDING,
+    derivatives,
+    relative,
+    table_of_checks,
+    trained_parameters,
+)
 
 
 def verify_tasks(
@@ -51,46 +57,65 @@ def verify_tasks(
     valid = [torch.as_tensor(member)[:, None] * steps for member in tasks.member]
     counts = torch.stack([own.sum() for own in valid])
     shares = torch.ones_like(counts) if tasks.by_output else counts / steps.sum()
-    gradients = _gradients(lin, X, tasks, objective, valid)
-    whole = shares @ gradients
-    summed = torch.einsum("j,jbth->bth", shares, flow.changes)
+
+    by_autograd = _Autograd(network, X)
+    losses = _losses(by_autograd.states, network, tasks, objective, valid)
+    gradients = torch.stack([by_autograd.gradient(loss) for loss in losses])
+    moved = torch.stack([by_autograd.push(g) for g in gradients]) * steps[..., None]
+    whole = by_autograd.gradient(
+        objective.value(network, by_autograd.states, trials.targets, mask)
+    )
     error = objective.error(network, lin.states, trials.targets, mask)
+    summed = torch.einsum("j,jbth->bth", shares, flow.changes)
     maps: Tensor = sum(g.double() @ g.double().T for g in flow.by_map.values())  # type: ignore
+    rows = [
+        ("interference = <grad L_i, grad L_j>", interference, gradients @ gradients.T),
+        (
+            "sum of the interferences, by shares of trials = |grad L|^2",
+            shares @ interference @ shares,
+            whole @ whole,
+        ),
+        ("flow of each task = states along -grad L_j", flow.changes, -moved),
+        ("sum of the tasks' flows, by shares = -PKP* Err", summed, -(lin.PKP @ error)),
+        ("interference = its sum over weight maps", maps, interference),
+    ]
     return table_of_checks(
-        [
-            (
-                "interference = <grad L_i, grad L_j>",
-                relative(interference, gradients @ gradients.T),
-                ROUNDING,
-            ),
-            (
-                "sum of the interferences, by shares of trials = |grad L|^2",
-                relative(shares @ interference @ shares, whole @ whole),
-                ROUNDING,
-            ),
-            (
-                "sum of the tasks' flows, by shares = -PKP* Err",
-                relative(summed, -(lin.PKP @ error)),
-                ROUNDING,
-            ),
-            ("interference = its sum over weight maps", relative(maps, interference), ROUNDING),
-        ]
+        [(identity, relative(found, expected), ROUNDING) for identity, found, expected in rows]
     )
 
 
-def _gradients(
-    lin: Linearization, X: Tensor, tasks: SubTasks, objective: Objective, valid: list[Tensor]
-) -> Tensor:
-    """Return grad L_j by automatic differentiation, (n_tasks, n_parameters)."""
-    theta = list(trained_parameters(lin.network).values())
-    states = lin.network.states(X)
+class _Autograd:
+    """Derivatives of the states in theta by automatic differentiation alone."""
+
+    def __init__(self, network: RecurrentNetwork, X: Tensor) -> None:
+        self.theta = list(trained_parameters(network).values())
+        self.states = network.states(X)
+
+    def gradient(self, value: Tensor) -> Tensor:
+        """Return the gradient of a function of the states, (n_parameters,)."""
+        return _flat(derivatives(value, self.theta))
+
+    def push(self, direction: Tensor) -> Tensor:
+        """Return how the states move with the parameters, to first order."""
+        # The reverse of the reverse: J^T v is linear in v, and its derivative is J.
+        v = torch.zeros_like(self.states, requires_grad=True)
+        pulled = _flat(derivatives(self.states, self.theta, v, create_graph=True))
+        return derivatives(pulled @ direction, [v])[0]
+
+
+def _flat(pieces: list[Tensor]) -> Tensor:
+    return torch.cat([g.flatten() for g in pieces])
+
+
+def _losses(
+    states: Tensor,
+    network: RecurrentNetwork,
+    tasks: SubTasks,
+    objective: Objective,
+    valid: list[Tensor],
+) -> list[Tensor]:
+    """Return L_j of the states, counted and averaged without the code of the flow."""
     found = []
     for own, targets in zip(valid, tasks.targets, strict=True):
-        losses = objective.step_losses(lin.network, states, targets)
-        loss = (losses * own).sum() / own.sum()
-        pieces = torch.autograd.grad(loss, theta, allow_unused=True, retain_graph=True)
-        flat = [
-            torch.zeros_like(p) if g is None else g for p, g in zip(theta, pieces, strict=True)
-        ]
-        found.append(torch.cat([g.flatten() for g in flat]))
-    return torch.stack(found)
+        found.append((objective.step_losses(network, states, targets) * own).sum() / own.sum())
+    return found

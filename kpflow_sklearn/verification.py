@@ -98,6 +98,14 @@ def trained_parameters(network: RecurrentNetwork) -> dict[str, Tensor]:
     return named
 
 
+def derivatives(
+    of: Tensor, theta: list[Tensor], along: Tensor | None = None, **options: bool
+) -> list[Tensor]:
+    """Differentiate automatically: as autograd.grad, with 0 for parameters that play no part."""
+    found = torch.autograd.grad(of, theta, along, allow_unused=True, retain_graph=True, **options)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(theta, found, strict=True)]
+
+
 class _Checks:
     """One linearization, and the test vectors that the identities share."""
 
@@ -124,12 +132,9 @@ class _Checks:
         theta = trained_parameters(self.network)
         states = self.network.states(self.X)
         loss = self.objective.value(self.network, states, self.targets, self.mask)
-        found = torch.autograd.grad(loss, list(theta.values()), allow_unused=True)
         predicted = self._predicted_gradient()
-        pairs = [
-            (predicted[n], torch.zeros_like(p) if g is None else g)
-            for (n, p), g in zip(theta.items(), found, strict=True)
-        ]
+        found = derivatives(loss, list(theta.values()))
+        pairs = [(predicted[name], g) for name, g in zip(theta, found, strict=True)]
         size = max(float(g.abs().max()) for _, g in pairs)
         return max(float((a - g).abs().max()) for a, g in pairs) / max(size, 1e-300)
 

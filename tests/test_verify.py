@@ -51,19 +51,19 @@ def layers_of(sizes: tuple = (6, 5), **options) -> pd.DataFrame:
 
 N_OPERATORS = 8  # Rows on the operators, where K is made of weight maps.
 OF_TASKS: dict[str, tuple[Callable[[], pd.DataFrame], int]] = {
-    "gru": (tasks_of, 12),
-    "lstm": (lambda: tasks_of("lstm", n_layers=2), 12),
-    "user's cell": (lambda: tasks_of(MyCell), 11),
-    "trained initial state": (lambda: tasks_of(learn_initial_state=True), 11),
-    "mask and weight": (lambda: tasks_of(fit={"mask": MASK, "loss_weight": WEIGHT}), 12),
-    "rate penalty": (lambda: tasks_of(activity_l2=0.3), 12),
-    "outputs": (lambda: tasks_of(tasks=None), 12),
+    "gru": (tasks_of, 13),
+    "lstm": (lambda: tasks_of("lstm", n_layers=2), 13),
+    "user's cell": (lambda: tasks_of(MyCell), 12),
+    "trained initial state": (lambda: tasks_of(learn_initial_state=True), 12),
+    "mask and weight": (lambda: tasks_of(fit={"mask": MASK, "loss_weight": WEIGHT}), 13),
+    "rate penalty": (lambda: tasks_of(activity_l2=0.3), 13),
+    "outputs": (lambda: tasks_of(tasks=None), 13),
     "outputs, mask, penalty": (
         lambda: tasks_of(tasks=None, fit={"mask": MASK}, activity_l2=0.3),
-        12,
+        13,
     ),
-    "classes": (lambda: tasks_of(y=TASKS, tasks=None), 12),
-    "float32": (lambda: tasks_of(dtype="float32"), 12),
+    "classes": (lambda: tasks_of(y=TASKS, tasks=None), 13),
+    "float32": (lambda: tasks_of(dtype="float32"), 13),
 }
 
 
@@ -80,7 +80,7 @@ def test_without_sub_tasks_the_operators_alone_are_verified():
     classes = (X[..., 0] > 0).astype(int)
     source = TaskAlignmentAnalyzer(recurrent(), random_state=0).fit(X, classes, tasks=TASKS)
     assert len(source.verify(X, classes)) == N_OPERATORS
-    assert len(source.verify(X, classes, tasks=TASKS)) == 12
+    assert len(source.verify(X, classes, tasks=TASKS)) == 13
 
 
 OF_LAYERS = {
@@ -125,16 +125,37 @@ def _scaled(found: Any, factor: float) -> Any:
 
 GRADIENTS, MAPS = "interference = <grad", "interference = its sum over weight maps"
 SUM, FLOWS = "sum of the interferences", "sum of the tasks' flows"
+STATES = "flow of each task"
 
 
 def without_one(by_map: Any) -> Any:
     return property(lambda flow: torch.cat(list(flow.by_map.values())[1:], 1))
 
 
+def with_changes_of(another: Callable) -> Callable[[Callable], Callable]:
+    def broken(init: Callable) -> Callable:
+        def changed(flow: TaskFlow, *args: Any) -> None:
+            init(flow, *args)
+            flow.changes = another(flow.changes)
+
+        return changed
+
+    return broken
+
+
 OF_TASKS_BROKEN = {
-    "gradients": (TaskFlow, "_gradients", times(1.01), {GRADIENTS, SUM, FLOWS}),
-    "counts": (SubTasks, "n_valid", times(1.01), {GRADIENTS, SUM, FLOWS}),
+    "gradients": (TaskFlow, "_gradients", times(1.01), {GRADIENTS, SUM, STATES, FLOWS}),
+    "counts": (SubTasks, "n_valid", times(1.01), {GRADIENTS, SUM, STATES, FLOWS}),
     "a map left out": (TaskFlow, "gradients", without_one, {GRADIENTS, SUM, MAPS}),
+    # Tasks of as many trials each: the sum over them cannot tell them apart.
+    "tasks exchanged": (TaskFlow, "__init__", with_changes_of(lambda c: c.flip(0)), {STATES}),
+    "sign": (TaskFlow, "__init__", with_changes_of(torch.neg), {STATES, FLOWS}),
+    "one step late": (
+        TaskFlow,
+        "__init__",
+        with_changes_of(lambda c: c.roll(1, 2)),
+        {STATES, FLOWS},
+    ),
 }
 
 
@@ -145,7 +166,7 @@ def test_verify_notices_what_is_wrong_with_tasks(name, monkeypatch):
     monkeypatch.setattr(owner, attribute, broken(getattr(owner, attribute)))
     table = found.verify(X, Y, tasks=TASKS)
     failed = set(table["identity"][~table["passed"]])
-    starts = (GRADIENTS, SUM, FLOWS, MAPS)
+    starts = (GRADIENTS, SUM, STATES, FLOWS, MAPS)
     assert {start for start in starts if any(f.startswith(start) for f in failed)} == expected
 
 
