@@ -19,6 +19,9 @@ ARRAY_OPTIONS: dict[str, Any] = {
     "dtype": [np.float64, np.float32],
     "order": "C",
 }
+# Whether numbers are finite is checked here: scikit-learn's error says nothing of where, and sends
+# to imputers and to other estimators.
+_FINITE_LATER: dict[str, Any] = {"ensure_all_finite": False}
 
 
 @contextmanager
@@ -97,7 +100,28 @@ def check_numbers(values: ArrayLike, name: str, **options: Any) -> np.ndarray:
     """Return finite numbers as a float array; float32 stays, everything else is float64."""
     array = as_array(values, name)
     with naming(name):
-        return check_array(array, input_name=name, **{**ARRAY_OPTIONS, **options})
+        options = {**ARRAY_OPTIONS, **_FINITE_LATER, **options}
+        return _check_finite(check_array(array, input_name=name, **options), name)
+
+
+def _check_finite(array: np.ndarray, name: str) -> np.ndarray:
+    """Refuse NaN and infinity, and say where the first is."""
+    finite = np.isfinite(array)
+    if finite.all():
+        return array
+    wrong = np.argwhere(~finite)
+    first = tuple(wrong[0].tolist())
+    what = "NaN" if np.isnan(array[first]) else f"infinity or a value too large for {array.dtype}"
+    hint = (
+        " If these are padded steps, write numbers there and give mask: "
+        "kpflow_sklearn.datasets.pad_sequences makes both from a list of trials."
+        if array.ndim == 3
+        else ""
+    )
+    raise ValueError(
+        f"Input {name} contains {what}: {len(wrong)} of its {array.size} entries are not finite, "
+        f"the first at {list(first)}.{hint}"
+    )
 
 
 def check_squares(truth: np.ndarray, outputs: np.ndarray) -> None:
@@ -117,4 +141,5 @@ def validated(estimator: Any, X: ArrayLike, *, reset: bool, **options: Any) -> n
     """
     values = X if X is None or hasattr(X, "columns") else as_array(X, "X")
     with naming("X"):
-        return validate_data(estimator, values, reset=reset, **options)
+        options = {**_FINITE_LATER, **options}
+        return _check_finite(validate_data(estimator, values, reset=reset, **options), "X")

@@ -171,7 +171,11 @@ def test_exact_refuses_what_is_too_large_for_it():
 DATA = {
     "X of one axis": (X[0, 0], Y, r"X must have shape .*, got an array of 1 .* \(2,\)"),
     "X of four axes": (X[None], Y, r"X must have .*, got an array of 4 .* \(1, 6, 5, 2\)"),
-    "NaN in X": (changed(X, (2, 3, 0), np.nan), Y, "Input X contains NaN"),
+    "NaN in X": (
+        changed(X, (2, 3, 0), np.nan),
+        Y,
+        r"Input X contains NaN: 1 .* at \[2, 3, 0\]\. If .* padded",
+    ),
     "infinity in X": (changed(X, (2, 3, 0), np.inf), Y, "Input X contains infinity"),
     "strings in X": (np.full(X.shape, "a"), Y, "could not convert string to float"),
     "no trials": (X[:0], Y[:0], r"0 sample\(s\) \(shape=\(0, 5, 2\)\)"),

@@ -531,7 +531,11 @@ def test_checkpoints_must_fit_the_module():
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (X, np.where(np.arange(40)[:, None] == 3, np.nan, Y), "Input y contains NaN"),
+        (
+            X,
+            np.where(np.arange(40)[:, None] == 3, np.nan, Y),
+            r"Input y contains NaN: 2 .* at \[3, 0\]\.$",
+        ),
         (np.where(X > 0, X, np.nan), Y, "Input X contains NaN"),
         (X, Y[:-1], "inconsistent numbers of samples"),
         (X, None, "requires y to be passed"),
