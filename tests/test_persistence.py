@@ -10,6 +10,7 @@ import warnings
 import joblib
 import numpy as np
 import pytest
+import skops.io
 import torch
 from sklearn.base import clone
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -164,15 +165,14 @@ def test_a_device_that_torch_does_not_know():
 
 
 def test_skops_takes_what_is_not_fitted_and_no_network():
-    # docs/your_own_networks.md says what to use instead of skops for what is fitted.
-    io = pytest.importorskip("skops.io")
+    # docs/howto/keeping.md says what to use instead of skops for what is fitted.
     feedforward = FeedForwardTrainer((3,), max_iter=2, snapshots=1)
     for estimator in (KPFlowAnalyzer(trainer()), GramFlowAnalyzer(feedforward)):
-        data = io.dumps(estimator)
-        loaded = io.loads(data, trusted=io.get_untrusted_types(data=data))
+        data = skops.io.dumps(estimator)
+        loaded = skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
         assert loaded.trainer.get_params() == estimator.trainer.get_params()
     with pytest.raises(RuntimeError, match="Cannot directly construct TensorBase"):
-        io.dumps(trainer().fit(X, Y))
+        skops.io.dumps(trainer().fit(X, Y))
 
 
 def test_a_network_goes_by_its_state_dict_and_a_table_by_its_file(tmp_path):
