@@ -32,7 +32,7 @@ from kpflow_sklearn._files import write_whole
 from kpflow_sklearn._gram_reading import read_gram_in_words
 from kpflow_sklearn._reading import read_analysis_in_words
 from kpflow_sklearn.reporting import _alignment, _gram
-from kpflow_sklearn.reporting._tables import cell, from_frame, over_training
+from kpflow_sklearn.reporting._tables import cell, error_cell, from_frame, over_training
 from kpflow_sklearn.results import read_results, select
 from tests.pages import FoundPage, content_of
 
@@ -187,6 +187,20 @@ def test_exact_numbers_are_called_exact():
     columns = [c for c in _kpflow_columns() if c.operator == "P"]
     table = over_training("", analyzer.results_, columns)
     assert table.rows[0][-1].text == "exact" and table.rows[0][-1].value == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "quantity", "words"),
+    [
+        ("exact", 0.0, "rank", "exact"),
+        ("randomized", 0.0, "rank", "bracketed"),
+        ("randomized", 0.0, "norm", "0"),
+        ("randomized", 0.512, "rank", "0.51"),
+    ],
+)
+def test_an_error_of_zero_says_why(method, error, quantity, words):
+    row = pd.Series({"value": 3.0, "std_error": error, "method": method})
+    assert error_cell(row, quantity).text == words
 
 
 def _kpflow_columns():

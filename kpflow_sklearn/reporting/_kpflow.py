@@ -39,7 +39,8 @@ def introduction(analyzer: Any) -> str:
         f"of leading eigenvalues that hold {analyzer.rank_threshold:.0%} of the trace of an "
         "operator's Gram G, an effective dimension is (tr G)² / "
         "tr G². s.e. is the standard error of the computation, "
-        "“exact” means up to rounding. "
+        "“exact” means up to rounding, “bracketed” that "
+        "the 95% interval of an estimated rank holds this integer alone. "
         "It knows nothing of other trials or seeds: this is one run."
     )
 
@@ -174,7 +175,7 @@ def _axis_table(analyzer: Any, last: int) -> Table:
                 if not len(found):
                     row += [cell(None), cell(None)]
                     continue
-                row += [cell(found["value"].iloc[0]), error_cell(found.iloc[0])]
+                row += [cell(found["value"].iloc[0]), error_cell(found.iloc[0], quantity)]
                 reasons |= {found["reason"].iloc[0]} - {""}
             if any(c.value is not None for c in row):
                 rows.append(row)

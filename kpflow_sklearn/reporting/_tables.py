@@ -47,12 +47,17 @@ def cell(value: Any, digits: int = 4) -> Cell:
     return Cell(text, number)
 
 
-def error_cell(row: pd.Series) -> Cell:
-    """Return the standard error of a row of ``results_``, or that the number is exact."""
+def error_cell(row: pd.Series, quantity: str) -> Cell:
+    """Return the standard error of a row of ``results_``, or why it is 0.
+
+    A number is exact, or an estimated rank whose 95% interval holds a single integer.
+    """
     if pd.isna(row["value"]):
         return MISSING
-    if row["method"] == "exact" and row["std_error"] == 0:
+    if row["std_error"] == 0 and row["method"] == "exact":
         return Cell("exact", 0.0)
+    if row["std_error"] == 0 and quantity == "rank":
+        return Cell("bracketed", 0.0)
     return cell(row["std_error"], digits=2)
 
 
@@ -105,7 +110,7 @@ def over_training(
                 row += [MISSING, MISSING] if column.error else [MISSING]
                 continue
             row.append(cell(rows.loc[iteration, "value"]))
-            row += [error_cell(rows.loc[iteration])] if column.error else []
+            row += [error_cell(rows.loc[iteration], column.quantity)] if column.error else []
         if beside is not None:
             row += [cell(value) for value in beside.loc[iteration]]
         table.append(row)
