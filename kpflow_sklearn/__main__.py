@@ -172,16 +172,17 @@ def _print_reading(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> Non
 
 
 def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
-    """Write the figure: loss, dimensions over training, and state trajectories."""
+    """Write the figure: loss, ranks and dimensions over training, and state trajectories."""
     from matplotlib.figure import Figure
 
-    from kpflow_sklearn.plotting import CollapseDisplay, TrajectoryDisplay
+    from kpflow_sklearn.plotting import BottleneckDisplay, CollapseDisplay, TrajectoryDisplay
 
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.25])
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2).ravel()
     collapse = CollapseDisplay(analyzer.results_, rank_threshold=analyzer.rank_threshold)
     collapse.plot_loss(ax=axes[0])
-    collapse.plot(ax=axes[1])
+    BottleneckDisplay.from_estimator(analyzer, ax=axes[1])
+    collapse.plot(ax=axes[2])
     some = np.linspace(0, len(task.drawn) - 1, min(N_DRAWN, len(task.drawn))).astype(int)
     TrajectoryDisplay.from_estimator(
         analyzer,
@@ -190,7 +191,7 @@ def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
         color_by=None if task.color_by is None else np.asarray(task.color_by)[some],
         cyclic=task.cyclic,
         label=task.color_label,
-        ax=axes[2],
+        ax=axes[3],
     )
     _letter(axes)
     figure.savefig(path, dpi=150)
@@ -215,9 +216,11 @@ def _draw_alignment(analyzer: TaskAlignmentAnalyzer, task: Task, path: Path) -> 
 
 
 def _letter(axes: Any) -> None:
-    """Name the panels a, b, c."""
-    for ax, letter in zip(axes, "abc", strict=False):
-        ax.set_title(letter, loc="left", fontweight="bold")
+    """Name the panels a, b, c, d."""
+    for ax, letter in zip(axes, "abcd", strict=False):
+        ax.set_title(
+            letter, loc="left", fontweight="bold", x=-0.1
+        )  # Beside what is written above.
 
 
 def _first_line(error: Exception) -> str:

@@ -47,8 +47,8 @@ class BottleneckDisplay(TableDisplay):
     >>> X, y = make_memory_pro(4, stimulus=2, memory=2, response=2, random_state=0)
     >>> trainer = RecurrentTrainer(hidden_size=4, max_iter=2, snapshots=2, random_state=0)
     >>> analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y)
-    >>> BottleneckDisplay.from_estimator(analyzer).ax_.get_ylabel()
-    'rank, time axis (narrower operator above)'
+    >>> BottleneckDisplay.from_estimator(analyzer).ax_.get_ylabel().splitlines()
+    ['rank, time axis', '(narrower operator above)']
     """
 
     _fitted = "bottleneck_"
@@ -158,7 +158,7 @@ class BottleneckDisplay(TableDisplay):
                 fontsize="x-small",
                 rotation=45 if len(row["narrower"]) > 2 else 0,
             )
-        self.ax_.set_ylabel("rank, time axis (narrower operator above)")
+        self.ax_.set_ylabel("rank, time axis\n(narrower operator above)")
         self.ax_.legend(frameon=False)
 
     def _draw_ratios(self, hue: str) -> None:
