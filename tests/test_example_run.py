@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,8 @@ def test_its_trials_are_noise_free():
 
 @pytest.mark.slow
 def test_the_script_makes_these_files(tmp_path):
-    subprocess.run([sys.executable, SCRIPT, tmp_path], check=True, cwd=SCRIPT.parents[1])
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    subprocess.run([sys.executable, SCRIPT, tmp_path], check=True, env=environment)
     run = load_example_run()
     assert {p.name for p in tmp_path.iterdir()} == {Path(path).name for path in run.checkpoints}
     for path in run.checkpoints:
