@@ -15,6 +15,7 @@ from kpflow_sklearn.tangent import NetworkTangent
 
 #: Bytes of the matrices that are followed at a time, and of what QR makes of them.
 _MEMORY = 2**28
+_EPS = torch.finfo(torch.float64).eps
 
 
 def lyapunov_exponents(
@@ -47,7 +48,8 @@ def lyapunov_exponents(
     Returns
     -------
     exponents : ndarray of shape (n_exponents,)
-        Per step, in descending order; minus infinity for directions that die at once.
+        Per step, in descending order; minus infinity for directions that die, or shrink beyond
+        what float64 resolves, within a step of any trial.
     standard_error : ndarray of shape (n_exponents,)
         Over trials; of one trial, over ten blocks of consecutive steps; NaN for a single step.
 
@@ -94,7 +96,7 @@ def lyapunov_exponents(
         if chunk >= len(chosen) == n_available
         else map(tangent.select, chosen.split(chunk))
     )
-    kept = [_growth(part, k)[:, burn_in:] for part in parts]
+    kept = [_leading_growth(part, k)[:, burn_in:] for part in parts]
     return _average([steps[~np.isnan(steps).any(1)] for steps in np.concatenate(kept)])
 
 
@@ -105,22 +107,80 @@ def _evenly(indices: Tensor, n: int) -> Tensor:
     return indices[torch.linspace(0, len(indices) - 1, n).round().long()]
 
 
-def _growth(tangent: NetworkTangent, k: int) -> np.ndarray:
-    """Return the logs of the diagonals of R along each trial, (n_trials, n_timesteps - 1, k)."""
+def _leading_growth(tangent: NetworkTangent, k: int) -> np.ndarray:
+    """Return the logs of k directions; where some of them die, of k that live longest."""
+    found = _growth(tangent, k)
     n_states = tangent.shape[-1]
+    if k < n_states and np.isneginf(found).any():
+        return _growth(tangent, n_states)[..., :k]
+    return found
+
+
+def _growth(tangent: NetworkTangent, k: int) -> np.ndarray:
+    """Return the logs of the diagonals of R along each trial, (n_trials, n_timesteps - 1, k).
+
+    Directions that die at some step come last.
+    """
+    n_trials, n_timesteps, n_states = tangent.shape
     q = torch.eye(n_states, k, dtype=torch.float64, device=tangent.device)
-    q = q.expand(tangent.shape[0], n_states, k)
+    q = q.expand(n_trials, n_states, k)
+    label = torch.arange(k, device=tangent.device).expand(n_trials, k)
     growth = []
-    for t in range(1, tangent.shape[1]):
-        q_new, r = torch.linalg.qr(step_matrices(tangent, t)[0].double() @ q)
-        logs = r.diagonal(dim1=1, dim2=2).abs().log()
+    for t in range(1, n_timesteps):
+        step = step_matrices(tangent, t)[0].double()
+        # Rounding of the product and of its QR: what is below has no direction left.
+        lost = n_states * _EPS * (step.abs() @ q.abs()).sum(1)
+        q_new, sizes, order = _qr_dead_last(step @ q, lost)
+        label_new = label.gather(1, order)
+        logs = torch.empty_like(sizes).scatter_(1, label_new, sizes.log())
         if tangent.mask is not None:
             valid = tangent.mask[t].bool()
             logs = torch.where(valid, logs, torch.nan)
             q_new = torch.where(valid[..., None], q_new, q)
-        q = q_new
+            label_new = torch.where(valid, label_new, label)
+        q, label = q_new, label_new
         growth.append(logs)
-    return torch.stack(growth).movedim(1, 0).cpu().numpy()
+    logs = torch.stack(growth).gather(2, label.expand(len(growth), n_trials, k))
+    return logs.movedim(1, 0).cpu().numpy()
+
+
+def _qr_dead_last(columns: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Q, |R_ii| and the order of the columns, those without a direction of their own last.
+
+    A column in the span of those before it has R_ii = 0, and QR completes Q by an arbitrary
+    direction. Before other columns that would take from them what they have along it, so that
+    such a column goes last; R_ii of mere rounding counts as 0.
+
+    Parameters
+    ----------
+    columns : Tensor of shape (n_trials, n_states, k)
+        What to factorise.
+    lost : Tensor of shape (n_trials, k)
+        |R_ii| up to which a column is in the span of the others.
+
+    Returns
+    -------
+    q : Tensor of shape (n_trials, n_states, k)
+        Orthonormal columns.
+    sizes : Tensor of shape (n_trials, k)
+        |R_ii|, 0 where there is no direction.
+    order : Tensor of int, shape (n_trials, k)
+        Which column each is.
+    """
+    k = columns.shape[2]
+    place = torch.arange(k, device=columns.device)
+    order = place.expand(len(columns), k)
+    for _ in range(k):
+        q, r = torch.linalg.qr(columns.gather(2, order[:, None].expand_as(columns)))
+        sizes = r.diagonal(dim1=1, dim2=2).abs()
+        dead = sizes <= lost.gather(1, order)
+        first = torch.where(dead, place, k).amin(1, keepdim=True)
+        early = first < torch.where(dead, -1, place).amax(1, keepdim=True)
+        if not early.any():
+            break
+        moved = (place == first) & early
+        order = order.gather(1, moved.long().argsort(dim=1, stable=True))
+    return q, sizes.masked_fill(dead, 0.0), order
 
 
 def _average(trials: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

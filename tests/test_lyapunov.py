@@ -63,9 +63,11 @@ def diagonal_jacobians(growth: np.ndarray) -> Tensor:
     return torch.as_tensor(np.exp(np.concatenate([first, growth]))).diag_embed()
 
 
-def tanh_network(hidden_size: int, gain: float, seed: int = 0) -> RecurrentNetwork:
+def tanh_network(
+    hidden_size: int, gain: float, seed: int = 0, cell: str = "tanh"
+) -> RecurrentNetwork:
     return build_network(
-        "tanh",
+        cell,
         2,
         1,
         hidden_size=hidden_size,
@@ -276,6 +278,75 @@ def test_direction_that_dies_at_once_has_minus_infinity():
     np.testing.assert_allclose(found, [np.log(2), np.log(0.5), -np.inf])
     np.testing.assert_allclose(error, 0, atol=1e-12)
     assert kaplan_yorke_dimension(found) == 2.0
+
+
+def silenced(network: RecurrentNetwork, unit: int) -> RecurrentNetwork:
+    """Take a unit's recurrent output away: its column of every J_t is zero."""
+    with torch.no_grad():
+        network.recurrent.weight_hh_l0[:, unit] = 0
+    return network
+
+
+@pytest.mark.parametrize("unit", [0, 2, 5])
+def test_unit_without_output_adds_one_exponent_of_minus_infinity(unit):
+    network = silenced(tanh_network(6, 2.0), unit)
+    X = np.random.default_rng(0).standard_normal((2, 200, 2))
+    found, error = lyapunov_exponents(linearize(network, X))
+    without = tanh_network(5, 1.0)
+    others = np.delete(np.arange(6), unit)
+    with torch.no_grad():
+        for name, weight in network.recurrent.named_parameters():
+            kept = weight[others][:, others] if name == "weight_hh_l0" else weight[others]
+            getattr(without.recurrent, name).copy_(kept)
+    expected, _ = lyapunov_exponents(linearize(without, X))
+    # They start from other directions, which the first steps forget.
+    np.testing.assert_allclose(found[:5], expected, atol=10 / 200)
+    assert np.isneginf(found[5]) and error[5] == 0
+    first, _ = lyapunov_exponents(linearize(network, X), n_exponents=4)
+    np.testing.assert_allclose(first, found[:4], atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+@pytest.mark.parametrize("size", [6, 40])
+def test_recurrent_weights_of_low_rank_have_as_many_finite_exponents(rank, size):
+    network, rng = tanh_network(size, 1.0), np.random.default_rng(rank)
+    low = rng.standard_normal((size, rank)) @ rng.standard_normal((rank, size)) / size
+    with torch.no_grad():
+        network.recurrent.weight_hh_l0.copy_(torch.as_tensor(low))
+    found, _ = lyapunov_exponents(linearize(network, rng.standard_normal((3, 60, 2))))
+    assert np.isfinite(found).sum() == rank
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_relu_units_that_are_off_leave_no_exponent_of_mere_rounding(seed):
+    network = tanh_network(6, 1.5, seed, "relu")
+    lin = linearize(network, 1 + np.random.default_rng(seed).standard_normal((3, 8, 2)))
+    weight = network.recurrent.weight_hh_l0.detach().numpy()
+    living = []
+    for states in lin.states.numpy():
+        product = np.eye(len(weight))
+        for z in states[1:]:
+            product = (z > 0)[:, None] * (weight @ product)
+        living.append(np.linalg.matrix_rank(product, tol=1e-9))
+    found, _ = lyapunov_exponents(lin)
+    assert np.isfinite(found).sum() == min(living)
+
+
+def test_directions_that_die_differ_between_trials():
+    # The first trial loses its first direction, the second its last.
+    growth = torch.zeros(6, 2, 3, 3, dtype=torch.float64)
+    growth[:, 0] = torch.diag(torch.tensor([0.0, 2.0, 0.5]))
+    growth[:, 1] = torch.diag(torch.tensor([2.0, 0.5, 0.0]))
+    found, error = exponents_of(growth)
+    np.testing.assert_allclose(found, [np.log(2), np.log(0.5), -np.inf])
+    np.testing.assert_allclose(error, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_size_of_the_jacobians_does_not_decide_what_dies(scale):
+    jacobians = scale * np.random.default_rng(0).standard_normal((6, 2, 4, 4))
+    found, _ = exponents_of(torch.as_tensor(jacobians))
+    assert np.isfinite(found).all()
 
 
 def test_long_chaotic_run_stays_finite():
