@@ -66,9 +66,8 @@ class Spectrum:
     def rank(self, threshold: float = 0.95) -> Estimate:
         """Return the least r whose r largest eigenvalues reach ``threshold`` of the trace.
 
-        Where the shares carry an error, the rank's is half the distance between the ranks that
-        one standard error more and less would give, and at least a half where 1.96 of them
-        would change the rank.
+        Where the shares carry an error, 1.96 of the rank's reach the ranks that 1.96 of theirs,
+        more or less, would give.
 
         Parameters
         ----------
@@ -113,9 +112,9 @@ class Spectrum:
         rank = int(np.argmax(shares >= goal)) + 1
         if self.share_std_error is None:
             return Estimate(float(rank))
-        low, high = _rank_range(shares, self.share_std_error, goal)
         least, most = _rank_range(shares, 1.96 * self.share_std_error, goal)
-        error = max((high - low) / 2, 0.5 if most > least else 0.0)
+        # Rounded up, so that 1.96 of it reach the whole number and not just below.
+        error = max(rank - least, most - rank) / 1.96 * (1 + 1e-12)
         return Estimate(float(rank), error)
 
 

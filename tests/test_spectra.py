@@ -379,14 +379,22 @@ def test_rounding_below_zero_is_no_eigenvalue():
     np.testing.assert_array_equal(found.eigenvalues, [1, 0])
 
 
-def test_rank_error_is_half_the_range_of_one_standard_error():
+def test_rank_and_1_96_of_its_errors_reach_all_that_the_shares_allow():
     values = np.full(10, 0.1)
     nothing = Estimate.missing("not asked")
-    found = Spectrum(values, Estimate(1.0), nothing, nothing, "randomized", True, np.full(10, 0.1))
-    assert found.rank(0.5) == Estimate(5.0, 1.0)  # shares 0.4 + 0.1 and 0.6 - 0.1 reach a half
-    assert found.rank(1.0) == Estimate(10.0, 0.5)  # one error less is never reached
-    sure = Spectrum(values, Estimate(1.0), nothing, nothing, "randomized", True, np.zeros(10))
-    assert sure.rank(0.45) == Estimate(5.0, 0.0)
+
+    def ranked(error, threshold):
+        shares = Estimate(1.0), nothing, nothing, "randomized", True, np.full(10, error)
+        found = Spectrum(values, *shares).rank(threshold)
+        return found.value, found.value - 1.96 * found.std_error, 1.96 * found.std_error
+
+    # Shares 0.4 + 0.196 and 0.7 - 0.196 reach a half.
+    assert ranked(0.1, 0.5) == pytest.approx((5, 3, 2))
+    assert ranked(0.1, 1.0) == pytest.approx((10, 9, 1))  # 1.96 errors less are never reached
+    assert ranked(0.0, 0.45) == (5, 5, 0)
+    # Off by one is within reach, not just beyond it.
+    rank, least, reach = ranked(0.02, 0.43)
+    assert (rank, least) == (5, pytest.approx(4)) and reach >= 1
 
 
 # ------------------------------------------------------------------------------ leading modes
