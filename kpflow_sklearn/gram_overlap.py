@@ -97,7 +97,7 @@ def gram_cosine(a: TrialTimeGram, b: TrialTimeGram) -> Estimate:
         Within -1 to 1 but for the error of an estimate.
     """
     if a is b:
-        return Estimate(1.0)
+        return Estimate(1.0) if a.factors.any() else Estimate.missing(ZERO)
     a, b = (TrialTimeGram(g.factors / g.factors.abs().max().clamp(min=1e-300)) for g in (a, b))
     own_a, own_b, cross = _overlaps(a, a), _overlaps(b, b), _overlaps(a, b)
     value = _cosine(cross.mean(), _square(own_a), _square(own_b))
