@@ -180,6 +180,10 @@ def _at_the_end(analyzer: Any) -> pd.DataFrame:
         about: Cell = {"n_trials": int(analyzer.results_["n_trials"].max())}
         first = int(np.argmax(exponents))
         largest = Estimate(float(exponents[first]), float(analyzer.lyapunov_std_error_[first]))
+        if np.isneginf(largest.value):
+            largest = Estimate.missing("minus infinity: every direction dies")
+        elif np.isnan(largest.std_error):
+            largest = Estimate.missing("a single trial of two steps tells no standard error")
         at = analyzer.n_iter_
         rows.append(row(at, "network", "", "largest_lyapunov_exponent", largest, **about))
         dimension = analyzer.kaplan_yorke_dimension_

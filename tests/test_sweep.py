@@ -78,6 +78,22 @@ def test_the_table_holds_the_results_of_each_fit(serial):
     assert dimension == own.kaplan_yorke_dimension_
 
 
+def without_recurrence(network) -> None:
+    network.recurrent.weight_hh_l0.zero_()
+
+
+@pytest.mark.parametrize(
+    "cell, n_trials, reason",
+    [("tanh", 6, "minus infinity"), ("gru", 1, "a single trial of two steps")],
+)
+def test_a_missing_exponent_says_why(cell, n_trials, reason):
+    X = np.ones((n_trials, 2, 2))
+    grid = {"cell": [cell], "constraint": [without_recurrence]}
+    table = sweep(analyzer(), grid, X, X[..., :1])
+    found = select(table, "network", "largest_lyapunov_exponent").iloc[0]
+    assert np.isnan(found["value"]) and found["reason"].startswith(reason)
+
+
 def test_seeds_reach_the_trainer(serial):
     first = serial[(serial["operator"] == "network") & (serial["quantity"] == "loss")]
     for _, group in first.groupby(["init_scale", "cell", "iteration"]):
