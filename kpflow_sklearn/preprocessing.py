@@ -10,7 +10,7 @@ from sklearn.base import OneToOneFeatureMixin
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from kpflow_sklearn._estimator import SequenceTransformer
+from kpflow_sklearn._estimator import SequenceTransformer, undone_if_it_fails
 from kpflow_sklearn._validation import check_choice, check_flag
 from kpflow_sklearn.pooling import POOLINGS, pooled
 
@@ -50,6 +50,7 @@ class SequenceScaler(  # type: ignore[call-arg]
         self.with_mean = with_mean
         self.with_std = with_std
 
+    @undone_if_it_fails
     def fit(self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None) -> SequenceScaler:
         """Learn mean and standard deviation of each feature.
 
@@ -222,6 +223,7 @@ class SequenceVectorizer(SequenceTransformer):
     def __init__(self, *, pooling: str = "flatten") -> None:
         self.pooling = pooling
 
+    @undone_if_it_fails
     def fit(
         self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None
     ) -> SequenceVectorizer:
