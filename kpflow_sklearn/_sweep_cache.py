@@ -10,6 +10,7 @@ from typing import Any
 
 import joblib
 
+from kpflow_sklearn._digest import code_in_words
 from kpflow_sklearn._files import write_whole
 from kpflow_sklearn.results import COLUMNS, SCHEMA_VERSION, provenance
 
@@ -79,11 +80,16 @@ def _are_records(records: Any) -> bool:
 
 
 def _by_contents(value: Any) -> Any:
-    """Replace networks and tensors, whose pickles differ from process to process, by arrays."""
+    """Replace what a pickle does not tell by contents.
+
+    Of networks and tensors it differs from process to process; of code it holds the name alone.
+    """
     if isinstance(value, Mapping):
         return {k: _by_contents(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_by_contents(v) for v in value]
+    if hasattr(value, "__qualname__"):
+        return (value, code_in_words(value))
     if hasattr(value, "state_dict"):
         return (type(value).__qualname__, repr(value), _by_contents(value.state_dict()))
     return value.detach().cpu().numpy() if hasattr(value, "detach") else value

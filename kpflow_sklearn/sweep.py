@@ -155,7 +155,10 @@ def _run_cell(
         logger.warning("cell %s failed: %s", cell, error)
         return [{"error": f"{type(error).__name__}: {error}"}]
     if cache is not None and key is not None:
-        cache.write(key, records)
+        try:
+            cache.write(key, records)
+        except OSError as error:  # A full disk, say: no reason to lose what was found.
+            logger.warning("cell %s is not kept: %s", cell, error)
     return records
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
+import linecache
 import os
 import signal
 import subprocess
@@ -29,6 +32,18 @@ from kpflow_sklearn._sweep_cache import CellCache
 from kpflow_sklearn.datasets import make_memory_pro, make_multitask
 from kpflow_sklearn.results import COLUMNS, select
 
+EDITED = """
+import torch
+
+class Cell(torch.nn.Module):
+    def __init__(self, n_features, hidden_size):
+        super().__init__()
+        self.step = torch.nn.RNNCell(n_features, hidden_size, bias={bias})
+        self.hidden_size = hidden_size
+
+    def forward(self, x, h):
+        return self.step(x, h)
+"""
 GRID = {"init_scale": [0.5, 1.5], "cell": ["tanh", "gru"]}
 
 
@@ -161,6 +176,36 @@ def test_the_cache_tells_cells_apart(tmp_path):
         given = {"analyzer": analyzer(), "grid": small, "X": X, "y": y} | options
         sweep(**given, cache_dir=tmp_path)
         assert len(list(tmp_path.glob("*.json"))) == before + 1
+
+
+def test_the_cache_knows_code_by_its_source(tmp_path, monkeypatch):
+    """A class of cells or optimizers is known again, and no longer once it was edited."""
+    (tmp_path / "edited.py").write_text(EDITED.format(bias=True))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    grid = {"optimizer": [torch.optim.Adagrad], "max_iter": [1]}
+
+    def n_files() -> int:
+        from edited import Cell
+
+        sweep(analyzer().set_params(trainer__cell=Cell), grid, *task(), cache_dir=tmp_path)
+        return len(list(tmp_path.glob("*.json")))
+
+    assert n_files() == n_files() == 1
+    (tmp_path / "edited.py").write_text(EDITED.format(bias=False))
+    linecache.checkcache()
+    monkeypatch.delitem(sys.modules, "edited")
+    importlib.invalidate_caches()
+    assert n_files() == 2
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_sweep(tmp_path, serial, monkeypatch, caplog):
+    def fill(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fill)
+    assert_equal(run(cache_dir=tmp_path), serial)
+    assert not list(tmp_path.iterdir())
+    assert "is not kept: [Errno 28] cannot be written whole: No space left" in caplog.text
 
 
 def test_broken_files_of_the_cache_are_made_again(tmp_path, serial):
