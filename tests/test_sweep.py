@@ -208,6 +208,22 @@ def test_a_full_disk_costs_the_cache_and_not_the_sweep(tmp_path, serial, monkeyp
     assert "is not kept: [Errno 28] cannot be written whole: No space left" in caplog.text
 
 
+def test_the_cache_knows_checkpoints_by_their_contents(tmp_path):
+    module = torch.nn.ModuleDict({"core": torch.nn.RNN(3, 4), "out": torch.nn.Linear(4, 3)})
+    own = KPFlowAnalyzer(SavedTraining(module, str(tmp_path / "step_*.pt")), random_state=0)
+
+    def run_on(scale: float) -> pd.DataFrame:
+        state = {name: scale * value for name, value in module.state_dict().items()}
+        torch.save(state, tmp_path / "step_0.pt")
+        return sweep(own, {"n_components": [2]}, *task(), cache_dir=tmp_path / "cache")
+
+    first, second = run_on(1.0), run_on(0.5)
+    assert (run_on(1.0)["error"] == "").all()
+    assert_equal(run_on(1.0), first)
+    assert not second["value"].equals(first["value"])
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 def test_broken_files_of_the_cache_are_made_again(tmp_path, serial):
     run(cache_dir=tmp_path)
     first, second, *_ = sorted(tmp_path.glob("*.json"))
