@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.exceptions import FitFailedWarning
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
 import kpflow_sklearn
 from kpflow_sklearn import (
@@ -26,6 +26,7 @@ from kpflow_sklearn import (
     RecurrentTrainer,
     SavedTraining,
     TaskAlignmentAnalyzer,
+    _loop,
     sweep,
 )
 from kpflow_sklearn._sweep_cache import CellCache
@@ -222,6 +223,23 @@ def test_the_cache_knows_checkpoints_by_their_contents(tmp_path):
     assert_equal(run_on(1.0), first)
     assert not second["value"].equals(first["value"])
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_an_interruption_ends_the_sweep_and_not_one_training(tmp_path, serial, monkeypatch):
+    """A training that is interrupted returns what it reached, which is no finished cell."""
+    update, count = _loop._update, iter(range(10**9))
+
+    def interrupt(*args):
+        if next(count) == 10:  # In the third of eight cells, of four updates each.
+            raise KeyboardInterrupt
+        return update(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_loop, "_update", interrupt)
+        with pytest.warns(ConvergenceWarning, match="interrupted"):
+            run(cache_dir=tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    assert_equal(run(cache_dir=tmp_path), serial)
 
 
 def test_broken_files_of_the_cache_are_made_again(tmp_path, serial):
