@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from kpflow_sklearn import (
     report,
 )
 from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
+from kpflow_sklearn._files import write_whole
 from kpflow_sklearn._options import N_ALIGNMENT_SNAPSHOTS, N_SNAPSHOTS, make_parser
 from kpflow_sklearn._reading import read_analysis_in_words, table_of
 from kpflow_sklearn._tasks import Task, load_file, load_task
@@ -32,7 +35,10 @@ N_DRAWN = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 for bad options or files."""
+    """Run the command and return its exit code.
+
+    0; 2 for bad options or files, or where memory or a disk does not suffice; 130 if interrupted.
+    """
     parser = make_parser()
     options = parser.parse_args(argv)
     try:
@@ -40,15 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = _prepare(options)
         run = _analyse if task.tasks is None else _align
         analyzer = run(task, options)
-    except (ValueError, OSError) as error:
+        if task.tasks is None:
+            _print_reading(analyzer, options)
+        else:
+            _print_alignment(analyzer, options)
+        command = " ".join(["python -m kpflow_sklearn", *(sys.argv[1:] if argv is None else argv)])
+        _write(analyzer, task, files, options, command)
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         print(f"{parser.prog}: error: {_first_line(error)}", file=sys.stderr)
         return 2
-    if task.tasks is None:
-        _print_reading(analyzer, options)
-    else:
-        _print_alignment(analyzer, options)
-    command = " ".join(["python -m kpflow_sklearn", *(sys.argv[1:] if argv is None else argv)])
-    _write(analyzer, task, files, options, command)
+    except KeyboardInterrupt:
+        print(
+            f"{parser.prog}: interrupted; files not yet written stay as they are", file=sys.stderr
+        )
+        return 130
     return 0
 
 
@@ -61,10 +72,23 @@ def _prepare(options: argparse.Namespace) -> dict[str, Path]:
         files["figure"] = folder / "figure.png"
     if options.report:
         files["report"] = folder / "report.html"
+    _check_writable(folder, files)
     earlier = [path.name for path in files.values() if path.exists()]
     replaced = f"; {_listed(earlier)} of an earlier run will be replaced" if earlier else ""
     print(f"results go to {folder}{replaced}", flush=True)
     return files
+
+
+def _check_writable(folder: Path, files: dict[str, Path]) -> None:
+    """Refuse, before minutes of training, where nothing can be written after it."""
+    for path in files.values():
+        if path.is_dir():
+            raise ValueError(f"--out: {path} is a folder; remove it, or give another --out")
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out: {folder} cannot be written to ({error.strerror})") from error
 
 
 def _write(
@@ -194,7 +218,7 @@ def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
         ax=axes[3],
     )
     _letter(axes)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def _draw_alignment(analyzer: TaskAlignmentAnalyzer, task: Task, path: Path) -> None:
@@ -212,7 +236,13 @@ def _draw_alignment(analyzer: TaskAlignmentAnalyzer, task: Task, path: Path) -> 
     if has_margin:
         display.plot_history(ax=axes[2])
     _letter(axes)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150)
+    write_whole(path, content.getvalue())
 
 
 def _letter(axes: Any) -> None:

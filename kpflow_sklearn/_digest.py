@@ -1,8 +1,10 @@
-"""A short name for the contents of arrays."""
+"""Short names for the contents of arrays and of code."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
+from typing import Any
 
 import numpy as np
 
@@ -16,3 +18,12 @@ def values_digest(*arrays: np.ndarray) -> str:
         found.update(str(values.shape).encode())
         found.update(values.tobytes())
     return found.hexdigest()
+
+
+def code_in_words(value: Any) -> str:
+    """Return the name of a function or class, with a digest of its source where that is known."""
+    try:
+        source = inspect.getsource(value).encode()
+    except (OSError, TypeError):  # Typed at a prompt, or not written in Python.
+        return value.__qualname__
+    return f"{value.__qualname__} (source {hashlib.sha256(source).hexdigest()[:8]})"

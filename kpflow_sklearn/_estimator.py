@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
@@ -26,6 +27,25 @@ def documentation_url() -> str:
         return ""
     named = dict(url.split(", ", 1) for url in urls if ", " in url)
     return named.get("Documentation", "").rstrip("/")
+
+
+def undone_if_it_fails(method: Callable) -> Callable:
+    """Let a method that raises leave its estimator as it was: no mix with an earlier fit.
+
+    What attributes refer to is not copied: the method sets new ones, and changes none in place.
+    """
+
+    @wraps(method)
+    def whole_or_undone(self: Any, *args: Any, **options: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return method(self, *args, **options)
+        except BaseException:  # An interruption leaves as little behind as an error.
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return whole_or_undone
 
 
 class Estimator(BaseEstimator):
@@ -54,6 +74,12 @@ class Estimator(BaseEstimator):
         own = self.get_params(deep=False)
         state = super().__getstate__()
         return {name: to_cpu(value) if name in own else value for name, value in state.items()}
+
+    def _forget_fit(self) -> None:
+        """Drop what an earlier fit found, but for the form of X, which is the present one."""
+        of_X = ("n_features_in_", "feature_names_in_")
+        for name in [n for n in vars(self) if n.endswith("_") and n not in of_X]:
+            delattr(self, name)
 
 
 class NetworkSource(CallbackSupportMixin, Estimator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,13 +41,17 @@ def torch_generator(seed: int, device: str | torch.device = "cpu") -> torch.Gene
     return torch.Generator(device=device).manual_seed(seed)
 
 
+#: Held while torch's global generator, one for all threads, is borrowed.
+_BORROWED = threading.RLock()
+
+
 @contextmanager
 def isolated_torch_seed(seed: int) -> Iterator[None]:
     """Seed torch's global generator inside the block and restore it afterwards.
 
     Only for calling code that is not ours (a user's module factory) and that knows no other
-    source of random numbers.
+    source of random numbers. Threads take turns.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _BORROWED, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Any
 
 import joblib
 
+from kpflow_sklearn._digest import code_in_words
 from kpflow_sklearn._files import write_whole
+from kpflow_sklearn.checkpoint_files import find_sources
 from kpflow_sklearn.results import COLUMNS, SCHEMA_VERSION, provenance
 
 
@@ -40,7 +43,7 @@ class CellCache:
         plain = {k: v for k, v in found.items() if not hasattr(v, "get_params")}
         try:
             about = (type(analyzer).__name__, kinds, provenance())
-            return str(joblib.hash((about, _by_contents(plain), _by_contents(data))))
+            return str(joblib.hash((about, _with_files(plain), _by_contents(data))))
         except Exception as error:  # Pickle's, of many kinds.
             raise ValueError(
                 "cache_dir needs parameters and data that can be told apart by their contents; "
@@ -49,8 +52,8 @@ class CellCache:
 
     def key(self, shared: str | None, cell: dict[str, Any]) -> str:
         """Return the name of a cell."""
-        items = sorted(cell.items(), key=lambda item: item[0])
-        return str(joblib.hash((shared, _by_contents(items))))
+        items = sorted(_with_files(cell).items(), key=lambda item: item[0])
+        return str(joblib.hash((shared, items)))
 
     def read(self, key: str) -> list[dict[str, Any]] | None:
         """Return the records of a cell, or None if it is not finished or the file is no cell's."""
@@ -78,12 +81,28 @@ def _are_records(records: Any) -> bool:
     return bool(records) and all({*COLUMNS, "error"} == set(r) for r in records)
 
 
+def _with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters by their contents, those of checkpoints that are named by paths too."""
+    found = {name: _by_contents(value) for name, value in parameters.items()}
+    for name, value in parameters.items():
+        if name.rpartition("__")[2] == "checkpoints" and value is not None:
+            held = [source.held for source in find_sources(value, [])[0]]
+            files = [path.read_bytes() for path in held if isinstance(path, Path)]
+            found[name] = (found[name], [hashlib.sha256(file).hexdigest() for file in files])
+    return found
+
+
 def _by_contents(value: Any) -> Any:
-    """Replace networks and tensors, whose pickles differ from process to process, by arrays."""
+    """Replace what a pickle does not tell by contents.
+
+    Of networks and tensors it differs from process to process; of code it holds the name alone.
+    """
     if isinstance(value, Mapping):
         return {k: _by_contents(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_by_contents(v) for v in value]
+    if hasattr(value, "__qualname__"):
+        return (value, code_in_words(value))
     if hasattr(value, "state_dict"):
         return (type(value).__qualname__, repr(value), _by_contents(value.state_dict()))
     return value.detach().cpu().numpy() if hasattr(value, "detach") else value

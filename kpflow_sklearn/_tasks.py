@@ -82,6 +82,10 @@ def load_file(path: str) -> Task:
             f"--data: {path} holds {', '.join(unknown)}, of which nothing is known; the arrays "
             f"may be X, {', '.join(FILE_ARRAYS)}"
         )
+    if "conditions" in arrays and "tasks" not in arrays:
+        raise ValueError(
+            f"--data: {path} holds conditions, which match trials of different tasks, but no tasks"
+        )
     y = arrays.get("y")
     # A value or class a trial, or a class a step; else trajectories are coloured by the step.
     is_label = y is not None and (y.ndim == 1 or (y.ndim == 2 and y.dtype.kind in "iub"))

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
+from kpflow_sklearn._estimator import undone_if_it_fails
 from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import (
@@ -304,6 +305,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             seed,
         )
 
+    @undone_if_it_fails
     def _analyse(self, trials: AnalysisTrials, settings: SpectralSettings, task: FitTask) -> None:
         rows: list[dict[str, Any]] = []
         signals: list[dict[str, Any]] = []

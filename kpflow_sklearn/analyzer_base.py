@@ -12,7 +12,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._callbacks import CallbackSupportMixin, FitTask
-from kpflow_sklearn._estimator import SequenceTransformer
+from kpflow_sklearn._estimator import SequenceTransformer, undone_if_it_fails
 from kpflow_sklearn.checkpoints import as_trainer
 from kpflow_sklearn.network import RecurrentNetwork
 from kpflow_sklearn.trials import AnalysisTrials, choose_trials
@@ -33,6 +33,7 @@ class RecurrentAnalyzer(
     analysis_trials: int
     verbose: bool | int
 
+    @undone_if_it_fails
     def _fit_trainer(
         self,
         X: ArrayLike,
@@ -43,22 +44,25 @@ class RecurrentAnalyzer(
         mask: ArrayLike | None,
         loss_weight: ArrayLike | None,
     ) -> None:
-        """Fit a clone of the trainer, as a part of the task that is this fit."""
+        """Fit a clone of the trainer, as a part of the task that is this fit.
+
+        It stays where the analysis fails: a training may have taken long.
+        """
         trials, _, _ = self._check_trials(X, reset=True)
-        self.trainer_ = as_trainer(
-            self.trainer, clone=clone, random_state=seed, verbose=self.verbose
-        )
+        trainer = as_trainer(self.trainer, clone=clone, random_state=seed, verbose=self.verbose)
         # Handed on only where given: a frozen trainer takes no such arguments.
         options = {"mask": mask, "loss_weight": loss_weight}
         given = {k: v for k, v in options.items() if v is not None}
         training = task.part("training")
-        with training.handed_to(self.trainer_), training:
-            self.trainer_.fit(X, y, **given)
-        if self.trainer_.n_features_in_ != self.n_features_in_:
+        with training.handed_to(trainer), training:
+            trainer.fit(X, y, **given)
+        if trainer.n_features_in_ != self.n_features_in_:
             raise ValueError(
                 f"X has {self.n_features_in_} features, but the frozen trainer is expecting "
-                f"{self.trainer_.n_features_in_} features as input."
+                f"{trainer.n_features_in_} features as input."
             )
+        self._forget_fit()
+        self.trainer_ = trainer
         self._copy_trainer_attributes()
         self._n_timesteps = trials.shape[1]
 
@@ -88,8 +92,6 @@ class RecurrentAnalyzer(
         self.loss_curve_, self.n_iter_ = trainer.loss_curve_, trainer.n_iter_
         if hasattr(trainer, "classes_"):
             self.classes_ = trainer.classes_
-        elif hasattr(self, "classes_"):
-            del self.classes_
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> RecurrentAnalyzer:
         """Fit the trainer and analyse its snapshots; every subclass defines it."""

@@ -13,6 +13,7 @@ from sklearn.base import clone
 from torch import nn
 
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
+from kpflow_sklearn._estimator import undone_if_it_fails
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import copy_module
 from kpflow_sklearn._validation import check_choice
@@ -132,6 +133,7 @@ class SavedTraining(RecurrentModel):
             network = copy_module(network)
         return type(self)(network, **clone(others, safe=False))
 
+    @undone_if_it_fails
     @with_callbacks
     def fit(
         self,

@@ -13,6 +13,7 @@ from torch import nn
 
 from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
+from kpflow_sklearn._estimator import undone_if_it_fails
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn._tensors import as_tensor
 from kpflow_sklearn.checkpoints import SavedTraining
@@ -46,6 +47,7 @@ class SavedFeedForward(FeedForwardModel):
         self.checkpoints = checkpoints
         self.iterations = iterations
 
+    @undone_if_it_fails
     @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike) -> SavedFeedForward:
         """Recognise the network and load its checkpoints; nothing is trained.

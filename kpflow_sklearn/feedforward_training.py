@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
 from kpflow_sklearn._digest import values_digest
+from kpflow_sklearn._estimator import undone_if_it_fails
 from kpflow_sklearn._loop import LoopSettings, train
 from kpflow_sklearn._random import draw_seed, torch_generator
 from kpflow_sklearn._tensors import as_tensor
@@ -80,6 +81,9 @@ class FeedForwardTrainer(FeedForwardModel):
         Iteration and state_dict of each kept state.
     loss_curve_ : ndarray of shape (n_iter_,)
         Loss of each update's batch, before the update.
+    interrupted_ : bool
+        Whether a KeyboardInterrupt ended the training; the network is then that of the last
+        snapshot before.
     n_iter_ : int
         Number of updates made.
     n_features_in_ : int
@@ -131,6 +135,7 @@ class FeedForwardTrainer(FeedForwardModel):
         self.random_state = random_state
         self.verbose = verbose
 
+    @undone_if_it_fails
     @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike) -> FeedForwardTrainer:
         """Train the network.
@@ -195,6 +200,7 @@ class FeedForwardTrainer(FeedForwardModel):
             values_digest(inputs, values),
         )
         self.n_iter_ = history.n_iter
+        self.interrupted_ = history.interrupted
         return self
 
     def _check_parameters(self) -> LoopSettings:

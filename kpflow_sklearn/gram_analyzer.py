@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -15,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._arrays import naming
 from kpflow_sklearn._callbacks import CallbackSupportMixin, FitTask, with_callbacks
-from kpflow_sklearn._estimator import Estimator
+from kpflow_sklearn._estimator import Estimator, undone_if_it_fails
 from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import check_positive_int, check_real, check_verbose
@@ -200,7 +201,8 @@ class GramFlowAnalyzer(
             check_positive_int(self.gram_pairs, "gram_pairs", minimum=LEAST_PAIRS)
         check_positive_int(self.max_kernel_size, "max_kernel_size")
         check_verbose(self.verbose)
-        inputs = check_table(self, X, reset=True)
+        # On a copy: this estimator stays as it is until it is trained.
+        inputs = check_table(copy.copy(self), X, reset=True)
         targets = check_values(y, inputs)
         seed = draw_seed(self.random_state)
         with FitTask.root(self, 2, X=X, y=y) as task:
@@ -226,15 +228,17 @@ class GramFlowAnalyzer(
             seed,
         )
 
+    @undone_if_it_fails
     def _fit_trainer(
         self, X: ArrayLike, y: ArrayLike, n_outputs: int, seed: int, task: FitTask
     ) -> None:
+        check_table(self, X, reset=True)
         trainer = as_feedforward_trainer(
             self.trainer, clone=clone, random_state=seed, verbose=self.verbose
         )
         training = task.part("training")
         with training.handed_to(trainer), training:
-            self.trainer_ = trainer.fit(X, y)
+            trainer.fit(X, y)
         if trainer.n_features_in_ != self.n_features_in_:
             raise ValueError(
                 f"X has {self.n_features_in_} features, but the frozen trainer is expecting "
@@ -245,6 +249,8 @@ class GramFlowAnalyzer(
                 f"y has {n_outputs} outputs, but the frozen trainer's network has "
                 f"{trainer.network_.n_outputs}."
             )
+        self._forget_fit()
+        self.trainer_ = trainer
         self.network_, self.snapshots_ = trainer.network_, trainer.snapshots_
         self.loss_curve_, self.n_iter_ = trainer.loss_curve_, trainer.n_iter_
 
@@ -252,6 +258,7 @@ class GramFlowAnalyzer(
     def _training(self) -> GramTraining:
         return GramTraining(self.trainer_, self.X_fit_, self._y_fit)
 
+    @undone_if_it_fails
     def _analyse(self, settings: GramSettings, task: FitTask) -> None:
         training = self._training
         rows: list[dict[str, Any]] = []
@@ -372,7 +379,7 @@ class GramFlowAnalyzer(
         >>> analyzer.predict(X).shape
         (6,)
         """
-        check_is_fitted(self, "results_")
+        check_is_fitted(self, "trainer_")
         check_table(self, X, reset=False)
         return self.trainer_.predict(X)
 
@@ -412,7 +419,7 @@ class GramFlowAnalyzer(
         >>> analyzer.score(X, y) < 1
         True
         """
-        check_is_fitted(self, "results_")
+        check_is_fitted(self, "trainer_")
         check_table(self, X, reset=False)
         return self.trainer_.score(X, y)
 

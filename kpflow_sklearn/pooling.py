@@ -29,7 +29,6 @@ def pooled(values: np.ndarray, valid: np.ndarray | None, pooling: str) -> np.nda
     if pooling == "last":
         return values[np.arange(len(values)), last_valid_step(valid, values)]
     if pooling == "mean":
-        if valid is None:
-            return values.mean(1)
-        return values.sum(1) / valid.sum(1, dtype=values.dtype)[:, None]
+        n_valid = values.shape[1] if valid is None else valid.sum(1)[:, None, None]
+        return (values / np.asarray(n_valid, values.dtype)).sum(1)  # The sum alone may overflow.
     return values.reshape(len(values), -1)

@@ -10,7 +10,7 @@ from sklearn.base import OneToOneFeatureMixin
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from kpflow_sklearn._estimator import SequenceTransformer
+from kpflow_sklearn._estimator import SequenceTransformer, undone_if_it_fails
 from kpflow_sklearn._validation import check_choice, check_flag
 from kpflow_sklearn.pooling import POOLINGS, pooled
 
@@ -50,6 +50,7 @@ class SequenceScaler(  # type: ignore[call-arg]
         self.with_mean = with_mean
         self.with_std = with_std
 
+    @undone_if_it_fails
     def fit(self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None) -> SequenceScaler:
         """Learn mean and standard deviation of each feature.
 
@@ -87,9 +88,11 @@ class SequenceScaler(  # type: ignore[call-arg]
         scaler = StandardScaler(with_mean=self.with_mean, with_std=self.with_std)
         with np.errstate(over="ignore", invalid="ignore"):
             self._scaler = scaler.set_output(transform="default").fit(rows)
-        if self.with_std and not np.isfinite(self._scaler.scale_).all():
+        # Not scale_: it is 1 where the variance is infinite.
+        moments = [m for m in (self._scaler.mean_, self._scaler.var_) if m is not None]
+        if not np.isfinite(moments).all():
             raise ValueError(
-                f"X is too large for its variance in {rows.dtype}, got values up to "
+                f"X is too large for its mean and variance in {rows.dtype}, got values up to "
                 f"{abs(rows).max():.3g}; scale X down."
             )
         self.mean_ = self._scaler.mean_ if self.with_mean else None
@@ -166,10 +169,16 @@ class SequenceScaler(  # type: ignore[call-arg]
     def _map(self, X: ArrayLike, mask: ArrayLike | None, method: str) -> np.ndarray:
         check_is_fitted(self, "scale_")
         trials, valid, single_step = self._check_trials(X, mask, reset=False)
-        rows = getattr(self._scaler, method)(trials.reshape(-1, trials.shape[-1]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = getattr(self._scaler, method)(trials.reshape(-1, trials.shape[-1]))
         out = rows.reshape(trials.shape)
         if valid is not None:
             out[~valid] = 0
+        if not np.isfinite(out).all():
+            raise ValueError(
+                f"X is too large for {method} in {out.dtype}, got values up to "
+                f"{abs(trials).max():.3g}."
+            )
         return out[:, 0] if single_step else out
 
     def set_output(self, *, transform: str | None = None) -> SequenceScaler:
@@ -222,6 +231,7 @@ class SequenceVectorizer(SequenceTransformer):
     def __init__(self, *, pooling: str = "flatten") -> None:
         self.pooling = pooling
 
+    @undone_if_it_fails
     def fit(
         self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None
     ) -> SequenceVectorizer:

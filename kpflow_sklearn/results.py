@@ -6,11 +6,13 @@ import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kpflow_sklearn._files import write_whole
 from kpflow_sklearn.traces import Estimate
 
 SCHEMA_VERSION = 2
@@ -149,7 +151,7 @@ def to_csv(results: pd.DataFrame, about: Mapping[str, str] | None = None) -> str
 def write_results(
     results: pd.DataFrame, path: str | PathLike, about: Mapping[str, str] | None = None
 ) -> None:
-    """Write a table as CSV, as of `to_csv`.
+    """Write a table as CSV, as of `to_csv`; the file appears at once and whole.
 
     Parameters
     ----------
@@ -163,7 +165,7 @@ def write_results(
     Raises
     ------
     OSError
-        If the file cannot be written.
+        If the file cannot be written; an earlier one is then left as it is.
 
     Examples
     --------
@@ -177,8 +179,7 @@ def write_results(
     ...     read_results(path).equals(table)
     True
     """
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        file.write(to_csv(results, about))
+    write_whole(Path(path), to_csv(results, about))
 
 
 def read_results(path: str | PathLike) -> pd.DataFrame:

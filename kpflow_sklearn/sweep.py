@@ -42,7 +42,8 @@ def sweep(
     """Fit an analyzer for every cell of a grid and several seeds; return one table of all results.
 
     Cells run by joblib: within ``joblib.parallel_config(backend="dask")`` they go to a cluster.
-    A cell that fails is a row with its error, and not kept in the cache.
+    A cell that fails is a row with its error, and not kept in the cache. A KeyboardInterrupt ends
+    the sweep; finished cells stay in the cache.
 
     Parameters
     ----------
@@ -155,7 +156,10 @@ def _run_cell(
         logger.warning("cell %s failed: %s", cell, error)
         return [{"error": f"{type(error).__name__}: {error}"}]
     if cache is not None and key is not None:
-        cache.write(key, records)
+        try:
+            cache.write(key, records)
+        except OSError as error:  # A full disk, say: no reason to lose what was found.
+            logger.warning("cell %s is not kept: %s", cell, error)
     return records
 
 
@@ -168,6 +172,8 @@ def _fit_cell(analyzer: Any, cell: Cell, data: tuple) -> list[Cell]:
     ]
     own.set_params(**dict.fromkeys(seeded, cell["seed"]))
     own.fit(X, y, **fit_params)
+    if getattr(getattr(own, "trainer_", own), "interrupted_", False):
+        raise KeyboardInterrupt  # Meant for the sweep: the training ended early, and went on.
     table = pd.concat([own.results_, _at_the_end(own)], ignore_index=True)
     return [{**record, "error": ""} for record in table.to_dict("records")]
 

@@ -199,7 +199,7 @@ class TargetEncoder:
                 raise ValueError(
                     f"{name} must have {self.n_dims_} dimensions as on fit, got {y.ndim}."
                 )
-            values = self._to_values(y, X.dtype, valid, name)
+            values = self._to_values(y, valid, name)
             asked = valid
             if self.form_ == "last_step":
                 values = np.repeat(values[:, None], n_steps, axis=1)
@@ -214,13 +214,16 @@ class TargetEncoder:
                     "loss_weight must have at least one positive entry where a target is asked "
                     "for, got zeros on all of them."
                 )
-        return Targets(values, weight.astype(X.dtype))
-
-    def _to_values(
-        self, y: np.ndarray, dtype: np.dtype, valid: np.ndarray, name: str
-    ) -> np.ndarray:
+        weight = weight.astype(X.dtype)
         if self.classes_ is None:
-            values = self._numeric(y, name).astype(dtype)
+            # What costs nothing may be any number, 1e20 for a gap say, whose square may overflow.
+            costs = weight if weight.ndim == 3 else weight[..., None]
+            values = np.where(costs > 0, values, 0).astype(X.dtype)
+        return Targets(values, weight)
+
+    def _to_values(self, y: np.ndarray, valid: np.ndarray, name: str) -> np.ndarray:
+        if self.classes_ is None:
+            values = self._numeric(y, name)
             values = values[:, None] if values.ndim == 1 else values
             if values.shape[-1] != self.n_outputs_:
                 raise ValueError(

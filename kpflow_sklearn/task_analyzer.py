@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._callbacks import FitTask, warn_caller, with_callbacks
+from kpflow_sklearn._estimator import undone_if_it_fails
 from kpflow_sklearn._memory import explained
 from kpflow_sklearn._random import draw_seed
 from kpflow_sklearn._validation import (
@@ -194,7 +196,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         >>> analyzer.fit(X, y, tasks=tasks).alignment_matrices_["interference"].shape
         (4, 4)
         """
-        analysed, _, single_step = self._check_trials(X, reset=True)
+        # On a copy: this estimator stays as it is until it is trained.
+        analysed, _, single_step = copy.copy(self)._check_trials(X, reset=True)
         if X_analysis is not None:
             analysed = check_analysed(X_analysis, single_step)
         check_positive_int(self.analysis_trials, "analysis_trials")
@@ -294,6 +297,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         self._check_n_groups(len(found.names))
         return found
 
+    @undone_if_it_fails
     def _analyse(
         self,
         trials: AnalysisTrials,

@@ -12,8 +12,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from kpflow_sklearn._callbacks import FitTask, with_callbacks
+from kpflow_sklearn._estimator import undone_if_it_fails
 from kpflow_sklearn._loop import BatchLoss, LoopSettings, train
 from kpflow_sklearn._random import draw_seed, torch_generator
+from kpflow_sklearn._tensors import copy_module
 from kpflow_sklearn._validation import (
     check_choice,
     check_flag,
@@ -185,6 +187,7 @@ class RecurrentTrainer(RecurrentModel):
         self.random_state = random_state
         self.verbose = verbose
 
+    @undone_if_it_fails
     @with_callbacks
     def fit(
         self,
@@ -243,7 +246,8 @@ class RecurrentTrainer(RecurrentModel):
             self.loss_curve_ = np.empty(0)
         else:
             self._check_continues(continued, *before)
-            continued.to(self.device)  # Out of a pickle it comes on the CPU.
+            # Trained in place: a copy, should this fit fail. Out of a pickle it is on the CPU.
+            self.network_ = copy_module(continued).to(self.device)
             same = self._optimizer_kind == self.optimizer
             optimizer_state = self._optimizer_state if same else None
         generator = torch_generator(0)

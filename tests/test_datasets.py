@@ -63,6 +63,10 @@ def held_by_loop(pulses):
 
 @pytest.mark.parametrize("make", MAKERS)
 class TestEveryMaker:
+    def test_noise_beyond_float64_is_refused(self, make):
+        with pytest.raises(ValueError, match=r"noise_std / sqrt\(dt\) is too large for float64"):
+            make(8, noise_std=1.7e308, random_state=0)
+
     def test_arrays_are_contiguous_float64(self, make):
         for noise_std in (0.0, 0.1):
             for array in make(3, noise_std=noise_std, random_state=0)[:2]:

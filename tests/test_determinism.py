@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import joblib
@@ -353,6 +355,29 @@ def test_the_global_generators_decide_nothing():
             found.append(numbers(fitted("KPFlowAnalyzer"), (X, Y)))
         np.random.set_state(state)  # noqa: NPY002
     assert_same(*found)
+
+
+def test_threads_draw_what_each_would_alone():
+    """Modules of a user draw from torch's global generator, which is one for all threads."""
+
+    def slow_cell(n_features, hidden_size):
+        first = torch.nn.Linear(n_features, hidden_size)
+        time.sleep(0.01)  # Long enough for another thread to begin.
+        cell = MyCell(n_features, hidden_size)
+        cell.first = first
+        return cell
+
+    def start(seed):
+        trainer = RecurrentTrainer(slow_cell, hidden_size=4, max_iter=0, random_state=seed)
+        return trainer.fit(X, Y).network_.state_dict()
+
+    before = torch.get_rng_state()
+    alone = [start(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(start, range(4)))
+    assert torch.equal(torch.get_rng_state(), before)
+    for mine, other in zip(together, alone, strict=True):
+        assert all(torch.equal(mine[name], value) for name, value in other.items())
 
 
 def test_separate_chunks_are_what_was_tested():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 import numpy as np
 import pytest
 
 from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
+from kpflow_sklearn import __main__ as command
 from kpflow_sklearn.__main__ import main
 from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
 from kpflow_sklearn._reading import _agreement_sentence
@@ -109,6 +111,12 @@ def test_own_trials_from_a_file(with_y, tmp_path):
         ("text.npz", b"not an archive", "is no .npz file of plain arrays"),
         ("other.npz", {"Z": np.zeros(3)}, "holds no array X, but Z"),
         ("flat.npz", {"X": np.zeros(3)}, r"X must have shape \(n_trials, n_timesteps"),
+        ("scalar.npz", {"X": np.array(1.0)}, "X: Input should have at least 1 dimension"),
+        (
+            "labels.npz",
+            {"X": np.zeros((4, 3, 1)), "conditions": np.arange(4)},
+            "holds conditions, .* but no tasks",
+        ),
         ("nan.npz", {"X": np.full((2, 3, 1), np.nan)}, "Input X contains NaN"),
         ("short.npz", {"X": np.zeros((4, 3, 1)), "y": np.zeros(3)}, "y has 3 trials and X has 4"),
     ],
@@ -145,6 +153,52 @@ def test_bad_options_exit_with_2_and_no_traceback(options, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("name", ["results.csv", "figure.png", "report.html"])
+def test_a_folder_in_place_of_a_file_is_named_before_the_training(name, tmp_path, capsys):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecurrentTrainer, "fit", lambda *args, **options: 1 / 0)
+        assert run(tmp_path, "--report") == 2
+    assert f"{name} is a folder; remove it" in capsys.readouterr().err
+
+
+def test_an_out_that_takes_no_files_is_named_before_the_training(tmp_path, capsys, monkeypatch):
+    def refuse(**options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(command, "TemporaryFile", refuse)
+    assert run(tmp_path) == 2
+    assert "out cannot be written to (Permission denied)" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            2,
+            "error: [Errno 28] cannot be",
+        ),
+        (MemoryError("memory ran out: lower this"), 2, "error: memory ran out: lower this"),
+        (KeyboardInterrupt(), 130, "interrupted; files not yet written stay as they are"),
+    ],
+)
+def test_what_fails_at_the_end_is_one_line_and_leaves_earlier_files(
+    how, code, message, tmp_path, capsys, monkeypatch
+):
+    assert run(tmp_path) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def fail(*args):
+        raise how
+
+    monkeypatch.setattr("os.fsync", fail)
+    assert run(tmp_path, "--seed", "1") == code
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_help_names_every_option(capsys):

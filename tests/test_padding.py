@@ -89,6 +89,32 @@ def test_padding_changes_nothing(cell, targets):
         pd.testing.assert_frame_equal(table, tables[0], rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(("dtype", "gap"), [("float32", 1e20), ("float64", 1e300)])
+@pytest.mark.parametrize("hidden_by", ["mask", "loss_weight"])
+def test_what_stands_in_a_gap_changes_nothing(dtype, gap, hidden_by):
+    """Values that mark what is missing, 1e20 often, whose squares overflow."""
+    X, y, weight, mask = pad_sequences(TRIALS, VALUES, WEIGHTS)
+    cost = weight[..., None] * [1.0, 0.0] if hidden_by == "loss_weight" else weight
+    known = mask[..., None] if hidden_by == "mask" else cost > 0
+    expected = trainer(dtype=dtype).fit(X, y, mask=mask, loss_weight=cost)
+    marked = (np.where(mask[..., None], X, gap), np.where(known, y, gap))
+    found = trainer(dtype=dtype).fit(*marked, mask=mask, loss_weight=cost)
+    np.testing.assert_array_equal(found.loss_curve_, expected.loss_curve_)
+    tables = [
+        KPFlowAnalyzer(FrozenEstimator(fitted), method="exact", axes=("time",), random_state=0)
+        .fit(*data, mask=mask, loss_weight=cost)
+        .results_
+        for fitted, data in ((found, marked), (expected, (X, y)))
+    ]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_the_next_input_of_a_gap_changes_nothing():
+    X, mask = pad_sequences(TRIALS)
+    found = trainer().fit(np.where(mask[..., None], X, 1e300), mask=mask)
+    np.testing.assert_array_equal(found.loss_curve_, trainer().fit(X, mask=mask).loss_curve_)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_P_is_that_of_the_trials_one_by_one(cell):
     X, y, mask = pad_sequences(TRIALS, VALUES, n_timesteps=9)

@@ -85,6 +85,27 @@ def test_poolings_of_valid_steps():
     np.testing.assert_array_equal(flat.reshape(X.shape)[~MASK], 0)
 
 
+@pytest.mark.parametrize(("size", "with_std"), [(1e160, True), (1e308, True), (1e308, False)])
+def test_what_is_too_large_to_be_scaled_is_refused(size, with_std):
+    """A variance that overflows is no reason to leave a feature as it is."""
+    large = size * np.clip(X, 1, 1.5)
+    with pytest.raises(ValueError, match="X is too large for its mean and variance"):
+        SequenceScaler(with_std=with_std).fit(large)
+
+
+@pytest.mark.parametrize("method", ["transform", "inverse_transform"])
+def test_what_overflows_when_scaled_is_refused(method):
+    scaler = SequenceScaler().fit(X * (1e-4 if method == "transform" else 1e4))
+    with pytest.raises(ValueError, match=f"X is too large for {method} in float64"):
+        getattr(scaler, method)(np.full_like(X, 1e306))
+
+
+def test_a_mean_of_large_numbers_is_one():
+    large = np.full((2, 5, 1), 1.5e308)
+    found = SequenceVectorizer(pooling="mean").fit_transform(large)
+    np.testing.assert_allclose(found, large[:, 0], rtol=1e-14)
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="pooling must be one of 'last', 'mean', 'flatten'"):
         SequenceVectorizer(pooling="max").fit(X)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 
@@ -319,6 +320,23 @@ def test_identities_are_those_of_verify(found, kpflow, alignment, gram):
         assert table.column("error") == list(checks["error"])
         assert set(table.words("passed")) == {"yes"}
         assert f"{len(checks)} of {len(checks)} identities hold." in found[name].text
+
+
+def test_pushes_that_all_die_at_once_are_said(page_of):
+    """Silent units pass nothing on: all exponents are minus infinity, which no figure shows."""
+
+    def silence(network):
+        for name, p in network.named_parameters():
+            p.fill_(-5.0 if "bias" in name else 0.0)
+
+    trainer = RecurrentTrainer(
+        "relu", hidden_size=3, max_iter=2, snapshots=[2], random_state=0, constraint=silence
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # The gradient vanished.
+        found = KPFlowAnalyzer(trainer, random_state=0).fit(TRIALS, TRIALS)
+    assert np.isneginf(found.lyapunov_exponents_).all()
+    assert "All are minus infinity: every small push dies at once" in page_of(found).text
 
 
 def test_without_trials_the_page_says_what_was_not_done(kpflow, page_of):

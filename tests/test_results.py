@@ -144,6 +144,21 @@ def test_awkward_reasons_are_read_back(tmp_path):
     assert list(read_results(tmp_path / "results.csv")["reason"]) == reasons
 
 
+@pytest.mark.parametrize("how", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_table_is_written_whole_or_not_at_all(how, tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    write_results(example(), path)
+
+    def stop(descriptor):
+        raise how
+
+    monkeypatch.setattr("os.fsync", stop)
+    with pytest.raises(type(how)):
+        write_results(to_frame([]), path)
+    assert read_results(path).equals(example())
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_file_says_where_it_comes_from(tmp_path):
     path = tmp_path / "results.csv"
     about = provenance(seed=3, dtype="float64", command="kpflow --cell gru: a test")

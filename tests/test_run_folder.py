@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +117,39 @@ def test_damaged_files_are_named(name, content, tmp_path):
     file.write_bytes(file.read_bytes()[:100] if content is None else content)
     with pytest.raises(CheckpointError, match=name):
         trainer(checkpoint_dir=tmp_path).fit(X, Y)
+
+
+def test_a_snapshot_of_another_run_is_not_taken_for_this_one_s(tmp_path):
+    """As two processes leave it that use one folder at the same time."""
+    trainer(checkpoint_dir=tmp_path / "own").fit(X, Y)
+    trainer(checkpoint_dir=tmp_path / "other", random_state=1).fit(X, Y)
+    name = "snapshot-000000020.pt"
+    (tmp_path / "own" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(CheckpointError, match=f"{name} is not what this run wrote"):
+        trainer(checkpoint_dir=tmp_path / "own").fit(X, Y)
+
+
+def test_a_function_of_other_source_makes_another_run(tmp_path):
+    trainer(checkpoint_dir=tmp_path, constraint=lambda network: None).fit(X, Y)
+    with pytest.raises(CheckpointError, match=r"constraint was .*source .* and is .*source"):
+        trainer(checkpoint_dir=tmp_path, constraint=lambda network: network.zero_grad()).fit(X, Y)
+
+
+@pytest.mark.parametrize("n_files", [0, 1, 4, 9])
+def test_a_full_disk_is_named_and_leaves_what_was_whole(n_files, tmp_path, monkeypatch):
+    expected = trainer().fit(X, Y)
+    count = iter(range(10**9))
+
+    def fill(descriptor):
+        if next(count) == n_files:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fill)
+        with pytest.raises(OSError, match=rf"No space left on device.*{re.escape(str(tmp_path))}"):
+            trainer(checkpoint_dir=tmp_path).fit(X, Y)
+    assert not list(tmp_path.glob("*.part")) and len(list(tmp_path.iterdir())) <= n_files
+    assert_same_run(trainer(checkpoint_dir=tmp_path).fit(X, Y), expected)
 
 
 def test_a_pickle_in_the_folder_is_not_executed(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
+import linecache
 import os
 import signal
 import subprocess
@@ -15,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.exceptions import FitFailedWarning
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 
 import kpflow_sklearn
 from kpflow_sklearn import (
@@ -23,12 +26,25 @@ from kpflow_sklearn import (
     RecurrentTrainer,
     SavedTraining,
     TaskAlignmentAnalyzer,
+    _loop,
     sweep,
 )
 from kpflow_sklearn._sweep_cache import CellCache
 from kpflow_sklearn.datasets import make_memory_pro, make_multitask
 from kpflow_sklearn.results import COLUMNS, select
 
+EDITED = """
+import torch
+
+class Cell(torch.nn.Module):
+    def __init__(self, n_features, hidden_size):
+        super().__init__()
+        self.step = torch.nn.RNNCell(n_features, hidden_size, bias={bias})
+        self.hidden_size = hidden_size
+
+    def forward(self, x, h):
+        return self.step(x, h)
+"""
 GRID = {"init_scale": [0.5, 1.5], "cell": ["tanh", "gru"]}
 
 
@@ -177,6 +193,69 @@ def test_the_cache_tells_cells_apart(tmp_path):
         given = {"analyzer": analyzer(), "grid": small, "X": X, "y": y} | options
         sweep(**given, cache_dir=tmp_path)
         assert len(list(tmp_path.glob("*.json"))) == before + 1
+
+
+def test_the_cache_knows_code_by_its_source(tmp_path, monkeypatch):
+    """A class of cells or optimizers is known again, and no longer once it was edited."""
+    (tmp_path / "edited.py").write_text(EDITED.format(bias=True))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    grid = {"optimizer": [torch.optim.Adagrad], "max_iter": [1]}
+
+    def n_files() -> int:
+        from edited import Cell
+
+        sweep(analyzer().set_params(trainer__cell=Cell), grid, *task(), cache_dir=tmp_path)
+        return len(list(tmp_path.glob("*.json")))
+
+    assert n_files() == n_files() == 1
+    (tmp_path / "edited.py").write_text(EDITED.format(bias=False))
+    linecache.checkcache()
+    monkeypatch.delitem(sys.modules, "edited")
+    importlib.invalidate_caches()
+    assert n_files() == 2
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_sweep(tmp_path, serial, monkeypatch, caplog):
+    def fill(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fill)
+    assert_equal(run(cache_dir=tmp_path), serial)
+    assert not list(tmp_path.iterdir())
+    assert "is not kept: [Errno 28] cannot be written whole: No space left" in caplog.text
+
+
+def test_the_cache_knows_checkpoints_by_their_contents(tmp_path):
+    module = torch.nn.ModuleDict({"core": torch.nn.RNN(3, 4), "out": torch.nn.Linear(4, 3)})
+    own = KPFlowAnalyzer(SavedTraining(module, str(tmp_path / "step_*.pt")), random_state=0)
+
+    def run_on(scale: float) -> pd.DataFrame:
+        state = {name: scale * value for name, value in module.state_dict().items()}
+        torch.save(state, tmp_path / "step_0.pt")
+        return sweep(own, {"n_components": [2]}, *task(), cache_dir=tmp_path / "cache")
+
+    first, second = run_on(1.0), run_on(0.5)
+    assert (run_on(1.0)["error"] == "").all()
+    assert_equal(run_on(1.0), first)
+    assert not second["value"].equals(first["value"])
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_an_interruption_ends_the_sweep_and_not_one_training(tmp_path, serial, monkeypatch):
+    """A training that is interrupted returns what it reached, which is no finished cell."""
+    update, count = _loop._update, iter(range(10**9))
+
+    def interrupt(*args):
+        if next(count) == 10:  # In the third of eight cells, of four updates each.
+            raise KeyboardInterrupt
+        return update(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_loop, "_update", interrupt)
+        with pytest.warns(ConvergenceWarning, match="interrupted"):
+            run(cache_dir=tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    assert_equal(run(cache_dir=tmp_path), serial)
 
 
 def test_broken_files_of_the_cache_are_made_again(tmp_path, serial):

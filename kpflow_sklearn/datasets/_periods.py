@@ -132,4 +132,10 @@ def add_noise(
     if noise_std == 0.0:
         return X
     # Divided by sqrt(dt), the noise integrated over a given time does not depend on dt.
-    return X + rng.normal(scale=noise_std / np.sqrt(dt), size=X.shape)
+    noisy = X + rng.normal(scale=noise_std / np.sqrt(dt), size=X.shape)
+    if not np.isfinite(noisy).all():
+        raise ValueError(
+            f"noise_std / sqrt(dt) is too large for float64, got noise_std={noise_std:g} and "
+            f"dt={dt:g}."
+        )
+    return noisy

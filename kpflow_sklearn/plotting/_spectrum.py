@@ -214,7 +214,10 @@ class LyapunovDisplay(TableDisplay):
         table = self._by_run()
         table = table[np.isfinite(table["exponent"].astype(float))]
         if not len(table):
-            raise ValueError("there are no finite exponents to draw (trials need two steps).")
+            raise ValueError(
+                "there are no finite exponents to draw: trials need two steps, and the exponent "
+                "of a direction that dies at once is minus infinity."
+            )
         self._start(ax)
         if self.hue is None:
             one_run(table, "index")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kpflow_sklearn._reading import read_analysis_in_words as read
@@ -224,6 +225,9 @@ def _lyapunov(analyzer: Any) -> Section:
     exponents = analyzer.lyapunov_exponents_
     if not pd.notna(exponents).any():
         return Section("Lyapunov exponents", ["Trials of a single step have none."])
+    if not np.isfinite(exponents).any():
+        every = "All are minus infinity: every small push dies at once, as of units that are "
+        return Section("Lyapunov exponents", [f"{every}silent or saturated."])
     dimension = analyzer.kaplan_yorke_dimension_
     words = (
         "Growth rates of small pushes along the analysed trials (256 of them, evenly spaced, if "
