@@ -20,6 +20,10 @@ from kpflow_sklearn.traces import (
     widening,
 )
 
+# Residual norms by which leading Ritz values may fall short of the eigenvalues: an eigenvalue that
+# the Krylov space has not seen costs the sum more than the residual of the next one.
+_LACK = 4
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -44,6 +48,8 @@ class Spectrum:
         Standard error of the cumulated shares of the trace, where they are estimated.
     shares : ndarray or None
         The cumulated shares of the trace, where they are not those of ``eigenvalues``.
+    share_lack : ndarray or None
+        By how much the cumulated shares may be too low, as eigenvalues have not converged.
 
     Examples
     --------
@@ -62,6 +68,7 @@ class Spectrum:
     complete: bool
     share_std_error: np.ndarray | None = None
     shares: np.ndarray | None = None
+    share_lack: np.ndarray | None = None
 
     def rank(self, threshold: float = 0.95) -> Estimate:
         """Return the least r whose r largest eigenvalues reach ``threshold`` of the trace.
@@ -110,6 +117,14 @@ class Spectrum:
         if self.shares is not None:
             shares = self.shares
         rank = int(np.argmax(shares >= goal)) + 1
+        if (
+            self.share_lack is not None
+            and (shares + self.share_lack)[: rank - 1].max(initial=0.0) >= goal
+        ):
+            return Estimate.missing(
+                f"the first {rank} of {len(shares)} computed eigenvalues reach {threshold:.0%} of "
+                "the trace, but so may fewer: they have not converged"
+            )
         if self.share_std_error is None:
             return Estimate(float(rank))
         least, most = _rank_range(shares, 1.96 * self.share_std_error, goal)
@@ -224,13 +239,15 @@ def sampled_spectrum(sketch: Sketch, axis: str) -> Spectrum:
 
 
 def _sampled_whole(sketch: Sketch) -> Spectrum:
-    values = np.sort(sketch.mode_values)[::-1]
+    order = np.argsort(-sketch.mode_values, kind="stable")
+    values, residuals = sketch.mode_values[order], sketch.mode_residuals[order]
     found = _from_moments(whole_moments(sketch), values)
     if not found.trace.value > 0:
         return found
     relative = found.trace.std_error / found.trace.value
     errors = np.cumsum(values) / found.trace.value * relative
-    return replace(found, share_std_error=errors)
+    lack = _LACK * np.cumsum(residuals) / found.trace.value
+    return replace(found, share_std_error=errors, share_lack=lack)
 
 
 def _sampled_axis(sketch: Sketch, axis: str) -> Spectrum:

@@ -121,7 +121,7 @@ class Sketcher:
         return self.memory.run(lambda: self._draw(indices, squares))
 
     def _draw(self, indices: range, squares: bool) -> Sketch:
-        found = [self._sketch(half, self.basis(half), indices, squares) for half in self.halves()]
+        found = [self._sketch(half, indices, squares) for half in self.halves()]
         out = found[0]
         for other in found[1:]:
             out = out.merged(other)
@@ -147,20 +147,27 @@ class Sketcher:
 
     def basis(self, half: HalfFactor) -> Tensor:
         """Return V (n_modes, n_blocks, size), the leading Ritz vectors of the Krylov spaces."""
+        return self._modes(half)[0]
+
+    def _modes(self, half: HalfFactor) -> tuple[Tensor, Tensor]:
+        """Return V and the residual norms (n_blocks, n_modes) of its Ritz values."""
         if not self.n_modes or self.overflow:
-            return half.white(range(self.n_modes))
+            nothing = half.white(range(self.n_modes))
+            return nothing, torch.zeros(nothing.shape[1::-1], dtype=torch.float64)
         space = self.space(half)
-        coordinates = space.ritz()[1][..., : self.n_modes].to(half.factor.dtype)
+        _, vectors, residuals = space.ritz()
+        coordinates = vectors[..., : self.n_modes].to(half.factor.dtype)
         found = space.basis[:, : space.dimension].mT @ coordinates
         if found.isfinite().all():  # In single precision Ritz vectors are nearly orthonormal.
             found = torch.linalg.qr(found).Q
-        return found.permute(2, 0, 1)
+        return found.permute(2, 0, 1), residuals[:, : self.n_modes]
 
     def gram(self, half: HalfFactor, v: Tensor) -> Tensor:
         """Return M v, a few vectors and trials at a time."""
         return torch.cat([half.gram(group, self._chunk) for group in v.split(self._group)])
 
-    def _sketch(self, half: HalfFactor, basis: Tensor, indices: range, squares: bool) -> Sketch:
+    def _sketch(self, half: HalfFactor, indices: range, squares: bool) -> Sketch:
+        basis, residuals = self._modes(half)
         w = half.white(indices)
         w -= torch.einsum("kni,ind->knd", torch.einsum("knd,ind->kni", w, basis), basis)
         if self.n_modes == half.size:  # V spans the whole space: nothing is left to sample.
@@ -185,7 +192,7 @@ class Sketcher:
         projected = torch.einsum("ind,jnd->nij", basis, half.blocks(known.images)).double()
         projected = (projected + projected.mT) / 2
         finite = bool(projected.isfinite().all())
-        values = torch.linalg.eigvalsh(projected) if finite else projected[..., 0]
+        values = torch.linalg.eigvalsh(projected).flip(-1) if finite else projected[..., 0]
         return replace(
             sketch,
             trace0=float(known.inner.trace()),
@@ -193,6 +200,7 @@ class Sketcher:
             middle0=float(known.middles.sum()),
             known=known.grams,
             mode_values=values.flatten().clamp(min=0).cpu().numpy(),
+            mode_residuals=residuals.flatten().cpu().numpy(),
         )
 
     def _reduce(

@@ -28,8 +28,8 @@ class Sketch:
         The exact parts: |A V|^2, |M V|^2 and |L^T A V|^2.
     known : dict of str to Tensor (n, n)
         For each axis the reduced Gram of A V.
-    mode_values : ndarray of shape (n_modes,)
-        Eigenvalues of V^T M V.
+    mode_values, mode_residuals : ndarray of shape (n_modes,)
+        Eigenvalues of V^T M V, and how far each is from an eigenvalue of M at most.
     magnitude : float
         What A was divided by.
     """
@@ -45,6 +45,7 @@ class Sketch:
     middle0: float = 0.0
     known: dict[str, Tensor] = field(default_factory=dict)
     mode_values: np.ndarray = field(default_factory=lambda: np.empty(0))
+    mode_residuals: np.ndarray = field(default_factory=lambda: np.empty(0))
     magnitude: float = 1.0
 
     @property
@@ -73,6 +74,7 @@ class Sketch:
             middle0=self.middle0 + other.middle0,
             known=_merged(self.known, other.known),
             mode_values=np.concatenate([self.mode_values, other.mode_values]),
+            mode_residuals=np.concatenate([self.mode_residuals, other.mode_residuals]),
         )
 
     def joined(self, other: Sketch) -> Sketch:

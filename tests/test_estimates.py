@@ -564,6 +564,20 @@ def test_an_estimated_rank_is_not_biased_by_the_spread_of_sampled_eigenvalues(wh
     assert all(abs(f.value - exact) <= 1.96 * f.std_error for f in found)
 
 
+def test_eigenvalues_that_have_not_converged_are_not_counted():
+    # Four groups of fifteen: the Krylov space has not seen all of the second one.
+    groups = [s * np.random.default_rng(3).uniform(0.7, 1.3, 15) for s in (1, 0.3, 0.1, 0.03)]
+    op = MatrixOperator(matrix_with(np.sort(np.concatenate(groups))[::-1] ** 0.5), (1, 30, 2))
+    exact = spectrum(op, method="exact").rank(0.6).value
+    found = [randomized(op, random_state=seed) for seed in range(10)]
+    assert all("have not converged" in each.on("all").rank(0.6).reason for each in found)
+    ranks = [each.rank("all", 0.6) for each in found]
+    assert sum(abs(r.value - exact) <= 1.96 * r.std_error for r in ranks) >= 9
+    # A steep spectrum has converged long before.
+    steep = randomized(MatrixOperator(matrix_with(0.5 ** np.arange(60)), (1, 30, 2)))
+    assert not steep.on("all").rank(0.99).reason
+
+
 def test_rank_of_too_few_modes_is_counted_by_sampling():
     shared = randomized(operator("matrix"), n_modes=5)
     assert shared.on("all").rank().reason.startswith("the 5 computed eigenvalues hold")
