@@ -31,15 +31,12 @@ from kpflow_sklearn.analysis import (
 from kpflow_sklearn.analyzer_base import RecurrentAnalyzer
 from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.gramians import AXES
-from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
+from kpflow_sklearn.lyapunov import N_FOLLOWED, lyapunov_spectrum
 from kpflow_sklearn.operator_spectra import GRAMS, METHODS, N_PROBES, REDUCTIONS
 from kpflow_sklearn.pooling import POOLINGS, pooled
 from kpflow_sklearn.results import row, select, to_frame
 from kpflow_sklearn.traces import Estimate
 from kpflow_sklearn.trials import FEWER, AnalysisTrials
-
-#: Trials along which Lyapunov exponents are followed, at most: each step takes a QR of each.
-N_FOLLOWED = 256
 
 
 class KPFlowAnalyzer(RecurrentAnalyzer):
@@ -134,8 +131,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     lyapunov_exponents_, lyapunov_std_error_ : ndarray of shape (n_states,)
         Per unit of time (``dt`` of the trainer), at the last snapshot, over the analysed trials
         (256 of them, evenly spaced, if there are more); empty for trials of a single step.
-    kaplan_yorke_dimension_ : float
-        Of these exponents; None where there are none.
+    kaplan_yorke_dimension_, kaplan_yorke_std_error_ : float
+        Of these exponents; the error is the jackknife's over trials. None where there are none.
     loss_curve_ : ndarray of shape (n_iter_,)
         The trainer's.
     n_iter_ : int
@@ -417,11 +414,14 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.weight_maps_ = last.weight_maps(settings)
         self.lyapunov_exponents_ = self.lyapunov_std_error_ = np.empty(0)
         self.kaplan_yorke_dimension_: float | None = None
+        self.kaplan_yorke_std_error_: float | None = None
         if last.longest_trial >= 2:
-            exponents, error = lyapunov_exponents(last.linearization, n_trials=N_FOLLOWED)
+            growth = lyapunov_spectrum(last.linearization, n_trials=N_FOLLOWED)
             dt = getattr(self.trainer_, "dt", 1.0)
-            self.lyapunov_exponents_, self.lyapunov_std_error_ = exponents / dt, error / dt
-            self.kaplan_yorke_dimension_ = kaplan_yorke_dimension(exponents)
+            self.lyapunov_exponents_ = growth.exponents / dt
+            self.lyapunov_std_error_ = growth.std_error / dt
+            self.kaplan_yorke_dimension_ = growth.dimension.value
+            self.kaplan_yorke_std_error_ = growth.dimension.std_error
 
 
 def _agreement_row(iteration: int, agreement: Estimate, trials: AnalysisTrials) -> dict[str, Any]:

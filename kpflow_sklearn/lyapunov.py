@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -12,7 +14,10 @@ from kpflow_sklearn._validation import check_positive_int
 from kpflow_sklearn.gramians import step_matrices
 from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.tangent import NetworkTangent
+from kpflow_sklearn.traces import Estimate
 
+#: Trials that an analysis follows, at most: each step takes a QR of each.
+N_FOLLOWED = 256
 #: Bytes of the matrices that are followed at a time, and of what QR makes of them.
 _MEMORY = 2**28
 _EPS = torch.finfo(torch.float64).eps
@@ -69,6 +74,37 @@ def lyapunov_exponents(
     >>> exponents.shape, bool(exponents[0] < 0)
     ((4,), True)
     """
+    found = lyapunov_spectrum(linearization, n_exponents, burn_in, n_trials=n_trials)
+    return found.exponents, found.std_error
+
+
+@dataclass(frozen=True)
+class LyapunovSpectrum:
+    """Exponents with their errors, and the Kaplan-Yorke dimension with its own.
+
+    Attributes
+    ----------
+    exponents, std_error : ndarray of shape (n_exponents,)
+        As of `lyapunov_exponents`.
+    dimension : Estimate
+        Of the mean exponents; its error is the jackknife's over trials or, of one trial, over
+        blocks of steps, since the errors of the exponents are not independent. NaN for a single
+        step.
+    """
+
+    exponents: np.ndarray
+    std_error: np.ndarray
+    dimension: Estimate
+
+
+def lyapunov_spectrum(
+    linearization: Linearization,
+    n_exponents: int | None = None,
+    burn_in: int = 0,
+    *,
+    n_trials: int | None = None,
+) -> LyapunovSpectrum:
+    """Return what `lyapunov_exponents` does, for the same arguments, and the dimension."""
     if not isinstance(linearization, Linearization):
         raise TypeError(
             f"linearization must be what linearize returns, got a {type(linearization).__name__}."
@@ -97,7 +133,7 @@ def lyapunov_exponents(
         else map(tangent.select, chosen.split(chunk))
     )
     kept = [_leading_growth(part, k)[:, burn_in:] for part in parts]
-    return _average([steps[~np.isnan(steps).any(1)] for steps in np.concatenate(kept)])
+    return _averaged([steps[~np.isnan(steps).any(1)] for steps in np.concatenate(kept)])
 
 
 def _evenly(indices: Tensor, n: int) -> Tensor:
@@ -183,7 +219,7 @@ def _qr_dead_last(columns: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor
     return q, sizes.masked_fill(dead, 0.0), order
 
 
-def _average(trials: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _averaged(trials: list[np.ndarray]) -> LyapunovSpectrum:
     """Average the logs of each trial, (n_steps, k), over its steps, and over the trials."""
     trials = [steps for steps in trials if len(steps)]
     means = np.array([steps.mean(0) for steps in trials])
@@ -198,7 +234,20 @@ def _average(trials: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(invalid="ignore"):  # Infinities have no spread.
             spread = parts.std(0, ddof=1) / len(parts) ** 0.5
         error = np.where(np.isneginf(mean), 0.0, spread)
-    return mean[order], error[order]
+    dimension = Estimate(kaplan_yorke_dimension(mean), _dimension_error(mean, parts))
+    return LyapunovSpectrum(mean[order], error[order], dimension)
+
+
+def _dimension_error(mean: np.ndarray, parts: np.ndarray) -> float:
+    """Return the jackknife's standard error of the dimension, the parts left out in turn."""
+    n = len(parts)
+    if n < 2:
+        return float("nan")
+    alive = np.isfinite(mean)  # Directions that die in one trial count as dead in all.
+    others = np.full_like(parts, -np.inf)
+    others[:, alive] = (parts[:, alive].sum(0) - parts[:, alive]) / (n - 1)
+    found = np.array([kaplan_yorke_dimension(values) for values in others])
+    return float(np.sqrt((n - 1) * found.var()))
 
 
 def kaplan_yorke_dimension(exponents: ArrayLike) -> float:

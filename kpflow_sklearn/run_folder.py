@@ -107,7 +107,7 @@ class RunFolder:
             return None
         found = self._read((self.path / LATEST).read_bytes(), LATEST)
         about = found.get("about") if isinstance(found, dict) else None
-        if not isinstance(about, dict):
+        if not isinstance(about, dict) or not isinstance(found.get("digests"), dict):
             raise CheckpointError(f"{self.path / LATEST} was not written by a trainer.")
         differing = [k for k in {**self.about, **about} if about.get(k) != self.about.get(k)]
         if differing:

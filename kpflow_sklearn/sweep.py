@@ -19,6 +19,7 @@ from sklearn.model_selection import ParameterGrid
 from kpflow_sklearn._arrays import as_array
 from kpflow_sklearn._sweep_cache import CellCache
 from kpflow_sklearn._validation import LARGEST_COUNT, check_folder, check_positive_int
+from kpflow_sklearn.lyapunov import N_FOLLOWED
 from kpflow_sklearn.results import COLUMNS, row, to_frame
 from kpflow_sklearn.targets import as_labels
 from kpflow_sklearn.traces import Estimate
@@ -72,7 +73,7 @@ def sweep(
         The rows of ``results_`` of all fits, with a column for each parameter of the grid, "seed"
         and "error" (empty, or why the cell failed; its other columns are then missing). Beside
         what ``results_`` holds, "largest_lyapunov_exponent" and "kaplan_yorke_dimension" of the
-        last snapshot, where the analyzer has them.
+        last snapshot, where the analyzer has them; their standard errors are over trials.
 
     Raises
     ------
@@ -183,16 +184,18 @@ def _at_the_end(analyzer: Any) -> pd.DataFrame:
     rows: list[Cell] = []
     exponents = getattr(analyzer, "lyapunov_exponents_", np.empty(0))
     if len(exponents):
-        about: Cell = {"n_trials": int(analyzer.results_["n_trials"].max())}
+        n_trials = min(int(analyzer.results_["n_trials"].max()), N_FOLLOWED)
+        about: Cell = {"n_trials": n_trials}
         first = int(np.argmax(exponents))
         largest = Estimate(float(exponents[first]), float(analyzer.lyapunov_std_error_[first]))
         if np.isneginf(largest.value):
             largest = Estimate.missing("minus infinity: every direction dies")
-        elif np.isnan(largest.std_error):
-            largest = Estimate.missing("a single trial of two steps tells no standard error")
+        dimension = Estimate(analyzer.kaplan_yorke_dimension_, analyzer.kaplan_yorke_std_error_)
+        if np.isnan(dimension.std_error):
+            dimension = Estimate.missing("a single trial of two steps tells no standard error")
+            largest = largest if largest.reason else dimension
         at = analyzer.n_iter_
         rows.append(row(at, "network", "", "largest_lyapunov_exponent", largest, **about))
-        dimension = analyzer.kaplan_yorke_dimension_
         rows.append(row(at, "network", "", "kaplan_yorke_dimension", dimension, **about))
     return to_frame(rows)
 

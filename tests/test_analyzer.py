@@ -264,6 +264,7 @@ def test_attributes_have_the_shapes_that_are_documented(name):
         assert found.eigenfunctions_[operator].shape == (5, N_TRIALS, N_STEPS, n_states)
     assert found.lyapunov_exponents_.shape == found.lyapunov_std_error_.shape == (n_states,)
     assert isinstance(found.kaplan_yorke_dimension_, float)
+    assert isinstance(found.kaplan_yorke_std_error_, float)
     assert found.loss_curve_.shape == (ITERATIONS[-1],)
     assert found.n_iter_ == ITERATIONS[-1]
     assert [s.iteration for s in found.snapshots_] == ITERATIONS

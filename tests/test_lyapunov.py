@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn import Linearization, linearize
-from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
+from kpflow_sklearn.lyapunov import (
+    kaplan_yorke_dimension,
+    lyapunov_exponents,
+    lyapunov_spectrum,
+)
 from kpflow_sklearn.network import RecurrentNetwork, build_network
 from tests.cases import CASES, RAGGED, Case, build, solve
 
@@ -47,11 +51,16 @@ class GivenJacobians:
         return GivenJacobians(self._jacobians[:, trials], mask)
 
 
+def given(jacobians: Tensor, mask: np.ndarray | None = None) -> Linearization:
+    """Return the linearization of a map, not of a network."""
+    lin = Linearization.__new__(Linearization)
+    lin.tangent = GivenJacobians(jacobians, mask)
+    return lin
+
+
 def exponents_of(jacobians: Tensor, mask: np.ndarray | None = None, **options):
     """Return exponents and standard errors for given J_t."""
-    given = Linearization.__new__(Linearization)  # Of a map, not of a network.
-    given.tangent = GivenJacobians(jacobians, mask)
-    return lyapunov_exponents(given, **options)
+    return lyapunov_exponents(given(jacobians, mask), **options)
 
 
 def diagonal_jacobians(growth: np.ndarray) -> Tensor:
@@ -165,6 +174,29 @@ def test_henon_map():
     assert found.sum() == pytest.approx(np.log(0.3), abs=TOLERANCE)
     # D = 1 + l_1 / |l_2| and l_2 = ln 0.3 - l_1: an error of l_1 enters D by less than itself.
     assert kaplan_yorke_dimension(found) == pytest.approx(1.2583, abs=4 * error[0])
+
+
+def test_error_of_the_dimension_of_the_henon_map():
+    found = lyapunov_spectrum(given(henon_jacobians(60, 300)), burn_in=20)
+    dimension, (first, second) = found.dimension, found.exponents
+    assert dimension.value == kaplan_yorke_dimension(found.exponents)
+    assert abs(dimension.value - 1.2583) < 3 * dimension.std_error
+    # D = 1 + l_1 / (l_1 - ln 0.3), so that dD = -ln 0.3 / l_2^2 dl_1, to first order.
+    linear = -np.log(0.3) / second**2 * found.std_error[0]
+    assert first - np.log(0.3) == pytest.approx(-second)
+    np.testing.assert_allclose(dimension.std_error, linear, rtol=1e-2)
+
+
+def test_error_of_a_dimension_with_a_direction_that_dies():
+    growth = torch.diag_embed(torch.tensor([[2.0, 0.1, 0.0], [3.0, 0.1, 0.2]]).double())
+    found = lyapunov_spectrum(given(growth.expand(5, 2, 3, 3).clone()))
+    first, second = np.log([2, 3]), np.log(0.1)
+    np.testing.assert_allclose(found.exponents, [first.mean(), second, -np.inf])
+    # Without either trial D = 1 + l_1 / |l_2| of the other.
+    alone = 1 + first / -second
+    np.testing.assert_allclose(found.dimension.std_error, (alone[1] - alone[0]) / 2)
+    single = lyapunov_spectrum(given(growth[:1].expand(2, 1, 3, 3).clone()[:, :, :2, :2]))
+    assert np.isfinite(single.dimension.value) and np.isnan(single.dimension.std_error)
 
 
 # --------------------------------------------------------------- networks against plain NumPy

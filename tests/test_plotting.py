@@ -221,7 +221,8 @@ def test_exponents_are_drawn_with_95_percent_bars(exact, ax):
     half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
     np.testing.assert_allclose(half, 1.96 * exact.lyapunov_std_error_, atol=1e-12)
     label = ax.get_legend().get_texts()[0].get_text()
-    assert label.endswith(f"{exact.kaplan_yorke_dimension_:.3g}")
+    dimension, error = exact.kaplan_yorke_dimension_, exact.kaplan_yorke_std_error_
+    assert label.endswith(f"{dimension:.3g} ± {error:.2g}" if error > 0 else f"{dimension:.3g}")
 
 
 def test_bottleneck_draws_ranks_and_names_the_narrower(exact, ax):

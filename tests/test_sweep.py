@@ -90,8 +90,9 @@ def test_the_table_holds_the_results_of_each_fit(serial):
     assert isinstance(serial["operator"].dtype, pd.CategoricalDtype)
     exponent = select(found, "network", "largest_lyapunov_exponent")
     assert exponent["value"].item() == own.lyapunov_exponents_.max()
-    dimension = select(found, "network", "kaplan_yorke_dimension")["value"].item()
-    assert dimension == own.kaplan_yorke_dimension_
+    dimension = select(found, "network", "kaplan_yorke_dimension").iloc[0]
+    assert dimension["value"] == own.kaplan_yorke_dimension_
+    assert dimension["std_error"] == own.kaplan_yorke_std_error_
 
 
 def without_recurrence(network) -> None:

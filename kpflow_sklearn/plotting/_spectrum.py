@@ -143,7 +143,8 @@ class LyapunovDisplay(TableDisplay):
     ----------
     table : DataFrame
         Columns index (from 1), exponent and std_error, per unit of time, and
-        kaplan_yorke_dimension, the same in all rows of a run. Further columns tell runs apart.
+        kaplan_yorke_dimension with kaplan_yorke_std_error, the same in all rows of a run. Further
+        columns tell runs apart.
     hue : str, optional
         The column of the table that tells runs apart: a colour each. Several runs of a colour, of
         different seeds, are drawn as their median and range at the numbers that all of them have.
@@ -169,7 +170,13 @@ class LyapunovDisplay(TableDisplay):
     """
 
     _fitted = "lyapunov_exponents_"
-    _columns = ("index", "exponent", "std_error", "kaplan_yorke_dimension")
+    _columns = (
+        "index",
+        "exponent",
+        "std_error",
+        "kaplan_yorke_dimension",
+        "kaplan_yorke_std_error",
+    )
 
     @classmethod
     def _of(cls, estimator: Any) -> Self:
@@ -178,6 +185,7 @@ class LyapunovDisplay(TableDisplay):
             "exponent": estimator.lyapunov_exponents_,
             "std_error": estimator.lyapunov_std_error_,
             "kaplan_yorke_dimension": estimator.kaplan_yorke_dimension_,
+            "kaplan_yorke_std_error": estimator.kaplan_yorke_std_error_,
         }
         return cls(pd.DataFrame(columns))
 
@@ -222,9 +230,10 @@ class LyapunovDisplay(TableDisplay):
         if self.hue is None:
             one_run(table, "index")
             style: dict[str, Any] = {"marker": "o"}
-            dimension = table["kaplan_yorke_dimension"].iloc[0]
+            dimension, error = table.iloc[0][["kaplan_yorke_dimension", "kaplan_yorke_std_error"]]
             if pd.notna(dimension):
-                style["label"] = f"Kaplan\N{EN DASH}Yorke dimension {dimension:.3g}"
+                spread = f" ± {error:.2g}" if error > 0 else ""
+                style["label"] = f"Kaplan\N{EN DASH}Yorke dimension {dimension:.3g}{spread}"
             color = CATEGORY_COLORS[0]
             draw_runs(self.ax_, table, "index", "exponent", color=color, style=style)
             if "label" in style:

@@ -228,13 +228,14 @@ def _lyapunov(analyzer: Any) -> Section:
     if not np.isfinite(exponents).any():
         every = "All are minus infinity: every small push dies at once, as of units that are "
         return Section("Lyapunov exponents", [f"{every}silent or saturated."])
-    dimension = analyzer.kaplan_yorke_dimension_
+    dimension, error = analyzer.kaplan_yorke_dimension_, analyzer.kaplan_yorke_std_error_
     words = (
         "Growth rates of small pushes along the analysed trials (256 of them, evenly spaced, if "
         "there are more) of the trained network, per unit of time; s.e. is over trials."
     )
     if dimension is not None:
-        words += f" Kaplan–Yorke dimension {dimension:.4g}."
+        spread = f" ± {error:.2g} (s.e. over trials)" if error > 0 else ""
+        words += f" Kaplan–Yorke dimension {dimension:.4g}{spread}."
     table = pd.DataFrame(
         {
             "number": range(1, len(exponents) + 1),

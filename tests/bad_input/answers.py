@@ -32,6 +32,7 @@ DOCUMENTED = {
     "predicted_loss_curve_": "NaN before the first snapshot, infinite where it overflows",
     "lyapunov_exponents_": "minus infinity for directions that die at once",
     "lyapunov_std_error_": "NaN for a single step",
+    "kaplan_yorke_std_error_": "NaN for a single step",
 }
 
 

@@ -349,14 +349,15 @@ def _spectra() -> Iterator[Entry]:
     yield Entry("OperatorSpectra.hidden_gram", found.hidden_gram, dict, {})
     yield Entry("Spectrum.rank", found.on("time").rank, fixed(threshold=0.75),
                 {"threshold": real(0, 1, open_low=True)})  # fmt: skip
-    yield Entry(
-        "lyapunov_exponents", lyapunov.lyapunov_exponents,
-        lambda: {"linearization": linearized(), "n_exponents": 2, "burn_in": 0,
-                 "n_trials": 3},
-        {"linearization": any_of(network(), linearized().P), "n_exponents": count(optional=True),
-         "n_trials": count(optional=True),
-         "burn_in": count(0)},
-    )  # fmt: skip
+    for name in ("lyapunov_exponents", "lyapunov_spectrum"):
+        yield Entry(
+            name, getattr(lyapunov, name),
+            lambda: {"linearization": linearized(), "n_exponents": 2, "burn_in": 0,
+                     "n_trials": 3},
+            {"linearization": any_of(network(), linearized().P),
+             "n_exponents": count(optional=True), "n_trials": count(optional=True),
+             "burn_in": count(0)},
+        )  # fmt: skip
     yield Entry(
         "kaplan_yorke_dimension", lyapunov.kaplan_yorke_dimension,
         lambda: {"exponents": np.array([1.0, -1.0, -2.0])},

@@ -25,6 +25,7 @@ EXEMPT = {
     "Linearization": "made by linearize, whose arguments are judged",
     "LinearOperator*": "abstract: its methods are judged on every operator that there is",
     "Spectrum": "a result: made by spectrum, whose arguments are judged",
+    "LyapunovSpectrum": "a result: made by lyapunov_spectrum, whose arguments are judged",
     "Cell*": "what the author of a cell declares; the package calls it with its own tensors",
     "GRUCell*": "a declaration: called by the package with its own tensors",
     "LSTMCell*": "a declaration: called by the package with its own tensors",
