@@ -339,6 +339,14 @@ def test_pushes_that_all_die_at_once_are_said(page_of):
     assert "All are minus infinity: every small push dies at once" in page_of(found).text
 
 
+def test_directions_that_die_are_counted(page_of):
+    trainer = recurrent_trainer(cell="relu", max_iter=0, snapshots=1)
+    found = KPFlowAnalyzer(trainer, random_state=0).fit(TRIALS)
+    dead = np.isneginf(found.lyapunov_exponents_)
+    assert 0 < dead.sum() < len(dead)
+    assert f"{dead.sum()} of {len(dead)} are minus infinity" in page_of(found).text
+
+
 def test_without_trials_the_page_says_what_was_not_done(kpflow, page_of):
     page = page_of(kpflow)
     assert "Not run: the report was made without trials." in page.text

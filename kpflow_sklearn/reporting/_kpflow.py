@@ -236,6 +236,8 @@ def _lyapunov(analyzer: Any) -> Section:
     if dimension is not None:
         spread = f" ± {error:.2g} (s.e. over trials)" if error > 0 else ""
         words += f" Kaplan–Yorke dimension {dimension:.4g}{spread}."
+    if n_dead := int(np.isneginf(exponents).sum()):
+        words += f" {n_dead} of {len(exponents)} are minus infinity: pushes that die at some step."
     table = pd.DataFrame(
         {
             "number": range(1, len(exponents) + 1),
