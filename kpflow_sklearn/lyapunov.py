@@ -203,20 +203,38 @@ def _qr_dead_last(columns: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor
     order : Tensor of int, shape (n_trials, k)
         Which column each is.
     """
-    k = columns.shape[2]
-    place = torch.arange(k, device=columns.device)
-    order = place.expand(len(columns), k)
-    for _ in range(k):
-        q, r = torch.linalg.qr(columns.gather(2, order[:, None].expand_as(columns)))
-        sizes = r.diagonal(dim1=1, dim2=2).abs()
-        dead = sizes <= lost.gather(1, order)
-        first = torch.where(dead, place, k).amin(1, keepdim=True)
-        early = first < torch.where(dead, -1, place).amax(1, keepdim=True)
-        if not early.any():
-            break
-        moved = (place == first) & early
-        order = order.gather(1, moved.long().argsort(dim=1, stable=True))
+    n_trials, _, k = columns.shape
+    order = torch.arange(k, device=columns.device).expand(n_trials, k).clone()
+    q, r = torch.linalg.qr(columns)
+    sizes = r.diagonal(dim1=1, dim2=2).abs()
+    dead = sizes <= lost
+    # Whether columns after the first dead one have a part outside the span of those before it.
+    first = torch.where(dead, order, k).amin(1, keepdim=True)
+    rest = r.masked_fill((order < first)[:, :, None], 0.0)
+    early = ((torch.linalg.vector_norm(rest, dim=1) > lost) & (order > first)).any(1)
+    if early.any():
+        start = int(first[early].min())
+        dead[early, start:] = _in_span(r[early, start:, start:], lost[early, start:])
+        order[early] = dead[early].long().argsort(dim=1, stable=True)
+        dead, columns = dead.gather(1, order), columns.gather(2, order[:, None].expand_as(columns))
+        q[early], r = torch.linalg.qr(columns[early])
+        sizes[early] = r.diagonal(dim1=1, dim2=2).abs()
     return q, sizes.masked_fill(dead, 0.0), order
+
+
+def _in_span(columns: Tensor, lost: Tensor) -> Tensor:
+    """Return which columns are in the span of those before; what is within ``lost`` is none."""
+    rows = columns.mT
+    basis = torch.zeros_like(rows, memory_format=torch.contiguous_format)
+    dead = torch.zeros_like(lost, dtype=torch.bool)
+    for i in range(rows.shape[1]):
+        left = rows[:, i, None]
+        for _ in range(2):  # Once leaves what rounding makes of nearly parallel columns.
+            left = left - (left @ basis[:, :i].mT) @ basis[:, :i]
+        size = torch.linalg.vector_norm(left[:, 0], dim=1)
+        dead[:, i] = size <= lost[:, i]
+        basis[:, i] = torch.where(dead[:, i, None], 0.0, left[:, 0] / size[:, None])
+    return dead
 
 
 def _averaged(trials: list[np.ndarray]) -> LyapunovSpectrum:

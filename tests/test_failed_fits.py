@@ -112,7 +112,7 @@ def test_a_warm_start_that_fails_does_not_move_the_network(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "module", "name", "data"),
     [
-        (partial(KPFlowAnalyzer, TANH()), analyzer, "lyapunov_exponents", (WIDER, Y)),
+        (partial(KPFlowAnalyzer, TANH()), analyzer, "lyapunov_spectrum", (WIDER, Y)),
         (partial(TaskAlignmentAnalyzer, TANH()), task_analyzer, "alignment_rows", (WIDER, Y)),
         (partial(GramFlowAnalyzer, LAYER()), gram_analyzer, "mode_rows", (WIDER[:, 0], Y[:, 0])),
     ],

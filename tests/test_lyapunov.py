@@ -364,6 +364,27 @@ def test_relu_units_that_are_off_leave_no_exponent_of_mere_rounding(seed):
     assert np.isfinite(found).sum() == min(living)
 
 
+@pytest.mark.parametrize("upwards", [False, True])
+def test_of_a_chain_of_units_as_many_directions_die_as_it_moves_steps(upwards):
+    """What QR puts for the first that dies may be the very direction of one that lives."""
+    shift = torch.diag(torch.ones(5, dtype=torch.float64), -1 if upwards else 1)
+    exponents, _ = lyapunov_exponents(given(shift.expand(4, 2, 6, 6)))
+    np.testing.assert_array_equal(exponents, [0, 0, 0, -np.inf, -np.inf, -np.inf])
+
+
+def test_many_directions_that_die_take_one_qr_more_a_step(monkeypatch):
+    """One at a time, a large network with silent or few connections would take hours."""
+    jacobians = torch.randn(
+        5, 2, 20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    jacobians[..., ::2] = 0
+    whole, count = torch.linalg.qr, []
+    monkeypatch.setattr(torch.linalg, "qr", lambda a: (count.append(1), whole(a))[1])
+    exponents, _ = lyapunov_exponents(given(jacobians))
+    assert np.isfinite(exponents).sum() == 10
+    assert len(count) <= 2 * 4
+
+
 def test_directions_that_die_differ_between_trials():
     # The first trial loses its first direction, the second its last.
     growth = torch.zeros(6, 2, 3, 3, dtype=torch.float64)
