@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
@@ -346,7 +347,7 @@ class _Run:
 def _continue(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Take over another optimizer's memory, but keep the present settings."""
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(copy.deepcopy(state))  # Updates write into it.
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+from sklearn.frozen import FrozenEstimator
 
 from kpflow_sklearn._digest import code_in_words
 from kpflow_sklearn._files import write_whole
+from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn.checkpoint_files import find_sources
 from kpflow_sklearn.results import COLUMNS, SCHEMA_VERSION, provenance
 
@@ -40,7 +42,7 @@ class CellCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         found = analyzer.get_params()
         kinds = {k: type(v).__qualname__ for k, v in found.items()}
-        plain = {k: v for k, v in found.items() if not hasattr(v, "get_params")}
+        plain = {k: v for k, v in found.items() if _is_plain(v)}
         try:
             about = (type(analyzer).__name__, kinds, provenance())
             return str(joblib.hash((about, _with_files(plain), _by_contents(data))))
@@ -74,6 +76,11 @@ class CellCache:
         write_whole(self.folder / f"{key}.json", text)
 
 
+def _is_plain(value: Any) -> bool:
+    """Tell whether a parameter is no estimator, whose own parameters stand beside it."""
+    return isinstance(value, FrozenEstimator) or not hasattr(value, "get_params")
+
+
 def _are_records(records: Any) -> bool:
     """Tell whether something is rows of a table, all of the same columns."""
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
@@ -101,6 +108,10 @@ def _by_contents(value: Any) -> Any:
         return {k: _by_contents(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_by_contents(v) for v in value]
+    if isinstance(value, FrozenEstimator):  # Fitted: its parameters tell too little.
+        return (type(value.estimator).__qualname__, _by_contents(vars(value.estimator)))
+    if isinstance(value, Snapshot):
+        return (value.iteration, _by_contents(value.state))
     if hasattr(value, "__qualname__"):
         return (value, code_in_words(value))
     if hasattr(value, "state_dict"):

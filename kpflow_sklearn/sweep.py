@@ -14,6 +14,7 @@ from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import ParameterGrid
 
 from kpflow_sklearn._arrays import as_array
@@ -173,7 +174,9 @@ def _fit_cell(analyzer: Any, cell: Cell, data: tuple) -> list[Cell]:
     ]
     own.set_params(**dict.fromkeys(seeded, cell["seed"]))
     own.fit(X, y, **fit_params)
-    if getattr(getattr(own, "trainer_", own), "interrupted_", False):
+    trained = getattr(own, "trainer_", own)
+    is_frozen = isinstance(getattr(own, "trainer", None), FrozenEstimator)
+    if not is_frozen and getattr(trained, "interrupted_", False):
         raise KeyboardInterrupt  # Meant for the sweep: the training ended early, and went on.
     table = pd.concat([own.results_, _at_the_end(own)], ignore_index=True)
     return [{**record, "error": ""} for record in table.to_dict("records")]

@@ -269,7 +269,8 @@ class RecurrentTrainer(RecurrentModel):
             )
         self.network_.eval()
         known = {s.iteration for s in self.snapshots_}
-        self.snapshots_ += [s for s in history.snapshots if s.iteration not in known]
+        new = [s for s in history.snapshots if s.iteration not in known]
+        self.snapshots_ = self.snapshots_ + new
         self.loss_curve_ = np.append(self.loss_curve_, history.losses)
         self.n_iter_ += history.n_iter
         self.interrupted_ = history.interrupted

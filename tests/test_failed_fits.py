@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -101,11 +102,12 @@ def test_a_training_that_fails_changes_nothing(make, step, monkeypatch):
 
 def test_a_warm_start_that_fails_does_not_move_the_network(monkeypatch):
     trainer = TANH(warm_start=True).fit(X, Y)
-    predicted = trainer.predict(X)
+    predicted, optimizer = trainer.predict(X), copy.deepcopy(trainer._optimizer_state)
     break_in(monkeypatch, _loop, "_update", 2)
     with pytest.raises(Broken):
         trainer.fit(X, Y)
     np.testing.assert_array_equal(trainer.predict(X), predicted)
+    torch.testing.assert_close(trainer._optimizer_state, optimizer, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("how", [Broken, KeyboardInterrupt])

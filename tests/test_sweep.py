@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.frozen import FrozenEstimator
 
 import kpflow_sklearn
 from kpflow_sklearn import (
@@ -257,6 +258,22 @@ def test_an_interruption_ends_the_sweep_and_not_one_training(tmp_path, serial, m
             run(cache_dir=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 2
     assert_equal(run(cache_dir=tmp_path), serial)
+
+
+def test_a_frozen_trainer_is_known_by_what_it_learned(tmp_path):
+    """Its parameters are those of another training, and it may have been interrupted itself."""
+    X, y = task()
+
+    def run_on(targets: np.ndarray) -> pd.DataFrame:
+        trainer = RecurrentTrainer("tanh", hidden_size=4, max_iter=2, snapshots=2, random_state=0)
+        trainer.fit(X, targets).interrupted_ = True
+        own = KPFlowAnalyzer(FrozenEstimator(trainer), random_state=0)
+        return sweep(own, {"n_components": [2]}, X, y, cache_dir=tmp_path)
+
+    first, second = run_on(y), run_on(-y)
+    assert not second["value"].equals(first["value"])
+    assert_equal(run_on(y), first)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_broken_files_of_the_cache_are_made_again(tmp_path, serial):
