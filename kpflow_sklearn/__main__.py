@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,8 @@ def _check_writable(folder: Path, files: dict[str, Path]) -> None:
     for path in files.values():
         if path.is_dir():
             raise ValueError(f"--out: {path} is a folder; remove it, or give another --out")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ValueError(f"--out: {path} is write-protected; give another --out")
     try:
         with TemporaryFile(dir=folder):
             pass

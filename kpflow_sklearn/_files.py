@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import uuid
 from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file under another name and then rename it, in place of an earlier one.
+
+    An earlier file keeps its permissions, a link goes on pointing to it, and one that is
+    write-protected is refused. What is no file, as a pipe or /dev/null, is written to directly.
 
     Parameters
     ----------
@@ -22,13 +27,22 @@ def write_whole(path: Path, content: str | bytes) -> None:
     OSError
         If it cannot be written; an earlier file is then left as it is.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    content = content.encode("utf-8") if isinstance(content, str) else content
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        path.write_bytes(content)
+        return
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         with open(part, "xb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            if target.exists():
+                if not os.access(target, os.W_OK):
+                    raise PermissionError(errno.EACCES, "the earlier file is write-protected")
+                shutil.copymode(target, part)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, target)
     except OSError as error:
         why = error.strerror or str(error)
         raise type(error)(error.errno, f"cannot be written whole: {why}", str(path)) from error

@@ -164,6 +164,14 @@ def test_a_folder_in_place_of_a_file_is_named_before_the_training(name, tmp_path
     assert f"{name} is a folder; remove it" in capsys.readouterr().err
 
 
+def test_a_write_protected_file_is_named_before_the_training(tmp_path, capsys, monkeypatch):
+    (tmp_path / "results.csv").write_text("earlier")
+    monkeypatch.setattr("os.access", lambda *args: False)  # Root may write to any file.
+    monkeypatch.setattr(RecurrentTrainer, "fit", lambda *args, **options: 1 / 0)
+    assert main(["--task", "memory_pro", "--out", str(tmp_path)]) == 2
+    assert "results.csv is write-protected; give another --out" in capsys.readouterr().err
+
+
 def test_an_out_that_takes_no_files_is_named_before_the_training(tmp_path, capsys, monkeypatch):
     def refuse(**options):
         raise PermissionError(errno.EACCES, "Permission denied")

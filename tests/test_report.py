@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tomllib
 import warnings
@@ -524,6 +525,35 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_whole(path, "later")
     assert path.read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_earlier_file_keeps_its_permissions_and_links_to_it(tmp_path):
+    path, link = tmp_path / "out.html", tmp_path / "link.html"
+    path.write_text("earlier")
+    path.chmod(0o600)
+    link.symlink_to(path.name)
+    write_whole(link, "later")
+    assert path.read_text() == "later" and path.stat().st_mode & 0o777 == 0o600
+    assert link.is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_write_protected_file_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "out.html"
+    path.write_text("earlier")
+    monkeypatch.setattr("os.access", lambda *args: False)  # Root may write to any file.
+    with pytest.raises(PermissionError, match="write-protected"):
+        write_whole(path, "later")
+    assert path.read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, "later")
+    assert os.read(reader, 10) == b"later" and pipe.is_fifo()
+    os.close(reader)
 
 
 def test_the_user_s_style_of_figures_is_not_the_report_s(gram, pages, page_of):
