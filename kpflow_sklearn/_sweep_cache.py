@@ -12,7 +12,7 @@ from typing import Any
 import joblib
 from sklearn.frozen import FrozenEstimator
 
-from kpflow_sklearn._digest import code_in_words
+from kpflow_sklearn._digest import code_in_words, is_code
 from kpflow_sklearn._files import write_whole
 from kpflow_sklearn._loop import Snapshot
 from kpflow_sklearn.checkpoint_files import find_sources
@@ -112,7 +112,7 @@ def _by_contents(value: Any) -> Any:
         return (type(value.estimator).__qualname__, _by_contents(vars(value.estimator)))
     if isinstance(value, Snapshot):
         return (value.iteration, _by_contents(value.state))
-    if hasattr(value, "__qualname__"):
+    if is_code(value):
         return (value, code_in_words(value))
     if hasattr(value, "state_dict"):
         return (type(value).__qualname__, repr(value), _by_contents(value.state_dict()))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kpflow_sklearn._digest import code_in_words, values_digest
+from kpflow_sklearn._digest import code_in_words, is_code, values_digest
 from kpflow_sklearn._files import write_whole
 from kpflow_sklearn.exceptions import CheckpointError
 
@@ -38,7 +38,7 @@ def name_settings(settings: Mapping[str, Any], **arrays: np.ndarray | None) -> d
         For a `RunFolder`.
     """
     about = {
-        name: code_in_words(value) if hasattr(value, "__qualname__") else repr(value)
+        name: code_in_words(value) if is_code(value) else repr(value)
         for name, value in settings.items()
     }
     for name, array in arrays.items():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from kpflow_sklearn import CheckpointError, KPFlowAnalyzer, RecurrentTrainer, _loop
+from kpflow_sklearn.run_folder import name_settings
 from tests.cases import MyCell
 
 X = np.random.default_rng(0).standard_normal((10, 6, 2))
@@ -127,6 +129,23 @@ def test_a_snapshot_of_another_run_is_not_taken_for_this_one_s(tmp_path):
     (tmp_path / "own" / name).write_bytes((tmp_path / "other" / name).read_bytes())
     with pytest.raises(CheckpointError, match=f"{name} is not what this run wrote"):
         trainer(checkpoint_dir=tmp_path / "own").fit(X, Y)
+
+
+def _scaled(scale: float):
+    return lambda network, by=scale: scale * by
+
+
+def _clip(network, at=1.0):
+    return at
+
+
+def test_code_goes_by_what_it_was_made_with():
+    """A partial by its function and arguments, with no address that another process has not."""
+    words = [name_settings({"f": f})["f"] for f in (_scaled(0.5), _scaled(0.9), _clip)]
+    assert len(set(words)) == 3 and "with 0.9, 0.9" in words[1]
+    clipped = name_settings({"f": partial(_clip, at=2.0)})["f"]
+    assert clipped == name_settings({"f": _clip})["f"] + " given at=2.0"
+    assert " at 0x" not in name_settings({"f": partial(map, _clip)})["f"]
 
 
 def test_a_function_of_other_source_makes_another_run(tmp_path):
