@@ -208,6 +208,8 @@ def _qr_dead_last(columns: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor
     q, r = torch.linalg.qr(columns)
     sizes = r.diagonal(dim1=1, dim2=2).abs()
     dead = sizes <= lost
+    if not dead.any():
+        return q, sizes, order
     # Whether columns after the first dead one have a part outside the span of those before it.
     first = torch.where(dead, order, k).amin(1, keepdim=True)
     rest = r.masked_fill((order < first)[:, :, None], 0.0)
