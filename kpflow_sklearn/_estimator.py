@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib.metadata import PackageNotFoundError, metadata
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -75,11 +75,23 @@ class Estimator(BaseEstimator):
         state = super().__getstate__()
         return {name: to_cpu(value) if name in own else value for name, value in state.items()}
 
+    def _stand_in(self) -> Self:
+        """Return one with the same attributes, on which a check may set some without harm."""
+        other = object.__new__(type(self))
+        other.__dict__.update(vars(self))
+        return other
+
     def _forget_fit(self) -> None:
-        """Drop what an earlier fit found, but for the form of X, which is the present one."""
-        of_X = ("n_features_in_", "feature_names_in_")
-        for name in [n for n in vars(self) if n.endswith("_") and n not in of_X]:
+        """Drop what an earlier fit found, but for the form of X, which is the present one.
+
+        What was there before the first of them stays: a subclass may have set it.
+        """
+        present = {name for name in vars(self) if name.endswith("_")}
+        of_X = {"n_features_in_", "feature_names_in_"}
+        for name in present - of_X - getattr(self, "_before_fits", present):
             delattr(self, name)
+        if not hasattr(self, "_before_fits"):
+            self._before_fits = frozenset(present)
 
 
 class NetworkSource(CallbackSupportMixin, Estimator):

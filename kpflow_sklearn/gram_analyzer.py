@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -202,7 +201,7 @@ class GramFlowAnalyzer(
         check_positive_int(self.max_kernel_size, "max_kernel_size")
         check_verbose(self.verbose)
         # On a copy: this estimator stays as it is until it is trained.
-        inputs = check_table(copy.copy(self), X, reset=True)
+        inputs = check_table(self._stand_in(), X, reset=True)
         targets = check_values(y, inputs)
         seed = draw_seed(self.random_state)
         with FitTask.root(self, 2, X=X, y=y) as task:

@@ -218,7 +218,7 @@ class TargetEncoder:
         if self.classes_ is None:
             # What costs nothing may be any number, 1e20 for a gap say, whose square may overflow.
             costs = weight if weight.ndim == 3 else weight[..., None]
-            values = np.where(costs > 0, values, 0).astype(X.dtype)
+            values = _narrowed(np.where(costs > 0, values, 0), X.dtype, name)
         return Targets(values, weight)
 
     def _to_values(self, y: np.ndarray, valid: np.ndarray, name: str) -> np.ndarray:
@@ -285,6 +285,17 @@ def as_labels(values: ArrayLike, name: str) -> np.ndarray:
     raise ValueError(
         f"{name} must hold numbers alone or strings alone, without gaps, got {kinds}."
     )
+
+
+def _narrowed(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        narrow = values.astype(dtype)
+    if not np.isfinite(narrow).all():
+        raise ValueError(
+            f"{name} must be numbers that {dtype}, the dtype of X, can hold, got values up to "
+            f"{abs(values).max():.3g}; scale {name} down or give X as float64."
+        )
+    return narrow
 
 
 def _next_input(X: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

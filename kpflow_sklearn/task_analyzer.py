@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -197,7 +196,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         (4, 4)
         """
         # On a copy: this estimator stays as it is until it is trained.
-        analysed, _, single_step = copy.copy(self)._check_trials(X, reset=True)
+        analysed, _, single_step = self._stand_in()._check_trials(X, reset=True)
         if X_analysis is not None:
             analysed = check_analysed(X_analysis, single_step)
         check_positive_int(self.analysis_trials, "analysis_trials")

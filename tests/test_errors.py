@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, UnsupportedNetworkError
+from kpflow_sklearn import (
+    KPFlowAnalyzer,
+    RecurrentTrainer,
+    UnsupportedNetworkError,
+)
+from kpflow_sklearn.preprocessing import SequenceVectorizer
 
 N_TRIALS, N_STEPS, N_FEATURES, N_OUTPUTS = 6, 5, 2, 3
 rng = np.random.default_rng(0)
@@ -351,3 +357,16 @@ def test_a_frozen_trainer_needs_data_that_fit_it(name):
 def test_a_frozen_trainer_must_be_fitted():
     with pytest.raises(NotFittedError, match="RecurrentTrainer instance is not fitted"):
         analyzer(FrozenEstimator(trainer())).fit(X, Y)
+
+
+def test_targets_that_the_dtype_of_X_cannot_hold():
+    with pytest.raises(ValueError, match=r"y must be numbers that float32, .* got .* 1e\+300"):
+        trainer().fit(X.astype(np.float32), changed(Y, (0, 0, 0), 1e300))
+
+
+def test_who_assumes_finite_numbers_pays_no_check():
+    broken = changed(X, (0, 0, 0), np.nan)
+    with config_context(assume_finite=True):
+        assert np.isnan(SequenceVectorizer().fit_transform(broken)).sum() == 1
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        SequenceVectorizer().fit_transform(broken)

@@ -143,3 +143,19 @@ def test_an_interrupted_feedforward_training_says_so(monkeypatch):
     with pytest.warns(ConvergenceWarning, match="interrupted at iteration 3"):
         found = LAYER().fit(X[:, 0], Y[:, 0])
     assert found.interrupted_ and found.n_iter_ == 0
+
+
+class Named(KPFlowAnalyzer):
+    """Sets an attribute of its own before it fits."""
+
+    def fit(self, X, y=None, **options):
+        self.name_ = "of a subclass"
+        return super().fit(X, y, **options)
+
+
+def test_what_a_subclass_sets_stays_and_what_a_fit_found_goes():
+    found = Named(TANH(), axes=("time",), random_state=0).fit(X, Y)
+    assert found.name_ == "of a subclass" and hasattr(found, "results_")
+    found.set_params(operators=("K",), trainer=TANH(max_iter=1, snapshots=[1])).fit(WIDER, Y)
+    assert found.name_ == "of a subclass" and found.n_features_in_ == 3
+    assert set(found.results_["iteration"]) == {1}
