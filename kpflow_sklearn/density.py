@@ -18,8 +18,8 @@ from kpflow_sklearn.sketcher import Sketcher
 from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
 
 _CONVERGED = 1e-2
-# A square that ten random vectors or more measure is hardly ever four times too small.
-_DOUBT = 4
+# Squares of a node that the tail beyond the modes may hold before equal ones are suspected in it.
+_TAIL = 10
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _quadrature(
     gaps = values.new_full(values.shape, float("inf"))
     gaps[:, 1:] = spread
     gaps[:, :-1] = gaps[:, :-1].minimum(spread)
-    # One of several equal eigenvalues converges like one that is alone.
-    known = (residuals < _CONVERGED * gaps) & (values**2 >= _DOUBT * outside)
+    # One of several equal eigenvalues converges like one alone. Of P, the mean trial tells.
+    known = (residuals < _CONVERGED * gaps) & (_TAIL * values**2 >= outside / len(values))
     weights = weights.where(~known, 1.0)
     return tuple(x.flatten().cpu().numpy() for x in (values.clamp(min=0), weights, known))  # type: ignore
