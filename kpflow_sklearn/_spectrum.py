@@ -246,8 +246,19 @@ def _sampled_whole(sketch: Sketch) -> Spectrum:
         return found
     relative = found.trace.std_error / found.trace.value
     errors = np.cumsum(values) / found.trace.value * relative
-    lack = _LACK * np.cumsum(residuals) / found.trace.value
-    return replace(found, share_std_error=errors, share_lack=lack)
+    lack = _LACK * np.cumsum(residuals) + _unseen(sketch, found.square.std_error, values)
+    return replace(found, share_std_error=errors, share_lack=lack / found.trace.value)
+
+
+def _unseen(sketch: Sketch, error: float, values: np.ndarray) -> np.ndarray:
+    """Return by how much sums of leading eigenvalues may exceed those of the modes.
+
+    Copies of an equal eigenvalue are not seen from one start, nor what a trial has beyond its own
+    few modes. For each eigenvalue m outside of them, m - v is at most m^2 / 4v, and their squares
+    sum to what the random vectors measure there.
+    """
+    outside = float(sketch.squares.mean()) + 1.96 * error
+    return outside / (4 * values.clip(min=1e-300))
 
 
 def _sampled_axis(sketch: Sketch, axis: str) -> Spectrum:

@@ -132,7 +132,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Per unit of time (``dt`` of the trainer), at the last snapshot, over the analysed trials
         (256 of them, evenly spaced, if there are more); empty for trials of a single step.
     kaplan_yorke_dimension_, kaplan_yorke_std_error_ : float
-        Of these exponents; the error is the jackknife's over trials. None where there are none.
+        Of these exponents; the error is the bootstrap's over trials. None where there are none.
     loss_curve_ : ndarray of shape (n_iter_,)
         The trainer's.
     n_iter_ : int

@@ -3,7 +3,8 @@
 Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017): m steps of the Lanczos iteration from a
 random start w give nodes and weights that integrate polynomials of degree 2m - 1 against the
 spectral measure of w, whose mean is that of the matrix. A node that has converged to an isolated
-eigenvalue counts as exactly one, so that a steep head of the spectrum adds no noise.
+eigenvalue counts as exactly one, unless there may be equal ones that a single start does not see:
+a steep head of the spectrum adds no noise.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from kpflow_sklearn.sketcher import Sketcher
 from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
 
 _CONVERGED = 1e-2
+# Squares of a node that the tail beyond the modes may hold before equal ones are suspected in it.
+_TAIL = 10
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class SpectralDensity:
         return r, float(np.sqrt(2 * noise / self.n_starts))
 
 
-def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
+def sampled_rank(sketcher: Sketcher, threshold: float, outside: float = 0.0) -> Estimate:
     """Return the rank of a Gram on the whole space.
 
     Its error is that of the sampling and, in quadrature, the change by the last two of the
@@ -68,6 +71,9 @@ def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
         Of the Gram.
     threshold : float
         Share of the trace.
+    outside : float, default=0
+        tr G^2 outside of the modes, measured in the sketcher's units. Were an eigenvalue there
+        once more than it was seen, its square would be part of this.
 
     Returns
     -------
@@ -76,7 +82,7 @@ def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
     """
     if sketcher.overflow:
         return Estimate.missing(OVERFLOW)
-    last, *earlier = sketcher.memory.run(lambda: _densities(sketcher))
+    last, *earlier = sketcher.memory.run(lambda: _densities(sketcher, outside))
     if not last.nodes.max(initial=0.0) > 0:
         return Estimate.missing(ZERO if np.isfinite(last.nodes).all() else OVERFLOW)
     rank, error = last.rank(threshold)
@@ -84,14 +90,14 @@ def sampled_rank(sketcher: Sketcher, threshold: float) -> Estimate:
     return Estimate(float(np.ceil(rank - 1e-9)), float(np.hypot(error, change)))
 
 
-def _densities(sketcher: Sketcher) -> list[SpectralDensity]:
+def _densities(sketcher: Sketcher, outside: float) -> list[SpectralDensity]:
     """Return the densities from all Lanczos steps, from one less and from two less."""
     parts = []
     for half in sketcher.halves():
         space = sketcher.space(half)
         width = space.start.shape[-1]
         few = range(max(width, space.dimension - 2 * width), space.dimension + 1, width)
-        parts.append([_quadrature(space, dimension) for dimension in reversed(few)])
+        parts.append([_quadrature(space, dimension, outside) for dimension in reversed(few)])
     densities = []
     for same in zip(*parts, strict=True):  # All trials after as many steps.
         nodes, weights, known = (np.concatenate(x) for x in zip(*same, strict=True))
@@ -99,7 +105,9 @@ def _densities(sketcher: Sketcher) -> list[SpectralDensity]:
     return densities
 
 
-def _quadrature(space: Krylov, dimension: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _quadrature(
+    space: Krylov, dimension: int, outside: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return nodes, weights and which nodes are eigenvalues, flattened over problems."""
     values, vectors, residuals = space.ritz(dimension)
     width = space.start.shape[-1]
@@ -110,6 +118,7 @@ def _quadrature(space: Krylov, dimension: int) -> tuple[np.ndarray, np.ndarray, 
     gaps = values.new_full(values.shape, float("inf"))
     gaps[:, 1:] = spread
     gaps[:, :-1] = gaps[:, :-1].minimum(spread)
-    known = residuals < _CONVERGED * gaps
+    # One of several equal eigenvalues converges like one alone. Of P, the mean trial tells.
+    known = (residuals < _CONVERGED * gaps) & (_TAIL * values**2 >= outside / len(values))
     weights = weights.where(~known, 1.0)
     return tuple(x.flatten().cpu().numpy() for x in (values.clamp(min=0), weights, known))  # type: ignore

@@ -12,6 +12,7 @@ from sklearn.metrics import silhouette_score
 
 _ALL_PERMUTATIONS = 7
 _N_PERMUTATIONS = 5000
+_DECIMALS = 12
 
 
 def group_tasks(similarity: np.ndarray, n_groups: int | None = None) -> np.ndarray:
@@ -45,7 +46,10 @@ def group_tasks(similarity: np.ndarray, n_groups: int | None = None) -> np.ndarr
 
 def _cut(distance: np.ndarray, n_groups: int | None) -> np.ndarray:
     n_tasks = len(distance)
+    # Distances that differ by rounding alone are equal, and so are the means that linkage takes.
+    distance = np.round(distance, _DECIMALS)
     tree = linkage(squareform(distance, checks=False), method="average")
+    tree[:, 2] = np.round(tree[:, 2], _DECIMALS)
     if n_groups is not None:
         return cut_tree(tree, n_clusters=min(n_groups, n_tasks)).ravel()
     if n_tasks == 2:
@@ -56,7 +60,7 @@ def _cut(distance: np.ndarray, n_groups: int | None) -> np.ndarray:
     if not cuts:
         return np.zeros(n_tasks, dtype=int)
     scores = [silhouette_score(distance, cut, metric="precomputed") for cut in cuts]
-    return cuts[int(np.argmax(np.round(scores, 12)))]
+    return cuts[int(np.argmax(np.round(scores, _DECIMALS)))]
 
 
 def _in_order(labels: np.ndarray) -> np.ndarray:

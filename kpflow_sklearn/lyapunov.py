@@ -16,6 +16,7 @@ from kpflow_sklearn.linearization import Linearization
 from kpflow_sklearn.tangent import NetworkTangent
 from kpflow_sklearn.traces import Estimate
 
+_N_RESAMPLES = 1000
 #: Trials that an analysis follows, at most: each step takes a QR of each.
 N_FOLLOWED = 256
 #: Bytes of the matrices that are followed at a time, and of what QR makes of them.
@@ -87,9 +88,9 @@ class LyapunovSpectrum:
     exponents, std_error : ndarray of shape (n_exponents,)
         As of `lyapunov_exponents`.
     dimension : Estimate
-        Of the mean exponents; its error is the jackknife's over trials or, of one trial, over
-        blocks of steps, since the errors of the exponents are not independent. NaN for a single
-        step.
+        Of the mean exponents; its error is the bootstrap's over trials (1000 draws of a fixed
+        seed) or, of one trial, over blocks of steps, since the errors of the exponents are not
+        independent. NaN for a single step.
     """
 
     exponents: np.ndarray
@@ -259,15 +260,20 @@ def _averaged(trials: list[np.ndarray]) -> LyapunovSpectrum:
 
 
 def _dimension_error(mean: np.ndarray, parts: np.ndarray) -> float:
-    """Return the jackknife's standard error of the dimension, the parts left out in turn."""
+    """Return the bootstrap's standard error of the dimension, the parts drawn anew each time.
+
+    The dimension jumps from 0 to 1 where the largest exponent crosses zero, which leaving out one
+    part at a time would not see.
+    """
     n = len(parts)
     if n < 2:
         return float("nan")
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_N_RESAMPLES) / n
     alive = np.isfinite(mean)  # Directions that die in one trial count as dead in all.
-    others = np.full_like(parts, -np.inf)
-    others[:, alive] = (parts[:, alive].sum(0) - parts[:, alive]) / (n - 1)
+    others = np.full((len(drawn), len(mean)), -np.inf)
+    others[:, alive] = drawn @ parts[:, alive]
     found = np.array([kaplan_yorke_dimension(values) for values in others])
-    return float(np.sqrt((n - 1) * found.var()))
+    return float(found.std() * np.sqrt(n / (n - 1)))
 
 
 def kaplan_yorke_dimension(exponents: ArrayLike) -> float:

@@ -198,7 +198,8 @@ class OperatorSpectra:
         found = self.on(axis)
         rank = found.rank(threshold)
         if axis == "all" and rank.reason and not (found.complete or found.trace.reason):
-            return sampled_rank(self.sketcher, threshold)
+            outside = self.sketch.squares
+            return sampled_rank(self.sketcher, threshold, float(outside.mean()))
         return rank
 
     @property

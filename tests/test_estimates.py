@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kpflow_sklearn import linearize
 from kpflow_sklearn._memory import Allowance
 from kpflow_sklearn._spectrum import _bracketed_shares, _share_errors, sampled_spectrum
 from kpflow_sklearn.alignment import kernel_agreement
@@ -578,10 +579,27 @@ def test_eigenvalues_that_have_not_converged_are_not_counted():
     assert not steep.on("all").rank(0.99).reason
 
 
+@pytest.mark.parametrize("threshold", [0.1, 0.9])
+@pytest.mark.parametrize("inputs", [0.0, 0.01])
+def test_equal_eigenvalues_are_not_counted_once(inputs, threshold):
+    # By orthogonal recurrent weights each eigenvalue of PP* occurs, nearly, once for every unit.
+    torch.manual_seed(0)
+    rnn = torch.nn.RNN(3, 16, batch_first=True, dtype=torch.float64)
+    torch.nn.init.orthogonal_(rnn.weight_hh_l0, gain=0.9)
+    torch.nn.init.zeros_(rnn.bias_ih_l0)
+    torch.nn.init.zeros_(rnn.bias_hh_l0)
+    net = torch.nn.ModuleDict({"rnn": rnn, "out": torch.nn.Linear(16, 1, dtype=torch.float64)})
+    op = linearize(net, inputs * torch.randn(4, 10, 3, dtype=torch.float64)).P
+    exact = spectrum(op, method="exact").rank(threshold).value
+    found = [randomized(op, random_state=seed).rank("all", threshold) for seed in range(20)]
+    assert sum(abs(r.value - exact) <= 1.96 * r.std_error + 0.5 for r in found) >= 16
+
+
 def test_rank_of_too_few_modes_is_counted_by_sampling():
     shared = randomized(operator("matrix"), n_modes=5)
     assert shared.on("all").rank().reason.startswith("the 5 computed eigenvalues hold")
-    assert shared.rank("all") == sampled_rank(shared.sketcher, 0.95)
+    outside = float(shared.sketch.squares.mean())
+    assert shared.rank("all") == sampled_rank(shared.sketcher, 0.95, outside)
     spanned = randomized(operator("matrix"), n_modes=60)
     assert spanned.rank("all") == Estimate(spectrum(operator("matrix")).rank().value)
 

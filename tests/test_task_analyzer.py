@@ -352,6 +352,19 @@ def test_groups_of_best_silhouette_are_found():
     assert group_tasks(three).tolist() == [0, 0, 1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("n_tasks", [3, 4, 5, 6])
+@pytest.mark.parametrize("similarity", [1.0, 0.3, 0.7, -0.1])
+def test_tasks_that_differ_by_rounding_alone_are_one_group(n_tasks, similarity):
+    # The means of equal distances differ in the last digit, and so may the cosines themselves.
+    alike = np.full((n_tasks, n_tasks), similarity)
+    noise = np.random.default_rng(0).uniform(-1e-15, 1e-15, alike.shape)
+    assert not group_tasks(alike).any()
+    assert not group_tasks(alike + noise).any()
+    # What is no rounding still separates.
+    alike[0, 1:] -= 1e-9
+    assert group_tasks(alike).tolist() == [0, *[1] * (n_tasks - 1)]
+
+
 def test_a_task_without_similarities_stands_alone():
     matrix = np.ones((4, 4))
     matrix[2] = matrix[:, 2] = np.nan
