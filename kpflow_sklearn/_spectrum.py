@@ -20,10 +20,6 @@ from kpflow_sklearn.traces import (
     widening,
 )
 
-# Residual norms by which leading Ritz values may fall short of the eigenvalues: an eigenvalue that
-# the Krylov space has not seen costs the sum more than the residual of the next one.
-_LACK = 4
-
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -246,7 +242,8 @@ def _sampled_whole(sketch: Sketch) -> Spectrum:
         return found
     relative = found.trace.std_error / found.trace.value
     errors = np.cumsum(values) / found.trace.value * relative
-    lack = _LACK * np.cumsum(residuals) + _unseen(sketch, found.square.std_error, values)
+    # M is V^T M V, what is outside of V, and the residuals M V - V (V^T M V) that couple them.
+    lack = np.cumsum(residuals) + _unseen(sketch, found.square.std_error, values)
     return replace(found, share_std_error=errors, share_lack=lack / found.trace.value)
 
 

@@ -579,6 +579,26 @@ def test_eigenvalues_that_have_not_converged_are_not_counted():
     assert not steep.on("all").rank(0.99).reason
 
 
+def test_leading_eigenvalues_are_doubted_by_their_residuals():
+    sketcher = sketcher_of("gru P", n_modes=4)
+    half, sketch = sketcher.half, sketcher.draw(0, 6)
+    # |M v - v theta| of each mode, by trials.
+    V = sketcher.basis(half)
+    rest = (
+        half.gram(V, len(half.trials))
+        - torch.as_tensor(sketch.mode_values.reshape(half.n_blocks, -1).T[..., None]) * V
+    )
+    expected = rest.norm(dim=-1).mT.flatten().numpy()
+    np.testing.assert_allclose(sketch.mode_residuals, expected, atol=1e-12)
+    certain = replace(sketch, mode_residuals=0 * expected, squares=0 * sketch.squares)
+    share = 0.9 * sketch.mode_values.max() / sampled_spectrum(certain, "all").trace.value
+    assert sampled_spectrum(certain, "all").rank(share).value == 1
+    two = 1.1 * share / 0.9
+    assert sampled_spectrum(certain, "all").rank(two).value == 2
+    doubtful = replace(certain, mode_residuals=0.2 * sketch.mode_values)
+    assert "have not converged" in sampled_spectrum(doubtful, "all").rank(two).reason
+
+
 @pytest.mark.parametrize("threshold", [0.1, 0.9])
 @pytest.mark.parametrize("inputs", [0.0, 0.01])
 def test_equal_eigenvalues_are_not_counted_once(inputs, threshold):

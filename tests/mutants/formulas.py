@@ -135,4 +135,17 @@ MUTANTS = (
         "a resumed run forgets its optimizer", "_loop.py",
         '        self.optimizer.load_state_dict(found["optimizer"])\n', "", ("test_run_folder",),
     ),
+    Mutant(
+        "Ritz values that have not converged are counted", "_spectrum.py",
+        "np.cumsum(residuals) + _unseen(", "_unseen(", ("test_estimates",),
+    ),
+    Mutant(
+        "equal eigenvalues among the leading ones count once", "_spectrum.py",
+        "np.cumsum(residuals) + _unseen(sketch, found.square.std_error, values)",
+        "np.cumsum(residuals)", ("test_estimates",),
+    ),
+    Mutant(
+        "equal eigenvalues in quadrature count once", "density.py",
+        " & (_TAIL * values**2 >= outside / len(values))", "", ("test_estimates",),
+    ),
 )  # fmt: skip
