@@ -92,12 +92,12 @@ def sampled_rank(sketcher: Sketcher, threshold: float, outside: float = 0.0) -> 
 
 def _densities(sketcher: Sketcher, outside: float) -> list[SpectralDensity]:
     """Return the densities from all Lanczos steps, from one less and from two less."""
-    parts = []
+    parts, share = [], outside / sketcher.half.n_blocks  # Of P, of the mean trial.
     for half in sketcher.halves():
         space = sketcher.space(half)
         width = space.start.shape[-1]
         few = range(max(width, space.dimension - 2 * width), space.dimension + 1, width)
-        parts.append([_quadrature(space, dimension, outside) for dimension in reversed(few)])
+        parts.append([_quadrature(space, dimension, share) for dimension in reversed(few)])
     densities = []
     for same in zip(*parts, strict=True):  # All trials after as many steps.
         nodes, weights, known = (np.concatenate(x) for x in zip(*same, strict=True))
@@ -118,7 +118,7 @@ def _quadrature(
     gaps = values.new_full(values.shape, float("inf"))
     gaps[:, 1:] = spread
     gaps[:, :-1] = gaps[:, :-1].minimum(spread)
-    # One of several equal eigenvalues converges like one alone. Of P, the mean trial tells.
-    known = (residuals < _CONVERGED * gaps) & (_TAIL * values**2 >= outside / len(values))
+    # One of several equal eigenvalues converges like one alone.
+    known = (residuals < _CONVERGED * gaps) & (_TAIL * values**2 >= outside)
     weights = weights.where(~known, 1.0)
     return tuple(x.flatten().cpu().numpy() for x in (values.clamp(min=0), weights, known))  # type: ignore
