@@ -54,8 +54,9 @@ def _cut(distance: np.ndarray, n_groups: int | None) -> np.ndarray:
         return cut_tree(tree, n_clusters=min(n_groups, n_tasks)).ravel()
     if n_tasks == 2:
         return np.arange(2)
-    # Of equally far tasks "maxclust" separates none, so that there may be a single group.
-    cuts = [fcluster(tree, k, "maxclust") for k in range(2, n_tasks)]
+    # At the height that leaves k groups; equal heights leave fewer, or a single one. Not by
+    # "maxclust", which finds one group of any three tasks up to SciPy 1.11.
+    cuts = [fcluster(tree, tree[n_tasks - k - 1, 2], "distance") for k in range(2, n_tasks)]
     cuts = [cut for cut in cuts if len(np.unique(cut)) > 1]
     if not cuts:
         return np.zeros(n_tasks, dtype=int)
