@@ -251,9 +251,8 @@ def _save(figure: Any, path: Path) -> None:
 def _letter(axes: Any) -> None:
     """Name the panels a, b, c, d."""
     for ax, letter in zip(axes, "abcd", strict=False):
-        ax.set_title(
-            letter, loc="left", fontweight="bold", x=-0.1
-        )  # Beside what is written above.
+        # Beside what is written above the panel.
+        ax.set_title(letter, loc="left", fontweight="bold", x=-0.1)
 
 
 def _first_line(error: Exception) -> str:

@@ -145,12 +145,11 @@ class Sketcher:
             self._space = space
         return space
 
-    def basis(self, half: HalfFactor) -> Tensor:
-        """Return V (n_modes, n_blocks, size), the leading Ritz vectors of the Krylov spaces."""
-        return self._modes(half)[0]
+    def modes(self, half: HalfFactor) -> tuple[Tensor, Tensor]:
+        """Return V (n_modes, n_blocks, size), the leading Ritz vectors of the Krylov spaces.
 
-    def _modes(self, half: HalfFactor) -> tuple[Tensor, Tensor]:
-        """Return V and the residual norms (n_blocks, n_modes) of its Ritz values."""
+        With it come the residual norms (n_blocks, n_modes) of their Ritz values.
+        """
         if not self.n_modes or self.overflow:
             nothing = half.white(range(self.n_modes))
             return nothing, torch.zeros(nothing.shape[1::-1], dtype=torch.float64)
@@ -167,7 +166,7 @@ class Sketcher:
         return torch.cat([half.gram(group, self._chunk) for group in v.split(self._group)])
 
     def _sketch(self, half: HalfFactor, indices: range, squares: bool) -> Sketch:
-        basis, residuals = self._modes(half)
+        basis, residuals = self.modes(half)
         w = half.white(indices)
         w -= torch.einsum("kni,ind->knd", torch.einsum("knd,ind->kni", w, basis), basis)
         if self.n_modes == half.size:  # V spans the whole space: nothing is left to sample.

@@ -88,7 +88,7 @@ def test_a_sketch_holds_what_it_says(name):
     half, found = sketcher.half, sketcher.draw(0, 6)
     A = half.factor.to_dense().numpy() * half.root
     M = A.T @ A
-    V = dense_blocks(sketcher.basis(half), half.n_blocks)
+    V = dense_blocks(sketcher.modes(half)[0], half.n_blocks)
     np.testing.assert_allclose(V @ V.T, np.eye(len(V)), atol=1e-12)
     w = half.white(range(4, 10)).flatten(1).numpy()
     w = w - (w @ V.T) @ V
@@ -583,7 +583,7 @@ def test_leading_eigenvalues_are_doubted_by_their_residuals():
     sketcher = sketcher_of("gru P", n_modes=4)
     half, sketch = sketcher.half, sketcher.draw(0, 6)
     # |M v - v theta| of each mode, by trials.
-    V = sketcher.basis(half)
+    V = sketcher.modes(half)[0]
     rest = (
         half.gram(V, len(half.trials))
         - torch.as_tensor(sketch.mode_values.reshape(half.n_blocks, -1).T[..., None]) * V
