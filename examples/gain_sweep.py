@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, sweep
-from kpflow_sklearn.bottleneck import bottleneck_table
-from kpflow_sklearn.datasets import make_memory_pro
-from kpflow_sklearn.results import select
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.results._bottleneck import bottleneck_table
+from kpflow_sklearn.results._table import select
 
 GAINS = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
 EARLY = 0.2  # Of the training: the iteration at which convergence is compared.

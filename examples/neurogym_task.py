@@ -13,8 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.datasets import fetch_neurogym
-from kpflow_sklearn.plotting import CollapseDisplay, TrajectoryDisplay
+from kpflow_sklearn.datasets._neurogym import fetch_neurogym
+from kpflow_sklearn.plotting._collapse import CollapseDisplay
+from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
 
 # Stimuli of 500 to 1500 ms at 100 ms a step, after 300 ms of fixation.
 timing = {"fixation": 300, "stimulus": ("choice", [500, 1000, 1500]), "decision": 300}

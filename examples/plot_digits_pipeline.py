@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.plotting import SpectrumDisplay
+from kpflow_sklearn.plotting._spectrum import SpectrumDisplay
 from kpflow_sklearn.preprocessing import SequenceScaler
 
 digits = load_digits()

@@ -10,8 +10,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from kpflow_sklearn import KPFlowAnalyzer, SavedTraining
-from kpflow_sklearn.datasets import load_example_run, make_memory_pro
-from kpflow_sklearn.plotting import OPERATOR_STYLE, CollapseDisplay, plot_range
+from kpflow_sklearn.datasets._example_run import load_example_run
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.plotting._collapse import CollapseDisplay
+from kpflow_sklearn.plotting._style import OPERATOR_STYLE, plot_range
 
 run = load_example_run()
 print(run.description)

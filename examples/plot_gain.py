@@ -9,8 +9,8 @@ each gain and seed, and returns one table of all results.
 import matplotlib.pyplot as plt
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, sweep
-from kpflow_sklearn.datasets import make_memory_pro
-from kpflow_sklearn.plotting import OPERATOR_STYLE, plot_range
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.plotting._style import OPERATOR_STYLE, plot_range
 
 GAINS, N_SEEDS = [0.5, 1.0, 1.5, 2.0], 3
 periods = {"stimulus": 10, "memory": 10, "response": 10}

@@ -14,7 +14,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 
 from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
-from kpflow_sklearn.plotting import GramDisplay, plot_range
+from kpflow_sklearn.plotting._gram import GramDisplay
+from kpflow_sklearn.plotting._style import plot_range
 
 N_SEEDS = 5
 X, y = load_diabetes(return_X_y=True)

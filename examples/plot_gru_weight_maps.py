@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
-from kpflow_sklearn.datasets import make_memory_pro
-from kpflow_sklearn.spectra import trace
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.spectra._functions import trace
 
 N_SEEDS = 5
 periods = {"stimulus": 10, "memory": 10, "response": 10}

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from kpflow_sklearn import RecurrentTrainer, linearize
-from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
 from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents
-from kpflow_sklearn.plotting import plot_range
+from kpflow_sklearn.plotting._style import plot_range
 
 GAINS, N_SEEDS, HIDDEN = [0.5, 1.0, 1.5, 2.0, 3.0], 3, 32
 periods = {"stimulus": 15, "memory": 15, "response": 15}

@@ -12,8 +12,9 @@ import pandas as pd
 from sklearn.base import clone
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.datasets import make_memory_pro
-from kpflow_sklearn.plotting import OPERATOR_STYLE, TrajectoryDisplay, plot_range
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.plotting._style import OPERATOR_STYLE, plot_range
+from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
 
 periods = {"stimulus": 10, "memory": 10, "response": 10}
 X, y = make_memory_pro(512, **periods, noise_std=0.1, random_state=0)

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
-from kpflow_sklearn.datasets import make_multitask
-from kpflow_sklearn.plotting import AlignmentDisplay
+from kpflow_sklearn.datasets._multitask import make_multitask
+from kpflow_sklearn.plotting._alignment import AlignmentDisplay
 
 N_SEEDS, LAST, EVERY = 5, 300, 20
 X_clean, y_clean, tasks, angles = make_multitask(8, evenly_spaced=True, return_stimuli=True)

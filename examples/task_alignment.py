@@ -21,8 +21,8 @@ import pandas as pd
 from sklearn.frozen import FrozenEstimator
 
 from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
-from kpflow_sklearn.datasets import make_multitask
-from kpflow_sklearn.grouping import describe_groups, margin
+from kpflow_sklearn.analyzers.alignment._grouping import describe_groups, margin
+from kpflow_sklearn.datasets._multitask import make_multitask
 
 BATCH, EVERY, N_PERMUTATIONS = 32, 25, 5
 PAIRINGS = [np.array(p) for p in ([0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0])]

@@ -11,7 +11,8 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.plotting import BottleneckDisplay, SpectrumDisplay
+from kpflow_sklearn.plotting._bottleneck import BottleneckDisplay
+from kpflow_sklearn.plotting._spectrum import SpectrumDisplay
 from kpflow_sklearn.preprocessing import SequenceScaler
 
 digits = load_digits()

@@ -1,16 +1,11 @@
 """scikit-learn style estimators that explain how gradient descent shapes networks."""
 
-from kpflow_sklearn.analyzer import KPFlowAnalyzer
-from kpflow_sklearn.checkpoints import SavedTraining
-from kpflow_sklearn.compare import compare
+from kpflow_sklearn.analyzers import GramFlowAnalyzer, KPFlowAnalyzer, TaskAlignmentAnalyzer
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
-from kpflow_sklearn.feedforward_training import FeedForwardTrainer
-from kpflow_sklearn.gram_analyzer import GramFlowAnalyzer
-from kpflow_sklearn.linearization import Linearization, linearize
-from kpflow_sklearn.report import report
-from kpflow_sklearn.sweep import sweep
-from kpflow_sklearn.task_analyzer import TaskAlignmentAnalyzer
-from kpflow_sklearn.training import RecurrentTrainer
+from kpflow_sklearn.operators import Linearization, linearize
+from kpflow_sklearn.reporting import report
+from kpflow_sklearn.runs import compare, sweep
+from kpflow_sklearn.training import FeedForwardTrainer, RecurrentTrainer, SavedTraining
 
 __version__ = "0.1.0"
 

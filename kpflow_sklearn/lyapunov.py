@@ -9,12 +9,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from kpflow_sklearn._arrays import as_array, naming
-from kpflow_sklearn._validation import check_positive_int
-from kpflow_sklearn.gramians import step_matrices
-from kpflow_sklearn.linearization import Linearization
-from kpflow_sklearn.tangent import NetworkTangent
-from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn._common.arrays import as_array, naming
+from kpflow_sklearn._common.checks import check_positive_int
+from kpflow_sklearn.networks.tangents import NetworkTangent
+from kpflow_sklearn.operators import Linearization
+from kpflow_sklearn.results import Estimate
+from kpflow_sklearn.spectra import step_matrices
 
 _N_RESAMPLES = 1000
 #: Trials that an analysis follows, at most: each step takes a QR of each.

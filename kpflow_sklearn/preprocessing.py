@@ -10,9 +10,10 @@ from sklearn.base import OneToOneFeatureMixin
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from kpflow_sklearn._estimator import SequenceTransformer, undone_if_it_fails
-from kpflow_sklearn._validation import check_choice, check_flag
-from kpflow_sklearn.pooling import POOLINGS, pooled
+from kpflow_sklearn._common.checks import check_choice, check_flag, last_valid_step
+from kpflow_sklearn._common.estimators import SequenceTransformer, undone_if_it_fails
+
+__all__ = ["SequenceScaler", "SequenceVectorizer"]
 
 
 class SequenceScaler(  # type: ignore[call-arg]
@@ -344,3 +345,31 @@ class SequenceVectorizer(SequenceTransformer):
             return np.array([f"{name}_{self.pooling}" for name in names], dtype=object)
         steps = range(self.n_timesteps_)
         return np.array([f"{name}_t{t}" for t in steps for name in names], dtype=object)
+
+
+POOLINGS = ("last", "mean", "flatten")
+
+
+def pooled(values: np.ndarray, valid: np.ndarray | None, pooling: str) -> np.ndarray:
+    """Reduce the steps of each trial.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_trials, n_timesteps, n)
+        Zero at invalid steps.
+    valid : ndarray of bool, shape (n_trials, n_timesteps), or None
+        Valid steps.
+    pooling : {"last", "mean", "flatten"}
+        The last valid step, the mean over valid steps, or all steps side by side.
+
+    Returns
+    -------
+    ndarray of shape (n_trials, n) or (n_trials, n_timesteps * n)
+        One row a trial.
+    """
+    if pooling == "last":
+        return values[np.arange(len(values)), last_valid_step(valid, values)]
+    if pooling == "mean":
+        n_valid = values.shape[1] if valid is None else valid.sum(1)[:, None, None]
+        return (values / np.asarray(n_valid, values.dtype)).sum(1)  # The sum alone may overflow.
+    return values.reshape(len(values), -1)

@@ -17,25 +17,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from kpflow_sklearn import (
-    KPFlowAnalyzer,
-    RecurrentTrainer,
-    linearize,
-    operator_spectra,
-    verification,
-)
-from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn.datasets import make_memory_pro
-from kpflow_sklearn.losses import Objective
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
+from kpflow_sklearn._common.random import draw_seed
+from kpflow_sklearn.analyzers import _verification as verification
+from kpflow_sklearn.analyzers._trials import choose_trials
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
 from kpflow_sklearn.lyapunov import lyapunov_exponents
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.operators import FlowPropagator, ParameterOperator
-from kpflow_sklearn.operators._parameter import ParameterJacobian
-from kpflow_sklearn.operators._propagator import InversePropagator
-from kpflow_sklearn.results import COLUMNS, select
-from kpflow_sklearn.tangent import NetworkTangent
-from kpflow_sklearn.targets import TargetEncoder
-from kpflow_sklearn.trials import choose_trials
+from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._objective import Objective
+from kpflow_sklearn.networks._targets import TargetEncoder
+from kpflow_sklearn.networks.tangents._network import NetworkTangent
+from kpflow_sklearn.operators._parameter import ParameterJacobian, ParameterOperator
+from kpflow_sklearn.operators._propagator import FlowPropagator, InversePropagator
+from kpflow_sklearn.results._table import COLUMNS, select
+from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
 from tests import oracle
 from tests.cases import MyCell
 

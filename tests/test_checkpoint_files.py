@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kpflow_sklearn import CheckpointError, GramFlowAnalyzer, KPFlowAnalyzer, SavedTraining
-from kpflow_sklearn.results import select
+from kpflow_sklearn.results._table import select
 from tests.test_checkpoints import ITERATIONS, X, Y, squared_error, trained
 
 

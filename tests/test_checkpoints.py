@@ -22,7 +22,7 @@ from kpflow_sklearn import (
     SavedTraining,
     UnsupportedNetworkError,
 )
-from kpflow_sklearn.results import select
+from kpflow_sklearn.results._table import select
 
 N_TRIALS, N_STEPS, N_FEATURES, N_UNITS, N_OUTPUTS = 6, 5, 2, 4, 3
 ITERATIONS = [0, 3, 10]

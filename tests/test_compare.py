@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, compare, linearize
-from kpflow_sklearn.gram_overlap import gram_cosine, trial_time_gram
+from kpflow_sklearn.runs._overlap import gram_cosine, trial_time_gram
 from tests.cases import RAGGED
 
 rng = np.random.default_rng(3)

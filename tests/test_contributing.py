@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from kpflow_sklearn import linearize
-from kpflow_sklearn.cells import Cell, WeightMap, _builtin
+from kpflow_sklearn.cells import _builtin
+from kpflow_sklearn.cells._base import Cell, WeightMap
 from tests import oracle
 from tests.cases import Case, build
 from tests.test_operators import check_operator

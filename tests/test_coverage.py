@@ -16,13 +16,14 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from kpflow_sklearn import Linearization, linearize, operator_spectra
-from kpflow_sklearn.density import sampled_rank
-from kpflow_sklearn.half_factor import HalfFactor
-from kpflow_sklearn.network import build_network
-from kpflow_sklearn.operators import LinearOperator
-from kpflow_sklearn.spectra import OperatorSpectra
-from kpflow_sklearn.traces import widening
+from kpflow_sklearn import Linearization, linearize
+from kpflow_sklearn.networks._network import build_network
+from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
+from kpflow_sklearn.spectra._functions import OperatorSpectra
+from kpflow_sklearn.spectra._half_factor import HalfFactor
+from kpflow_sklearn.spectra._lanczos_rank import sampled_rank
+from kpflow_sklearn.spectra._moments import widening
 from tests.cases import solve
 from tests.test_spectra import (
     MatrixOperator,

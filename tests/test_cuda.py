@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
-from kpflow_sklearn.modes import leading_modes
-from kpflow_sklearn.operators import LinearOperator
-from kpflow_sklearn.spectra import OperatorSpectra
+from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.spectra._functions import OperatorSpectra
+from kpflow_sklearn.spectra._modes import leading_modes
 from tests.cases import CASES, build, solve
 from tests.test_persistence import devices_in
 

@@ -12,7 +12,7 @@ import pytest
 
 import kpflow_sklearn
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
 
 ROOT = Path(__file__).parents[1]
 BUILT = {"_build", "auto_examples", "generated"}

@@ -11,11 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from kpflow_sklearn import (
-    KPFlowAnalyzer,
-    RecurrentTrainer,
-    UnsupportedNetworkError,
-)
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, UnsupportedNetworkError
 from kpflow_sklearn.preprocessing import SequenceVectorizer
 
 N_TRIALS, N_STEPS, N_FEATURES, N_OUTPUTS = 6, 5, 2, 3

@@ -13,26 +13,21 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn import linearize
-from kpflow_sklearn._memory import Allowance
-from kpflow_sklearn._spectrum import _bracketed_shares, _share_errors, sampled_spectrum
-from kpflow_sklearn.alignment import kernel_agreement
-from kpflow_sklearn.density import SpectralDensity, sampled_rank
-from kpflow_sklearn.gramians import gram_factor
-from kpflow_sklearn.half_factor import HalfFactor
-from kpflow_sklearn.krylov import Krylov
-from kpflow_sklearn.operators import LinearOperator, ParameterOperator, TangentKernel
-from kpflow_sklearn.sketcher import Sketcher
-from kpflow_sklearn.sketches import Sketch
-from kpflow_sklearn.spectra import OperatorSpectra, spectrum
-from kpflow_sklearn.traces import (
-    NOISY,
-    OVERFLOW,
-    ZERO,
-    Estimate,
-    axis_moments,
-    whole_moments,
-    widening,
-)
+from kpflow_sklearn._common.memory import Allowance
+from kpflow_sklearn.analyzers.kpflow._agreement import kernel_agreement
+from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.operators._parameter import ParameterOperator
+from kpflow_sklearn.operators._tangent_kernel import TangentKernel
+from kpflow_sklearn.results._estimate import NOISY, OVERFLOW, ZERO, Estimate
+from kpflow_sklearn.spectra._functions import OperatorSpectra, spectrum
+from kpflow_sklearn.spectra._gramians import gram_factor
+from kpflow_sklearn.spectra._half_factor import HalfFactor
+from kpflow_sklearn.spectra._krylov import Krylov
+from kpflow_sklearn.spectra._lanczos_rank import SpectralDensity, sampled_rank
+from kpflow_sklearn.spectra._moments import axis_moments, whole_moments, widening
+from kpflow_sklearn.spectra._sketch import Sketcher
+from kpflow_sklearn.spectra._sketches import Sketch
+from kpflow_sklearn.spectra._spectrum import _bracketed_shares, _share_errors, sampled_spectrum
 from tests.cases import solve
 from tests.test_coverage import matrix_with
 from tests.test_spectra import MatrixOperator, dense_gram, operator_of, reduce

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from kpflow_sklearn import Linearization, linearize, modes, operator_spectra, unit_blocks
-from kpflow_sklearn._spectrum import Spectrum, compressed_spectrum
-from kpflow_sklearn.gramians import propagator_gram
+from kpflow_sklearn import Linearization, linearize
 from kpflow_sklearn.lyapunov import lyapunov_exponents
-from kpflow_sklearn.modes import Modes, leading_modes
-from kpflow_sklearn.network import RecurrentNetwork, build_network
-from kpflow_sklearn.operators import LinearOperator
-from kpflow_sklearn.spectra import OperatorSpectra, effective_dimension, spectrum
-from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.networks._network import RecurrentNetwork, build_network
+from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.results._estimate import Estimate
+from kpflow_sklearn.spectra import _modes as modes
+from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
+from kpflow_sklearn.spectra import _units as unit_blocks
+from kpflow_sklearn.spectra._functions import OperatorSpectra, effective_dimension, spectrum
+from kpflow_sklearn.spectra._gramians import propagator_gram
+from kpflow_sklearn.spectra._modes import Modes, leading_modes
+from kpflow_sklearn.spectra._spectrum import Spectrum, compressed_spectrum
 from tests.cases import IDS, N_FEATURES, Case, MyCell, Solved, compare, solve
 from tests.test_spectra import (
     AXES,

@@ -18,12 +18,12 @@ from kpflow_sklearn import (
     RecurrentTrainer,
     SavedTraining,
     TaskAlignmentAnalyzer,
-    _loop,
-    analyzer,
-    gram_analyzer,
-    task_analyzer,
 )
+from kpflow_sklearn.analyzers.alignment import _analyzer as task_analyzer
+from kpflow_sklearn.analyzers.gram import _analyzer as gram_analyzer
+from kpflow_sklearn.analyzers.kpflow import _analyzer as analyzer
 from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
+from kpflow_sklearn.training import _loop
 
 X = np.random.default_rng(0).standard_normal((10, 6, 2))
 Y = X.cumsum(1)

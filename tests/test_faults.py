@@ -25,10 +25,11 @@ from kpflow_sklearn import (
     TaskAlignmentAnalyzer,
     linearize,
 )
-from kpflow_sklearn._memory import Allowance, OutOfMemory, explained
-from kpflow_sklearn.modes import leading_modes
-from kpflow_sklearn.operators import FlowPropagator, ParameterJacobian
-from kpflow_sklearn.spectra import OperatorSpectra
+from kpflow_sklearn._common.memory import Allowance, OutOfMemory, explained
+from kpflow_sklearn.operators._parameter import ParameterJacobian
+from kpflow_sklearn.operators._propagator import FlowPropagator
+from kpflow_sklearn.spectra._functions import OperatorSpectra
+from kpflow_sklearn.spectra._modes import leading_modes
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((12, 8, 2))
@@ -308,7 +309,7 @@ def test_spectra_survive_a_lack_of_memory(lin, operator, monkeypatch):
 
 @pytest.mark.parametrize("operator, n_vectors", [("P", 6), ("PKP", 24)])
 def test_modes_survive_a_lack_of_memory(lin, operator, n_vectors, monkeypatch):
-    monkeypatch.setattr("kpflow_sklearn.modes.DENSE_LIMIT", 0)
+    monkeypatch.setattr("kpflow_sklearn.spectra._modes.DENSE_LIMIT", 0)
     op = getattr(lin, operator)
     expected = leading_modes(op, 3, tolerance=1e-9, random_state=0)
     with no_more_than(n_vectors * 8 * 5, monkeypatch) as failed:
@@ -329,7 +330,7 @@ def test_a_linearization_that_does_not_fit_names_what_to_lower(monkeypatch):
     def fail(*args):
         raise FAILURES["torch"]
 
-    monkeypatch.setattr("kpflow_sklearn.network.RecurrentNetwork.tangent", fail)
+    monkeypatch.setattr("kpflow_sklearn.networks._network.RecurrentNetwork.tangent", fail)
     with pytest.raises(MemoryError, match="12 trials of 8 steps.*analysis_trials"):
         KPFlowAnalyzer(recurrent()).fit(X, Y)
 

@@ -26,10 +26,11 @@ from kpflow_sklearn import (
     SavedTraining,
     UnsupportedNetworkError,
 )
-from kpflow_sklearn.feedforward import FeedForwardKernel, recognise_feedforward
-from kpflow_sklearn.gram_prediction import kernel_losses
-from kpflow_sklearn.plotting import GramDisplay
-from kpflow_sklearn.results import COLUMNS, read_results, select, write_results
+from kpflow_sklearn.analyzers.gram._prediction import kernel_losses
+from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
+from kpflow_sklearn.feedforward._recognition import recognise_feedforward
+from kpflow_sklearn.plotting._gram import GramDisplay
+from kpflow_sklearn.results._table import COLUMNS, read_results, select, write_results
 from tests import gram_oracle as oracle
 
 matplotlib.use("agg")
@@ -147,7 +148,7 @@ def test_kernels_are_those_of_autograd_at_the_last_snapshot(options):
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_chunks_do_not_change_the_numbers(chunk, monkeypatch):
     whole = fit().layer_table_
-    monkeypatch.setattr("kpflow_sklearn.gram_analysis.CHUNK", chunk)
+    monkeypatch.setattr("kpflow_sklearn.analyzers.gram._snapshot.CHUNK", chunk)
     pd.testing.assert_frame_equal(fit().layer_table_, whole, rtol=1e-11)
 
 

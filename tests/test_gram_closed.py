@@ -9,19 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from kpflow_sklearn.feedforward import (
+from kpflow_sklearn.feedforward._attribution import (
     attribute_step,
     balance,
-    closed_system,
     conserves_balance,
-    forward_fields,
     gate_flips,
-    recognise_feedforward,
-    simulate_fields,
-    why_not_closed,
+    secant_gates,
 )
-from kpflow_sklearn.feedforward._attribution import secant_gates
+from kpflow_sklearn.feedforward._closed import closed_system, why_not_closed
+from kpflow_sklearn.feedforward._fields import forward_fields
 from kpflow_sklearn.feedforward._network import slope
+from kpflow_sklearn.feedforward._recognition import recognise_feedforward
+from kpflow_sklearn.feedforward._simulation import simulate_fields
 from tests import gram_oracle as oracle
 
 

@@ -8,14 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from scipy.sparse.linalg import ArpackError
 
-from kpflow_sklearn import (
-    CheckpointError,
-    FeedForwardTrainer,
-    GramFlowAnalyzer,
-    SavedTraining,
-)
-from kpflow_sklearn.plotting import GramDisplay
-from kpflow_sklearn.results import select
+from kpflow_sklearn import CheckpointError, FeedForwardTrainer, GramFlowAnalyzer, SavedTraining
+from kpflow_sklearn.plotting._gram import GramDisplay
+from kpflow_sklearn.results._table import select
 from tests import gram_oracle as oracle
 
 rng = np.random.default_rng(0)
@@ -162,7 +157,7 @@ def test_an_iteration_that_fails_leaves_reasons(monkeypatch):
     def fails(*_, **__):
         raise ArpackError(-9999)
 
-    monkeypatch.setattr("kpflow_sklearn.gram_modes.eigsh", fails)
+    monkeypatch.setattr("kpflow_sklearn.analyzers.gram._modes.eigsh", fails)
     given = FeedForwardTrainer((8, 6), max_iter=5, snapshots=2, random_state=0)
     analyzer = GramFlowAnalyzer(given, max_kernel_size=20, random_state=0).fit(X, Y)
     assert analyzer.n_components_ == 0

@@ -8,15 +8,15 @@ import torch
 from scipy import stats
 
 from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
-from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn.feedforward import (
+from kpflow_sklearn._common.random import draw_seed
+from kpflow_sklearn.feedforward._fields import forward_fields
+from kpflow_sklearn.feedforward._weight_grams import (
     choose_pairs,
     every_gram,
-    forward_fields,
     mean_over_pairs,
     pairwise_grams,
 )
-from kpflow_sklearn.results import select
+from kpflow_sklearn.results._table import select
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((40, 5))
@@ -62,7 +62,7 @@ def test_all_pairs_are_the_default_unless_they_are_much_work(monkeypatch):
         assert len(choose_pairs(n_samples, None, 0, width)[0]) == 10_000
     default = fit()
     assert quantity(default, "gram_trace")["method"] == "exact"
-    monkeypatch.setattr("kpflow_sklearn.feedforward._grams._UNIT_PAIRS", 7)
+    monkeypatch.setattr("kpflow_sklearn.feedforward._weight_grams._UNIT_PAIRS", 7)
     for name in ("gram_trace", "gram_norm", "gram_effective_dimension"):
         assert quantity(fit(), name)["value"] == pytest.approx(quantity(default, name)["value"])
 
@@ -72,7 +72,7 @@ def test_all_pairs_at_once_are_those_one_by_one(monkeypatch):
     slopes = forward_fields(network, torch.as_tensor(X)).D[1]
     weight = network.hidden[1].weight.detach()
     found = every_gram(weight, slopes)
-    monkeypatch.setattr("kpflow_sklearn.feedforward._grams._CHUNK", 7)
+    monkeypatch.setattr("kpflow_sklearn.feedforward._weight_grams._CHUNK", 7)
     expected = pairwise_grams(weight, slopes, choose_pairs(40, None, 0, 7)[0])
     np.testing.assert_allclose(found.trace, expected.trace, atol=1e-13)
     np.testing.assert_allclose(found.square, expected.square, atol=1e-13)

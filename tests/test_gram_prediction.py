@@ -10,7 +10,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from kpflow_sklearn import FeedForwardTrainer, GramFlowAnalyzer
-from kpflow_sklearn.gram_prediction import unstable_remark
+from kpflow_sklearn.analyzers.gram._prediction import unstable_remark
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((40, 5))

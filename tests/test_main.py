@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
-from kpflow_sklearn import __main__ as command
-from kpflow_sklearn.__main__ import main
-from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
-from kpflow_sklearn._reading import _agreement_sentence
-from kpflow_sklearn._tasks import load_file, load_task
-from kpflow_sklearn.grouping import margin
-from kpflow_sklearn.results import read_results, row, select, to_frame
+from kpflow_sklearn._cli import _main as command
+from kpflow_sklearn._cli._main import main
+from kpflow_sklearn._cli._tasks import load_file, load_task
+from kpflow_sklearn.analyzers.alignment._grouping import margin
+from kpflow_sklearn.reporting._reading import _agreement_sentence
+from kpflow_sklearn.reporting._reading_alignment import matrices_in_print, read_alignment_in_words
+from kpflow_sklearn.results._table import read_results, row, select, to_frame
 from tests.pages import FoundPage, content_of
 
 QUICK = ["--hidden-size", "6", "--max-iter", "4", "--snapshots", "2"]

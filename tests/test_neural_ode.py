@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, linearize
-from kpflow_sklearn.cells import NeuralODE, NeuralODECell
+from kpflow_sklearn.cells._ode import NeuralODE, NeuralODECell
 from tests.cases import RateField, distance
 
 pytest.importorskip("torchdiffeq")

@@ -14,12 +14,10 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from kpflow_sklearn import Linearization, linearize
-from kpflow_sklearn.operators import (
-    FlowPropagator,
-    LinearOperator,
-    ParameterJacobian,
-    TangentKernel,
-)
+from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.operators._parameter import ParameterJacobian
+from kpflow_sklearn.operators._propagator import FlowPropagator
+from kpflow_sklearn.operators._tangent_kernel import TangentKernel
 from tests import oracle
 from tests.cases import CASES, IDS, RAGGED, Solved, build, distance, solve
 

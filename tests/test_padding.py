@@ -16,9 +16,9 @@ from kpflow_sklearn import (
     TaskAlignmentAnalyzer,
     linearize,
 )
-from kpflow_sklearn.datasets import pad_sequences, trials_first
+from kpflow_sklearn.datasets._padding import pad_sequences, trials_first
 from kpflow_sklearn.preprocessing import SequenceScaler
-from kpflow_sklearn.results import select
+from kpflow_sklearn.results._table import select
 from tests.cases import distance
 
 LENGTHS = [7, 4, 5, 1, 6]

@@ -22,9 +22,9 @@ from kpflow_sklearn import (
     RecurrentTrainer,
     SavedTraining,
     TaskAlignmentAnalyzer,
-    _loop,
 )
-from kpflow_sklearn._tensors import to_cpu
+from kpflow_sklearn._common.tensors import to_cpu
+from kpflow_sklearn.training import _loop
 
 X = np.random.default_rng(0).standard_normal((8, 4, 2))
 Y = X.cumsum(1)

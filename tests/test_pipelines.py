@@ -26,8 +26,8 @@ from kpflow_sklearn import (
     KPFlowAnalyzer,
     RecurrentTrainer,
     TaskAlignmentAnalyzer,
-    _estimator,
 )
+from kpflow_sklearn._common import estimators as _estimator
 from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
 
 rng = np.random.default_rng(0)

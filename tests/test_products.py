@@ -14,8 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kpflow_sklearn import Linearization, linearize, operator_spectra, spectra
-from kpflow_sklearn.operators import LinearOperator, ParameterOperator, TangentKernel
+from kpflow_sklearn import Linearization, linearize
+from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.operators._parameter import ParameterOperator
+from kpflow_sklearn.operators._tangent_kernel import TangentKernel
+from kpflow_sklearn.spectra import _functions as spectra
+from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
 from tests.cases import CASES, IDS, RAGGED, Solved, build, distance, solve
 from tests.test_operators import in_coordinates_of, random
 

@@ -12,16 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kpflow_sklearn import linearize
-from kpflow_sklearn.cells import CELL_NAMES
-from kpflow_sklearn.datasets import make_flip_flop, make_memory_pro, make_multitask
-from kpflow_sklearn.grouping import group_tasks
-from kpflow_sklearn.linearization import Linearization
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.network import build_network
-from kpflow_sklearn.spectra import OperatorSpectra
-from kpflow_sklearn.sub_tasks import tasks_by_label
-from kpflow_sklearn.targets import Targets
-from kpflow_sklearn.task_flow import TaskFlow
+from kpflow_sklearn.analyzers.alignment._grouping import group_tasks
+from kpflow_sklearn.analyzers.alignment._sub_tasks import tasks_by_label
+from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
+from kpflow_sklearn.cells._builtin import CELL_NAMES
+from kpflow_sklearn.datasets._flip_flop import make_flip_flop
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.datasets._multitask import make_multitask
+from kpflow_sklearn.networks._network import build_network
+from kpflow_sklearn.networks._objective import Objective
+from kpflow_sklearn.networks._targets import Targets
+from kpflow_sklearn.operators._linearization import Linearization
+from kpflow_sklearn.spectra._functions import OperatorSpectra
 
 AXES = ("all", "trial", "time", "hidden")
 FEW, MANY = 15, 400

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn import KPFlowAnalyzer, SavedTraining, UnsupportedNetworkError, linearize
-from kpflow_sklearn.readouts import check_readout
+from kpflow_sklearn.networks._readouts import check_readout
 
 N_TRIALS, N_STEPS, N_FEATURES, N_UNITS, N_OUTPUTS = 4, 6, 2, 5, 3
 rng = np.random.default_rng(8)

@@ -29,13 +29,13 @@ from kpflow_sklearn import (
     TaskAlignmentAnalyzer,
     report,
 )
-from kpflow_sklearn._alignment_reading import read_alignment_in_words
-from kpflow_sklearn._files import write_whole
-from kpflow_sklearn._gram_reading import read_gram_in_words
-from kpflow_sklearn._reading import read_analysis_in_words
+from kpflow_sklearn._common.files import write_whole
 from kpflow_sklearn.reporting import _alignment, _gram
+from kpflow_sklearn.reporting._reading import read_analysis_in_words
+from kpflow_sklearn.reporting._reading_alignment import read_alignment_in_words
+from kpflow_sklearn.reporting._reading_gram import read_gram_in_words
 from kpflow_sklearn.reporting._tables import cell, error_cell, from_frame, over_training
-from kpflow_sklearn.results import read_results, select
+from kpflow_sklearn.results._table import read_results, select
 from tests.pages import FoundPage, content_of
 
 HOSTILE = ["<script>alert(1)</script>", "$\\frac$ & $x_{$", '"><img src=x onerror=alert(1)>']
@@ -571,7 +571,7 @@ def test_without_matplotlib_the_tables_are_still_there(gram, page_of):
 
 def test_too_large_figures_and_results(gram, monkeypatch, page_of):
     monkeypatch.setattr("kpflow_sklearn.reporting._pictures.MOST_BYTES", 1000)
-    monkeypatch.setattr(sys.modules["kpflow_sklearn.report"], "MOST_CSV", 1000)
+    monkeypatch.setattr(sys.modules["kpflow_sklearn.reporting._report"], "MOST_CSV", 1000)
     page = page_of(gram, figures=True)
     for image in page.images:
         kind, content = content_of(image["src"])

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kpflow_sklearn._reading import read_analysis_in_words, table_of
-from kpflow_sklearn.bottleneck import bottleneck_table
-from kpflow_sklearn.results import (
+from kpflow_sklearn.reporting._reading import read_analysis_in_words, table_of
+from kpflow_sklearn.results._bottleneck import bottleneck_table
+from kpflow_sklearn.results._estimate import Estimate
+from kpflow_sklearn.results._table import (
     COLUMNS,
     SCHEMA_VERSION,
     provenance,
@@ -21,7 +22,6 @@ from kpflow_sklearn.results import (
     to_frame,
     write_results,
 )
-from kpflow_sklearn.traces import Estimate
 
 MISSING = Estimate.missing("the 5 computed eigenvalues hold 80.0% of the trace, below 95%")
 

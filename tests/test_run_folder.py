@@ -17,8 +17,9 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from kpflow_sklearn import CheckpointError, KPFlowAnalyzer, RecurrentTrainer, _loop
-from kpflow_sklearn.run_folder import name_settings
+from kpflow_sklearn import CheckpointError, KPFlowAnalyzer, RecurrentTrainer
+from kpflow_sklearn.training import _loop
+from kpflow_sklearn.training._run_folder import name_settings
 from tests.cases import MyCell
 
 X = np.random.default_rng(0).standard_normal((10, 6, 2))

@@ -25,8 +25,8 @@ from kpflow_sklearn import (
     SavedTraining,
     sweep,
 )
-from kpflow_sklearn.__main__ import main
-from kpflow_sklearn.results import read_results
+from kpflow_sklearn._cli._main import main
+from kpflow_sklearn.results._table import read_results
 
 SOURCE = Path(kpflow_sklearn.__file__).parent
 ROOT = SOURCE.parent

@@ -10,18 +10,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from kpflow_sklearn import linearize, operator_spectra
-from kpflow_sklearn._spectrum import (
+from kpflow_sklearn import linearize
+from kpflow_sklearn.analyzers.kpflow._weight_maps import weight_map_table
+from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.operators._parameter import ParameterOperator
+from kpflow_sklearn.results._estimate import Estimate
+from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
+from kpflow_sklearn.spectra._functions import (
+    OperatorSpectra,
+    effective_dimension,
+    rank,
+    spectrum,
+    trace,
+)
+from kpflow_sklearn.spectra._modes import leading_modes
+from kpflow_sklearn.spectra._spectrum import (
     Spectrum,
     compressed_spectrum,
     spectrum_of_eigenvalues,
     spectrum_of_gram,
 )
-from kpflow_sklearn.modes import leading_modes
-from kpflow_sklearn.operators import LinearOperator, ParameterOperator
-from kpflow_sklearn.spectra import OperatorSpectra, effective_dimension, rank, spectrum, trace
-from kpflow_sklearn.traces import Estimate
-from kpflow_sklearn.weight_maps import weight_map_table
 from tests import oracle
 from tests.cases import CASES, IDS, N_TIMESTEPS, N_UNITS, Case, build, solve
 

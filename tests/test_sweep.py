@@ -27,12 +27,13 @@ from kpflow_sklearn import (
     RecurrentTrainer,
     SavedTraining,
     TaskAlignmentAnalyzer,
-    _loop,
     sweep,
 )
-from kpflow_sklearn._sweep_cache import CellCache
-from kpflow_sklearn.datasets import make_memory_pro, make_multitask
-from kpflow_sklearn.results import COLUMNS, select
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.datasets._multitask import make_multitask
+from kpflow_sklearn.results._table import COLUMNS, select
+from kpflow_sklearn.runs._sweep_cache import CellCache
+from kpflow_sklearn.training import _loop
 
 EDITED = """
 import torch
@@ -394,8 +395,8 @@ def test_shards_of_trials_add_up(cluster):
 def shard_sums(network, X, n_trials: int) -> dict[str, np.ndarray]:
     """Return a shard's share of the sums over trials; N is that of all trials."""
     from kpflow_sklearn import linearize
-    from kpflow_sklearn.operator_spectra import OperatorSpectra
-    from kpflow_sklearn.unit_blocks import unit_grams
+    from kpflow_sklearn.spectra._operator_spectra import OperatorSpectra
+    from kpflow_sklearn.spectra._units import unit_grams
 
     lin = linearize(network, X)
     share = len(X) / n_trials  # K and PKP* hold 1/N; P does not.

@@ -9,19 +9,20 @@ import torch
 from sklearn.frozen import FrozenEstimator
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, TaskAlignmentAnalyzer
-from kpflow_sklearn.alignment_history import AlignmentHistory
-from kpflow_sklearn.datasets import make_flip_flop, make_multitask
-from kpflow_sklearn.grouping import (
+from kpflow_sklearn.analyzers._trials import AnalysisTrials, choose_index
+from kpflow_sklearn.analyzers.alignment._grouping import (
     chance_of_margin,
     describe_groups,
     first_lasting,
     group_tasks,
     margin,
 )
-from kpflow_sklearn.results import COLUMNS
-from kpflow_sklearn.sub_tasks import tasks_by_label
-from kpflow_sklearn.task_flow import MATRICES, TaskFlow
-from kpflow_sklearn.trials import AnalysisTrials, choose_index
+from kpflow_sklearn.analyzers.alignment._history import AlignmentHistory
+from kpflow_sklearn.analyzers.alignment._sub_tasks import tasks_by_label
+from kpflow_sklearn.analyzers.alignment._task_flow import MATRICES, TaskFlow
+from kpflow_sklearn.datasets._flip_flop import make_flip_flop
+from kpflow_sklearn.datasets._multitask import make_multitask
+from kpflow_sklearn.results._table import COLUMNS
 
 PERIODS = {"context": 2, "stimulus": 3, "memory": 3, "response": 2}
 NAMES = ("MemoryPro", "MemoryAnti", "DelayPro", "ReactAnti")

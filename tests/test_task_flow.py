@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.similarity import cosines, matched_cosines, moment_overlap
-from kpflow_sklearn.sub_tasks import SubTasks, tasks_by_label, tasks_by_output
-from kpflow_sklearn.targets import Targets
-from kpflow_sklearn.task_flow import TaskFlow
+from kpflow_sklearn.analyzers.alignment._similarity import cosines, matched_cosines, moment_overlap
+from kpflow_sklearn.analyzers.alignment._sub_tasks import SubTasks, tasks_by_label, tasks_by_output
+from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
+from kpflow_sklearn.networks._objective import Objective
+from kpflow_sklearn.networks._targets import Targets
 from tests import oracle
 from tests.cases import CASES, IDS, N_OUTPUTS, N_TIMESTEPS, N_TRIALS, N_UNITS, Solved, solve
 

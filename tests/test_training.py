@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kpflow_sklearn import RecurrentTrainer
-from kpflow_sklearn._batches import Batches
-from kpflow_sklearn._loop import snapshot_iterations
-from kpflow_sklearn.datasets import make_memory_pro
-from kpflow_sklearn.network import RecurrentNetwork
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.training._batches import Batches
+from kpflow_sklearn.training._loop import snapshot_iterations
 from tests.cases import MyCell
 from tests.global_state import global_state
 

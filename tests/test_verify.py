@@ -17,10 +17,10 @@ from kpflow_sklearn import (
     RecurrentTrainer,
     TaskAlignmentAnalyzer,
 )
-from kpflow_sklearn.feedforward import FeedForwardKernel
-from kpflow_sklearn.gram_analysis import GramSnapshot
-from kpflow_sklearn.sub_tasks import SubTasks
-from kpflow_sklearn.task_flow import TaskFlow
+from kpflow_sklearn.analyzers.alignment._sub_tasks import SubTasks
+from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
+from kpflow_sklearn.analyzers.gram._snapshot import GramSnapshot
+from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
 from tests.cases import MyCell
 
 rng = np.random.default_rng(0)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kpflow_sklearn.datasets import make_memory_pro
 from kpflow_sklearn.datasets._example_run import FOLDER, PERIODS, ExampleNetwork
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
 
 LAST = 600
 BATCH = 32

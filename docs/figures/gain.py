@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from kpflow_sklearn import RecurrentTrainer, linearize
-from kpflow_sklearn.datasets import make_memory_pro
-from kpflow_sklearn.spectra import rank
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.spectra._functions import rank
 
 GAINS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 SEEDS = range(5)

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from kpflow_sklearn import RecurrentTrainer, linearize
-from kpflow_sklearn.spectra import spectrum
+from kpflow_sklearn.spectra._functions import spectrum
 
 N_TRIALS, N_STEPS, N_UNITS = 3, 12, 5
 LABELS = {"P": "P", "K": "K", "PKP": "PKP*"}

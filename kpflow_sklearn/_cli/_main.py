@@ -13,24 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from kpflow_sklearn import (
-    KPFlowAnalyzer,
-    RecurrentTrainer,
-    TaskAlignmentAnalyzer,
-    report,
-)
-from kpflow_sklearn._alignment_reading import matrices_in_print, read_alignment_in_words
-from kpflow_sklearn._files import write_whole
-from kpflow_sklearn._options import N_ALIGNMENT_SNAPSHOTS, N_SNAPSHOTS, make_parser
-from kpflow_sklearn._reading import read_analysis_in_words, table_of
-from kpflow_sklearn._tasks import Task, load_file, load_task
-from kpflow_sklearn._training_reading import (
+from kpflow_sklearn._cli._options import N_ALIGNMENT_SNAPSHOTS, N_SNAPSHOTS, make_parser
+from kpflow_sklearn._cli._tasks import Task, load_file, load_task
+from kpflow_sklearn._common.files import write_whole
+from kpflow_sklearn.analyzers import KPFlowAnalyzer, TaskAlignmentAnalyzer
+from kpflow_sklearn.plotting import matplotlib_is_here
+from kpflow_sklearn.reporting import (
+    matrices_in_print,
     network_in_words,
     provenance_of,
+    read_alignment_in_words,
+    read_analysis_in_words,
+    report,
+    table_of,
     training_in_words,
 )
-from kpflow_sklearn.plotting._style import matplotlib_is_here
 from kpflow_sklearn.results import write_results
+from kpflow_sklearn.training import RecurrentTrainer
 
 N_DRAWN = 64
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_scalar
 
-from kpflow_sklearn._arrays import ARRAY_OPTIONS, as_array, check_numbers, validated
+from kpflow_sklearn._common.arrays import ARRAY_OPTIONS, as_array, check_numbers, validated
 
 #: Counts beyond are slips: no array of that many entries fits anywhere.
 LARGEST_COUNT = 2**31 - 1
@@ -266,3 +266,51 @@ def check_periods(
             )
         found["rest"] = left
     return found
+
+
+def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
+    """Return one label a trial, strings or integers.
+
+    Parameters
+    ----------
+    values : array-like of shape (n_trials,)
+        Labels.
+    name : str
+        What they are called in errors.
+    n_trials : int
+        How many there must be.
+
+    Returns
+    -------
+    ndarray
+        The labels.
+
+    Raises
+    ------
+    ValueError
+        If there is another number of them, or some are missing or no labels.
+    """
+    labels = as_array(values, name)
+    if labels.dtype.kind in "US" and not hasattr(values, "dtype"):
+        # NumPy turns a list of strings and numbers, or gaps, into strings.
+        labels = np.asarray(values, dtype=object)
+    if labels.shape != (n_trials,):
+        raise ValueError(
+            f"{name} must hold one label a trial, shape ({n_trials},), got {labels.shape}; X (or "
+            f"X_analysis, where given) has {n_trials} trials."
+        )
+    for label in labels:
+        whole = isinstance(label, str | int | np.integer | np.bool_)
+        whole = whole or (isinstance(label, float | np.floating) and float(label).is_integer())
+        if not whole:
+            raise ValueError(
+                f"{name} must be strings or integers without gaps, got {plain_repr(label)}."
+            )
+    if len({isinstance(label, str) for label in labels}) > 1:
+        raise ValueError(f"{name} must be all strings or all integers, got both.")
+    return np.array([x if isinstance(x, str) else int(x) for x in labels])
+
+
+def plain_repr(label: object) -> str:
+    """Return how Python would write a label, without the name of NumPy's type."""
+    return repr(label.item() if isinstance(label, np.generic) else label)

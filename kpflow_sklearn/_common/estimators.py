@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from kpflow_sklearn._callbacks import CallbackSupportMixin
-from kpflow_sklearn._tensors import to_cpu
-from kpflow_sklearn._validation import check_estimator_sequences, check_mask
+from kpflow_sklearn._common.callbacks import CallbackSupportMixin
+from kpflow_sklearn._common.checks import check_estimator_sequences, check_mask
+from kpflow_sklearn._common.tensors import to_cpu
 
 
 @cache

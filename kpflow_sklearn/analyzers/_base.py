@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._callbacks import CallbackSupportMixin, FitTask
-from kpflow_sklearn._estimator import SequenceTransformer, undone_if_it_fails
-from kpflow_sklearn.checkpoints import as_trainer
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.trials import AnalysisTrials, choose_trials
-from kpflow_sklearn.verification import verify_network
+from kpflow_sklearn._common.callbacks import CallbackSupportMixin, FitTask
+from kpflow_sklearn._common.estimators import SequenceTransformer, undone_if_it_fails
+from kpflow_sklearn.analyzers._trials import AnalysisTrials, choose_trials
+from kpflow_sklearn.analyzers._verification import verify_network
+from kpflow_sklearn.networks import RecurrentNetwork
+from kpflow_sklearn.training import as_trainer
 
 
 class RecurrentAnalyzer(

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kpflow_sklearn._arrays import as_array
-from kpflow_sklearn._memory import explained
-from kpflow_sklearn._validation import check_mask, check_sequences
-from kpflow_sklearn.linearization import Linearization
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.recurrent_model import to_tensors
-from kpflow_sklearn.sub_tasks import check_labels
-from kpflow_sklearn.targets import TargetEncoder, Targets
+from kpflow_sklearn._common.arrays import as_array
+from kpflow_sklearn._common.checks import check_labels, check_mask, check_sequences
+from kpflow_sklearn._common.memory import explained
+from kpflow_sklearn.networks import RecurrentNetwork, TargetEncoder, Targets, to_tensors
+from kpflow_sklearn.operators import Linearization
 
 #: What to do where the analysis as such does not fit.
 FEWER = "Analyse fewer or shorter trials (analysis_trials, X_analysis), or in float32."

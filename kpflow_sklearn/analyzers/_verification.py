@@ -10,15 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._random import draw_seed, torch_generator
-from kpflow_sklearn.linearization import Linearization
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.operator_spectra import OperatorSpectra
-from kpflow_sklearn.operators import ParameterOperator
-from kpflow_sklearn.recurrent_model import to_tensors
-from kpflow_sklearn.trials import AnalysisTrials
-from kpflow_sklearn.unit_blocks import map_blocks, parameter_gram
+from kpflow_sklearn._common.random import draw_seed, torch_generator
+from kpflow_sklearn.analyzers._trials import AnalysisTrials
+from kpflow_sklearn.networks import Objective, RecurrentNetwork, to_tensors
+from kpflow_sklearn.operators import Linearization, ParameterOperator
+from kpflow_sklearn.spectra import OperatorSpectra, map_blocks, parameter_gram
 
 #: Errors of identities in float64, relative to the size of what is compared.
 ROUNDING = 1e-9

@@ -1,4 +1,8 @@
-"""Recurrent cells: what one step computes, and the weight maps it consists of."""
+"""Recurrent cells: what one step computes, and the weight maps it consists of.
+
+``_base`` says what a cell declares, ``_builtin`` holds the built-in ones, ``_ode`` neural ODEs,
+``_user_step`` steps from elsewhere.
+"""
 
 from kpflow_sklearn.cells._base import Cell, WeightMap
 from kpflow_sklearn.cells._builtin import (
@@ -12,6 +16,7 @@ from kpflow_sklearn.cells._builtin import (
     make_cell,
 )
 from kpflow_sklearn.cells._ode import NeuralODE, NeuralODECell
+from kpflow_sklearn.cells._user_step import UserStep as UserStep
 
 __all__ = [
     "CELL_NAMES",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._validation import check_real
+from kpflow_sklearn._common.checks import check_real
 from kpflow_sklearn.cells._base import Cell, WeightMap
 
 Parts = tuple[Tensor, ...]

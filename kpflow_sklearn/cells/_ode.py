@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._validation import check_positive_int, check_real
+from kpflow_sklearn._common.checks import check_positive_int, check_real
 
 # Adaptive solvers choose their steps by all trials together, so that trials influence each other.
 FIXED_GRID_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")

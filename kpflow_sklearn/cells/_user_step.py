@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from kpflow_sklearn._random import isolated_torch_seed
+from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
 

@@ -1,11 +1,15 @@
-"""Synthetic tasks on which recurrent networks are trained and analysed, and helpers for data."""
+"""Synthetic tasks on which recurrent networks are trained and analysed, and helpers for data.
 
-from ._example_run import load_example_run
-from ._flip_flop import make_flip_flop
-from ._memory_pro import make_memory_pro
-from ._multitask import make_multitask
-from ._neurogym import fetch_neurogym
-from ._padding import pad_sequences, trials_first
+One file per task; ``_periods`` lays out the periods of a trial, ``_padding`` pads trials of
+unequal lengths, ``_neurogym`` fetches NeuroGym's tasks, ``_example_run`` loads a trained network.
+"""
+
+from kpflow_sklearn.datasets._example_run import load_example_run
+from kpflow_sklearn.datasets._flip_flop import make_flip_flop
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.datasets._multitask import make_multitask
+from kpflow_sklearn.datasets._neurogym import fetch_neurogym
+from kpflow_sklearn.datasets._padding import pad_sequences, trials_first
 
 __all__ = [
     "fetch_neurogym",

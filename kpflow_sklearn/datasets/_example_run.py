@@ -9,9 +9,8 @@ import torch
 from sklearn.utils import Bunch
 from torch import Tensor, nn
 
-from kpflow_sklearn._random import isolated_torch_seed
-
-from ._memory_pro import make_memory_pro
+from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn.datasets._memory_pro import make_memory_pro
 
 #: Written by tools/make_example_run.py.
 FOLDER = Path(__file__).parent / "example_run"

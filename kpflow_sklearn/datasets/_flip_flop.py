@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kpflow_sklearn._random import local_generator
-from kpflow_sklearn._validation import check_flag
-
-from ._periods import (
+from kpflow_sklearn._common.checks import check_flag
+from kpflow_sklearn._common.random import local_generator
+from kpflow_sklearn.datasets._periods import (
     FloatArray,
     RandomStateLike,
     add_noise,

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpflow_sklearn._random import local_generator
-from kpflow_sklearn._validation import check_flag
-
-from ._periods import (
+from kpflow_sklearn._common.checks import check_flag
+from kpflow_sklearn._common.random import local_generator
+from kpflow_sklearn.datasets._periods import (
     N_CHANNELS,
     FloatArray,
     Periods,

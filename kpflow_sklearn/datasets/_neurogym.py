@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kpflow_sklearn._random import local_generator
-
-from ._padding import pad_sequences
-from ._periods import RandomStateLike, check_count
+from kpflow_sklearn._common.random import local_generator
+from kpflow_sklearn.datasets._padding import pad_sequences
+from kpflow_sklearn.datasets._periods import RandomStateLike, check_count
 
 
 def fetch_neurogym(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpflow_sklearn._arrays import as_array
-from kpflow_sklearn._validation import check_positive_int
+from kpflow_sklearn._common.arrays import as_array
+from kpflow_sklearn._common.checks import check_positive_int
 
 
 def pad_sequences(

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from kpflow_sklearn._validation import LARGEST_COUNT, is_finite
+from kpflow_sklearn._common.checks import LARGEST_COUNT, is_finite
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 RandomStateLike: TypeAlias = int | np.random.RandomState | None

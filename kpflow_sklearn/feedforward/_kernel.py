@@ -13,14 +13,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.coactivation import (
+from kpflow_sklearn.feedforward._fields import LayerFactor, forward_fields, layer_factors
+from kpflow_sklearn.feedforward._network import FeedForwardNetwork
+from kpflow_sklearn.networks.tangents import (
     coactivation_gram,
     coactivation_trace,
     pull_back,
     push_forward,
 )
-from kpflow_sklearn.feedforward._fields import LayerFactor, forward_fields, layer_factors
-from kpflow_sklearn.feedforward._network import FeedForwardNetwork
 
 _CACHE = 2**28  # Bytes of fields that are kept between products.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._random import torch_generator
+from kpflow_sklearn._common.random import torch_generator
 
 #: phi(c h) = c phi(h) for c > 0, so that phi(h) = phi'(h) h, with slopes constant but for flips.
 PIECEWISE_LINEAR: tuple[type[nn.Module], ...] = (nn.ReLU, nn.LeakyReLU, nn.Identity)

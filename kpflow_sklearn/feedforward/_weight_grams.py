@@ -9,7 +9,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from kpflow_sklearn.traces import OVERFLOW, Estimate
+from kpflow_sklearn.results import OVERFLOW, Estimate
 
 LEAST_PAIRS = 30  # Of fewer drawn ones the spread is not known well enough for an error.
 # All pairs are measured up to so many, and so many multiplications for one layer.

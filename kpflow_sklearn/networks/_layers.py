@@ -6,11 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from kpflow_sklearn.cells import Cell
-from kpflow_sklearn.cells._raw import WeightReader
-from kpflow_sklearn.cells._step import UserStep
-from kpflow_sklearn.cells._tangent import LayerWeights, MappedTangent
-from kpflow_sklearn.cells._user import UserTangent
+from kpflow_sklearn.cells import Cell, UserStep
+from kpflow_sklearn.networks.tangents import LayerWeights, MappedTangent, UserTangent, WeightReader
 
 WEIGHT_STEMS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._arrays import check_numbers
-from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn.cells._step import UserStep
+from kpflow_sklearn._common.arrays import check_numbers
+from kpflow_sklearn._common.tensors import as_tensor
+from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.layers import UserLayer
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.readouts import check_readout, find_readout, read_width
+from kpflow_sklearn.networks._layers import UserLayer
+from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._readouts import check_readout, find_readout, read_width
 
 Step = str | Callable[[nn.Module, Tensor, Any], Any]
 FROZEN_SEED = 0

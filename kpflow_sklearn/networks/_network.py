@@ -7,16 +7,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._random import isolated_torch_seed, torch_generator
-from kpflow_sklearn._tensors import copy_module, to_cpu
-from kpflow_sklearn.cells import make_cell
-from kpflow_sklearn.cells._step import UserStep
+from kpflow_sklearn._common.random import isolated_torch_seed, torch_generator
+from kpflow_sklearn._common.tensors import as_tensor, copy_module, to_cpu
+from kpflow_sklearn.cells import UserStep, make_cell
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
-from kpflow_sklearn.layers import MappedLayer, RecurrentWeights, UserLayer
-from kpflow_sklearn.tangent import NetworkTangent
+from kpflow_sklearn.networks._layers import MappedLayer, RecurrentWeights, UserLayer
+from kpflow_sklearn.networks.tangents import NetworkTangent
 
 
 def refuse_unusable(module: nn.Module, label: str) -> None:
@@ -305,3 +305,14 @@ def _initialise(
                 if kind == "normal":
                     p.normal_(0, 1 / math.sqrt(hidden_size), generator=generator)
                 p.mul_(scale)
+
+
+def to_tensors(
+    X: np.ndarray, mask: np.ndarray | None, network: RecurrentNetwork
+) -> tuple[Tensor, Tensor | None]:
+    """Move trials to the network's dtype and device; what the mask hides becomes zero."""
+    device = network.initial_state.device
+    if mask is not None:
+        X = np.where(mask[..., None], X, 0)
+    valid = None if mask is None else as_tensor(mask, device=device)
+    return as_tensor(X, network.dtype, device), valid

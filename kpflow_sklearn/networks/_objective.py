@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.targets import Targets
+from kpflow_sklearn._common.tensors import as_tensor
+from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._targets import Targets
 
 
 @dataclass(frozen=True)

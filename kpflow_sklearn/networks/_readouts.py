@@ -8,7 +8,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._random import isolated_torch_seed
+from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
 # Units of rounding: products of many rows and of one may add in another order.

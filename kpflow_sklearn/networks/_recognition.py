@@ -11,16 +11,16 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from kpflow_sklearn.cells import make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.layers import MappedLayer
-from kpflow_sklearn.named_parts import (
+from kpflow_sklearn.networks._layers import MappedLayer
+from kpflow_sklearn.networks._named_step import (
     Step,
     initial_state_of,
     initial_state_trains,
     named_tensors,
     recognise_named_step,
 )
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.readouts import check_readout, find_readout, named_submodule
+from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._readouts import check_readout, find_readout, named_submodule
 
 
 def recognise_network(

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._random import isolated_torch_seed
+from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.layers import UserLayer
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.recurrent_model import to_tensors
+from kpflow_sklearn.networks._layers import UserLayer
+from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
 
 N_CHECKED = 8  # Trials that the rebuilt network is held against the module on.
 

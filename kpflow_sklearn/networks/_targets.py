@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import column_or_1d
 
-from kpflow_sklearn._arrays import as_array, check_numbers, check_squares, naming
-from kpflow_sklearn._validation import check_choice, last_valid_step
+from kpflow_sklearn._common.arrays import as_array, check_numbers, check_squares, naming
+from kpflow_sklearn._common.checks import check_choice, last_valid_step
 
 LOSSES = ("auto", "mse", "cross_entropy")
 

@@ -1,6 +1,14 @@
-"""Linear operators on trajectories: K, P and the tangent kernel PKP*."""
+"""Linear operators on trajectories: K, P and the tangent kernel PKP*.
+
+``_base`` is the algebra of linear operators, ``_parameter`` is K, ``_propagator`` P and its
+inverse, ``_tangent_kernel`` PKP*; ``_linearization`` makes all three for a network and its
+trials.
+"""
 
 from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.operators._base import cut as cut
+from kpflow_sklearn.operators._base import steps_first as steps_first
+from kpflow_sklearn.operators._linearization import Linearization, linearize
 from kpflow_sklearn.operators._parameter import ParameterJacobian, ParameterOperator
 from kpflow_sklearn.operators._propagator import FlowPropagator, InversePropagator
 from kpflow_sklearn.operators._tangent_kernel import TangentKernel
@@ -9,7 +17,9 @@ __all__ = [
     "FlowPropagator",
     "InversePropagator",
     "LinearOperator",
+    "Linearization",
     "ParameterJacobian",
     "ParameterOperator",
     "TangentKernel",
+    "linearize",
 ]

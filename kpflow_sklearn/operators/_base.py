@@ -12,10 +12,10 @@ import torch
 from scipy.sparse import linalg
 from torch import Tensor
 
-from kpflow_sklearn._arrays import as_array, check_numbers
-from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn._validation import check_positive_int, check_real, check_slice
-from kpflow_sklearn.tangent import NetworkTangent
+from kpflow_sklearn._common.arrays import as_array, check_numbers
+from kpflow_sklearn._common.checks import check_positive_int, check_real, check_slice
+from kpflow_sklearn._common.tensors import as_tensor
+from kpflow_sklearn.networks.tangents import NetworkTangent
 
 
 class LinearOperator:

@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn._validation import check_mask, check_real, check_sequences
+from kpflow_sklearn._common.checks import check_mask, check_real, check_sequences
+from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.network import RecurrentNetwork, refuse_unusable
-from kpflow_sklearn.operators import (
-    FlowPropagator,
-    ParameterJacobian,
-    ParameterOperator,
-    TangentKernel,
+from kpflow_sklearn.networks import (
+    Objective,
+    RecurrentNetwork,
+    TargetEncoder,
+    recognise_network,
+    refuse_unusable,
 )
-from kpflow_sklearn.recognition import recognise_network
-from kpflow_sklearn.targets import TargetEncoder
+from kpflow_sklearn.operators._parameter import ParameterJacobian, ParameterOperator
+from kpflow_sklearn.operators._propagator import FlowPropagator
+from kpflow_sklearn.operators._tangent_kernel import TangentKernel
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

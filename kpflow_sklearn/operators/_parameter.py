@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._validation import check_positive_int, check_real, check_slice
-from kpflow_sklearn.cells._blocks import MapBlock
+from kpflow_sklearn._common.checks import check_positive_int, check_real, check_slice
+from kpflow_sklearn.networks.tangents import LayerBlock, MapBlock, NetworkTangent
 from kpflow_sklearn.operators._base import (
     LinearOperator,
     _Adjoint,
@@ -16,7 +16,6 @@ from kpflow_sklearn.operators._base import (
     steps_first,
     trials_first,
 )
-from kpflow_sklearn.tangent import LayerBlock, NetworkTangent
 
 
 class ParameterJacobian(LinearOperator):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._validation import check_slice
+from kpflow_sklearn._common.checks import check_slice
+from kpflow_sklearn.networks.tangents import NetworkTangent
 from kpflow_sklearn.operators._base import (
     LinearOperator,
     _Adjoint,
@@ -13,7 +14,6 @@ from kpflow_sklearn.operators._base import (
     steps_first,
     trials_first,
 )
-from kpflow_sklearn.tangent import NetworkTangent
 
 
 class FlowPropagator(LinearOperator):

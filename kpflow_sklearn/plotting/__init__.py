@@ -1,4 +1,8 @@
-"""Figures of fitted analyzers; matplotlib is imported when a figure is drawn."""
+"""Figures of fitted analyzers; matplotlib is imported when a figure is drawn.
+
+One file per display; ``_display`` is what they share, ``_style`` colours and lines, ``_coloring``
+colours by trial, ``_runs`` several runs in one figure.
+"""
 
 from kpflow_sklearn.plotting._alignment import AlignmentDisplay
 from kpflow_sklearn.plotting._bottleneck import BottleneckDisplay
@@ -6,6 +10,7 @@ from kpflow_sklearn.plotting._collapse import CollapseDisplay
 from kpflow_sklearn.plotting._gram import GramDisplay
 from kpflow_sklearn.plotting._spectrum import LyapunovDisplay, SpectrumDisplay
 from kpflow_sklearn.plotting._style import OPERATOR_STYLE as OPERATOR_STYLE
+from kpflow_sklearn.plotting._style import matplotlib_is_here as matplotlib_is_here
 from kpflow_sklearn.plotting._style import plot_range
 from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
 

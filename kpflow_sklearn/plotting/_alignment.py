@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn._validation import check_choice
+from kpflow_sklearn._common.checks import check_choice
 from kpflow_sklearn.plotting._display import Display
 from kpflow_sklearn.plotting._style import short_name
 

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn.bottleneck import COLUMNS as RANK_COLUMNS
-from kpflow_sklearn.bottleneck import bottleneck_table
 from kpflow_sklearn.plotting._display import TableDisplay
-from kpflow_sklearn.plotting._hue import draw_levels, draw_runs, one_run, run_columns
+from kpflow_sklearn.plotting._runs import draw_levels, draw_runs, one_run, run_columns
 from kpflow_sklearn.plotting._style import OPERATOR_STYLE, iteration_axis, plain_log_scale
-from kpflow_sklearn.results import COLUMNS
+from kpflow_sklearn.results import COLUMNS, RANK_COLUMNS, bottleneck_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn.plotting._hue import RUN_NUMBER, number_runs
+from kpflow_sklearn.plotting._runs import RUN_NUMBER, number_runs
 from kpflow_sklearn.plotting._style import new_axes
 
 if TYPE_CHECKING:

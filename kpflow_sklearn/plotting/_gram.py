@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn._validation import check_choice
+from kpflow_sklearn._common.checks import check_choice
 from kpflow_sklearn.plotting._display import Display
-from kpflow_sklearn.plotting._style import (
-    LAYER_COLORS,
-    iteration_axis,
-    new_axes,
-    plain_log_scale,
-)
+from kpflow_sklearn.plotting._style import LAYER_COLORS, iteration_axis, new_axes, plain_log_scale
 from kpflow_sklearn.results import select
 
 if TYPE_CHECKING:

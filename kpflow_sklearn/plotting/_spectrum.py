@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn._validation import check_subset, check_word
+from kpflow_sklearn._common.checks import check_subset, check_word
 from kpflow_sklearn.plotting._display import TableDisplay
-from kpflow_sklearn.plotting._hue import draw_levels, draw_runs, one_run
-from kpflow_sklearn.plotting._style import (
-    CATEGORY_COLORS,
-    OPERATOR_STYLE,
-    plain_log_scale,
-)
+from kpflow_sklearn.plotting._runs import draw_levels, draw_runs, one_run
+from kpflow_sklearn.plotting._style import CATEGORY_COLORS, OPERATOR_STYLE, plain_log_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

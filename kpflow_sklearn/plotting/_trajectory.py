@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._arrays import as_array
-from kpflow_sklearn._validation import check_flag, check_word
+from kpflow_sklearn._common.arrays import as_array
+from kpflow_sklearn._common.checks import check_flag, check_word
 from kpflow_sklearn.plotting._coloring import Coloring
 from kpflow_sklearn.plotting._display import Display
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from kpflow_sklearn._alignment_reading import read_alignment_in_words as read
 from kpflow_sklearn.plotting import AlignmentDisplay
 from kpflow_sklearn.reporting._origin import KPFLOW as PAPER
 from kpflow_sklearn.reporting._page import Section, Table
 from kpflow_sklearn.reporting._pictures import Drawing, drawn
+from kpflow_sklearn.reporting._reading_alignment import read_alignment_in_words as read
 from kpflow_sklearn.reporting._tables import from_frame, named_values, spelled
 
 __all__ = ["PAPER", "SUBJECT", "count", "read", "sections"]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn._gram_reading import read_gram_in_words as read
 from kpflow_sklearn.plotting import GramDisplay, SpectrumDisplay
 from kpflow_sklearn.reporting._origin import GRAM_FLOW as PAPER
 from kpflow_sklearn.reporting._page import Section
 from kpflow_sklearn.reporting._pictures import Drawing, drawn
+from kpflow_sklearn.reporting._reading_gram import read_gram_in_words as read
 from kpflow_sklearn.reporting._tables import Measured, from_frame, over_training, spelled
 from kpflow_sklearn.results import select
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn._reading import read_analysis_in_words as read
 from kpflow_sklearn.plotting import CollapseDisplay, LyapunovDisplay, SpectrumDisplay
 from kpflow_sklearn.reporting._origin import KPFLOW as PAPER
 from kpflow_sklearn.reporting._page import Section, Table
 from kpflow_sklearn.reporting._pictures import Drawing, drawn
+from kpflow_sklearn.reporting._reading import read_analysis_in_words as read
 from kpflow_sklearn.reporting._tables import (
     Measured,
     cell,

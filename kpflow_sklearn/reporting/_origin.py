@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn._training_reading import source_of, training_in_words
-from kpflow_sklearn.plotting._style import matplotlib_is_here
+from kpflow_sklearn.plotting import matplotlib_is_here
 from kpflow_sklearn.reporting._page import Cell, Section, Table
+from kpflow_sklearn.reporting._reading_training import source_of, training_in_words
 from kpflow_sklearn.reporting._tables import from_frame, named_values
 
 _NOT_VERIFIED = (

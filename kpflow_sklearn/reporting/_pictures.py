@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kpflow_sklearn.plotting._style import matplotlib_is_here
+from kpflow_sklearn.plotting import matplotlib_is_here
 from kpflow_sklearn.reporting._page import Picture, data_uri
 
 if TYPE_CHECKING:

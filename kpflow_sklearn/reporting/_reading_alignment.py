@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn.grouping import describe_groups, margin
+from kpflow_sklearn.analyzers.alignment import describe_groups, margin
 
 #: Conflicts weaker than this cosine are not spoken of.
 _CONFLICT = -0.05

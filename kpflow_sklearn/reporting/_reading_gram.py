@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn._reading import loss_sentence
+from kpflow_sklearn.reporting._reading import loss_sentence
 from kpflow_sklearn.results import select
 
 

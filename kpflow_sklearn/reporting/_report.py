@@ -14,12 +14,12 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._arrays import as_array
-from kpflow_sklearn._files import write_whole
-from kpflow_sklearn._training_reading import network_in_words, provenance_of
-from kpflow_sklearn._validation import check_flag, check_word
-from kpflow_sklearn.analyzer import KPFlowAnalyzer
-from kpflow_sklearn.gram_analyzer import GramFlowAnalyzer
+from kpflow_sklearn._common.arrays import as_array
+from kpflow_sklearn._common.checks import check_flag, check_word
+from kpflow_sklearn._common.files import write_whole
+from kpflow_sklearn.analyzers.alignment import TaskAlignmentAnalyzer
+from kpflow_sklearn.analyzers.gram import GramFlowAnalyzer
+from kpflow_sklearn.analyzers.kpflow import KPFlowAnalyzer
 from kpflow_sklearn.reporting import _alignment, _gram, _kpflow
 from kpflow_sklearn.reporting._origin import (
     facts,
@@ -28,9 +28,9 @@ from kpflow_sklearn.reporting._origin import (
     verification_section,
 )
 from kpflow_sklearn.reporting._page import Page, Section, data_uri, render
+from kpflow_sklearn.reporting._reading_training import network_in_words, provenance_of
 from kpflow_sklearn.reporting._trajectories import trajectory_section
 from kpflow_sklearn.results import to_csv
-from kpflow_sklearn.task_analyzer import TaskAlignmentAnalyzer
 
 MOST_CSV = 4_000_000  # Bytes of results_ that a page may hold.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn.results import select
+from kpflow_sklearn.results._table import select
 
 OPERATORS = ("K", "P", "PKP")
 RANKS = [f"{name}_rank{of}" for name in OPERATORS for of in ("", "_std_error")]
-COLUMNS = ["iteration", *RANKS, "narrower", "ratio"]
+RANK_COLUMNS = ["iteration", *RANKS, "narrower", "ratio"]
 
 
 def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
@@ -33,14 +33,14 @@ def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
     """
     ranks = {name: select(results, name, "rank", "time") for name in OPERATORS}
     if any(len(found) == 0 for found in ranks.values()):
-        return pd.DataFrame(columns=COLUMNS)
+        return pd.DataFrame(columns=RANK_COLUMNS)
     rows = []
     for iteration in ranks["K"].index:
         value = {name: float(found.loc[iteration, "value"]) for name, found in ranks.items()}
         error = {name: float(found.loc[iteration, "std_error"]) for name, found in ranks.items()}
         found = [number for name in OPERATORS for number in (value[name], error[name])]
         rows.append([iteration, *found, *_judge(value, error)])
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=RANK_COLUMNS)
 
 
 def _judge(value: dict[str, float], error: dict[str, float]) -> tuple[str, float]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn._files import write_whole
-from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn._common.files import write_whole
+from kpflow_sklearn.results._estimate import Estimate
 
 SCHEMA_VERSION = 2
 

@@ -11,15 +11,15 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn._validation import (
+from kpflow_sklearn._common.checks import (
     check_mask,
     check_positive_int,
     check_sequences,
     check_subset,
 )
-from kpflow_sklearn.gram_overlap import OPERATORS, gram_cosine, is_small, trial_time_gram
-from kpflow_sklearn.linearization import linearize
+from kpflow_sklearn._common.random import draw_seed
+from kpflow_sklearn.operators import linearize
+from kpflow_sklearn.runs._overlap import OPERATORS, gram_cosine, is_small, trial_time_gram
 
 COMPARED = ("states", *OPERATORS)
 

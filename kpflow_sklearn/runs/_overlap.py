@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._random import torch_generator
-from kpflow_sklearn.gramians import DENSE_LIMIT, dense_gram
-from kpflow_sklearn.linearization import Linearization
-from kpflow_sklearn.traces import ZERO, Estimate
+from kpflow_sklearn._common.random import torch_generator
+from kpflow_sklearn.operators import Linearization
+from kpflow_sklearn.results import ZERO, Estimate
+from kpflow_sklearn.spectra import DENSE_LIMIT, dense_gram
 
 OPERATORS = ("K", "P", "PKP")
 

@@ -17,13 +17,12 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import ParameterGrid
 
-from kpflow_sklearn._arrays import as_array
-from kpflow_sklearn._sweep_cache import CellCache
-from kpflow_sklearn._validation import LARGEST_COUNT, check_folder, check_positive_int
+from kpflow_sklearn._common.arrays import as_array
+from kpflow_sklearn._common.checks import LARGEST_COUNT, check_folder, check_positive_int
 from kpflow_sklearn.lyapunov import N_FOLLOWED
-from kpflow_sklearn.results import COLUMNS, row, to_frame
-from kpflow_sklearn.targets import as_labels
-from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.networks import as_labels
+from kpflow_sklearn.results import COLUMNS, Estimate, row, to_frame
+from kpflow_sklearn.runs._sweep_cache import CellCache
 from kpflow_sklearn.training import RecurrentTrainer
 
 logger = logging.getLogger("kpflow_sklearn")

@@ -12,11 +12,10 @@ from typing import Any
 import joblib
 from sklearn.frozen import FrozenEstimator
 
-from kpflow_sklearn._digest import code_in_words, is_code
-from kpflow_sklearn._files import write_whole
-from kpflow_sklearn._loop import Snapshot
-from kpflow_sklearn.checkpoint_files import find_sources
+from kpflow_sklearn._common.files import write_whole
+from kpflow_sklearn._common.fingerprints import code_in_words, is_code
 from kpflow_sklearn.results import COLUMNS, SCHEMA_VERSION, provenance
+from kpflow_sklearn.training import Snapshot, find_sources
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ effective dimension = (tr G)^2 / tr G^2, and rank = the least r whose r largest 
 
 from __future__ import annotations
 
-from kpflow_sklearn._spectrum import Spectrum
-from kpflow_sklearn._validation import check_choice, check_real
-from kpflow_sklearn.gramians import AXES
-from kpflow_sklearn.operator_spectra import OperatorSpectra
+from kpflow_sklearn._common.checks import check_choice, check_real
 from kpflow_sklearn.operators import LinearOperator
-from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.results import Estimate
+from kpflow_sklearn.spectra._gramians import AXES
+from kpflow_sklearn.spectra._operator_spectra import OperatorSpectra
+from kpflow_sklearn.spectra._spectrum import Spectrum
 
 __all__ = ["OperatorSpectra", "Spectrum", "effective_dimension", "rank", "spectrum", "trace"]
 

@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.cells._tangent import MappedTangent
+from kpflow_sklearn.networks.tangents import MappedTangent, NetworkTangent
 from kpflow_sklearn.operators import (
     FlowPropagator,
     LinearOperator,
     ParameterOperator,
     TangentKernel,
+    cut,
 )
-from kpflow_sklearn.operators._base import cut
-from kpflow_sklearn.tangent import NetworkTangent
-from kpflow_sklearn.unit_blocks import eigenvalues
+from kpflow_sklearn.spectra._units import eigenvalues
 
 #: Number of trajectory entries up to which an operator's matrix is simply formed.
 DENSE_LIMIT = 1024

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._memory import Allowance, free_memory
-from kpflow_sklearn.operators import LinearOperator
-from kpflow_sklearn.operators._base import cut, steps_first
+from kpflow_sklearn._common.memory import Allowance, free_memory
+from kpflow_sklearn.operators import LinearOperator, cut, steps_first
 
 #: Arrays of the size of a trajectory that cutting a factor to a chunk of trials copies.
 _CUT = 6

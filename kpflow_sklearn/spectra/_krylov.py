@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._random import torch_generator
+from kpflow_sklearn._common.random import torch_generator
 
 
 class Krylov:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kpflow_sklearn.krylov import Krylov
-from kpflow_sklearn.sketcher import Sketcher
-from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
+from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate
+from kpflow_sklearn.spectra._krylov import Krylov
+from kpflow_sklearn.spectra._sketch import Sketcher
 
 _CONVERGED = 1e-2
 # Squares of a node that the tail beyond the modes may hold before equal ones are suspected in it.

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn.gramians import DENSE_LIMIT, dense_gram, gram_factor
-from kpflow_sklearn.half_factor import HalfFactor, analysis_allowance
-from kpflow_sklearn.krylov import Krylov
+from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
-from kpflow_sklearn.unit_blocks import ROUNDING, map_blocks, unit_modes
+from kpflow_sklearn.spectra._gramians import DENSE_LIMIT, dense_gram, gram_factor
+from kpflow_sklearn.spectra._half_factor import HalfFactor, analysis_allowance
+from kpflow_sklearn.spectra._krylov import Krylov
+from kpflow_sklearn.spectra._units import ROUNDING, map_blocks, unit_modes
 
 # Extra directions make the iteration on few leading ones converge faster.
 _OVERSAMPLING = 8

@@ -12,31 +12,11 @@ although the random vectors are few and each contributes a skewed quadratic form
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from kpflow_sklearn.sketches import Sketch
-
-ZERO = "the operator is zero"
-NOISY = "the estimate of tr G^2 is not positive; take more probes"
-OVERFLOW = "the numbers overflow"
-
-
-class Estimate(NamedTuple):
-    """A number and its standard error (0 if the number is exact).
-
-    A number that could not be had is NaN with ``reason`` saying why.
-    """
-
-    value: float
-    std_error: float = 0.0
-    reason: str = ""
-
-    @classmethod
-    def missing(cls, reason: str) -> Estimate:
-        """Return the mark of a number that could not be had."""
-        return cls(float("nan"), float("nan"), reason)
+from kpflow_sklearn.results import NOISY, ZERO, Estimate
+from kpflow_sklearn.spectra._sketches import Sketch
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._memory import Allowance
-from kpflow_sklearn._random import draw_seed, local_generator
-from kpflow_sklearn._spectrum import (
-    Spectrum,
-    compressed_spectrum,
-    exact_ratio,
-    missing_spectrum,
-    sampled_spectrum,
-    spectrum_of_eigenvalues,
-    spectrum_of_gram,
-)
-from kpflow_sklearn._validation import check_choice, check_positive_int, check_subset
-from kpflow_sklearn.costs import gramian_cost, moment_cost, sampling_cost, trial_cost, unit_cost
-from kpflow_sklearn.density import sampled_rank
-from kpflow_sklearn.gramians import (
+from kpflow_sklearn._common.checks import check_choice, check_positive_int, check_subset
+from kpflow_sklearn._common.memory import Allowance
+from kpflow_sklearn._common.random import draw_seed, local_generator
+from kpflow_sklearn.operators import FlowPropagator, LinearOperator
+from kpflow_sklearn.results import OVERFLOW, Estimate
+from kpflow_sklearn.spectra._gramians import (
     AXES,
     DENSE_LIMIT,
     dense_gram,
@@ -33,12 +24,27 @@ from kpflow_sklearn.gramians import (
     trial_eigenvalues,
     trial_gram,
 )
-from kpflow_sklearn.half_factor import analysis_allowance
-from kpflow_sklearn.operators import FlowPropagator, LinearOperator
-from kpflow_sklearn.sketcher import Sketcher
-from kpflow_sklearn.sketches import Sketch
-from kpflow_sklearn.traces import OVERFLOW, Estimate
-from kpflow_sklearn.unit_blocks import (
+from kpflow_sklearn.spectra._half_factor import analysis_allowance
+from kpflow_sklearn.spectra._lanczos_rank import sampled_rank
+from kpflow_sklearn.spectra._routes import (
+    gramian_cost,
+    moment_cost,
+    sampling_cost,
+    trial_cost,
+    unit_cost,
+)
+from kpflow_sklearn.spectra._sketch import Sketcher
+from kpflow_sklearn.spectra._sketches import Sketch
+from kpflow_sklearn.spectra._spectrum import (
+    Spectrum,
+    compressed_spectrum,
+    exact_ratio,
+    missing_spectrum,
+    sampled_spectrum,
+    spectrum_of_eigenvalues,
+    spectrum_of_gram,
+)
+from kpflow_sklearn.spectra._units import (
     map_blocks,
     parameter_gram,
     parameter_moments,

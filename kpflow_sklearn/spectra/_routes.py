@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kpflow_sklearn.operators import FlowPropagator, LinearOperator
-from kpflow_sklearn.unit_blocks import map_blocks
+from kpflow_sklearn.spectra._units import map_blocks
 
 
 def sampling_cost(op: FlowPropagator, n_modes: int, n_probes: int) -> float:

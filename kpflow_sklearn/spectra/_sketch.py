@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._memory import Allowance
-from kpflow_sklearn.half_factor import HalfFactor, inner_products
-from kpflow_sklearn.krylov import Krylov
+from kpflow_sklearn._common.memory import Allowance
 from kpflow_sklearn.operators import LinearOperator
-from kpflow_sklearn.sketches import Sketch
+from kpflow_sklearn.spectra._half_factor import HalfFactor, inner_products
+from kpflow_sklearn.spectra._krylov import Krylov
+from kpflow_sklearn.spectra._sketches import Sketch
 
 #: Steps and random starts of the Krylov spaces: one start a trial, where there are more trials.
 N_STEPS = 12

@@ -8,17 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._validation import check_real
-from kpflow_sklearn.sketches import Sketch
-from kpflow_sklearn.traces import (
-    OVERFLOW,
-    ZERO,
-    Estimate,
-    Moments,
-    axis_moments,
-    whole_moments,
-    widening,
-)
+from kpflow_sklearn._common.checks import check_real
+from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate
+from kpflow_sklearn.spectra._moments import Moments, axis_moments, whole_moments, widening
+from kpflow_sklearn.spectra._sketches import Sketch
 
 
 @dataclass(frozen=True)

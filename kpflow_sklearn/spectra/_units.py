@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.cells._blocks import MapBlock
-from kpflow_sklearn.coactivation import coactivation_gram
+from kpflow_sklearn.networks.tangents import LayerBlock, MapBlock, coactivation_gram
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
-from kpflow_sklearn.tangent import LayerBlock
 
 ROUNDING = 1e-12
 #: Bytes of the unit Grams held at a time, and of the products they are made of, at most.

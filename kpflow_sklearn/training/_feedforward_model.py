@@ -13,11 +13,11 @@ from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._arrays import as_array, check_numbers, check_squares, validated
-from kpflow_sklearn._estimator import NetworkSource
-from kpflow_sklearn._loop import Snapshot
-from kpflow_sklearn._tensors import as_tensor
+from kpflow_sklearn._common.arrays import as_array, check_numbers, check_squares, validated
+from kpflow_sklearn._common.estimators import NetworkSource
+from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.feedforward import FeedForwardNetwork
+from kpflow_sklearn.training._loop import Snapshot
 
 
 def check_table(estimator: Any, X: ArrayLike, *, reset: bool) -> np.ndarray:

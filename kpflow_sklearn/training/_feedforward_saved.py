@@ -11,18 +11,18 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from kpflow_sklearn._arrays import as_array
-from kpflow_sklearn._callbacks import FitTask, with_callbacks
-from kpflow_sklearn._estimator import undone_if_it_fails
-from kpflow_sklearn._loop import Snapshot
-from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn.checkpoints import SavedTraining
+from kpflow_sklearn._common.arrays import as_array
+from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
+from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.feedforward import FeedForwardNetwork, recognise_feedforward
-from kpflow_sklearn.feedforward_model import FeedForwardModel, check_table, check_values
-from kpflow_sklearn.feedforward_training import FeedForwardTrainer
-from kpflow_sklearn.network import refuse_unusable
-from kpflow_sklearn.state_dicts import Checkpoints, load_each, unwrapped
+from kpflow_sklearn.networks import refuse_unusable
+from kpflow_sklearn.training._feedforward_model import FeedForwardModel, check_table, check_values
+from kpflow_sklearn.training._feedforward_trainer import FeedForwardTrainer
+from kpflow_sklearn.training._loop import Snapshot
+from kpflow_sklearn.training._recurrent_saved import SavedTraining
+from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, unwrapped
 
 
 class SavedFeedForward(FeedForwardModel):

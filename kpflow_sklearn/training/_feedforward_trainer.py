@@ -8,26 +8,21 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from kpflow_sklearn._arrays import as_array
-from kpflow_sklearn._callbacks import FitTask, with_callbacks
-from kpflow_sklearn._digest import values_digest
-from kpflow_sklearn._estimator import undone_if_it_fails
-from kpflow_sklearn._loop import LoopSettings, train
-from kpflow_sklearn._random import draw_seed, torch_generator
-from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn._validation import (
-    check_choice,
-    check_flag,
-    check_positive_int,
-    check_real,
-)
+from kpflow_sklearn._common.arrays import as_array
+from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
+from kpflow_sklearn._common.checks import check_choice, check_flag, check_positive_int, check_real
+from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.fingerprints import values_digest
+from kpflow_sklearn._common.random import draw_seed, torch_generator
+from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.feedforward import ACTIVATIONS, FeedForwardNetwork, build_feedforward
-from kpflow_sklearn.feedforward_model import (
+from kpflow_sklearn.training._feedforward_model import (
     FeedForwardModel,
     TrainingRecord,
     check_table,
     check_values,
 )
+from kpflow_sklearn.training._loop import LoopSettings, train
 
 
 class FeedForwardTrainer(FeedForwardModel):

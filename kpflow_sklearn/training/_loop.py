@@ -16,13 +16,13 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kpflow_sklearn._arrays import naming
-from kpflow_sklearn._batches import Batches
-from kpflow_sklearn._callbacks import FitTask, warn_caller
-from kpflow_sklearn._memory import Allowance
-from kpflow_sklearn._tensors import to_cpu
-from kpflow_sklearn._validation import check_positive_int, check_real, check_verbose
-from kpflow_sklearn.run_folder import RunFolder
+from kpflow_sklearn._common.arrays import naming
+from kpflow_sklearn._common.callbacks import FitTask, warn_caller
+from kpflow_sklearn._common.checks import check_positive_int, check_real, check_verbose
+from kpflow_sklearn._common.memory import Allowance
+from kpflow_sklearn._common.tensors import to_cpu
+from kpflow_sklearn.training._batches import Batches
+from kpflow_sklearn.training._run_folder import RunFolder
 
 logger = logging.getLogger("kpflow_sklearn")
 BatchLoss = Callable[[np.ndarray], Callable[[slice], Tensor]]

@@ -7,26 +7,11 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from kpflow_sklearn._callbacks import warn_caller
-from kpflow_sklearn._estimator import NetworkSource, SequenceEstimator
-from kpflow_sklearn._loop import Snapshot
-from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.targets import TargetEncoder, Targets
-
-
-def to_tensors(
-    X: np.ndarray, mask: np.ndarray | None, network: RecurrentNetwork
-) -> tuple[Tensor, Tensor | None]:
-    """Move trials to the network's dtype and device; what the mask hides becomes zero."""
-    device = network.initial_state.device
-    if mask is not None:
-        X = np.where(mask[..., None], X, 0)
-    valid = None if mask is None else as_tensor(mask, device=device)
-    return as_tensor(X, network.dtype, device), valid
+from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.estimators import NetworkSource, SequenceEstimator
+from kpflow_sklearn.networks import Objective, RecurrentNetwork, TargetEncoder, Targets, to_tensors
+from kpflow_sklearn.training._loop import Snapshot
 
 
 class RecurrentModel(NetworkSource, SequenceEstimator):

@@ -12,19 +12,22 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from torch import nn
 
-from kpflow_sklearn._callbacks import FitTask, with_callbacks
-from kpflow_sklearn._estimator import undone_if_it_fails
-from kpflow_sklearn._loop import Snapshot
-from kpflow_sklearn._tensors import copy_module
-from kpflow_sklearn._validation import check_choice
+from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
+from kpflow_sklearn._common.checks import check_choice
+from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.named_parts import Step
-from kpflow_sklearn.network import RecurrentNetwork, refuse_unusable
-from kpflow_sklearn.rebuild import check_rebuilt
-from kpflow_sklearn.recognition import recognise_network
-from kpflow_sklearn.recurrent_model import RecurrentModel
-from kpflow_sklearn.state_dicts import Checkpoints, load_each, unwrapped
-from kpflow_sklearn.training import RecurrentTrainer
+from kpflow_sklearn.networks import (
+    RecurrentNetwork,
+    Step,
+    check_rebuilt,
+    recognise_network,
+    refuse_unusable,
+)
+from kpflow_sklearn.training._loop import Snapshot
+from kpflow_sklearn.training._recurrent_model import RecurrentModel
+from kpflow_sklearn.training._recurrent_trainer import RecurrentTrainer
+from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, unwrapped
 
 logger = logging.getLogger("kpflow_sklearn")
 

@@ -11,22 +11,21 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from kpflow_sklearn._callbacks import FitTask, with_callbacks
-from kpflow_sklearn._estimator import undone_if_it_fails
-from kpflow_sklearn._loop import BatchLoss, LoopSettings, train
-from kpflow_sklearn._random import draw_seed, torch_generator
-from kpflow_sklearn._tensors import copy_module
-from kpflow_sklearn._validation import (
+from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
+from kpflow_sklearn._common.checks import (
     check_choice,
     check_flag,
     check_folder,
     check_positive_int,
     check_real,
 )
-from kpflow_sklearn.network import RecurrentNetwork, build_network
-from kpflow_sklearn.recurrent_model import RecurrentModel, to_tensors
-from kpflow_sklearn.run_folder import RunFolder, name_settings
-from kpflow_sklearn.targets import Targets
+from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.random import draw_seed, torch_generator
+from kpflow_sklearn._common.tensors import copy_module
+from kpflow_sklearn.networks import RecurrentNetwork, Targets, build_network, to_tensors
+from kpflow_sklearn.training._loop import BatchLoss, LoopSettings, train
+from kpflow_sklearn.training._recurrent_model import RecurrentModel
+from kpflow_sklearn.training._run_folder import RunFolder, name_settings
 
 
 class RecurrentTrainer(RecurrentModel):

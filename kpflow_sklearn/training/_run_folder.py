@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from kpflow_sklearn._digest import code_in_words, is_code, values_digest
-from kpflow_sklearn._files import write_whole
+from kpflow_sklearn._common.files import write_whole
+from kpflow_sklearn._common.fingerprints import code_in_words, is_code, values_digest
 from kpflow_sklearn.exceptions import CheckpointError
 
 LATEST = "latest.pt"

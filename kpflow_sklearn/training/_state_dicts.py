@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from kpflow_sklearn.checkpoint_files import find_sources
 from kpflow_sklearn.exceptions import CheckpointError
+from kpflow_sklearn.training._checkpoint_files import find_sources
 
 Checkpoints = str | PathLike | Sequence[Mapping[str, Tensor] | str | PathLike] | None
 

@@ -23,10 +23,10 @@ from kpflow_sklearn import (
     lyapunov,
     operators,
     report,
-    spectra,
     sweep,
 )
-from kpflow_sklearn.cells import make_cell
+from kpflow_sklearn.cells._builtin import make_cell
+from kpflow_sklearn.spectra import _functions as spectra
 from tests.bad_input import arrays
 from tests.bad_input.entries import FOLDER, TRAINER, Arguments, Entry, data, fitted, network, some
 from tests.bad_input.estimators import later, sequences, targets, weights

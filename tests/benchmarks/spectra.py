@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from kpflow_sklearn import KPFlowAnalyzer
-from kpflow_sklearn.analysis import SnapshotAnalysis
-from kpflow_sklearn.gramians import propagator_gram
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.modes import leading_modes
-from kpflow_sklearn.spectra import OperatorSpectra
-from kpflow_sklearn.targets import Targets
-from kpflow_sklearn.trials import AnalysisTrials
+from kpflow_sklearn.analyzers._trials import AnalysisTrials
+from kpflow_sklearn.analyzers.kpflow._snapshot import SnapshotAnalysis
+from kpflow_sklearn.networks._objective import Objective
+from kpflow_sklearn.networks._targets import Targets
+from kpflow_sklearn.spectra._functions import OperatorSpectra
+from kpflow_sklearn.spectra._gramians import propagator_gram
+from kpflow_sklearn.spectra._modes import leading_modes
 from tests.benchmarks import gemms
 from tests.benchmarks.ours import ACTIVITY_TOL, operator_of
 from tests.benchmarks.problems import (

@@ -10,30 +10,30 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._callbacks import FitTask, warn_caller, with_callbacks
-from kpflow_sklearn._estimator import undone_if_it_fails
-from kpflow_sklearn._memory import explained
-from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn._validation import (
+from kpflow_sklearn._common.callbacks import FitTask, warn_caller, with_callbacks
+from kpflow_sklearn._common.checks import (
+    check_labels,
     check_periods,
     check_positive_int,
     check_verbose,
 )
-from kpflow_sklearn.alignment_history import AlignmentHistory
-from kpflow_sklearn.alignment_rows import alignment_rows
-from kpflow_sklearn.analyzer_base import RecurrentAnalyzer
-from kpflow_sklearn.results import to_frame
-from kpflow_sklearn.sub_tasks import (
+from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.memory import explained
+from kpflow_sklearn._common.random import draw_seed
+from kpflow_sklearn.analyzers._base import RecurrentAnalyzer
+from kpflow_sklearn.analyzers._trials import FEWER, AnalysisTrials, check_analysed, choose_index
+from kpflow_sklearn.analyzers.alignment._history import AlignmentHistory
+from kpflow_sklearn.analyzers.alignment._rows import alignment_rows
+from kpflow_sklearn.analyzers.alignment._sub_tasks import (
     SubTasks,
-    check_labels,
     match_conditions,
     tasks_by_label,
     tasks_by_output,
 )
-from kpflow_sklearn.targets import as_labels
-from kpflow_sklearn.task_flow import TaskFlow
-from kpflow_sklearn.task_verification import verify_tasks
-from kpflow_sklearn.trials import FEWER, AnalysisTrials, check_analysed, choose_index
+from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
+from kpflow_sklearn.analyzers.alignment._verification import verify_tasks
+from kpflow_sklearn.networks import as_labels
+from kpflow_sklearn.results import to_frame
 
 
 class TaskAlignmentAnalyzer(RecurrentAnalyzer):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn.grouping import (
+from kpflow_sklearn.analyzers.alignment._grouping import (
     chance_of_margin,
     describe_groups,
     first_lasting,

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kpflow_sklearn.results import row
-from kpflow_sklearn.task_flow import MATRICES, MOMENTS, TaskFlow
-from kpflow_sklearn.traces import Estimate
+from kpflow_sklearn.analyzers.alignment._task_flow import MATRICES, MOMENTS, TaskFlow
+from kpflow_sklearn.results import Estimate, row
 
 
 def alignment_rows(

@@ -10,11 +10,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from kpflow_sklearn._arrays import as_array
-from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn.linearization import Linearization
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.targets import Targets
+from kpflow_sklearn._common.checks import plain_repr
+from kpflow_sklearn._common.tensors import as_tensor
+from kpflow_sklearn.networks import Objective, Targets
+from kpflow_sklearn.operators import Linearization
 
 
 class TaskLosses(NamedTuple):
@@ -157,8 +156,8 @@ def match_conditions(labels: ArrayLike, conditions: ArrayLike) -> np.ndarray:
         i, j = alone[0]
         raise ValueError(
             "conditions must have labels that any two tasks share, but among the trials to "
-            f"analyse {_plain(names[i])} and {_plain(names[j])} share none; leave conditions out "
-            "to compare second moments instead."
+            f"analyse {plain_repr(names[i])} and {plain_repr(names[j])} share none; leave "
+            "conditions out to compare second moments instead."
         )
     return matched
 
@@ -184,50 +183,3 @@ def tasks_by_output(targets: Targets, n_outputs: int) -> SubTasks:
     each = [Targets(targets.values, weight * own[j]) for j in range(n_outputs)]
     member = np.ones((n_outputs, n_trials), dtype=bool)
     return SubTasks(np.arange(n_outputs), member, each, True, np.arange(n_trials))
-
-
-def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
-    """Return one label a trial, strings or integers.
-
-    Parameters
-    ----------
-    values : array-like of shape (n_trials,)
-        Labels.
-    name : str
-        What they are called in errors.
-    n_trials : int
-        How many there must be.
-
-    Returns
-    -------
-    ndarray
-        The labels.
-
-    Raises
-    ------
-    ValueError
-        If there is another number of them, or some are missing or no labels.
-    """
-    labels = as_array(values, name)
-    if labels.dtype.kind in "US" and not hasattr(values, "dtype"):
-        # NumPy turns a list of strings and numbers, or gaps, into strings.
-        labels = np.asarray(values, dtype=object)
-    if labels.shape != (n_trials,):
-        raise ValueError(
-            f"{name} must hold one label a trial, shape ({n_trials},), got {labels.shape}; X (or "
-            f"X_analysis, where given) has {n_trials} trials."
-        )
-    for label in labels:
-        whole = isinstance(label, str | int | np.integer | np.bool_)
-        whole = whole or (isinstance(label, float | np.floating) and float(label).is_integer())
-        if not whole:
-            raise ValueError(
-                f"{name} must be strings or integers without gaps, got {_plain(label)}."
-            )
-    if len({isinstance(label, str) for label in labels}) > 1:
-        raise ValueError(f"{name} must be all strings or all integers, got both.")
-    return np.array([x if isinstance(x, str) else int(x) for x in labels])
-
-
-def _plain(label: object) -> str:
-    return repr(label.item() if isinstance(label, np.generic) else label)

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._spectrum import spectrum_of_gram
-from kpflow_sklearn.linearization import Linearization
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.similarity import cosines, matched_cosines, moment_overlap
-from kpflow_sklearn.sub_tasks import SubTasks
+from kpflow_sklearn.analyzers.alignment._similarity import cosines, matched_cosines, moment_overlap
+from kpflow_sklearn.analyzers.alignment._sub_tasks import SubTasks
+from kpflow_sklearn.networks import Objective
+from kpflow_sklearn.operators import Linearization
+from kpflow_sklearn.spectra import spectrum_of_gram
 
 MATRICES = ("interference", "gradient", "flow", "update", "state")
 #: How update and state were compared.

@@ -8,20 +8,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.linearization import Linearization
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.recurrent_model import to_tensors
-from kpflow_sklearn.sub_tasks import SubTasks
-from kpflow_sklearn.task_flow import TaskFlow
-from kpflow_sklearn.trials import AnalysisTrials
-from kpflow_sklearn.verification import (
+from kpflow_sklearn.analyzers._trials import AnalysisTrials
+from kpflow_sklearn.analyzers._verification import (
     ROUNDING,
     derivatives,
     relative,
     table_of_checks,
     trained_parameters,
 )
+from kpflow_sklearn.analyzers.alignment._sub_tasks import SubTasks
+from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
+from kpflow_sklearn.networks import Objective, RecurrentNetwork, to_tensors
+from kpflow_sklearn.operators import Linearization
 
 
 def verify_tasks(

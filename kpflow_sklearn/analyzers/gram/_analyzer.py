@@ -13,20 +13,19 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clon
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._arrays import naming
-from kpflow_sklearn._callbacks import CallbackSupportMixin, FitTask, with_callbacks
-from kpflow_sklearn._estimator import Estimator, undone_if_it_fails
-from kpflow_sklearn._memory import explained
-from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn._validation import check_positive_int, check_real, check_verbose
+from kpflow_sklearn._common.arrays import naming
+from kpflow_sklearn._common.callbacks import CallbackSupportMixin, FitTask, with_callbacks
+from kpflow_sklearn._common.checks import check_positive_int, check_real, check_verbose
+from kpflow_sklearn._common.estimators import Estimator, undone_if_it_fails
+from kpflow_sklearn._common.memory import explained
+from kpflow_sklearn._common.random import draw_seed
+from kpflow_sklearn.analyzers.gram._course import GramTraining
+from kpflow_sklearn.analyzers.gram._modes import eigenpairs, mode_rows
+from kpflow_sklearn.analyzers.gram._snapshot import GramSettings
+from kpflow_sklearn.analyzers.gram._tables import layer_table, mode_table
 from kpflow_sklearn.feedforward import LEAST_PAIRS, Simulation, check_closed, choose_pairs
-from kpflow_sklearn.feedforward_model import check_table, check_values
-from kpflow_sklearn.feedforward_saved import as_feedforward_trainer
-from kpflow_sklearn.gram_analysis import GramSettings
-from kpflow_sklearn.gram_modes import eigenpairs, mode_rows
-from kpflow_sklearn.gram_tables import layer_table, mode_table
-from kpflow_sklearn.gram_training import GramTraining
 from kpflow_sklearn.results import to_frame
+from kpflow_sklearn.training import as_feedforward_trainer, check_table, check_values
 
 #: Rows that `verify` takes, at most.
 N_VERIFIED = 256

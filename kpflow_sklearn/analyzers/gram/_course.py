@@ -10,12 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kpflow_sklearn._loop import Snapshot
-from kpflow_sklearn._tensors import as_tensor
-from kpflow_sklearn.feedforward import Simulation, simulate_fields
-from kpflow_sklearn.gram_analysis import GramSnapshot
-from kpflow_sklearn.gram_modes import ROUNDING
-from kpflow_sklearn.gram_prediction import (
+from kpflow_sklearn._common.tensors import as_tensor
+from kpflow_sklearn.analyzers.gram._modes import ROUNDING
+from kpflow_sklearn.analyzers.gram._prediction import (
     CLOSED,
     NONE,
     closed_or_kernel,
@@ -23,7 +20,10 @@ from kpflow_sklearn.gram_prediction import (
     plain_descent,
     unstable_remark,
 )
-from kpflow_sklearn.gram_verification import verify_kernel
+from kpflow_sklearn.analyzers.gram._snapshot import GramSnapshot
+from kpflow_sklearn.analyzers.gram._verification import verify_kernel
+from kpflow_sklearn.feedforward import Simulation, simulate_fields
+from kpflow_sklearn.training import Snapshot
 
 NO_UPDATE = "no update was made after the first snapshot; keep an earlier one"
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
-from kpflow_sklearn._spectrum import Spectrum, missing_spectrum, spectrum_of_eigenvalues
+from kpflow_sklearn.analyzers.gram._prediction import STABLE
+from kpflow_sklearn.analyzers.gram._snapshot import GramSettings, GramSnapshot
 from kpflow_sklearn.feedforward import FeedForwardKernel
-from kpflow_sklearn.gram_analysis import GramSettings, GramSnapshot
-from kpflow_sklearn.gram_prediction import STABLE
-from kpflow_sklearn.traces import OVERFLOW, Estimate
+from kpflow_sklearn.results import OVERFLOW, Estimate
+from kpflow_sklearn.spectra import Spectrum, missing_spectrum, spectrum_of_eigenvalues
 
 ROUNDING = 1e-12
 GROWS = (

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._digest import values_digest
+from kpflow_sklearn._common.fingerprints import values_digest
 from kpflow_sklearn.feedforward import FeedForwardKernel, FeedForwardNetwork, why_not_closed
-from kpflow_sklearn.feedforward_model import TrainingRecord
+from kpflow_sklearn.training import TrainingRecord
 
 CLOSED = "closed fields"
 KERNEL = "kernel, frozen between snapshots"

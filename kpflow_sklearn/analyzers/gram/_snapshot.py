@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._spectrum import Spectrum
 from kpflow_sklearn.feedforward import (
     FeedForwardKernel,
     FeedForwardNetwork,
@@ -25,8 +24,8 @@ from kpflow_sklearn.feedforward import (
     mean_over_pairs,
     pairwise_grams,
 )
-from kpflow_sklearn.results import row
-from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate
+from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate, row
+from kpflow_sklearn.spectra import Spectrum
 
 GRAM_QUANTITIES = ("gram_trace", "gram_norm", "gram_effective_dimension")
 CHUNK = 2048  # Samples whose fields are held at a time.

@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._random import torch_generator
+from kpflow_sklearn._common.random import torch_generator
+from kpflow_sklearn.analyzers._verification import ROUNDING, relative, table_of_checks
+from kpflow_sklearn.analyzers.gram._snapshot import GramSnapshot
 from kpflow_sklearn.feedforward import FeedForwardNetwork
-from kpflow_sklearn.gram_analysis import GramSnapshot
-from kpflow_sklearn.verification import ROUNDING, relative, table_of_checks
 
 #: Rows whose outputs are differentiated one by one.
 _N_SINGLE = 16

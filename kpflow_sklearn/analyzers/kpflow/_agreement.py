@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kpflow_sklearn.gramians import dense_gram
-from kpflow_sklearn.operator_spectra import OperatorSpectra
-from kpflow_sklearn.traces import OVERFLOW, ZERO, Estimate, middle_over_norm
+from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate
+from kpflow_sklearn.spectra import OperatorSpectra, dense_gram, middle_over_norm
 
 
 def kernel_agreement(kernel: OperatorSpectra, propagator: OperatorSpectra) -> Estimate:

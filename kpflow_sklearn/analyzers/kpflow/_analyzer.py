@@ -10,33 +10,30 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._callbacks import FitTask, with_callbacks
-from kpflow_sklearn._estimator import undone_if_it_fails
-from kpflow_sklearn._memory import explained
-from kpflow_sklearn._random import draw_seed
-from kpflow_sklearn._validation import (
+from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
+from kpflow_sklearn._common.checks import (
     check_choice,
     check_positive_int,
     check_real,
     check_subset,
     check_verbose,
 )
-from kpflow_sklearn.analysis import (
+from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.memory import explained
+from kpflow_sklearn._common.random import draw_seed
+from kpflow_sklearn.analyzers._base import RecurrentAnalyzer
+from kpflow_sklearn.analyzers._trials import FEWER, AnalysisTrials
+from kpflow_sklearn.analyzers.kpflow._snapshot import (
     OPERATORS,
     Motion,
     SnapshotAnalysis,
     SpectralSettings,
     spectrum_table,
 )
-from kpflow_sklearn.analyzer_base import RecurrentAnalyzer
-from kpflow_sklearn.bottleneck import bottleneck_table
-from kpflow_sklearn.gramians import AXES
 from kpflow_sklearn.lyapunov import N_FOLLOWED, lyapunov_spectrum
-from kpflow_sklearn.operator_spectra import GRAMS, METHODS, N_PROBES, REDUCTIONS
-from kpflow_sklearn.pooling import POOLINGS, pooled
-from kpflow_sklearn.results import row, select, to_frame
-from kpflow_sklearn.traces import Estimate
-from kpflow_sklearn.trials import FEWER, AnalysisTrials
+from kpflow_sklearn.preprocessing import POOLINGS, pooled
+from kpflow_sklearn.results import Estimate, bottleneck_table, row, select, to_frame
+from kpflow_sklearn.spectra import AXES, GRAMS, METHODS, N_PROBES, REDUCTIONS
 
 
 class KPFlowAnalyzer(RecurrentAnalyzer):

@@ -10,18 +10,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._spectrum import spectrum_of_gram
-from kpflow_sklearn.alignment import kernel_agreement
-from kpflow_sklearn.losses import Objective
-from kpflow_sklearn.modes import Modes, fix_signs, leading_modes
-from kpflow_sklearn.network import RecurrentNetwork
-from kpflow_sklearn.operator_spectra import OperatorSpectra
-from kpflow_sklearn.operators import LinearOperator, TangentKernel
-from kpflow_sklearn.operators._base import cut
-from kpflow_sklearn.results import row
-from kpflow_sklearn.traces import NOISY, OVERFLOW, Estimate
-from kpflow_sklearn.trials import AnalysisTrials
-from kpflow_sklearn.weight_maps import weight_map_table
+from kpflow_sklearn.analyzers._trials import AnalysisTrials
+from kpflow_sklearn.analyzers.kpflow._agreement import kernel_agreement
+from kpflow_sklearn.analyzers.kpflow._weight_maps import weight_map_table
+from kpflow_sklearn.networks import Objective, RecurrentNetwork
+from kpflow_sklearn.operators import LinearOperator, TangentKernel, cut
+from kpflow_sklearn.results import NOISY, OVERFLOW, Estimate, row
+from kpflow_sklearn.spectra import (
+    Modes,
+    OperatorSpectra,
+    fix_signs,
+    leading_modes,
+    spectrum_of_gram,
+)
 
 OPERATORS = ("K", "P", "PKP")
 #: Largest number of eigenvalues kept of each spectrum.

@@ -8,10 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._spectrum import spectrum_of_gram
-from kpflow_sklearn.cells._blocks import MapBlock
+from kpflow_sklearn.networks.tangents import MapBlock
 from kpflow_sklearn.operators import ParameterOperator
-from kpflow_sklearn.unit_blocks import map_blocks, parameter_gram, unit_grams
+from kpflow_sklearn.spectra import map_blocks, parameter_gram, spectrum_of_gram, unit_grams
 
 
 def weight_map_table(

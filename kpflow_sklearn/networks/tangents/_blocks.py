@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.coactivation import coactivation_trace
+from kpflow_sklearn.networks.tangents._coactivation import coactivation_trace
 
 # Entries handled at a time: few enough to stay in cache between two products.
 _CACHED_ENTRIES = 2**20

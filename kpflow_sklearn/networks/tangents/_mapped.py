@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.cells._base import Cell
-from kpflow_sklearn.cells._blocks import MapBlock, ParameterSlice
-from kpflow_sklearn.cells._raw import RawBlock, WeightReader
+from kpflow_sklearn.cells import Cell
+from kpflow_sklearn.networks.tangents._blocks import MapBlock, ParameterSlice
+from kpflow_sklearn.networks.tangents._raw import RawBlock, WeightReader
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
-from kpflow_sklearn.cells._blocks import MapBlock
+from kpflow_sklearn.networks.tangents._blocks import MapBlock
 
 
 class WeightReader(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from kpflow_sklearn.cells._step import UserStep
+from kpflow_sklearn.cells import UserStep
 
 
 class UserBlock:

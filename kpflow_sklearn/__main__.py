@@ -1,0 +1,8 @@
+"""Run the command."""
+
+import sys
+
+from kpflow_sklearn._cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
