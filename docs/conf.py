@@ -72,7 +72,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"^(?!plot_|neurogym_)",
     "within_subsection_order": ExplicitOrder([*GALLERY, "*"]),
     "doc_module": ("kpflow_sklearn",),
-    "backreferences_dir": "generated/backreferences",
+    "backreferences_dir": "reference/generated/backreferences",
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,
@@ -90,7 +90,8 @@ html_title = "kpflow_sklearn"
 html_static_path = ["static"]
 html_css_files = ["kpflow.css"]
 html_show_sourcelink = False
-html_sidebars = {"start": [], "ideas": []}  # They have no section to navigate in.
+# These pages have no section to navigate in.
+html_sidebars = {"tutorial/start": [], "tutorial/ideas": []}
 html_copy_source = False
 html_theme_options = {
     "show_prev_next": False,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from kpflow_sklearn import Linearization, linearize
 from kpflow_sklearn.lyapunov import kaplan_yorke_dimension, lyapunov_exponents, lyapunov_spectrum
-from kpflow_sklearn.networks._network import RecurrentNetwork, build_network
-from tests.cases import CASES, RAGGED, Case, build, solve
+from kpflow_sklearn.networks import RecurrentNetwork, build_network
+from tests.oracles.cases import CASES, RAGGED, Case, build, solve
 
 TOLERANCE = 1e-9
 

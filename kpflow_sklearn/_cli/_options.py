@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from kpflow_sklearn import __version__
+from kpflow_sklearn._common.version import __version__
 from kpflow_sklearn.cells import CELL_NAMES
 
 TASKS = ("memory_pro", "flip_flop", "multitask", "digits")

@@ -59,7 +59,7 @@ class Estimator(BaseEstimator):
 
     @property
     def _doc_link_template(self) -> str:
-        return documentation_url() + "/generated/{name}.html"
+        return documentation_url() + "/reference/generated/{name}.html"
 
     def _doc_link_url_param_generator(self) -> dict[str, str]:
         """Return the estimator's public name, under which Sphinx writes its page."""

@@ -4,6 +4,7 @@
 ``_user_step`` steps from elsewhere.
 """
 
+from kpflow_sklearn._common.public import public_names
 from kpflow_sklearn.cells._base import Cell, WeightMap
 from kpflow_sklearn.cells._builtin import (
     CELL_NAMES,
@@ -32,3 +33,5 @@ __all__ = [
     "WeightMap",
     "make_cell",
 ]
+
+__dir__ = public_names(__all__)

@@ -4,6 +4,7 @@ One file per task; ``_periods`` lays out the periods of a trial, ``_padding`` pa
 unequal lengths, ``_neurogym`` fetches NeuroGym's tasks, ``_example_run`` loads a trained network.
 """
 
+from kpflow_sklearn._common.public import public_names
 from kpflow_sklearn.datasets._example_run import load_example_run
 from kpflow_sklearn.datasets._flip_flop import make_flip_flop
 from kpflow_sklearn.datasets._memory_pro import make_memory_pro
@@ -20,3 +21,5 @@ __all__ = [
     "pad_sequences",
     "trials_first",
 ]
+
+__dir__ = public_names(__all__)

@@ -1,10 +1,11 @@
 """Linear operators on trajectories: K, P and the tangent kernel PKP*.
 
-``_base`` is the algebra of linear operators, ``_parameter`` is K, ``_propagator`` P and its
-inverse, ``_tangent_kernel`` PKP*; ``_linearization`` makes all three for a network and its
-trials.
+``_base`` is the algebra of linear operators, ``_checks`` checks what they are made of,
+``_parameter`` is K, ``_propagator`` P and its inverse, ``_tangent_kernel`` PKP*;
+``_linearization`` makes all three for a network and its trials.
 """
 
+from kpflow_sklearn._common.public import public_names
 from kpflow_sklearn.operators._base import LinearOperator
 from kpflow_sklearn.operators._base import cut as cut
 from kpflow_sklearn.operators._base import steps_first as steps_first
@@ -23,3 +24,5 @@ __all__ = [
     "TangentKernel",
     "linearize",
 ]
+
+__dir__ = public_names(__all__)

@@ -15,7 +15,6 @@ from torch import Tensor
 from kpflow_sklearn._common.arrays import as_array, check_numbers
 from kpflow_sklearn._common.checks import check_positive_int, check_real, check_slice
 from kpflow_sklearn._common.tensors import as_tensor
-from kpflow_sklearn.networks.tangents import NetworkTangent
 
 
 class LinearOperator:
@@ -311,15 +310,6 @@ def cut(op: LinearOperator, trials: slice) -> LinearOperator:
     if part is None:
         raise ValueError(f"{op!r} cannot be cut into trials.")
     return part
-
-
-def check_tangent(tangent: Any) -> None:
-    """Refuse what is no linearized network, before its shape is asked for."""
-    if not isinstance(tangent, NetworkTangent):
-        raise TypeError(
-            f"tangent must be a NetworkTangent, as of linearize(...).tangent, got a "
-            f"{type(tangent).__name__}."
-        )
 
 
 def steps_first(q: Tensor) -> Tensor:

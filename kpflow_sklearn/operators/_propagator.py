@@ -10,10 +10,10 @@ from kpflow_sklearn.networks.tangents import NetworkTangent
 from kpflow_sklearn.operators._base import (
     LinearOperator,
     _Adjoint,
-    check_tangent,
     steps_first,
     trials_first,
 )
+from kpflow_sklearn.operators._checks import check_tangent
 
 
 class FlowPropagator(LinearOperator):

@@ -4,6 +4,7 @@ One file per display; ``_display`` is what they share, ``_style`` colours and li
 colours by trial, ``_runs`` several runs in one figure.
 """
 
+from kpflow_sklearn._common.public import public_names
 from kpflow_sklearn.plotting._alignment import AlignmentDisplay
 from kpflow_sklearn.plotting._bottleneck import BottleneckDisplay
 from kpflow_sklearn.plotting._collapse import CollapseDisplay
@@ -24,3 +25,5 @@ __all__ = [
     "TrajectoryDisplay",
     "plot_range",
 ]
+
+__dir__ = public_names(__all__)

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from kpflow_sklearn._common.arrays import as_array
 from kpflow_sklearn._common.checks import check_flag, check_word
 from kpflow_sklearn._common.files import write_whole
+from kpflow_sklearn._common.version import __version__
 from kpflow_sklearn.analyzers.alignment import TaskAlignmentAnalyzer
 from kpflow_sklearn.analyzers.gram import GramFlowAnalyzer
 from kpflow_sklearn.analyzers.kpflow import KPFlowAnalyzer
@@ -136,7 +137,7 @@ def report(
     if color_by is None and tasks is not None:
         color_by, cyclic, color_label = tasks, False, "task"
     origin = provenance_of(analyzer, **(about or {}))
-    software = f"kpflow_sklearn {_version()}"
+    software = f"kpflow_sklearn {__version__}"
     sections = [
         *kind.sections(analyzer),
         *_trajectories(analyzer, X, y, mask, (color_by, cyclic, color_label)),
@@ -155,12 +156,6 @@ def report(
     )
     write_whole(file, render(page))
     return file
-
-
-def _version() -> str:
-    from kpflow_sklearn import __version__  # Not yet there while the package is imported.
-
-    return __version__
 
 
 def _embedded(text: str) -> str:

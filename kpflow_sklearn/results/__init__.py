@@ -4,6 +4,7 @@
 the table of ranks that names the narrower operator.
 """
 
+from kpflow_sklearn._common.public import public_names
 from kpflow_sklearn.results._bottleneck import RANK_COLUMNS as RANK_COLUMNS
 from kpflow_sklearn.results._bottleneck import bottleneck_table as bottleneck_table
 from kpflow_sklearn.results._estimate import NOISY as NOISY
@@ -19,3 +20,5 @@ from kpflow_sklearn.results._table import to_csv as to_csv
 from kpflow_sklearn.results._table import to_frame as to_frame
 
 __all__ = ["read_results", "select", "write_results"]
+
+__dir__ = public_names(__all__)

@@ -7,6 +7,7 @@ vectors), ``_moments`` (traces), ``_krylov``, ``_lanczos_rank``; ``_modes`` are 
 eigenvectors, ``_spectrum`` is what is known of a Gram's eigenvalues.
 """
 
+from kpflow_sklearn._common.public import public_names
 from kpflow_sklearn.spectra._functions import effective_dimension, rank, spectrum, trace
 from kpflow_sklearn.spectra._gramians import AXES as AXES
 from kpflow_sklearn.spectra._gramians import DENSE_LIMIT as DENSE_LIMIT
@@ -30,3 +31,5 @@ from kpflow_sklearn.spectra._units import parameter_gram as parameter_gram
 from kpflow_sklearn.spectra._units import unit_grams as unit_grams
 
 __all__ = ["OperatorSpectra", "Spectrum", "effective_dimension", "rank", "spectrum", "trace"]
+
+__dir__ = public_names(__all__)

@@ -43,7 +43,7 @@ class Spectrum:
     Examples
     --------
     >>> import numpy as np
-    >>> from kpflow_sklearn._spectrum import spectrum_of_gram
+    >>> from kpflow_sklearn.spectra._spectrum import spectrum_of_gram
     >>> found = spectrum_of_gram(np.eye(4))
     >>> found.trace.value, found.effective_dimension.value
     (4.0, 4.0)
@@ -83,7 +83,7 @@ class Spectrum:
         Examples
         --------
         >>> import numpy as np
-        >>> from kpflow_sklearn._spectrum import spectrum_of_gram
+        >>> from kpflow_sklearn.spectra._spectrum import spectrum_of_gram
         >>> spectrum_of_gram(np.diag([9.0, 0.9, 0.1])).rank(0.95).value
         2.0
         """

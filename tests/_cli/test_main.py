@@ -12,11 +12,10 @@ from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
 from kpflow_sklearn._cli import _main as command
 from kpflow_sklearn._cli._main import main
 from kpflow_sklearn._cli._tasks import load_file, load_task
-from kpflow_sklearn.analyzers.alignment._grouping import margin
-from kpflow_sklearn.reporting._reading import _agreement_sentence
-from kpflow_sklearn.reporting._reading_alignment import matrices_in_print, read_alignment_in_words
-from kpflow_sklearn.results._table import read_results, row, select, to_frame
-from tests.pages import FoundPage, content_of
+from kpflow_sklearn.analyzers.alignment import margin
+from kpflow_sklearn.reporting import matrices_in_print, read_alignment_in_words
+from kpflow_sklearn.results import read_results, select
+from tests.tools.pages import FoundPage, content_of
 
 QUICK = ["--hidden-size", "6", "--max-iter", "4", "--snapshots", "2"]
 
@@ -313,16 +312,6 @@ def test_what_was_minimised_is_printed_and_written(tmp_path, capsys):
     assert words in capsys.readouterr().out
     about = read_results(tmp_path / "out" / "results.csv").attrs
     assert about["training"].startswith(words) and "hidden_size=6" in about["network"]
-
-
-def test_weak_agreement_is_said_with_its_iterations():
-    rows = [
-        row(i, "PKP", "all", "flow_agreement", value, n_trials=1)
-        for i, value in ((0, 0.9), (10, 0.1), (30, -0.2))
-    ]
-    words = _agreement_sentence(to_frame(rows))
-    assert "from -0.20 to +0.90" in words and "below 0.3 from iteration 10, 30" in words
-    assert "below" not in _agreement_sentence(to_frame(rows[:1]))
 
 
 def test_second_moments_are_named_in_print():

@@ -20,8 +20,8 @@ from kpflow_sklearn import (
 from kpflow_sklearn.analyzers.alignment._sub_tasks import SubTasks
 from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
 from kpflow_sklearn.analyzers.gram._snapshot import GramSnapshot
-from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
-from tests.cases import MyCell
+from kpflow_sklearn.feedforward import FeedForwardKernel
+from tests.oracles.cases import MyCell
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((9, 6, 2))

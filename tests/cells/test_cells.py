@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn import UnsupportedNetworkError, linearize
-from kpflow_sklearn.cells._base import Cell, WeightMap
-from kpflow_sklearn.cells._builtin import CELL_NAMES, make_cell
+from kpflow_sklearn.cells import CELL_NAMES, Cell, WeightMap, make_cell
 from kpflow_sklearn.cells._user_step import UserStep
-from kpflow_sklearn.networks._network import RecurrentNetwork, build_network
-from kpflow_sklearn.networks._recognition import recognise_network
-from kpflow_sklearn.networks.tangents._mapped import LayerWeights, MappedTangent
-from tests.cases import Case, MyCell, Solved, compare, distance
+from kpflow_sklearn.networks import RecurrentNetwork, build_network, recognise_network
+from kpflow_sklearn.networks.tangents import LayerWeights, MappedTangent
+from tests.oracles.cases import Case, MyCell, Solved, compare, distance
 
 X = np.random.default_rng(5).standard_normal((3, 5, 2))
 X_TORCH = torch.as_tensor(X)

@@ -1,4 +1,4 @@
-"""Neural ODEs as cells; the operators are checked beside all others, through tests/cases.py."""
+"""Neural ODEs as cells; the operators are checked through tests/oracles/cases.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, linearize
-from kpflow_sklearn.cells._ode import NeuralODE, NeuralODECell
-from tests.cases import RateField, distance
+from kpflow_sklearn.cells import NeuralODE, NeuralODECell
+from tests.oracles.cases import RateField, distance
 
 pytest.importorskip("torchdiffeq")
 rng = np.random.default_rng(4)

@@ -1,4 +1,4 @@
-"""Bad input: a right answer or one clear error, for every public parameter (tests/bad_input)."""
+"""Bad input gives a right answer or one clear error, for every public parameter."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 
-from tests.bad_input.entries import MAKERS, data
-from tests.bad_input.judge import judge
-from tests.bad_input.public import EXEMPT, public_callables
-from tests.bad_input.registry import cases, entries, good_answer, missing, sample
+from tests.tools.bad_input.entries import MAKERS, data
+from tests.tools.bad_input.judge import judge
+from tests.tools.bad_input.public import EXEMPT, public_callables
+from tests.tools.bad_input.registry import cases, entries, good_answer, missing, sample
 
 
 def faults(chosen) -> list[str]:
@@ -119,7 +119,7 @@ def test_the_judge_sees(name):
 
 
 def test_the_judge_ends_what_hangs(monkeypatch):
-    monkeypatch.setattr("tests.bad_input.judge.TIME_LIMIT", 0.05)
+    monkeypatch.setattr("tests.tools.bad_input.judge.TIME_LIMIT", 0.05)
     options = {"names": "a", "fate": "either", "expected": dict, "tolerance": 0.0, "warns": ""}
     verdict = judge(lambda a: time.sleep(5), {"a": 0}, "a", **options)
     assert verdict.outcome == "hang"

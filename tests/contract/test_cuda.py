@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
-from kpflow_sklearn.operators._base import LinearOperator
-from kpflow_sklearn.spectra._functions import OperatorSpectra
-from kpflow_sklearn.spectra._modes import leading_modes
-from tests.cases import CASES, build, solve
-from tests.test_persistence import devices_in
+from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.spectra import OperatorSpectra, leading_modes
+from tests.oracles.cases import CASES, build, solve
+from tests.tools.devices import devices_in
 
 pytestmark = [
     pytest.mark.cuda,

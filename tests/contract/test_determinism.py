@@ -32,24 +32,29 @@ from kpflow_sklearn import (
     report,
     sweep,
 )
-from kpflow_sklearn._cli._main import main
-from kpflow_sklearn.datasets._example_run import load_example_run
-from kpflow_sklearn.datasets._flip_flop import make_flip_flop
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.datasets._multitask import make_multitask
-from kpflow_sklearn.datasets._padding import pad_sequences, trials_first
+from kpflow_sklearn._cli import main
+from kpflow_sklearn.datasets import (
+    load_example_run,
+    make_flip_flop,
+    make_memory_pro,
+    make_multitask,
+    pad_sequences,
+    trials_first,
+)
 from kpflow_sklearn.lyapunov import lyapunov_exponents
-from kpflow_sklearn.operators._propagator import FlowPropagator
-from kpflow_sklearn.plotting._alignment import AlignmentDisplay
-from kpflow_sklearn.plotting._collapse import CollapseDisplay
-from kpflow_sklearn.plotting._gram import GramDisplay
-from kpflow_sklearn.plotting._spectrum import LyapunovDisplay, SpectrumDisplay
-from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
+from kpflow_sklearn.operators import FlowPropagator
+from kpflow_sklearn.plotting import (
+    AlignmentDisplay,
+    CollapseDisplay,
+    GramDisplay,
+    LyapunovDisplay,
+    SpectrumDisplay,
+    TrajectoryDisplay,
+)
 from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
-from kpflow_sklearn.spectra._functions import OperatorSpectra
-from kpflow_sklearn.spectra._modes import leading_modes
-from tests.cases import MyCell
-from tests.global_state import global_state
+from kpflow_sklearn.spectra import OperatorSpectra, leading_modes
+from tests.oracles.cases import MyCell
+from tests.tools.global_state import global_state
 
 matplotlib.use("agg")
 

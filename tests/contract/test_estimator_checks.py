@@ -23,7 +23,7 @@ from kpflow_sklearn import (
 )
 from kpflow_sklearn._common.checks import check_mask
 from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
-from kpflow_sklearn.training._loop import Snapshot
+from kpflow_sklearn.training import Snapshot
 
 TRAINER = RecurrentTrainer(hidden_size=4, max_iter=20, snapshots=2, learning_rate=0.05)
 ANALYZER = KPFlowAnalyzer(TRAINER)

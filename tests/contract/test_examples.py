@@ -9,7 +9,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 GALLERY = sorted(path.name for path in EXAMPLES.glob("plot_*.py")) + ["neurogym_task.py"]
 matplotlib.use("agg")
 

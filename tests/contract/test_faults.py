@@ -26,10 +26,8 @@ from kpflow_sklearn import (
     linearize,
 )
 from kpflow_sklearn._common.memory import Allowance, OutOfMemory, explained
-from kpflow_sklearn.operators._parameter import ParameterJacobian
-from kpflow_sklearn.operators._propagator import FlowPropagator
-from kpflow_sklearn.spectra._functions import OperatorSpectra
-from kpflow_sklearn.spectra._modes import leading_modes
+from kpflow_sklearn.operators import FlowPropagator, ParameterJacobian
+from kpflow_sklearn.spectra import OperatorSpectra, leading_modes
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((12, 8, 2))
@@ -338,15 +336,23 @@ def test_a_linearization_that_does_not_fit_names_what_to_lower(monkeypatch):
 @pytest.mark.parametrize(
     "analysis, place, message",
     [
-        ("TaskAlignmentAnalyzer", "task_flow.TaskFlow.matrices", "3 sub-tasks and .*12 trials"),
-        ("GramFlowAnalyzer", "gram_analysis.GramSnapshot.kernel_rows", "40 rows.*max_kernel_size"),
+        (
+            "TaskAlignmentAnalyzer",
+            "alignment._task_flow.TaskFlow.matrices",
+            "3 sub-tasks and .*12 trials",
+        ),
+        (
+            "GramFlowAnalyzer",
+            "gram._snapshot.GramSnapshot.kernel_rows",
+            "40 rows.*max_kernel_size",
+        ),
     ],
 )
 def test_other_analyses_that_do_not_fit_name_what_to_lower(analysis, place, message, monkeypatch):
     def fail(*args):
         raise FAILURES["numpy"]
 
-    monkeypatch.setattr(f"kpflow_sklearn.{place}", fail)
+    monkeypatch.setattr(f"kpflow_sklearn.analyzers.{place}", fail)
     source = feedforward() if analysis == "GramFlowAnalyzer" else recurrent()
     with pytest.raises(MemoryError, match=f"memory ran out: .*{message}"):
         ANALYSES[analysis](source)
@@ -407,7 +413,7 @@ import resource, sys
 import numpy as np, torch
 torch.set_num_threads(1)
 from kpflow_sklearn import linearize
-from kpflow_sklearn.network import build_network
+from kpflow_sklearn.networks import build_network
 from kpflow_sklearn.spectra import OperatorSpectra
 
 net = build_network("tanh", 2, 2, hidden_size=64, n_layers=1, init_scale=1.0,

@@ -1,6 +1,6 @@
 """Many trials, snapshots, steps and fits: memory stays within its limit and does not grow.
 
-The large forms print what they took; ``pytest -m slow -s tests/test_load.py`` shows it.
+The large forms print what they took; ``pytest -m slow -s tests/contract/test_load.py`` shows it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MEASURE = """
 import gc, json, sys, time
 import numpy as np, torch
 torch.set_num_threads(1)
-import kpflow_sklearn.analysis as analysis
+import kpflow_sklearn.analyzers.kpflow._snapshot as analysis
 from kpflow_sklearn import *
 sizes = json.loads(sys.argv[1])
 

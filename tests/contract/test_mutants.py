@@ -1,4 +1,4 @@
-"""Broken formulas are seen: each of `tests/mutants` fails a test, a copy of the tree each."""
+"""Broken formulas are seen: each of `tests/tools/mutants` makes a test fail."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import kpflow_sklearn
-from tests.mutants.__main__ import is_killed
-from tests.mutants.formulas import MUTANTS
+from tests.tools.mutants.__main__ import is_killed
+from tests.tools.mutants.formulas import MUTANTS
 
 PACKAGE = Path(kpflow_sklearn.__file__).parent
 
@@ -24,7 +24,7 @@ def test_a_broken_formula_is_killed_and_a_sound_one_survives():
     first = MUTANTS[0]
     killed, by = is_killed(first)
     assert killed and by.startswith("FAILED tests/")
-    sound = replace(first, wrong=f"{first.right}  ", tests=("test_layers_order",))
+    sound = replace(first, wrong=f"{first.right}  ", tests=("results/test_results",))
     assert is_killed(sound) == (False, "")
 
 

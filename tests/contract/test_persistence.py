@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 import warnings
 
@@ -23,8 +22,7 @@ from kpflow_sklearn import (
     SavedTraining,
     TaskAlignmentAnalyzer,
 )
-from kpflow_sklearn._common.tensors import to_cpu
-from kpflow_sklearn.training import _loop
+from tests.tools.devices import devices_in
 
 X = np.random.default_rng(0).standard_normal((8, 4, 2))
 Y = X.cumsum(1)
@@ -35,28 +33,6 @@ def trainer(**options) -> RecurrentTrainer:
     """Return a small trainer with a seed."""
     given = {"hidden_size": 3, "max_iter": 5, "snapshots": 2, "random_state": 0, **options}
     return RecurrentTrainer(**given)
-
-
-class DeviceReader(pickle.Pickler):
-    """Writes nothing of a tensor but notes its device."""
-
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO())
-        self.devices = []
-
-    def reducer_override(self, obj):
-        if isinstance(obj, torch.Tensor):
-            self.devices.append(obj.device.type)
-            return str, ()
-        return NotImplemented
-
-
-def devices_in(value) -> set[str]:
-    """Return the devices of all tensors that a pickle of ``value`` would hold."""
-    reader = DeviceReader()
-    reader.dump(value)
-    assert reader.devices
-    return set(reader.devices)
 
 
 def on_gpu(module: torch.nn.Module) -> torch.nn.Module:
@@ -112,17 +88,6 @@ def test_modules_and_states_given_as_parameters_go_by_the_cpu(request):
     for estimator in (saved, KPFlowAnalyzer(module), KPFlowAnalyzer(saved)):
         assert devices_in(estimator) == {"cpu"}
     assert saved.network is module and next(module.parameters()).device.type == "cuda"
-
-
-def test_what_an_optimizer_remembers_is_kept_on_the_cpu(monkeypatch):
-    moved = []
-    monkeypatch.setattr(_loop, "to_cpu", lambda state: moved.append(state) or to_cpu(state))
-    fitted = trainer().fit(X, Y)
-    assert len(moved) == 1 and moved[0]["state"].keys() == fitted._optimizer_state["state"].keys()
-    with FakeTensorMode():
-        state = {"state": {0: {"exp_avg": torch.empty(2, device="cuda"), "step": 3}}}
-    assert to_cpu(state)["state"][0]["exp_avg"].device.type == "cpu"
-    assert to_cpu(state)["state"][0]["step"] == 3
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -217,7 +217,7 @@ EVERY_ESTIMATOR = [*TRANSFORMERS.values(), TRAINER, FeedForwardTrainer(), Sequen
 def test_the_html_repr_links_to_the_documentation_there_is(estimator, project_urls):
     kind = type(estimator)
     where = "kpflow_sklearn" + ".preprocessing" * kind.__name__.startswith("Sequence")
-    page = f"https://docs.example/generated/{where}.{kind.__name__}.html"
+    page = f"https://docs.example/reference/generated/{where}.{kind.__name__}.html"
     project_urls("Source, https://code.example", "Documentation, https://docs.example/")
     assert f'href="{page}"' in estimator._repr_html_()
     project_urls("Source, https://code.example")

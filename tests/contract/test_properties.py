@@ -1,86 +1,20 @@
 """Identities that hold for every network, trial and mask, over generated cases.
 
-The fast tier tries a few of each, the slow one 400 (``pytest -m slow tests/test_properties.py``).
+The fast tier tries a few of each, the slow one (``-m slow``) 400.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kpflow_sklearn import linearize
-from kpflow_sklearn.analyzers.alignment._grouping import group_tasks
-from kpflow_sklearn.analyzers.alignment._sub_tasks import tasks_by_label
-from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
-from kpflow_sklearn.cells._builtin import CELL_NAMES
-from kpflow_sklearn.datasets._flip_flop import make_flip_flop
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.datasets._multitask import make_multitask
-from kpflow_sklearn.networks._network import build_network
-from kpflow_sklearn.networks._objective import Objective
-from kpflow_sklearn.networks._targets import Targets
-from kpflow_sklearn.operators._linearization import Linearization
-from kpflow_sklearn.spectra._functions import OperatorSpectra
+from kpflow_sklearn.datasets import make_flip_flop, make_memory_pro, make_multitask
+from kpflow_sklearn.networks import Objective, Targets
+from kpflow_sklearn.spectra import OperatorSpectra
+from tests.oracles.generated import both_tiers, direction, linearizations
 
 AXES = ("all", "trial", "time", "hidden")
-FEW, MANY = 15, 400
-
-
-def both_tiers(**strategies):
-    """Run a property on a few cases in the fast tier and on many in the slow one."""
-
-    def decorate(check):
-        def test(n_cases):
-            options = {"max_examples": n_cases, "deadline": None, "derandomize": True}
-            quiet = {"database": None, "suppress_health_check": list(HealthCheck)}
-            settings(**options, **quiet)(given(**strategies)(check))()
-
-        cases = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
-        named = pytest.mark.parametrize("n_cases", cases)(test)
-        named.__name__, named.__doc__ = check.__name__, check.__doc__
-        return named
-
-    return decorate
-
-
-@st.composite
-def linearizations(draw) -> Linearization:
-    """Draw a network of any cell and shape, on trials of any length, scale and mask."""
-    n_trials, n_timesteps = draw(st.integers(1, 4)), draw(st.integers(1, 6))
-    n_features, hidden_size = draw(st.integers(1, 3)), draw(st.integers(1, 4))
-    network = build_network(
-        draw(st.sampled_from(CELL_NAMES)),
-        n_features,
-        draw(st.integers(1, 3)),
-        hidden_size=hidden_size,
-        n_layers=draw(st.integers(1, 2)),
-        init_scale=draw(st.sampled_from([0.0, 0.5, 1.0, 2.0])),
-        recurrent_init=draw(st.sampled_from(["normal", "torch"])),
-        alpha=draw(st.sampled_from([0.1, 0.5, 1.0])),
-        learn_initial_state=draw(st.booleans()),
-        dtype=torch.float64,
-        seed=draw(st.integers(0, 1000)),
-    )
-    rng = np.random.default_rng(draw(st.integers(0, 1000)))
-    with torch.no_grad():
-        z0 = draw(st.sampled_from([0.0, 0.7])) * rng.standard_normal(network.n_states)
-        network.initial_state.copy_(torch.as_tensor(z0))
-    X = draw(st.sampled_from([0.0, 1e-6, 1.0, 30.0])) * rng.standard_normal(
-        (n_trials, n_timesteps, n_features)
-    )
-    mask = None
-    if draw(st.booleans()):
-        mask = np.arange(n_timesteps) < rng.integers(1, n_timesteps + 1, n_trials)[:, None]
-    return linearize(network, X, mask)
-
-
-def direction(lin: Linearization, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(lin.states.shape, generator=generator, dtype=torch.float64)
-    return q if lin.mask is None else q * lin.mask[..., None]
 
 
 def assert_close(a: float, b: float, size: float) -> None:
@@ -161,24 +95,6 @@ def test_components_sum_to_K_and_trials_to_P(lin, seed):
         assert torch.allclose(part, (lin.P @ q)[b : b + 1], rtol=1e-12, atol=1e-300)
 
 
-@both_tiers(lin=linearizations(), seed=st.integers(0, 100))
-def test_interference_is_a_gram_and_weighted_losses_are_the_loss(lin, seed):
-    rng, n_trials = np.random.default_rng(seed), len(lin.states)
-    shape = (*lin.states.shape[:2], lin.network.n_outputs)
-    targets = Targets(rng.standard_normal(shape), rng.uniform(0, 2, shape[:2]))
-    labels = rng.integers(0, 2, n_trials)
-    tasks = tasks_by_label(labels, targets)
-    flow = TaskFlow(lin, tasks, Objective("mse"))
-    found = flow.matrices()
-    values = np.linalg.eigvalsh(found["interference"])
-    assert (values >= -1e-12 * max(values.max(), 1e-300)).all()
-    for matrix in found.values():
-        assert np.isnan(matrix).any() or np.isfinite(matrix).all()
-    sizes = tasks.n_valid(lin.mask, lin.states.shape[1]).numpy()
-    whole = Objective("mse").value(lin.network, lin.states, targets, lin.mask).detach().item()
-    assert flow.losses @ sizes / sizes.sum() == pytest.approx(whole, rel=1e-12)
-
-
 @both_tiers(
     n_trials=st.integers(1, 9), steps=st.integers(1, 6), gap=st.integers(0, 5),
     noise=st.sampled_from([0.0, 0.5]), seed=st.integers(0, 2**31 - 1),
@@ -197,17 +113,3 @@ def test_datasets_are_finite_seeded_and_of_the_shapes_they_say(n_trials, steps, 
         assert np.isfinite(X).all() and np.isfinite(y).all() and abs(y).max() <= 1
         for a, b in zip((X, y), again[:2], strict=True):
             np.testing.assert_array_equal(a, b)
-
-
-@both_tiers(n=st.integers(1, 7), n_groups=st.integers(1, 7), seed=st.integers(0, 10**6))
-def test_groups_do_not_depend_on_the_order_of_tasks(n, n_groups, seed):
-    rng = np.random.default_rng(seed)
-    vectors = rng.standard_normal((n, 3))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    matrix, order = vectors @ vectors.T, rng.permutation(n)
-    for wanted in (None, min(n_groups, n)):
-        groups = group_tasks(matrix, wanted)
-        moved = group_tasks(matrix[np.ix_(order, order)], wanted)
-        same = groups[:, None] == groups
-        assert (same[np.ix_(order, order)] == (moved[:, None] == moved)).all()
-        assert wanted is None or len(set(groups)) == wanted

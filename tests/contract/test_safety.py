@@ -25,8 +25,8 @@ from kpflow_sklearn import (
     SavedTraining,
     sweep,
 )
-from kpflow_sklearn._cli._main import main
-from kpflow_sklearn.results._table import read_results
+from kpflow_sklearn._cli import main
+from kpflow_sklearn.results import read_results
 
 SOURCE = Path(kpflow_sklearn.__file__).parent
 ROOT = SOURCE.parent
@@ -271,7 +271,7 @@ compare({"a": analyzer, "b": analyzer}, X)
 """
 
 COMMAND = """
-from kpflow_sklearn.__main__ import main
+from kpflow_sklearn._cli import main
 main(["--task", "flip_flop", "--hidden-size", "4", "--max-iter", "2", "--snapshots", "2",
       "--out", "asked_for"])
 """

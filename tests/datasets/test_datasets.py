@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from sklearn.utils import check_random_state
 
-from kpflow_sklearn.datasets._flip_flop import make_flip_flop
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.datasets._multitask import make_multitask
+from kpflow_sklearn.datasets import make_flip_flop, make_memory_pro, make_multitask
 
 MAKERS = [make_memory_pro, make_flip_flop, make_multitask]
 ANGLE_MAKERS = [make_memory_pro, make_multitask]

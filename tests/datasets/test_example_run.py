@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from kpflow_sklearn import SavedTraining
-from kpflow_sklearn.datasets._example_run import load_example_run
+from kpflow_sklearn.datasets import load_example_run
 
-SCRIPT = Path(__file__).parents[1] / "tools" / "make_example_run.py"
+SCRIPT = Path(__file__).parents[2] / "tools" / "make_example_run.py"
 
 
 def state_of(path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.datasets._neurogym import fetch_neurogym
+from kpflow_sklearn.datasets import fetch_neurogym
 
 
 class Task:

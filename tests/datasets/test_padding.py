@@ -16,10 +16,10 @@ from kpflow_sklearn import (
     TaskAlignmentAnalyzer,
     linearize,
 )
-from kpflow_sklearn.datasets._padding import pad_sequences, trials_first
+from kpflow_sklearn.datasets import pad_sequences, trials_first
 from kpflow_sklearn.preprocessing import SequenceScaler
-from kpflow_sklearn.results._table import select
-from tests.cases import distance
+from kpflow_sklearn.results import select
+from tests.oracles.cases import distance
 
 LENGTHS = [7, 4, 5, 1, 6]
 rng = np.random.default_rng(2)

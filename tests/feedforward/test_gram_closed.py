@@ -21,7 +21,7 @@ from kpflow_sklearn.feedforward._fields import forward_fields
 from kpflow_sklearn.feedforward._network import slope
 from kpflow_sklearn.feedforward._recognition import recognise_feedforward
 from kpflow_sklearn.feedforward._simulation import simulate_fields
-from tests import gram_oracle as oracle
+from tests.oracles import gram_oracle as oracle
 
 
 def data(n, n_features, n_outputs=1, seed=0):

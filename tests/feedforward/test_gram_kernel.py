@@ -17,10 +17,10 @@ from kpflow_sklearn.feedforward._fields import field_rates, forward_fields
 from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
 from kpflow_sklearn.feedforward._recognition import recognise_feedforward
 from kpflow_sklearn.feedforward._weight_grams import pairwise_grams
-from kpflow_sklearn.networks._network import build_network
-from kpflow_sklearn.networks.tangents._coactivation import coactivation_gram
-from kpflow_sklearn.spectra._units import parameter_gram
-from tests import gram_oracle as oracle
+from kpflow_sklearn.networks import build_network
+from kpflow_sklearn.networks.tangents import coactivation_gram
+from kpflow_sklearn.spectra import parameter_gram
+from tests.oracles import gram_oracle as oracle
 
 SIZES = {1: (5, 7), 2: (5, 7, 6), 3: (5, 7, 6, 8), 4: (5, 7, 6, 8, 4)}
 depths = pytest.mark.parametrize("depth", [1, 2, 3, 4])

@@ -16,7 +16,7 @@ from kpflow_sklearn.feedforward._weight_grams import (
     mean_over_pairs,
     pairwise_grams,
 )
-from kpflow_sklearn.results._table import select
+from kpflow_sklearn.results import select
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((40, 5))

@@ -19,9 +19,9 @@ from kpflow_sklearn import (
     UnsupportedNetworkError,
     linearize,
 )
-from tests import oracle
-from tests.cases import RAGGED, distance
-from tests.test_operators import BASIC, check_operator
+from tests.oracles import oracle
+from tests.oracles.cases import RAGGED, distance
+from tests.oracles.operator_checks import BASIC, check_operator
 
 N_TRIALS, N_STEPS, N_FEATURES, N_UNITS, N_OUTPUTS = 3, 5, 2, 4, 2
 rng = np.random.default_rng(5)

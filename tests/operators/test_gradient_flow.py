@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests import oracle
-from tests.cases import IDS, N_OUTPUTS, N_TIMESTEPS, N_TRIALS, Solved, solve
+from tests.oracles import oracle
+from tests.oracles.cases import IDS, N_OUTPUTS, N_TIMESTEPS, N_TRIALS, Solved, solve
 
 rng = np.random.default_rng(11)
 Y = rng.standard_normal((N_TRIALS, N_TIMESTEPS, N_OUTPUTS))

@@ -15,13 +15,9 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn import Linearization, linearize
-from kpflow_sklearn.operators._base import LinearOperator
-from kpflow_sklearn.operators._parameter import ParameterOperator
-from kpflow_sklearn.operators._tangent_kernel import TangentKernel
-from kpflow_sklearn.spectra import _functions as spectra
-from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
-from tests.cases import CASES, IDS, RAGGED, Solved, build, distance, solve
-from tests.test_operators import in_coordinates_of, random
+from kpflow_sklearn.operators import LinearOperator, ParameterOperator, TangentKernel
+from tests.oracles.cases import CASES, IDS, RAGGED, Solved, build, distance, solve
+from tests.oracles.operator_checks import in_coordinates_of, random
 
 TOLERANCE = 1e-10
 BY_NAME = dict(zip(IDS, CASES, strict=True))
@@ -307,14 +303,6 @@ def test_what_mixes_trials_is_not_cut(name, operator):
 def test_parts_of_the_inverse(name, operator):
     test_part_on_some_trials_holds_the_rows_of_the_matrix(name, operator)
     test_adjoint_of_a_part_keeps_the_number_of_all_valid_steps(name, operator)
-
-
-@pytest.mark.parametrize("method", ["auto", "randomized"])
-def test_spectrum_of_a_large_inverse(method, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
-    found = spectra.trace(solve("gru").linearization.P.inverse(), method=method, random_state=0)
-    expected = float((solve("gru").dense.P_inverse ** 2).sum())
-    assert abs(found.value - expected) <= 4 * found.std_error + 1e-9 * expected
 
 
 @every_case

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn import Linearization, linearize
-from kpflow_sklearn.cells._builtin import CELL_NAMES
-from kpflow_sklearn.cells._ode import NeuralODE
-from kpflow_sklearn.networks._network import RecurrentNetwork, build_network
-from tests import oracle
+from kpflow_sklearn.cells import CELL_NAMES, NeuralODE
+from kpflow_sklearn.networks import RecurrentNetwork, build_network
+from tests.oracles import oracle
 
 N_TRIALS, N_TIMESTEPS, N_FEATURES, N_UNITS, N_OUTPUTS = 3, 5, 2, 4, 2
 # Loads what forward mode needs inside torch, which warns of its own deprecated names.

@@ -11,13 +11,16 @@ from matplotlib.figure import Figure
 from sklearn.exceptions import NotFittedError
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, TaskAlignmentAnalyzer
-from kpflow_sklearn.plotting._alignment import AlignmentDisplay
-from kpflow_sklearn.plotting._bottleneck import BottleneckDisplay
-from kpflow_sklearn.plotting._collapse import CollapseDisplay
-from kpflow_sklearn.plotting._spectrum import LyapunovDisplay, SpectrumDisplay
-from kpflow_sklearn.plotting._style import plot_range
-from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
-from kpflow_sklearn.results._table import select
+from kpflow_sklearn.plotting import (
+    AlignmentDisplay,
+    BottleneckDisplay,
+    CollapseDisplay,
+    LyapunovDisplay,
+    SpectrumDisplay,
+    TrajectoryDisplay,
+    plot_range,
+)
+from kpflow_sklearn.results import select
 
 matplotlib.use("agg")
 

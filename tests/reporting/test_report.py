@@ -31,12 +31,12 @@ from kpflow_sklearn import (
 )
 from kpflow_sklearn._common.files import write_whole
 from kpflow_sklearn.reporting import _alignment, _gram
-from kpflow_sklearn.reporting._reading import read_analysis_in_words
+from kpflow_sklearn.reporting._reading import _agreement_sentence, read_analysis_in_words
 from kpflow_sklearn.reporting._reading_alignment import read_alignment_in_words
 from kpflow_sklearn.reporting._reading_gram import read_gram_in_words
 from kpflow_sklearn.reporting._tables import cell, error_cell, from_frame, over_training
-from kpflow_sklearn.results._table import read_results, select
-from tests.pages import FoundPage, content_of
+from kpflow_sklearn.results import read_results, row, select, to_frame
+from tests.tools.pages import FoundPage, content_of
 
 HOSTILE = ["<script>alert(1)</script>", "$\\frac$ & $x_{$", '"><img src=x onerror=alert(1)>']
 RNG = np.random.default_rng(0)
@@ -624,9 +624,19 @@ def test_data_that_do_not_fit_are_refused(kpflow, gram, tmp_path, kind, data, op
 
 
 def test_every_file_of_the_package_that_is_no_code_is_packed():
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
     packed = settings["tool"]["setuptools"]["package-data"]["kpflow_sklearn"]
     package = root / "kpflow_sklearn"
     others = [p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
     assert sorted(others) == sorted(path for pattern in packed for path in package.glob(pattern))
+
+
+def test_weak_agreement_is_said_with_its_iterations():
+    rows = [
+        row(i, "PKP", "all", "flow_agreement", value, n_trials=1)
+        for i, value in ((0, 0.9), (10, 0.1), (30, -0.2))
+    ]
+    words = _agreement_sentence(to_frame(rows))
+    assert "from -0.20 to +0.90" in words and "below 0.3 from iteration 10, 30" in words
+    assert "below" not in _agreement_sentence(to_frame(rows[:1]))

@@ -9,19 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kpflow_sklearn.reporting._reading import read_analysis_in_words, table_of
+from kpflow_sklearn.reporting import read_analysis_in_words, table_of
+from kpflow_sklearn.results import read_results, select, write_results
 from kpflow_sklearn.results._bottleneck import bottleneck_table
 from kpflow_sklearn.results._estimate import Estimate
-from kpflow_sklearn.results._table import (
-    COLUMNS,
-    SCHEMA_VERSION,
-    provenance,
-    read_results,
-    row,
-    select,
-    to_frame,
-    write_results,
-)
+from kpflow_sklearn.results._table import COLUMNS, SCHEMA_VERSION, provenance, row, to_frame
 
 MISSING = Estimate.missing("the 5 computed eigenvalues hold 80.0% of the trace, below 95%")
 

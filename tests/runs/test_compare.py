@@ -11,7 +11,7 @@ from torch import nn
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, compare, linearize
 from kpflow_sklearn.runs._overlap import gram_cosine, trial_time_gram
-from tests.cases import RAGGED
+from tests.oracles.cases import RAGGED
 
 rng = np.random.default_rng(3)
 X = rng.standard_normal((3, 5, 2))

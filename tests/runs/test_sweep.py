@@ -29,11 +29,9 @@ from kpflow_sklearn import (
     TaskAlignmentAnalyzer,
     sweep,
 )
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.datasets._multitask import make_multitask
-from kpflow_sklearn.results._table import COLUMNS, select
+from kpflow_sklearn.datasets import make_memory_pro, make_multitask
+from kpflow_sklearn.results import COLUMNS, select
 from kpflow_sklearn.runs._sweep_cache import CellCache
-from kpflow_sklearn.training import _loop
 
 EDITED = """
 import torch
@@ -246,15 +244,15 @@ def test_the_cache_knows_checkpoints_by_their_contents(tmp_path):
 
 def test_an_interruption_ends_the_sweep_and_not_one_training(tmp_path, serial, monkeypatch):
     """A training that is interrupted returns what it reached, which is no finished cell."""
-    update, count = _loop._update, iter(range(10**9))
+    backward, count = torch.Tensor.backward, iter(range(10**9))
 
     def interrupt(*args):
         if next(count) == 10:  # In the third of eight cells, of four updates each.
             raise KeyboardInterrupt
-        return update(*args)
+        return backward(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_loop, "_update", interrupt)
+        patch.setattr(torch.Tensor, "backward", interrupt)
         with pytest.warns(ConvergenceWarning, match="interrupted"):
             run(cache_dir=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 2
@@ -395,8 +393,7 @@ def test_shards_of_trials_add_up(cluster):
 def shard_sums(network, X, n_trials: int) -> dict[str, np.ndarray]:
     """Return a shard's share of the sums over trials; N is that of all trials."""
     from kpflow_sklearn import linearize
-    from kpflow_sklearn.spectra._operator_spectra import OperatorSpectra
-    from kpflow_sklearn.spectra._units import unit_grams
+    from kpflow_sklearn.spectra import OperatorSpectra, unit_grams
 
     lin = linearize(network, X)
     share = len(X) / n_trials  # K and PKP* hold 1/N; P does not.

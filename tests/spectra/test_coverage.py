@@ -17,19 +17,20 @@ import torch
 from scipy.stats import binom
 
 from kpflow_sklearn import Linearization, linearize
-from kpflow_sklearn.networks._network import build_network
-from kpflow_sklearn.operators._base import LinearOperator
+from kpflow_sklearn.networks import build_network
+from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.spectra import OperatorSpectra
 from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
-from kpflow_sklearn.spectra._functions import OperatorSpectra
 from kpflow_sklearn.spectra._half_factor import HalfFactor
 from kpflow_sklearn.spectra._lanczos_rank import sampled_rank
 from kpflow_sklearn.spectra._moments import widening
-from tests.cases import solve
-from tests.test_spectra import (
+from tests.oracles.cases import solve
+from tests.oracles.spectrum_checks import (
     MatrixOperator,
     count_leading,
     dense_gram,
     descending_eigenvalues,
+    matrix_with,
     operator_of,
     reduce,
 )
@@ -56,14 +57,6 @@ QUANTITIES = ("trace", "square", "effective_dimension")
 def fixed_number_of_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep OperatorSpectra from drawing more than n_probes random vectors."""
     monkeypatch.setattr(operator_spectra, "TARGET", np.inf)
-
-
-def matrix_with(singular_values: np.ndarray) -> np.ndarray:
-    """Return a matrix with these singular values and random singular vectors."""
-    rng = np.random.default_rng(0)
-    n = len(singular_values)
-    left, right = (np.linalg.qr(rng.standard_normal((n, n))).Q for _ in range(2))
-    return (left * singular_values) @ right
 
 
 @cache

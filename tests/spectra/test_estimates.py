@@ -14,12 +14,9 @@ from torch import Tensor
 
 from kpflow_sklearn import linearize
 from kpflow_sklearn._common.memory import Allowance
-from kpflow_sklearn.analyzers.kpflow._agreement import kernel_agreement
-from kpflow_sklearn.operators._base import LinearOperator
-from kpflow_sklearn.operators._parameter import ParameterOperator
-from kpflow_sklearn.operators._tangent_kernel import TangentKernel
-from kpflow_sklearn.results._estimate import NOISY, OVERFLOW, ZERO, Estimate
-from kpflow_sklearn.spectra._functions import OperatorSpectra, spectrum
+from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.results import NOISY, OVERFLOW, ZERO, Estimate
+from kpflow_sklearn.spectra import OperatorSpectra, spectrum
 from kpflow_sklearn.spectra._gramians import gram_factor
 from kpflow_sklearn.spectra._half_factor import HalfFactor
 from kpflow_sklearn.spectra._krylov import Krylov
@@ -28,9 +25,16 @@ from kpflow_sklearn.spectra._moments import axis_moments, whole_moments, widenin
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._sketches import Sketch
 from kpflow_sklearn.spectra._spectrum import _bracketed_shares, _share_errors, sampled_spectrum
-from tests.cases import solve
-from tests.test_coverage import matrix_with
-from tests.test_spectra import MatrixOperator, dense_gram, operator_of, reduce
+from tests.oracles.cases import solve
+from tests.oracles.spectrum_checks import (
+    MatrixOperator,
+    assert_missing,
+    dense_gram,
+    matrix_with,
+    operator_of,
+    randomized,
+    reduce,
+)
 
 AXES = ("all", "trial", "time", "hidden")
 REDUCED = AXES[1:]
@@ -62,10 +66,6 @@ def sketcher_of(name: str, gram: str = "natural", memory: int = 2**40, **options
     settings = {"axes": REDUCED, "n_modes": 4, "n_probes": 6, "seed": 5} | options
     allowance = Allowance(memory, 1, "")
     return Sketcher(*gram_factor(operator(name), gram), memory=allowance, **settings)
-
-
-def randomized(op: LinearOperator, **options) -> OperatorSpectra:
-    return OperatorSpectra(op, method="randomized", **({"random_state": 0} | options))
 
 
 # ------------------------------------------------------------------------ sketches and modes
@@ -439,28 +439,6 @@ def test_moments_on_an_axis_are_means_over_pairs_of_different_vectors():
     assert found.effective_dimension.value != of_trace / square
 
 
-# -------------------------------------------------------------------------------------- agreement
-
-
-@pytest.mark.parametrize("case", ["gru", "lstm", "tanh-ragged", "user", "gru-2layers"])
-def test_kernel_agreement_matches_dense(case):
-    kernel, propagator = (OperatorSpectra(operator_of(case, o)) for o in ("PKP", "P"))
-    a, b = (dense_gram(solve(case).dense, o) for o in ("PKP", "P"))
-    expected = (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
-    exact = kernel_agreement(kernel, propagator)
-    assert exact.value == pytest.approx(expected, rel=1e-9) and exact.std_error == 0
-    spanned = (randomized(s.op, n_modes=10_000) for s in (kernel, propagator))
-    assert kernel_agreement(*spanned).value == pytest.approx(expected, rel=1e-9)
-    found = []
-    for seed in range(20):
-        sampled = (randomized(s.op, n_modes=5, random_state=seed) for s in (kernel, propagator))
-        found.append(kernel_agreement(*sampled))
-    errors = np.array([(f.value - expected) / f.std_error for f in found])
-    assert (abs(errors) < 3).all() and 0.5 < errors.std() < 1.5
-    mixed = kernel_agreement(randomized(kernel.op, n_modes=5), propagator)
-    assert abs(mixed.value - expected) < 3 * mixed.std_error
-
-
 # --------------------------------------------------------------------------- ranks on the axes
 
 
@@ -627,10 +605,6 @@ def everything(shared: OperatorSpectra, axis: str) -> list[Estimate]:
     return [found.trace, found.square, found.effective_dimension, shared.rank(axis)]
 
 
-def assert_missing(estimate: Estimate, reason: str) -> None:
-    assert np.isnan([estimate.value, estimate.std_error]).all() and estimate.reason == reason
-
-
 @pytest.mark.parametrize("n_modes", [0, 5, 60])
 @every_axis
 def test_zero_operator_is_measured_without_a_warning(axis, n_modes):
@@ -684,20 +658,3 @@ def test_a_square_that_is_not_positive_is_missing():
     found = axis_moments(hand_made(sampled, np.zeros((4, 4))), "time")
     assert found.trace.value == 1 and found.square.value == 0
     assert_missing(found.effective_dimension, NOISY)
-
-
-@pytest.mark.parametrize("method", ["auto", "randomized"])
-def test_agreement_with_a_zero_kernel_is_missing(method):
-    P = solve("gru").linearization.P
-    kernel = TangentKernel(ParameterOperator(P.tangent, []), P)
-    spectra = [OperatorSpectra(op, method=method, random_state=0) for op in (kernel, P)]
-    assert_missing(kernel_agreement(*spectra), ZERO)
-
-
-@pytest.mark.parametrize("method", ["auto", "randomized"])
-@pytest.mark.parametrize("value, reason", [(0.0, ZERO), (1e308, OVERFLOW)])
-def test_agreement_of_what_overflows_or_is_zero_is_missing(value, reason, method):
-    left = MatrixOperator(np.full((60, 60), value), SHAPE)
-    right = MatrixOperator(np.eye(60), SHAPE)
-    spectra = [OperatorSpectra(op, method=method, random_state=0) for op in (left @ right, left)]
-    assert_missing(kernel_agreement(*spectra), reason)

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from kpflow_sklearn import Linearization, linearize
+from kpflow_sklearn import KPFlowAnalyzer, Linearization, RecurrentTrainer, linearize
 from kpflow_sklearn.lyapunov import lyapunov_exponents
-from kpflow_sklearn.networks._network import RecurrentNetwork, build_network
-from kpflow_sklearn.operators._base import LinearOperator
-from kpflow_sklearn.results._estimate import Estimate
+from kpflow_sklearn.networks import RecurrentNetwork, build_network
+from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.results import Estimate, select
+from kpflow_sklearn.spectra import OperatorSpectra, Spectrum, effective_dimension, spectrum, trace
 from kpflow_sklearn.spectra import _modes as modes
 from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
 from kpflow_sklearn.spectra import _units as unit_blocks
-from kpflow_sklearn.spectra._functions import OperatorSpectra, effective_dimension, spectrum
 from kpflow_sklearn.spectra._gramians import propagator_gram
 from kpflow_sklearn.spectra._modes import Modes, leading_modes
-from kpflow_sklearn.spectra._spectrum import Spectrum, compressed_spectrum
-from tests.cases import IDS, N_FEATURES, Case, MyCell, Solved, compare, solve
-from tests.test_spectra import (
+from kpflow_sklearn.spectra._spectrum import compressed_spectrum
+from tests.oracles.cases import IDS, N_FEATURES, Case, MyCell, Solved, compare, solve
+from tests.oracles.spectrum_checks import (
     AXES,
     MAPPED,
     OPERATORS,
@@ -972,3 +972,26 @@ def test_spectrum_reports_of_every_exact_route_are_complete(monkeypatch):
         assert one.complete == (route != "compression") and one.method == "exact", route
         assert one.trace.value == pytest.approx(found["units"].trace.value, rel=1e-8)
         assert one.rank(0.9) == found["units"].rank(0.9), route
+
+
+@pytest.mark.parametrize("method", ["auto", "randomized"])
+def test_spectrum_of_a_large_inverse(method, monkeypatch):
+    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    found = trace(solve("gru").linearization.P.inverse(), method=method, random_state=0)
+    expected = float((solve("gru").dense.P_inverse ** 2).sum())
+    assert abs(found.value - expected) <= 4 * found.std_error + 1e-9 * expected
+
+
+def test_an_exact_trace_serves_every_axis(monkeypatch):
+    # Partial traces keep it: an estimate beside it would be a second value of one number.
+    monkeypatch.setattr(operator_spectra, "trial_cost", lambda op, axis: np.inf)
+    trials = np.random.default_rng(0).standard_normal((12, 40, 2))
+    big = RecurrentTrainer(hidden_size=48, max_iter=1, snapshots=[0], random_state=0)
+    found = KPFlowAnalyzer(big, random_state=0).fit(trials).results_
+    traces = found[found["quantity"] == "trace"]
+    for name in ("K", "P"):
+        of_one = traces[traces["operator"] == name]
+        assert of_one["value"].nunique() == 1 and (of_one["std_error"] == 0).all()
+        assert (of_one["method"] == "exact").all()
+    on_time = select(found, "P", "effective_dimension", "time")
+    assert on_time["method"].item() == "randomized"

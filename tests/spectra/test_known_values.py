@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kpflow_sklearn import Linearization, linearize
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.networks._network import build_network
-from kpflow_sklearn.spectra._functions import rank, spectrum
+from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.networks import build_network
+from kpflow_sklearn.spectra import rank, spectrum
 
 SEEDS = range(4)
 

@@ -8,123 +8,47 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from kpflow_sklearn import linearize
-from kpflow_sklearn.analyzers.kpflow._weight_maps import weight_map_table
-from kpflow_sklearn.operators._base import LinearOperator
-from kpflow_sklearn.operators._parameter import ParameterOperator
-from kpflow_sklearn.results._estimate import Estimate
-from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
-from kpflow_sklearn.spectra._functions import (
+from kpflow_sklearn.operators import LinearOperator, ParameterOperator
+from kpflow_sklearn.results import Estimate
+from kpflow_sklearn.spectra import (
     OperatorSpectra,
+    Spectrum,
     effective_dimension,
     rank,
     spectrum,
     trace,
 )
+from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
 from kpflow_sklearn.spectra._modes import leading_modes
 from kpflow_sklearn.spectra._spectrum import (
-    Spectrum,
     compressed_spectrum,
     spectrum_of_eigenvalues,
     spectrum_of_gram,
 )
-from tests import oracle
-from tests.cases import CASES, IDS, N_TIMESTEPS, N_UNITS, Case, build, solve
+from tests.oracles.cases import CASES, IDS, N_UNITS, build, solve
+from tests.oracles.spectrum_checks import (
+    AXES,
+    MAPPED,
+    OPERATORS,
+    TOLERANCE,
+    MatrixOperator,
+    check_moments,
+    check_spectrum,
+    dense_gram,
+    descending_eigenvalues,
+    operator_of,
+    reduce,
+)
 
-TOLERANCE = 1e-9
-OPERATORS = ("K", "P", "PKP")
-AXES = ("all", "trial", "time", "hidden")
 BY_NAME = dict(zip(IDS, CASES, strict=True))
-MAPPED = [c.name for c in CASES if isinstance(c.cell, str) and not c.learn_initial_state]
 every_case = pytest.mark.parametrize("name", IDS)
 every_mapped_case = pytest.mark.parametrize("name", MAPPED)
 every_operator = pytest.mark.parametrize("operator", OPERATORS)
 
 
 # ------------------------------------------------------------------------- the dense reference
-
-
-class MatrixOperator(LinearOperator):
-    """An operator between trajectories given by its matrix."""
-
-    def __init__(self, matrix: Tensor | np.ndarray, shape: tuple[int, int, int]) -> None:
-        self.matrix = torch.as_tensor(matrix)
-        super().__init__(shape, shape, self.matrix.dtype, self.matrix.device)
-
-    def _apply(self, q: Tensor) -> Tensor:
-        return (q.reshape(-1, self.shape[1]) @ self.matrix.T).reshape(q.shape)
-
-    def _adjoint(self) -> LinearOperator:
-        return MatrixOperator(self.matrix.T, self.in_shape)
-
-
-def operator_of(name: str, operator: str) -> LinearOperator:
-    """Return one of a case's operators."""
-    return getattr(solve(name).linearization, operator)
-
-
-def dense_gram(dense: oracle.DenseOperators, operator: str, gram: str = "natural") -> np.ndarray:
-    """Return the whole Gram: K, PKP* and PP*, or OO* for all."""
-    matrix = getattr(dense, operator).numpy()
-    return matrix if gram == "natural" and operator != "P" else matrix @ matrix.T
-
-
-def reduce(
-    gram: np.ndarray, shape: tuple[int, ...], axis: str, reduction: str, mask=None
-) -> np.ndarray:
-    """Reduce a Gram on (trial, step, unit) to one axis, written index by index."""
-    if axis == "all":
-        return gram
-    six = gram.reshape(*shape, *shape)
-    if reduction == "trace":
-        pattern = {"trial": "athcth->ac", "time": "bahbch->ac", "hidden": "btabtc->ac"}[axis]
-        return np.einsum(pattern, six)
-    # The Gram of the signal averaged over its valid entries.
-    valid = np.ones(shape) if mask is None else mask[..., None] * np.ones(shape)
-    indices = np.indices(shape)[("trial", "time", "hidden").index(axis)]
-    averages = [(valid * (indices == i)).ravel() for i in range(indices.max() + 1)]
-    averages = np.array([a / max(a.sum(), 1) for a in averages])
-    return averages @ gram @ averages.T
-
-
-def descending_eigenvalues(gram: np.ndarray) -> np.ndarray:
-    return np.linalg.eigvalsh(gram)[::-1].clip(min=0)
-
-
-def count_leading(values: np.ndarray, threshold: float = 0.95) -> int:
-    """Return how many of the largest values make up a share of their sum."""
-    for r in range(1, len(values) + 1):
-        if values[:r].sum() >= threshold * values.sum():
-            return r
-    raise AssertionError("the values do not make up the share")
-
-
-def check_spectrum(found: Spectrum, gram: np.ndarray, label: object) -> None:
-    """Compare everything a complete and exact spectrum says with the Gram itself."""
-    expected = descending_eigenvalues(gram)
-    values = found.eigenvalues
-    n = max(len(values), len(expected))
-    padded = [np.pad(v, (0, n - len(v))) for v in (values, expected)]
-    np.testing.assert_allclose(*padded, atol=TOLERANCE * expected[0], rtol=0, err_msg=str(label))
-    assert (np.diff(values) <= 0).all(), label
-    check_moments(found, gram, label)
-    assert found.complete, label
-    assert found.rank(0.95) == Estimate(count_leading(expected)), label
-
-
-def check_moments(found: Spectrum, gram: np.ndarray, label: object) -> None:
-    """Compare trace, square and effective dimension, exact ones, with those of the Gram."""
-    total, square = np.trace(gram), (gram**2).sum()
-    assert found.method == "exact", label
-    for estimate, expected in (
-        (found.trace, total),
-        (found.square, square),
-        (found.effective_dimension, total**2 / square),
-    ):
-        assert estimate.value == pytest.approx(expected, rel=TOLERANCE), label
-        assert estimate.std_error == 0 and estimate.reason == "", label
 
 
 # ------------------------------------------------------------------------------ exact spectra
@@ -491,103 +415,6 @@ def test_modes_of_K_in_single_precision_are_orthonormal(name):
     flat = functions.reshape(len(values), -1)
     np.testing.assert_allclose(flat @ flat.T, np.eye(len(values)), atol=1e-5)
     assert len(values) <= np.linalg.matrix_rank(solved.dense.K, hermitian=True)
-
-
-# ---------------------------------------------------------------------------------- weight maps
-
-
-def exact_rank(matrix: np.ndarray) -> int:
-    return int(np.linalg.matrix_rank(matrix, rtol=1e-10))
-
-
-@every_mapped_case
-def test_weight_maps_are_those_of_the_dense_components(name):
-    K = operator_of(name, "K")
-    table = weight_map_table(K, 0.95).set_index("map")
-    assert list(table.index) == list(K.components)
-    for map_name, part in K.components.items():
-        gram = reduce(part.to_dense().numpy(), part.out_shape, "time", "trace")
-        found = table.loc[map_name]
-        values = descending_eigenvalues(gram)
-        assert found["K_time_rank"] == count_leading(values)
-        expected = values.sum() ** 2 / (values**2).sum()
-        assert found["K_time_effective_dimension"] == pytest.approx(expected, rel=TOLERANCE)
-
-
-@every_mapped_case
-def test_bounds_of_the_weight_maps_hold(name):
-    K = operator_of(name, "K")
-    shape = K.out_shape
-    table = weight_map_table(K, 0.95).set_index("map")
-    assert (table["K_unit_rank"] <= table["K_unit_rank_bound"]).all()
-    assert (table["K_time_rank"] <= table["K_time_rank_bound"]).all()
-    for map_name, part in K.components.items():
-        found, dense = table.loc[map_name], part.to_dense().numpy()
-        states = part.jacobian.blocks[0].states
-        six = dense.reshape(*shape, *shape)
-        unit_ranks = []
-        for i in range(N_UNITS):
-            own = np.arange(states.start + i, states.stop, N_UNITS)  # LSTM: the pair (h_i, c_i)
-            block = six[:, :, own][..., own]
-            block = block.reshape(np.prod(block.shape[:3]), -1)
-            assert exact_rank(block) <= found["u_exact_rank"]
-            values = descending_eigenvalues(block)
-            unit_ranks.append(count_leading(values) if values[0] > 0 else 0)
-        assert found["K_unit_rank"] == max(unit_ranks)
-        over_units = np.einsum("bthcsh->btcs", six).reshape(shape[0] * shape[1], -1)
-        assert exact_rank(over_units) <= found["u_exact_rank"] * found["S_exact_rank"]
-
-
-def test_weight_map_of_a_tanh_layer_from_its_states():
-    solved = solve("tanh")
-    states, X = solved.dense.states, solved.linearization.X
-    previous = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
-    ones = torch.ones(*X.shape[:2], 2, dtype=X.dtype)
-    activity = torch.cat([previous, X, ones], dim=-1).flatten(0, 1).numpy()
-    sensitivity = (1 - states**2).flatten(0, 1).numpy()
-    found = weight_map_table(solved.linearization.K, 0.95).iloc[0]
-    for letter, matrix in (("u", activity), ("S", sensitivity)):
-        values = descending_eigenvalues(matrix.T @ matrix)
-        dimension = values.sum() ** 2 / (values**2).sum()
-        assert found[f"{letter}_effective_dimension"] == pytest.approx(dimension, rel=TOLERANCE)
-        assert found[f"{letter}_rank"] == count_leading(values)
-        assert found[f"{letter}_exact_rank"] == exact_rank(matrix)
-
-
-def test_padding_changes_no_weight_map():
-    network, X = build(BY_NAME["tanh"])
-    mask = np.arange(5) < np.full((3, 1), 3)
-    short, long = linearize(network, X[:, :3]), linearize(network, X, mask)
-    tables = [weight_map_table(lin.K, 0.95).set_index("map") for lin in (short, long)]
-    short, long = (table.drop(columns="K_time_rank_bound") for table in tables)
-    np.testing.assert_allclose(long, short, rtol=TOLERANCE)
-
-
-@pytest.mark.parametrize("name", ["relu", "relu-2layers", "relu-ragged"])
-def test_dead_units_do_not_raise_the_bound(name):
-    table = weight_map_table(operator_of(name, "K"), 0.95)
-    sensitivity = operator_of(name, "K").jacobian.blocks[-1].block.sensitivity
-    assert (sensitivity == 0).all(dim=(0, 1, 2)).any()
-    assert (table["K_unit_rank_bound"] <= table["u_exact_rank"]).all()
-
-
-def test_one_input_without_recurrence_moves_as_many_steps_as_there_are_trials():
-    # u is a single input and S a constant, so both have rank 1; yet each trial has its own time
-    # course, and the time axis sums over trials.
-    network, X = build(Case("one input", "leaky_voltage"))
-    X[..., 1] = 0
-    for name, p in network.recurrent.named_parameters():
-        p.requires_grad_(name == "weight_ih_l0")
-    K = linearize(network, X).K
-    found = weight_map_table(K, 0.99).iloc[0]
-    assert found["u_exact_rank"] == found["S_exact_rank"] == 1
-    time = reduce(K.to_dense().numpy(), K.out_shape, "time", "trace")
-    assert exact_rank(time) == len(X) <= found["K_time_rank_bound"] <= N_TIMESTEPS
-
-
-@pytest.mark.parametrize("name", ["user", "gru-trained_z0"])
-def test_weight_map_table_is_empty_without_weight_maps_alone(name):
-    assert len(weight_map_table(operator_of(name, "K"), 0.95)) == 0
 
 
 # -------------------------------------------------------------------------------------- errors

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from kpflow_sklearn import CheckpointError, GramFlowAnalyzer, KPFlowAnalyzer, SavedTraining
-from kpflow_sklearn.results._table import select
-from tests.test_checkpoints import ITERATIONS, X, Y, squared_error, trained
+from kpflow_sklearn.results import select
+from tests.training.plain_torch import ITERATIONS, X, Y, squared_error, trained
 
 
 def states() -> list[OrderedDict]:

@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from kpflow_sklearn import CheckpointError, KPFlowAnalyzer, RecurrentTrainer
 from kpflow_sklearn.training import _loop
 from kpflow_sklearn.training._run_folder import name_settings
-from tests.cases import MyCell
+from tests.oracles.cases import MyCell
 
 X = np.random.default_rng(0).standard_normal((10, 6, 2))
 Y = X.cumsum(1)

@@ -11,15 +11,18 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from kpflow_sklearn import RecurrentTrainer
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn._common.tensors import to_cpu
+from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.networks import RecurrentNetwork
+from kpflow_sklearn.training import _loop
 from kpflow_sklearn.training._batches import Batches
 from kpflow_sklearn.training._loop import snapshot_iterations
-from tests.cases import MyCell
-from tests.global_state import global_state
+from tests.oracles.cases import MyCell
+from tests.tools.global_state import global_state
 
 N_TRIALS, N_STEPS, N_FEATURES, N_OUTPUTS, N_UNITS = 12, 6, 2, 3, 4
 rng = np.random.default_rng(3)
@@ -720,3 +723,14 @@ def test_minibatches_of_ragged_trials_estimate_the_loss_without_bias(y):
     single = [float(loss(np.array([b]))(whole).detach()) for b in range(len(X))]
     expected = float(loss(np.arange(len(X)))(whole).detach())
     assert np.mean(single) == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_an_optimizer_remembers_is_kept_on_the_cpu(monkeypatch):
+    moved = []
+    monkeypatch.setattr(_loop, "to_cpu", lambda state: moved.append(state) or to_cpu(state))
+    fitted = trainer().fit(X, Y)
+    assert len(moved) == 1 and moved[0]["state"].keys() == fitted._optimizer_state["state"].keys()
+    with FakeTensorMode():
+        state = {"state": {0: {"exp_avg": torch.empty(2, device="cuda"), "step": 3}}}
+    assert to_cpu(state)["state"][0]["exp_avg"].device.type == "cpu"
+    assert to_cpu(state)["state"][0]["step"] == 3

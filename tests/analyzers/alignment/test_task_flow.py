@@ -14,10 +14,18 @@ from torch import Tensor
 from kpflow_sklearn.analyzers.alignment._similarity import cosines, matched_cosines, moment_overlap
 from kpflow_sklearn.analyzers.alignment._sub_tasks import SubTasks, tasks_by_label, tasks_by_output
 from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
-from kpflow_sklearn.networks._objective import Objective
-from kpflow_sklearn.networks._targets import Targets
-from tests import oracle
-from tests.cases import CASES, IDS, N_OUTPUTS, N_TIMESTEPS, N_TRIALS, N_UNITS, Solved, solve
+from kpflow_sklearn.networks import Objective, Targets
+from tests.oracles import oracle
+from tests.oracles.cases import (
+    CASES,
+    IDS,
+    N_OUTPUTS,
+    N_TIMESTEPS,
+    N_TRIALS,
+    N_UNITS,
+    Solved,
+    solve,
+)
 
 LABELS = np.array(["b", "a", "b"])  # One trial of a, two of b.
 CONDITIONS = np.array([4, 4, 7])

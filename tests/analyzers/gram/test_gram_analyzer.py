@@ -27,11 +27,10 @@ from kpflow_sklearn import (
     UnsupportedNetworkError,
 )
 from kpflow_sklearn.analyzers.gram._prediction import kernel_losses
-from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
-from kpflow_sklearn.feedforward._recognition import recognise_feedforward
-from kpflow_sklearn.plotting._gram import GramDisplay
-from kpflow_sklearn.results._table import COLUMNS, read_results, select, write_results
-from tests import gram_oracle as oracle
+from kpflow_sklearn.feedforward import FeedForwardKernel, recognise_feedforward
+from kpflow_sklearn.plotting import GramDisplay
+from kpflow_sklearn.results import COLUMNS, read_results, select, write_results
+from tests.oracles import gram_oracle as oracle
 
 matplotlib.use("agg")
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from scipy.sparse.linalg import ArpackError
 
 from kpflow_sklearn import CheckpointError, FeedForwardTrainer, GramFlowAnalyzer, SavedTraining
-from kpflow_sklearn.plotting._gram import GramDisplay
-from kpflow_sklearn.results._table import select
-from tests import gram_oracle as oracle
+from kpflow_sklearn.plotting import GramDisplay
+from kpflow_sklearn.results import select
+from tests.oracles import gram_oracle as oracle
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((40, 5))

@@ -21,18 +21,19 @@ from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
 from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.analyzers import _verification as verification
 from kpflow_sklearn.analyzers._trials import choose_trials
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
+from kpflow_sklearn.datasets import make_memory_pro
 from kpflow_sklearn.lyapunov import lyapunov_exponents
-from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._objective import Objective
-from kpflow_sklearn.networks._targets import TargetEncoder
-from kpflow_sklearn.networks.tangents._network import NetworkTangent
-from kpflow_sklearn.operators._parameter import ParameterJacobian, ParameterOperator
-from kpflow_sklearn.operators._propagator import FlowPropagator, InversePropagator
-from kpflow_sklearn.results._table import COLUMNS, select
-from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
-from tests import oracle
-from tests.cases import MyCell
+from kpflow_sklearn.networks import Objective, RecurrentNetwork, TargetEncoder
+from kpflow_sklearn.networks.tangents import NetworkTangent
+from kpflow_sklearn.operators import (
+    FlowPropagator,
+    InversePropagator,
+    ParameterJacobian,
+    ParameterOperator,
+)
+from kpflow_sklearn.results import COLUMNS, select
+from tests.oracles import oracle
+from tests.oracles.cases import MyCell
 
 N_TRIALS, N_STEPS, N_FEATURES, N_UNITS, N_OUTPUTS = 4, 5, 2, 3, 2
 ITERATIONS = [0, 2, 6]
@@ -914,18 +915,3 @@ def test_the_default_trainer_learns_memory_pro():
     assert found.score(inputs, targets) > 0.9
     assert (found.bottleneck_["narrower"] == "K").sum() >= 8
     assert found.verify(inputs, targets)["passed"].all()
-
-
-def test_an_exact_trace_serves_every_axis(monkeypatch):
-    # Partial traces keep it: an estimate beside it would be a second value of one number.
-    monkeypatch.setattr(operator_spectra, "trial_cost", lambda op, axis: np.inf)
-    trials = np.random.default_rng(0).standard_normal((12, 40, 2))
-    big = trainer(hidden_size=48, max_iter=1, snapshots=[0])
-    found = KPFlowAnalyzer(big, random_state=0).fit(trials).results_
-    traces = found[found["quantity"] == "trace"]
-    for name in ("K", "P"):
-        of_one = traces[traces["operator"] == name]
-        assert of_one["value"].nunique() == 1 and (of_one["std_error"] == 0).all()
-        assert (of_one["method"] == "exact").all()
-    on_time = select(found, "P", "effective_dimension", "time")
-    assert on_time["method"].item() == "randomized"

@@ -1,4 +1,4 @@
-"""The command: python -m tests.bad_input tries every hostile value and prints the counts.
+"""The command: python -m tests.tools.bad_input tries every hostile value and prints the counts.
 
 Faults are printed as they are found; the exit code says whether there were any. A pattern such as
 "KPFlowAnalyzer*" restricts it to the callables that match.
@@ -20,9 +20,9 @@ def main() -> int:
     """Run the cases and return the number of faults, at most 100."""
     import torch
 
-    from tests.bad_input.registry import cases
+    from tests.tools.bad_input.registry import cases
 
-    parser = argparse.ArgumentParser("python -m tests.bad_input", description=__doc__)
+    parser = argparse.ArgumentParser("python -m tests.tools.bad_input", description=__doc__)
     parser.add_argument("patterns", nargs="*", default=["*"], help="names (default: all)")
     chosen = parser.parse_args().patterns
     torch.set_num_threads(1)

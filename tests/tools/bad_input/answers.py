@@ -11,8 +11,8 @@ import pandas as pd
 import scipy.sparse.linalg
 import torch
 
-from kpflow_sklearn.operators._base import LinearOperator
-from kpflow_sklearn.results._estimate import Estimate
+from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.results import Estimate
 
 #: Where a number may be missing without a column ``reason`` beside it, and where that is written.
 DOCUMENTED = {

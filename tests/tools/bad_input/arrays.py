@@ -11,8 +11,8 @@ import polars as pl
 import scipy.sparse
 import torch
 
-from tests.bad_input.hostile import Hostile, plain
-from tests.bad_input.settings import Anything
+from tests.tools.bad_input.hostile import Hostile, plain
+from tests.tools.bad_input.settings import Anything
 
 #: 32-bit numbers stay 32-bit numbers: their answers carry its rounding through a training.
 ROUNDED = 1e-3

@@ -12,12 +12,12 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from kpflow_sklearn import RecurrentTrainer, cells, plotting
-from tests.bad_input import arrays
-from tests.bad_input.entries import MAKERS, TRAINER, Arguments, Entry, data, fit_data, fitted
-from tests.bad_input.estimators import later, sequences
-from tests.bad_input.hostile import Hostile, plain
-from tests.bad_input.public import is_exempt, parameters, public_callables
-from tests.bad_input.settings import Anything, any_of, choice, count, flag, real, words
+from tests.tools.bad_input import arrays
+from tests.tools.bad_input.entries import MAKERS, TRAINER, Arguments, Entry, data, fit_data, fitted
+from tests.tools.bad_input.estimators import later, sequences
+from tests.tools.bad_input.hostile import Hostile, plain
+from tests.tools.bad_input.public import is_exempt, parameters, public_callables
+from tests.tools.bad_input.settings import Anything, any_of, choice, count, flag, real, words
 
 #: The estimator that each display draws.
 DRAWN = {

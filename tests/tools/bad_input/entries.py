@@ -22,7 +22,7 @@ from kpflow_sklearn import (
     TaskAlignmentAnalyzer,
 )
 from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
-from tests.bad_input.hostile import Hostile
+from tests.tools.bad_input.hostile import Hostile
 
 FOLDER = Path(tempfile.mkdtemp(prefix="bad_input_"))
 N_TRIALS, N_STEPS, N_FEATURES, N_OUTPUTS, N_UNITS = 4, 3, 2, 2, 3

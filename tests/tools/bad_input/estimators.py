@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from kpflow_sklearn import RecurrentTrainer
-from tests.bad_input import arrays
-from tests.bad_input.entries import (
+from tests.tools.bad_input import arrays
+from tests.tools.bad_input.entries import (
     FOLDER,
     MAKERS,
     N_OUTPUTS,
@@ -23,9 +23,9 @@ from tests.bad_input.entries import (
     fitted,
     table,
 )
-from tests.bad_input.hostile import Hostile, but, plain, without
-from tests.bad_input.networks import checkpoints, modules, perceptrons, steps
-from tests.bad_input.settings import (
+from tests.tools.bad_input.hostile import Hostile, but, plain, without
+from tests.tools.bad_input.networks import checkpoints, modules, perceptrons, steps
+from tests.tools.bad_input.settings import (
     Anything,
     choice,
     count,
@@ -37,7 +37,7 @@ from tests.bad_input.settings import (
     verbosity,
     words,
 )
-from tests.bad_input.trials import edges
+from tests.tools.bad_input.trials import edges
 
 DIVERGED = "ConvergenceWarning"
 
@@ -416,7 +416,7 @@ def records() -> list[Hostile]:
 
 
 def _methods(kind: str) -> Iterator[Entry]:
-    from tests.bad_input.public import parameters, public_callables
+    from tests.tools.bad_input.public import parameters, public_callables
 
     for name, function_ in public_callables().items():
         owner, _, method = name.partition(".")

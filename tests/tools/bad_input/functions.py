@@ -23,16 +23,25 @@ from kpflow_sklearn import (
     lyapunov,
     operators,
     report,
+    spectra,
     sweep,
 )
-from kpflow_sklearn.cells._builtin import make_cell
-from kpflow_sklearn.spectra import _functions as spectra
-from tests.bad_input import arrays
-from tests.bad_input.entries import FOLDER, TRAINER, Arguments, Entry, data, fitted, network, some
-from tests.bad_input.estimators import later, sequences, targets, weights
-from tests.bad_input.hostile import Hostile, but, plain, without
-from tests.bad_input.networks import modules
-from tests.bad_input.settings import (
+from kpflow_sklearn.cells import make_cell
+from tests.tools.bad_input import arrays
+from tests.tools.bad_input.entries import (
+    FOLDER,
+    TRAINER,
+    Arguments,
+    Entry,
+    data,
+    fitted,
+    network,
+    some,
+)
+from tests.tools.bad_input.estimators import later, sequences, targets, weights
+from tests.tools.bad_input.hostile import Hostile, but, plain, without
+from tests.tools.bad_input.networks import modules
+from tests.tools.bad_input.settings import (
     Anything,
     any_of,
     choice,
@@ -43,7 +52,7 @@ from tests.bad_input.settings import (
     seed,
     words,
 )
-from tests.bad_input.trials import edges
+from tests.tools.bad_input.trials import edges
 
 AXIS = [*choice(), *plain("answer", "all", "trial", "time", "hidden")]
 

@@ -18,7 +18,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from kpflow_sklearn import CheckpointError, UnsupportedNetworkError
-from tests.bad_input.answers import differences, flat, gaps
+from tests.tools.bad_input.answers import differences, flat, gaps
 
 TIME_LIMIT = 60.0
 CLEAR = (

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from tests.bad_input.entries import FOLDER, Network, network, perceptron
-from tests.bad_input.hostile import Hostile, plain
-from tests.bad_input.settings import Anything
+from tests.tools.bad_input.entries import FOLDER, Network, network, perceptron
+from tests.tools.bad_input.hostile import Hostile, plain
+from tests.tools.bad_input.settings import Anything
 
 NOT_MODULES = (3, "gru", True, [], {}, Anything(), nn.GRU, int, print, nn)
 

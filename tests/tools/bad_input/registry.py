@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.bad_input import displays, estimators, functions
-from tests.bad_input.answers import flat, gaps
-from tests.bad_input.entries import Entry
-from tests.bad_input.hostile import Hostile
-from tests.bad_input.judge import Verdict, judge
-from tests.bad_input.public import is_exempt, parameters, public_callables
+from tests.tools.bad_input import displays, estimators, functions
+from tests.tools.bad_input.answers import flat, gaps
+from tests.tools.bad_input.entries import Entry
+from tests.tools.bad_input.hostile import Hostile
+from tests.tools.bad_input.judge import Verdict, judge
+from tests.tools.bad_input.public import is_exempt, parameters, public_callables
 
 
 @dataclass(frozen=True)

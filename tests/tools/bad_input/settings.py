@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.bad_input.hostile import Hostile, plain
+from tests.tools.bad_input.hostile import Hostile, plain
 
 NAN, INF = float("nan"), float("inf")
 

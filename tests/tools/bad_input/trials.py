@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.bad_input.arrays import read_only
-from tests.bad_input.hostile import Hostile
+from tests.tools.bad_input.arrays import read_only
+from tests.tools.bad_input.hostile import Hostile
 
 #: Which arguments hold trials, and on how many axes they go along with X.
 AXES = {"X": 3, "y": 2, "mask": 2, "loss_weight": 2, "tasks": 1, "conditions": 1,

@@ -1,4 +1,4 @@
-"""The command: python -m tests.benchmarks --help."""
+"""The command: python -m tests.tools.benchmarks --help."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from tests.benchmarks.check import check
-from tests.benchmarks.memory import child, memory
-from tests.benchmarks.problems import CELLS, Size
-from tests.benchmarks.products import products
-from tests.benchmarks.scaling import scaling
-from tests.benchmarks.spectra import spectra
-from tests.benchmarks.tables import Report, Table
+from tests.tools.benchmarks.check import check
+from tests.tools.benchmarks.memory import child, memory
+from tests.tools.benchmarks.problems import CELLS, Size
+from tests.tools.benchmarks.products import products
+from tests.tools.benchmarks.scaling import scaling
+from tests.tools.benchmarks.spectra import spectra
+from tests.tools.benchmarks.tables import Report, Table
 
 SECTIONS = ("products", "spectra", "memory", "scaling")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the defaults are the scale of the paper."""
-    parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser("python -m tests.tools.benchmarks", description=__doc__)
     add = parser.add_argument
     add("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     add("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
@@ -70,7 +70,7 @@ def main() -> None:
     if options.child is not None:
         child(options.child)
         return
-    report = Report(options.output, "python -m tests.benchmarks " + shlex.join(sys.argv[1:]))
+    report = Report(options.output, "python -m tests.tools.benchmarks " + shlex.join(sys.argv[1:]))
     print(f"check: {check()} products agree with ours to 1e-4", end="\n\n", flush=True)
     for table in tables(options):
         report.add(table)

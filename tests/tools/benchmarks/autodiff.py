@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, jvp, vjp
 from torch.nn.functional import linear
 
-from tests.benchmarks.problems import Problem
+from tests.tools.benchmarks.problems import Problem
 
 HAS_CURVLINOPS = find_spec("curvlinops") is not None
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import stored
-from tests.benchmarks.problems import CELLS, Size, make_problem
-from tests.benchmarks.products import OURS, PRODUCTS, difference, runnable
+from tests.tools.benchmarks import stored
+from tests.tools.benchmarks.problems import CELLS, Size, make_problem
+from tests.tools.benchmarks.products import OURS, PRODUCTS, difference, runnable
 
 TOLERANCE = 1e-4
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from tests.benchmarks.problems import Problem
+from tests.tools.benchmarks.problems import Problem
 
 GRAMIANS = "bare GEMMs of the Gramians"
 #: Widths of a map's features u_j: how often [state, input, each bias] enter.

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks.problems import Contender, Size, make_problem
-from tests.benchmarks.products import PRODUCTS, runnable
-from tests.benchmarks.spectra import ANALYSES
-from tests.benchmarks.tables import Table
+from tests.tools.benchmarks.problems import Contender, Size, make_problem
+from tests.tools.benchmarks.products import PRODUCTS, runnable
+from tests.tools.benchmarks.spectra import ANALYSES
+from tests.tools.benchmarks.tables import Table
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 #: Freed memory goes back to the system at once, so that what a call needs is not hidden by what
@@ -54,7 +54,7 @@ def memory(size: Size, max_gb: float) -> Table:
 
 def _in_child(name: str, size: Size) -> list[float] | str:
     task = json.dumps({"name": name, "size": asdict(size), "threads": torch.get_num_threads()})
-    command = [sys.executable, "-m", "tests.benchmarks", "--child", task]
+    command = [sys.executable, "-m", "tests.tools.benchmarks", "--child", task]
     done = subprocess.run(
         command, env={**os.environ, **_ALLOCATOR}, capture_output=True, text=True, check=False
     )

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn import linearize
-from kpflow_sklearn.operators._base import LinearOperator
-from kpflow_sklearn.operators._tangent_kernel import TangentKernel
-from tests.benchmarks.problems import Contender, Problem
+from kpflow_sklearn.operators import LinearOperator, TangentKernel
+from tests.tools.benchmarks.problems import Contender, Problem
 
 ACTIVITY_TOL = 1e-4
 ACTIVITY_RANK = 32

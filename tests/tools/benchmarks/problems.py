@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.networks._network import RecurrentNetwork, build_network
+from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.networks import RecurrentNetwork, build_network
 
 CELLS = {"tanh": nn.RNN, "gru": nn.GRU}
 

@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from tests.benchmarks import autodiff, gemms, stored
-from tests.benchmarks.ours import ACTIVITY_RANK, ACTIVITY_TOL, in_place, operator_of, product
-from tests.benchmarks.problems import (
+from tests.tools.benchmarks import autodiff, gemms, stored
+from tests.tools.benchmarks.ours import ACTIVITY_RANK, ACTIVITY_TOL, in_place, operator_of, product
+from tests.tools.benchmarks.problems import (
     Contender,
     Problem,
     Size,
     make_problem,
     training_iteration,
 )
-from tests.benchmarks.tables import Table
-from tests.benchmarks.timing import alternate, medians, milliseconds
+from tests.tools.benchmarks.tables import Table
+from tests.tools.benchmarks.timing import alternate, medians, milliseconds
 
 OURS, GEMMS, TRAINING = "kpflow_sklearn", "bare GEMMs", "training iteration, 500 trials"
 BY_TOL = f"{OURS}, activity to {ACTIVITY_TOL:g}"

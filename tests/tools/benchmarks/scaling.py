@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.benchmarks.ours import product
-from tests.benchmarks.problems import Size, make_problem
-from tests.benchmarks.tables import Table
-from tests.benchmarks.timing import alternate, medians
+from tests.tools.benchmarks.ours import product
+from tests.tools.benchmarks.problems import Size, make_problem
+from tests.tools.benchmarks.tables import Table
+from tests.tools.benchmarks.timing import alternate, medians
 
 SCALED = ("P", "K", "PKP*")
 AXES = {"trials": "B", "steps": "T", "hidden": "H", "probes": "k"}

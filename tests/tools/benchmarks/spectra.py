@@ -12,23 +12,21 @@ import torch
 from kpflow_sklearn import KPFlowAnalyzer
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
 from kpflow_sklearn.analyzers.kpflow._snapshot import SnapshotAnalysis
-from kpflow_sklearn.networks._objective import Objective
-from kpflow_sklearn.networks._targets import Targets
-from kpflow_sklearn.spectra._functions import OperatorSpectra
+from kpflow_sklearn.networks import Objective, Targets
+from kpflow_sklearn.spectra import OperatorSpectra, leading_modes
 from kpflow_sklearn.spectra._gramians import propagator_gram
-from kpflow_sklearn.spectra._modes import leading_modes
-from tests.benchmarks import gemms
-from tests.benchmarks.ours import ACTIVITY_TOL, operator_of
-from tests.benchmarks.problems import (
+from tests.tools.benchmarks import gemms
+from tests.tools.benchmarks.ours import ACTIVITY_TOL, operator_of
+from tests.tools.benchmarks.problems import (
     Contender,
     Problem,
     Size,
     make_problem,
     training_iteration,
 )
-from tests.benchmarks.products import TRAINING
-from tests.benchmarks.tables import Table
-from tests.benchmarks.timing import alternate, medians, milliseconds
+from tests.tools.benchmarks.products import TRAINING
+from tests.tools.benchmarks.tables import Table
+from tests.tools.benchmarks.timing import alternate, medians, milliseconds
 
 GRAMIANS, N_MODES = "P: exact Gramians", 20
 

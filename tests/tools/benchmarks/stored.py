@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tests.benchmarks.autodiff import parameters, previous_states, step
-from tests.benchmarks.problems import Problem, Size
+from tests.tools.benchmarks.autodiff import parameters, previous_states, step
+from tests.tools.benchmarks.problems import Problem, Size
 
 #: The Jacobians formed last, which both ways to use them share; a size determines its problem.
 _kept: dict[Size, Tensor] = {}

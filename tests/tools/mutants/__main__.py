@@ -1,4 +1,4 @@
-"""The command: python -m tests.mutants breaks one formula at a time and runs the tests.
+"""The command: python -m tests.tools.mutants breaks one formula at a time and runs the tests.
 
 Each mutant is made in a copy of the repository. One that no test sees has survived; the exit
 code is their number.
@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutants.formulas import MUTANTS, Mutant
+from tests.tools.mutants.formulas import MUTANTS, Mutant
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def is_killed(mutant: Mutant) -> tuple[bool, str]:
@@ -39,7 +39,7 @@ def is_killed(mutant: Mutant) -> tuple[bool, str]:
 
 def main() -> int:
     """Run the mutants and return how many survived."""
-    parser = argparse.ArgumentParser("python -m tests.mutants", description=__doc__)
+    parser = argparse.ArgumentParser("python -m tests.tools.mutants", description=__doc__)
     parser.add_argument("names", nargs="*", help="some of them (default: all)")
     chosen = parser.parse_args().names
     survivors = 0

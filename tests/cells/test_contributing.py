@@ -10,15 +10,14 @@ import torch
 from torch import nn
 
 from kpflow_sklearn import linearize
-from kpflow_sklearn.cells import _builtin
-from kpflow_sklearn.cells._base import Cell, WeightMap
-from tests import oracle
-from tests.cases import Case, build
-from tests.test_operators import check_operator
+from kpflow_sklearn.cells import Cell, WeightMap, _builtin
+from tests.oracles import oracle
+from tests.oracles.cases import Case, build
+from tests.oracles.operator_checks import check_operator
 
 BLOCKS = re.findall(
     r"```python\n(.*?)```",
-    (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+    (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8"),
     flags=re.S,
 )
 

@@ -1,0 +1,69 @@
+"""The layout of the code: who imports what, what is public, and paths that settings name."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+from pathlib import Path
+
+import pytest
+
+import kpflow_sklearn
+
+ROOT = Path(kpflow_sklearn.__file__).parents[1]
+FILES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("*.py"))]
+FACES = ("", ".cells", ".datasets", ".operators", ".plotting", ".results", ".spectra")
+# It measures single stages of an analysis, which have no public name.
+MEASURES_STAGES = "tests/tools/benchmarks/spectra.py"
+
+
+def imported_names(path: Path) -> list[str]:
+    """Return the full names that a file imports."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    statements = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return [f"{node.module}.{alias.name}" for node in statements for alias in node.names]
+
+
+def private_folders(names: list[str]) -> set[str]:
+    """Return the folders of the package whose private files or names are among those imported."""
+    folders = set()
+    for package, *parts in (name.split(".") for name in names):
+        if package == "kpflow_sklearn" and parts[0] != "_common":
+            start = int(parts[0] == "_cli")
+            private = [k for k, part in enumerate(parts) if k >= start and part.startswith("_")]
+            folders |= {".".join(parts[: private[0]])} if private else set()
+    return folders
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_private_files_are_imported_only_by_the_tests_that_mirror_their_folder(file):
+    names = imported_names(ROOT / file)
+    assert [name for name in names if ".test_" in name] == []
+    mirrored = ".".join(Path(file).parent.parts[1:])
+    related = {
+        folder
+        for folder in private_folders(names)
+        if f"{mirrored}.".startswith(f"{folder}.") or folder.startswith(f"{mirrored}.")
+    }
+    assert private_folders(names) == related or file == MEASURES_STAGES
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_only_public_names_are_listed(face):
+    module = importlib.import_module(f"kpflow_sklearn{face}")
+    listed = dir(module)
+    private = {name for name in listed if name.startswith("_")}
+    assert private == (set() if face else {"__version__"})
+    assert set(module.__all__) <= set(listed)
+    assert all(hasattr(module, name) for name in listed)
+
+
+def test_every_pattern_of_mutmut_matches_a_file():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    options = ("source_paths", "only_mutate", "do_not_mutate", "also_copy")
+    options += ("pytest_add_cli_args_test_selection",)
+    patterns = [line for name in options for line in settings["mutmut"][name].split()]
+    assert len(patterns) > 10
+    assert [pattern for pattern in patterns if not list(ROOT.glob(pattern))] == []
