@@ -1,8 +1,8 @@
-"""What every folder uses; its files are imported by name.
+"""Helpers that all folders use; the files are imported by name.
 
-``arrays`` converts user input to arrays, ``checks`` validates it, ``estimators`` holds what all
-estimators share, ``callbacks`` shows progress, ``files`` writes files whole, ``fingerprints``
-identifies what a run was made of, ``memory`` handles running out of it, ``random`` draws,
-``tensors`` converts to torch, ``public`` hides private names from completion, ``version`` is the
-package's version.
+``arrays`` converts user input to arrays and ``checks`` validates it. ``estimators`` is the base of
+all estimators, and ``callbacks`` reports the progress of a fit. ``files`` writes files atomically,
+``fingerprints`` identifies the data and code of a run, ``memory`` recovers from running out of
+memory, ``random`` makes generators, ``tensors`` converts to torch, ``public`` hides private names
+from completion, and ``version`` holds the version of the package.
 """

@@ -1,4 +1,4 @@
-"""Whatever users hand in as an array, brought to one, or refused in words that name it."""
+"""Convert user input to arrays, with errors that name the argument."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ARRAY_OPTIONS: dict[str, Any] = {
     "dtype": [np.float64, np.float32],
     "order": "C",
 }
-# Whether numbers are finite is checked here: scikit-learn's error says nothing of where, and sends
-# to imputers and to other estimators.
+# Finiteness is checked here: scikit-learn's error does not say where the first such entry is, and
+# suggests imputers and other estimators.
 _FINITE_LATER: dict[str, Any] = {"ensure_all_finite": False}
 
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Put an argument's name before what NumPy or scikit-learn say of it, where they do not."""
+    """Add the argument's name to errors of NumPy and scikit-learn that do not mention it."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -37,30 +37,11 @@ def naming(name: str) -> Iterator[None]:
         raise kind(f"{name}: {error}") from error
 
 
-@contextmanager
-def trials_of_one_length(values: Any, name: str) -> Iterator[None]:
-    """Say what to do with trials of unequal length, where NumPy makes no array of them."""
-    try:
-        yield
-    except ValueError as error:
-        try:
-            lengths = {len(trial) for trial in values if not isinstance(trial, str)}
-        except TypeError:
-            raise error from None
-        if len(lengths) < 2:
-            raise
-        raise ValueError(
-            f"{name} must be one array, got trials of unequal length, from {min(lengths)} to "
-            f"{max(lengths)} steps: give the array and the mask that "
-            f"kpflow_sklearn.datasets.pad_sequences({name}) returns."
-        ) from error
-
-
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Return an array-like as an array of whatever it holds, numbers or labels.
+    """Return an array-like of numbers or labels as an array.
 
-    Tensors are taken off their graph and device. What NumPy would silently take for something
-    else is refused: hidden entries, sparse matrices, mappings, lists of unequal length.
+    Tensors are detached and copied to the CPU. Masked arrays with hidden entries, sparse matrices,
+    mappings and lists of unequal length raise an error, because NumPy would misread them.
     """
     if issparse(values):
         raise TypeError(
@@ -76,21 +57,35 @@ def as_array(values: Any, name: str) -> np.ndarray:
             ) from error
     if np.ma.is_masked(values):
         raise ValueError(
-            f"{name} must hold all of its entries, got a masked array that hides "
-            f"{np.ma.count_masked(values)}; mark padded steps with mask instead."
+            f"{name} must not hide any entries, got a masked array that hides "
+            f"{np.ma.count_masked(values)}. Mark padded steps with mask instead."
         )
     try:
-        with trials_of_one_length(values, name):
-            array = np.asarray(values)
+        array = np.asarray(values)
     except ValueError as error:
+        lengths = _lengths(values)
+        if len(lengths) > 1:
+            raise ValueError(
+                f"{name} must be one array, got trials of unequal length, from {min(lengths)} to "
+                f"{max(lengths)} steps. Give the array and the mask that "
+                f"kpflow_sklearn.datasets.pad_sequences({name}) returns."
+            ) from error
         if "inhomogeneous" in str(error):
             raise ValueError(f"{name} must be one array, got entries of unequal length.") from None
         raise
-    is_alone = array.ndim == 0 and array.dtype == object
-    if is_alone or array.dtype.kind in "mMV" or (array.dtype == object and _is_nested(array)):
-        what = f"a {type(values).__name__}" if is_alone else f"{array.dtype} values"
-        raise ValueError(f"{name} must be an array of numbers or labels, got {what}.")
+    is_scalar = array.ndim == 0 and array.dtype == object
+    if is_scalar or array.dtype.kind in "mMV" or (array.dtype == object and _is_nested(array)):
+        given = f"a {type(values).__name__}" if is_scalar else f"{array.dtype} values"
+        raise ValueError(f"{name} must be an array of numbers or labels, got {given}.")
     return array
+
+
+def _lengths(values: Any) -> set[int]:
+    """Return the lengths of the entries of ``values``, or nothing if an entry has no length."""
+    try:
+        return {len(trial) for trial in values if not isinstance(trial, str)}
+    except TypeError:
+        return set()
 
 
 def _is_nested(array: np.ndarray) -> bool:
@@ -98,7 +93,7 @@ def _is_nested(array: np.ndarray) -> bool:
 
 
 def check_numbers(values: ArrayLike, name: str, **options: Any) -> np.ndarray:
-    """Return finite numbers as a float array; float32 stays, everything else is float64."""
+    """Return finite numbers as an array, of float32 if they are given so and else of float64."""
     array = as_array(values, name)
     with naming(name):
         options = {**ARRAY_OPTIONS, **_FINITE_LATER, **options}
@@ -106,15 +101,15 @@ def check_numbers(values: ArrayLike, name: str, **options: Any) -> np.ndarray:
 
 
 def _check_finite(array: np.ndarray, name: str) -> np.ndarray:
-    """Refuse NaN and infinity, and say where the first is."""
+    """Return ``array``, or raise an error that locates its first NaN or infinity."""
     if get_config()["assume_finite"]:
         return array
     finite = np.isfinite(array)
     if finite.all():
         return array
-    wrong = np.argwhere(~finite)
-    first = tuple(wrong[0].tolist())
-    what = "NaN" if np.isnan(array[first]) else f"infinity or a value too large for {array.dtype}"
+    not_finite = np.argwhere(~finite)
+    first = tuple(not_finite[0].tolist())
+    kind = "NaN" if np.isnan(array[first]) else f"infinity or a value too large for {array.dtype}"
     hint = (
         " If these are padded steps, write numbers there and give mask: "
         "kpflow_sklearn.datasets.pad_sequences makes both from a list of trials."
@@ -122,25 +117,25 @@ def _check_finite(array: np.ndarray, name: str) -> np.ndarray:
         else ""
     )
     raise ValueError(
-        f"Input {name} contains {what}: {len(wrong)} of its {array.size} entries are not finite, "
-        f"the first at {list(first)}.{hint}"
+        f"Input {name} contains {kind}: {len(not_finite)} of its {array.size} entries are not "
+        f"finite, the first at {list(first)}.{hint}"
     )
 
 
 def check_squares(truth: np.ndarray, outputs: np.ndarray) -> None:
-    """Refuse values whose squares, summed for R^2, are beyond float64."""
+    """Check that the sums of squares in R^2 do not overflow float64."""
     largest = max(float(abs(a).max(initial=0)) for a in (truth, outputs))
     if not largest < np.sqrt(np.finfo(np.float64).max / max(truth.size, 1)) / 2:
         raise ValueError(
-            "X or y is too large for R^2 in float64: y and what is predicted hold values up to "
-            f"{largest:.3g}; scale them down."
+            "X or y is too large for R^2 in float64: y and the predictions reach "
+            f"{largest:.3g}. Scale them down."
         )
 
 
 def validated(estimator: Any, X: ArrayLike, *, reset: bool, **options: Any) -> np.ndarray:
-    """Return scikit-learn's `validate_data`, for whatever `as_array` takes besides.
+    """Validate X by scikit-learn's `validate_data`, also in the forms that `as_array` accepts.
 
-    Tables go through as they are: their columns are the features' names.
+    Tables are passed on unchanged, because their columns are the names of the features.
     """
     values = X if X is None or hasattr(X, "columns") else as_array(X, "X")
     with naming("X"):

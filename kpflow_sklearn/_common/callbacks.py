@@ -1,4 +1,4 @@
-"""What a fit tells scikit-learn's callbacks, which exist from its version 1.9 on."""
+"""Report the progress of a fit to scikit-learn's callbacks (version 1.9 or later)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ try:
 except ImportError:
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands for scikit-learn's, which versions before 1.9 do not have."""
+        """Stub for scikit-learn < 1.9."""
 
     def with_callbacks(method: Any) -> Any:
-        """Return the method as it is."""
+        """Return the method unchanged."""
         return method
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:
-    """Warn at the line that called the package, however many frames lie between.
+    """Issue a warning that points to the line of user code that called the package.
 
-    Beside the package's own, `with_callbacks` puts one there.
+    The frames of the package, and that of `with_callbacks`, are skipped.
     """
     frame, level = inspect.currentframe(), 1
     while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith(
@@ -36,43 +36,44 @@ def warn_caller(message: str, category: type[Warning]) -> None:
 
 
 class FitTask(AbstractContextManager):
-    """A task of a fit, told to the estimator's callbacks as it begins and ends.
+    """A task of a fit, whose beginning and end are reported to the estimator's callbacks.
 
-    A task that raises does not end. Where an estimator has no callbacks, nothing is recorded.
+    The end of a task that raises an error is not reported. Without callbacks, nothing is.
 
     Parameters
     ----------
     estimator : estimator
-        Whose task it is.
+        The estimator that performs the task.
     context : CallbackContext, optional
-        scikit-learn's record of it; None if nobody listens.
+        scikit-learn's record of the task. None if no callbacks are registered.
     **about
-        What callbacks may ask for: X, y, reconstruction_attributes.
+        Values that callbacks can request: X, y, reconstruction_attributes.
     """
 
     def __init__(self, estimator: Any, context: Any = None, **about: Any) -> None:
         self.estimator, self.context, self.about = estimator, context, about
-        #: Whether a callback asked, at its end, that no further task like it begins.
+        #: Whether a callback requested, at the end of the task, that no similar task follow.
         self.stops = False
 
     @classmethod
     def root(cls, estimator: Any, n_parts: int = 0, **about: Any) -> FitTask:
-        """Return the task of a whole ``fit``, of at most ``n_parts`` parts."""
+        """Return the task of a whole ``fit``, with at most ``n_parts`` parts."""
         if not hasattr(estimator, "_skl_callbacks"):
             return cls(estimator)
         return cls(estimator, estimator._init_callback_context(max_subtasks=n_parts), **about)
 
     def part(self, name: str, n_parts: int = 0, **about: Any) -> FitTask:
-        """Return the next part of this task, itself of at most ``n_parts`` parts."""
+        """Return the next part of this task, which has at most ``n_parts`` parts itself."""
         if self.context is None:
             return FitTask(self.estimator)
         context = self.context.subcontext(task_name=name, max_subtasks=n_parts)
         return FitTask(self.estimator, context, **about)
 
     def analysis(self, snapshots: Sequence, *, verbose: int | bool) -> Iterator:
-        """Yield snapshots to analyse: together a part of this task, each a part of that.
+        """Yield the snapshots to analyse, each as a part of the task "analysis".
 
-        All of them, whatever callbacks ask: an analysis that ends early describes no training.
+        Callbacks cannot stop the analysis, because a part of the snapshots would not describe the
+        training.
         """
         with self.part("analysis", len(snapshots)) as whole:
             for snapshot in tqdm(snapshots, disable=not verbose, desc="analysis"):
@@ -80,7 +81,7 @@ class FitTask(AbstractContextManager):
                     yield snapshot
 
     def handed_to(self, estimator: Any) -> AbstractContextManager:
-        """Return the context in which fitting another estimator is this task."""
+        """Return the context in which the fit of another estimator counts as this task."""
         if self.context is None or not isinstance(estimator, CallbackSupportMixin):
             return nullcontext()
         return self.context.propagate_callback_context(estimator)

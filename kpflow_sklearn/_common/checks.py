@@ -1,4 +1,4 @@
-"""Checks of what users hand in; errors name the argument, what was expected and what came."""
+"""Validate user input: errors name the argument, what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from sklearn.utils import check_scalar
 
 from kpflow_sklearn._common.arrays import ARRAY_OPTIONS, as_array, check_numbers, validated
 
-#: Counts beyond are slips: no array of that many entries fits anywhere.
+#: Larger counts must be mistakes, because an array of that many entries never fits in memory.
 LARGEST_COUNT = 2**31 - 1
 
 
 def check_sequences(X: ArrayLike, name: str = "X") -> np.ndarray:
-    """Return trials as a float array (n_trials, n_timesteps, n_features).
-
-    float32 stays; everything else becomes float64.
-    """
+    """Return trials as an array (n_trials, n_timesteps, n_features) of float32 or float64."""
     array = check_numbers(X, name)
     if array.ndim != 3:
         raise ValueError(
@@ -37,14 +34,14 @@ def check_sequences(X: ArrayLike, name: str = "X") -> np.ndarray:
 def check_estimator_sequences(
     estimator: Any, X: ArrayLike, *, reset: bool
 ) -> tuple[np.ndarray, bool]:
-    """Check X for an estimator and count its features on the last axis.
+    """Check X for an estimator, and store or compare the number of features.
 
     Returns
     -------
     X : ndarray of shape (n_trials, n_timesteps, n_features)
         The trials.
     single_step : bool
-        Whether X came with two dimensions and is taken as trials of one step.
+        Whether X had two dimensions, which are read as trials of one step.
     """
     array = validated(estimator, X, reset=reset, **ARRAY_OPTIONS)
     single_step = array.ndim == 2
@@ -69,11 +66,11 @@ def check_estimator_sequences(
 
 
 def _refuse_empty_axes(array: np.ndarray, name: str) -> None:
-    for axis, what in ((0, "trial"), (1, "time step"), (2, "feature")):
+    for axis, item in ((0, "trial"), (1, "time step"), (2, "feature")):
         if array.shape[axis] == 0:
             raise ValueError(
-                f"{name} must have at least one {what}, got shape {array.shape}: Found array "
-                f"with 0 {what}(s) (shape={array.shape}) while a minimum of 1 is required."
+                f"{name} must have at least one {item}, got shape {array.shape}: Found array "
+                f"with 0 {item}(s) (shape={array.shape}) while a minimum of 1 is required."
             )
 
 
@@ -93,15 +90,15 @@ def check_mask(mask: ArrayLike | None, X: np.ndarray, name: str = "mask") -> np.
         array = array.astype(bool)
     if not array[:, 0].all():
         raise ValueError(
-            f"{name} must mark at least the first step of each trial as valid; trial "
-            f"{int(np.argmin(array[:, 0]))} has none."
+            f"{name} must mark at least the first step of each trial as valid, but that of "
+            f"trial {int(np.argmin(array[:, 0]))} is invalid."
         )
     gaps = (array[:, 1:] & ~array[:, :-1]).any(axis=1)
     if gaps.any():
         raise ValueError(
-            f"{name} must be a prefix of each trial (valid steps first, then padding); trial "
-            f"{int(np.argmax(gaps))} has a valid step after an invalid one. For steps that "
-            "merely cost nothing, use loss_weight."
+            f"{name} must be a prefix of each trial (valid steps first, then padding), but trial "
+            f"{int(np.argmax(gaps))} has a valid step after an invalid one. To exclude steps from "
+            "the loss only, use loss_weight."
         )
     return array
 
@@ -109,14 +106,14 @@ def check_mask(mask: ArrayLike | None, X: np.ndarray, name: str = "mask") -> np.
 def check_positive_int(
     value: Any, name: str, minimum: int = 1, maximum: int | None = LARGEST_COUNT
 ) -> int:
-    """Return ``value`` if it is an integer of at least ``minimum``."""
+    """Return ``value`` if it is an integer from ``minimum`` to ``maximum``."""
     _refuse_bool(value, name, "int")
     check_scalar(value, name, numbers.Integral, min_val=minimum, max_val=maximum)
     return int(value)
 
 
 def _refuse_bool(value: Any, name: str, kind: str) -> None:
-    """Refuse True and False, which Python counts among the integers."""
+    """Reject True and False, which Python treats as integers."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be an instance of {kind}, not {type(value).__name__}.")
 
@@ -129,10 +126,10 @@ def check_flag(value: Any, name: str) -> bool:
 
 
 def check_verbose(value: Any) -> None:
-    """Refuse a ``verbose`` that is neither a flag nor a whole number from 0 on."""
+    """Check that ``verbose`` is a flag or a non-negative integer."""
     is_count = isinstance(value, numbers.Integral) and int(value) >= 0
     if not (is_count or isinstance(value, np.bool_)):
-        raise ValueError(f"verbose must be True, False or an integer from 0 on, got {value!r}.")
+        raise ValueError(f"verbose must be True, False or an integer >= 0, got {value!r}.")
 
 
 def check_real(
@@ -147,13 +144,9 @@ def check_real(
     _refuse_bool(value, name, "float")
     if isinstance(value, numbers.Real) and not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} must be an instance of float, not {type(value).__name__}.")
+    included = ("neither" if maximum is None else "right") if open_minimum else "both"
     check_scalar(
-        value,
-        name,
-        numbers.Real,
-        min_val=minimum,
-        max_val=maximum,
-        include_boundaries=_boundaries(maximum, open_minimum),
+        value, name, numbers.Real, min_val=minimum, max_val=maximum, include_boundaries=included
     )
     if not is_finite(value):
         raise ValueError(f"{name} must be finite, got {value!r}.")
@@ -161,31 +154,24 @@ def check_real(
 
 
 def is_finite(value: Any) -> bool:
-    """Return whether a number is one that a float can hold."""
+    """Return whether a number is finite as a float."""
     try:
         return math.isfinite(float(value))
     except OverflowError:
         return False
 
 
-def _boundaries(maximum: float | None, open_minimum: bool) -> str:
-    """Say which ends belong to the range, in the words of ``check_scalar``."""
-    if not open_minimum:
-        return "both"
-    return "neither" if maximum is None else "right"
-
-
 def check_subset(value: Any, name: str, choices: tuple[str, ...]) -> tuple[str, ...]:
     """Return ``value`` as a tuple if it is a non-empty sequence of distinct ``choices``."""
     is_sequence = isinstance(value, Iterable) and not isinstance(value, str)
-    found = tuple(value) if is_sequence and np.ndim(value) != 0 else ()
-    known = all(isinstance(word, str) and word in choices for word in found)
-    if not (found and known and len(set(found)) == len(found)):
+    words = tuple(value) if is_sequence and np.ndim(value) != 0 else ()
+    valid = all(isinstance(word, str) and word in choices for word in words)
+    if not (words and valid and len(set(words)) == len(words)):
         raise ValueError(
             f"{name} must be a sequence of one or more of {', '.join(map(repr, choices))}, got "
             f"{value!r}."
         )
-    return found
+    return words
 
 
 def check_word(value: Any, name: str) -> str:
@@ -196,20 +182,19 @@ def check_word(value: Any, name: str) -> str:
 
 
 def check_slice(value: Any, name: str, length: int) -> None:
-    """Refuse what is no slice, or selects nothing of ``length`` entries."""
+    """Check that ``value`` is a slice that selects some of ``length`` entries."""
     try:
         n_selected = len(range(*value.indices(length))) if isinstance(value, slice) else None
     except TypeError:
         n_selected = None
     if not n_selected:
         raise ValueError(
-            f"{name} must be a slice of whole numbers that selects some of {length}, got "
-            f"{value!r}."
+            f"{name} must be a slice of integers that selects some of {length}, got {value!r}."
         )
 
 
 def check_folder(value: Any, name: str) -> Path:
-    """Return the path of a folder, which is made where there is none."""
+    """Return the path of a folder, which is made if it does not exist."""
     if not (isinstance(value, str | PathLike) and str(value)):
         raise ValueError(f"{name} must be the path of a folder, got {value!r}.")
     try:
@@ -236,12 +221,12 @@ def last_valid_step(mask: np.ndarray | None, X: np.ndarray) -> np.ndarray:
 def check_periods(
     periods: Mapping[str, tuple[int, int]] | None, n_timesteps: int
 ) -> dict[str, np.ndarray] | None:
-    """Return which steps belong to each named period; those of none are "rest"."""
+    """Return the mask (n_timesteps,) of each named period; the other steps are "rest"."""
     if periods is None:
         return None
     if not isinstance(periods, Mapping) or not periods:
         raise ValueError(f"periods must map names to (start, stop) in steps, got {periods!r}.")
-    left, found = np.ones(n_timesteps, dtype=bool), {}
+    rest, masks = np.ones(n_timesteps, dtype=bool), {}
     for name, bounds in periods.items():
         is_pair = isinstance(bounds, tuple | list) and len(bounds) == 2
         kinds = {type(b) for b in bounds} if is_pair else {bool}
@@ -253,56 +238,57 @@ def check_periods(
                 f"periods[{name!r}] must satisfy 0 <= start < stop <= {n_timesteps} steps, got "
                 f"{bounds!r}."
             )
-        if not left[start:stop].all():
+        if not rest[start:stop].all():
             raise ValueError(f"periods[{name!r}], got {bounds!r}, overlaps another period.")
-        left[start:stop] = False
-        found[name] = np.zeros(n_timesteps, dtype=bool)
-        found[name][start:stop] = True
-    if left.any():
-        if "rest" in found:
+        rest[start:stop] = False
+        masks[name] = np.zeros(n_timesteps, dtype=bool)
+        masks[name][start:stop] = True
+    if rest.any():
+        if "rest" in masks:
             raise ValueError(
-                'periods leave steps out, which are named "rest": use another name, got '
-                f"{periods!r}."
+                'periods must not use the name "rest", which is given to the steps outside all '
+                f"periods, got {periods!r}."
             )
-        found["rest"] = left
-    return found
+        masks["rest"] = rest
+    return masks
 
 
 def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
-    """Return one label a trial, strings or integers.
+    """Return one label per trial, strings or integers.
 
     Parameters
     ----------
     values : array-like of shape (n_trials,)
         Labels.
     name : str
-        What they are called in errors.
+        Name of the argument in errors.
     n_trials : int
-        How many there must be.
+        Required number of labels.
 
     Returns
     -------
-    ndarray
+    ndarray of shape (n_trials,)
         The labels.
 
     Raises
     ------
     ValueError
-        If there is another number of them, or some are missing or no labels.
+        If the number of labels is wrong, or a label is missing or of another type.
     """
     labels = as_array(values, name)
     if labels.dtype.kind in "US" and not hasattr(values, "dtype"):
-        # NumPy turns a list of strings and numbers, or gaps, into strings.
+        # np.asarray turns the numbers and gaps in a list with strings into strings.
         labels = np.asarray(values, dtype=object)
     if labels.shape != (n_trials,):
         raise ValueError(
-            f"{name} must hold one label a trial, shape ({n_trials},), got {labels.shape}; X (or "
-            f"X_analysis, where given) has {n_trials} trials."
+            f"{name} must hold one label per trial, shape ({n_trials},), got {labels.shape}. X "
+            f"(or X_analysis, where given) has {n_trials} trials."
         )
     for label in labels:
-        whole = isinstance(label, str | int | np.integer | np.bool_)
-        whole = whole or (isinstance(label, float | np.floating) and float(label).is_integer())
-        if not whole:
+        is_label = isinstance(label, str | int | np.integer | np.bool_)
+        if not is_label and isinstance(label, float | np.floating):
+            is_label = float(label).is_integer()
+        if not is_label:
             raise ValueError(
                 f"{name} must be strings or integers without gaps, got {plain_repr(label)}."
             )
@@ -312,5 +298,5 @@ def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
 
 
 def plain_repr(label: object) -> str:
-    """Return how Python would write a label, without the name of NumPy's type."""
+    """Return the repr of a label as a Python value, without the name of NumPy's type."""
     return repr(label.item() if isinstance(label, np.generic) else label)

@@ -1,4 +1,4 @@
-"""Files that appear at once and whole, whenever the process that writes them is killed."""
+"""Write files atomically, so that a killed process never leaves part of a file."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under another name and then rename it, in place of an earlier one.
+    """Write a file under a temporary name, then rename it to ``path``.
 
-    An earlier file keeps its permissions, a link goes on pointing to it, and one that is
-    write-protected is refused. What is no file, as a pipe or /dev/null, is written to directly.
+    The new file takes over the permissions of an earlier file, and links to it remain valid. A
+    write-protected file raises an error. Pipes and devices, such as /dev/null, are written to
+    directly.
 
     Parameters
     ----------
     path : Path
-        The file; its folder must exist.
+        The file. Its folder must exist.
     content : str or bytes
-        Contents; words are written as UTF-8.
+        Contents. Text is written as UTF-8.
 
     Raises
     ------
     OSError
-        If it cannot be written; an earlier file is then left as it is.
+        If the file cannot be written. An earlier file then remains unchanged.
     """
     content = content.encode("utf-8") if isinstance(content, str) else content
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -44,7 +45,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.replace(part, target)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise type(error)(error.errno, f"cannot be written whole: {why}", str(path)) from error
+        reason = error.strerror or str(error)
+        raise type(error)(error.errno, f"cannot be written whole: {reason}", str(path)) from error
     finally:
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Short names for the contents of arrays and of code."""
+"""Fingerprints of arrays and of code, for comparison between runs."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ import numpy as np
 
 
 def values_digest(*arrays: np.ndarray) -> str:
-    """Return a hash of shapes and numbers, the same for the same values in any numeric type."""
-    found = hashlib.sha256()
+    """Return a hash of shapes and values, which does not depend on the numeric type."""
+    digest = hashlib.sha256()
     for array in arrays:
-        # Adding 0 makes zeros of either sign the same bytes.
+        # Adding 0 turns -0.0 into 0.0, so that both have the same bytes.
         values = np.ascontiguousarray(array, dtype=np.float64) + 0.0
-        found.update(str(values.shape).encode())
-        found.update(values.tobytes())
-    return found.hexdigest()
+        digest.update(str(values.shape).encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def is_code(value: Any) -> bool:
-    """Tell whether something is a function, method or class, or a partial of one."""
+    """Return whether a value is a function, a method, a class or a partial of one."""
     return isinstance(value, partial) or hasattr(value, "__qualname__")
 
 
 def code_in_words(value: Any) -> str:
-    """Return the name of code, with a digest of its source and the numbers it was made with.
+    """Describe a function or class by its name, a hash of its source, and the values it holds.
 
-    These are defaults, what a function made by another holds, and arguments of a partial. The
-    words are the same in a new process. Code typed at a prompt, or not in Python, has no source.
+    These values are defaults, closure variables and the arguments of a partial. The description
+    is the same in every process. Code typed at a prompt or not written in Python has no source,
+    and so no hash.
     """
     if isinstance(value, partial):
-        given = [*enumerate(value.args), *value.keywords.items()]
-        words = [f"{k}={code_in_words(v) if is_code(v) else repr(v)}" for k, v in given]
+        arguments = [*enumerate(value.args), *value.keywords.items()]
+        words = [f"{k}={code_in_words(v) if is_code(v) else repr(v)}" for k, v in arguments]
         return f"{code_in_words(value.func)} given {', '.join(words)}"
     cells = [_content(c) for c in getattr(value, "__closure__", None) or ()]
     named = (getattr(value, "__kwdefaults__", None) or {}).values()
@@ -52,5 +53,5 @@ def code_in_words(value: Any) -> str:
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # Not yet assigned.
+    except ValueError:  # The variable is not assigned yet.
         return None

@@ -1,4 +1,4 @@
-"""What to do when memory runs out: once more with smaller chunks, then one clear error."""
+"""Recover from running out of memory: retry with smaller chunks, then raise a clear error."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ import torch
 logger = logging.getLogger("kpflow_sklearn")
 T = TypeVar("T")
 
-#: Parts of what torch says on any device; NumPy raises MemoryError.
-_SAID = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+#: Parts of torch's messages on all devices. NumPy raises MemoryError.
+_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 
 
 class OutOfMemory(MemoryError):
-    """Memory ran out, and the message says what did not fit and what can be lowered."""
+    """Memory ran out. The message says what did not fit and which setting to lower."""
 
 
 def free_memory(device: torch.device) -> int:
-    """Return how many bytes are free on a device."""
+    """Return the number of free bytes on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 
 def ran_out(error: BaseException) -> bool:
-    """Tell whether an error is an allocation that failed, and not yet explained."""
+    """Return whether an error is a failed allocation that `explained` has not handled yet."""
     if isinstance(error, OutOfMemory):
         return False
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(said in text for said in _SAID)
+    return isinstance(error, MemoryError) or any(words in text for words in _MESSAGES)
 
 
 @contextmanager
 def explained(advice: str) -> Iterator[None]:
-    """Turn allocations that fail inside the block into `OutOfMemory`.
+    """Raise `OutOfMemory` for allocations that fail inside the block.
 
     Parameters
     ----------
     advice : str
-        What did not fit, its size, and what can be lowered.
+        Sentence that says what did not fit, its size, and which setting to lower.
 
     Raises
     ------
@@ -59,39 +59,39 @@ def explained(advice: str) -> Iterator[None]:
 
 
 class Allowance:
-    """How much is worked on at a time; halved whenever memory runs out.
+    """The size of chunks, halved whenever memory runs out.
 
     Parameters
     ----------
     amount : int
-        Bytes or trials, from which whoever works makes its chunks; it is read anew by each
-        attempt.
+        Bytes or trials per chunk. Each attempt reads it again.
     least : int
-        Amount of which chunks are as small as they get.
+        The amount at which chunks cannot become smaller.
     advice : str
-        For `explained`, once even that is too much.
+        The advice for `explained` if even the smallest chunks do not fit.
     """
 
     def __init__(self, amount: int, least: int, advice: str) -> None:
         self.amount, self.least, self.advice = amount, least, advice
 
     def run(self, work: Callable[[], T]) -> T:
-        """Return what ``work()`` returns, once it fits.
+        """Return the result of ``work()``, retrying with smaller chunks if memory runs out.
 
         Parameters
         ----------
         work : callable
-            Depends on ``amount`` by its chunks alone, and can be begun anew.
+            Function without arguments that can be repeated. It may use ``amount`` only for the
+            size of its chunks.
 
         Returns
         -------
         object
-            Its result.
+            The result.
 
         Raises
         ------
         OutOfMemory
-            If memory runs out with the smallest chunks.
+            If memory runs out even with the smallest chunks.
         """
         while self.amount > self.least:
             try:
@@ -99,9 +99,9 @@ class Allowance:
             except (MemoryError, RuntimeError) as error:
                 if not ran_out(error):
                     raise
-            # Outside of the handler, whose error would keep the arrays of the failed attempt.
+            # Outside the handler, because the error refers to the arrays of the failed attempt.
             self.amount = max(self.least, self.amount // 2)
-            logger.warning("memory ran out; once more with chunks of half the size")
+            logger.warning("memory ran out; retrying with chunks of half the size")
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
         with explained(self.advice):

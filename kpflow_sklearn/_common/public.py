@@ -1,4 +1,4 @@
-"""What ``dir`` shows of a module: its public names."""
+"""Limit what ``dir`` lists of a module to its public names."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 
 def public_names(names: Iterable[str]) -> Callable[[], list[str]]:
-    """Return a module's ``__dir__`` that lists these names only, so that completion offers them.
+    """Return a ``__dir__`` for a module that lists these names only, for completion.
 
-    A face re-exports for other folders more than users are meant to see.
+    The ``__init__.py`` of a folder also re-exports names that only other folders need.
     """
     listed = sorted(names)
     return lambda: list(listed)

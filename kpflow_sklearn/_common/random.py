@@ -1,4 +1,4 @@
-"""Random numbers from local generators: torch's and NumPy's global state is never advanced."""
+"""Random numbers from local generators, which leave the global state of torch and NumPy alone."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sklearn.utils import check_random_state
 def local_generator(
     random_state: int | np.random.RandomState | None,
 ) -> np.random.RandomState:
-    """Return the generator that a scikit-learn style ``random_state`` stands for.
+    """Return the generator for a ``random_state`` in the style of scikit-learn.
 
-    None asks the operating system, not NumPy's global generator as scikit-learn does.
+    None takes a seed from the operating system, where scikit-learn uses NumPy's global generator.
     """
     if random_state is None:
         return np.random.RandomState(np.random.SeedSequence().generate_state(4))
     try:
         if isinstance(random_state, bool):
-            raise ValueError(f"{random_state!r} is no seed")
+            raise ValueError(f"{random_state!r} is not a seed")
         return check_random_state(random_state)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -32,26 +32,26 @@ def local_generator(
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
-    """Draw one seed from a scikit-learn style ``random_state``, see `local_generator`."""
+    """Draw one seed from a ``random_state`` (see `local_generator`)."""
     return int(local_generator(random_state).randint(np.iinfo(np.int32).max))
 
 
 def torch_generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Return a torch generator of its own, seeded."""
+    """Return a new torch generator with the given seed."""
     return torch.Generator(device=device).manual_seed(seed)
 
 
-#: Held while torch's global generator, one for all threads, is borrowed.
-_BORROWED = threading.RLock()
+#: Held while a thread uses torch's global generator, which all threads share.
+_GLOBAL_GENERATOR = threading.RLock()
 
 
 @contextmanager
 def isolated_torch_seed(seed: int) -> Iterator[None]:
     """Seed torch's global generator inside the block and restore it afterwards.
 
-    Only for calling code that is not ours (a user's module factory) and that knows no other
-    source of random numbers. Threads take turns.
+    This is only meant for code outside the package, such as a user's module factory, that has no
+    other source of random numbers. Threads take turns.
     """
-    with _BORROWED, torch.random.fork_rng(devices=[]):
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""NumPy arrays to torch tensors, and copies of modules and tensors."""
+"""Convert NumPy arrays to tensors, and copy modules and tensors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from torch import Tensor, nn
 def as_tensor(
     array: np.ndarray, dtype: torch.dtype | None = None, device: torch.device | None = None
 ) -> Tensor:
-    """Return a tensor with the array's values; torch cannot take read-only or reversed arrays."""
+    """Return a tensor with the values of an array, sharing its memory where possible."""
+    # torch does not accept read-only arrays or negative strides.
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()
     return torch.as_tensor(array, dtype=dtype, device=device)
 
 
 def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
-    """Return a deep copy of a module, parametrized recurrent layers of torch included.
+    """Return a deep copy of a module, which may contain parametrized recurrent layers of torch.
 
-    Those keep the weights that they compute from raw parameters, which torch refuses to copy.
+    Such layers hold weights computed from raw parameters, which torch cannot copy.
     """
     memo = {} if memo is None else memo
     for part in module.modules():
@@ -35,9 +36,9 @@ def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
 
 
 def to_cpu(value: Any) -> Any:
-    """Return a module, a tensor or a collection of them on the CPU; all else as it is.
+    """Return a module, a tensor or a collection of them on the CPU, and other values unchanged.
 
-    What lies there already is not copied, and nothing is moved in place.
+    Nothing is moved in place, and values on the CPU are not copied.
     """
     if isinstance(value, nn.Parameter):
         return nn.Parameter(to_cpu(value.detach()), requires_grad=value.requires_grad)
@@ -47,7 +48,7 @@ def to_cpu(value: Any) -> Any:
         tensors = (*value.parameters(), *value.buffers())
         if all(tensor.device.type == "cpu" for tensor in tensors):
             return value
-        # A deep copy that takes these for copied: nothing more is needed on the device.
+        # The memo marks the tensors as copied, so that the deep copy needs no device memory.
         return copy_module(value, {id(tensor): to_cpu(tensor) for tensor in tensors})
     if type(value) in (list, tuple):
         return type(value)(map(to_cpu, value))

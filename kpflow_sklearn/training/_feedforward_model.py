@@ -1,4 +1,4 @@
-"""What every source of a trained feed-forward network can do: predict, score, give its states."""
+"""The base of the estimators with a trained feed-forward network: predict and score."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._common.arrays import as_array, check_numbers, check_squares, validated
-from kpflow_sklearn._common.estimators import NetworkSource
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.feedforward import FeedForwardNetwork
-from kpflow_sklearn.training._loop import Snapshot
+from kpflow_sklearn.training._source import NetworkSource
 
 
 def check_table(estimator: Any, X: ArrayLike, *, reset: bool) -> np.ndarray:
-    """Return X as a float array (n_samples, n_features); float32 stays, all other is float64."""
+    """Return X (n_samples, n_features) as float32 if it has that dtype, else as float64."""
     return validated(estimator, X, reset=reset, dtype=[np.float64, np.float32], order="C")
 
 
 def check_values(y: ArrayLike | None, X: np.ndarray, n_outputs: int | None = None) -> np.ndarray:
-    """Return y as floats (n_samples, n_outputs), finite and as many as X has rows."""
+    """Return y as finite floats (n_samples, n_outputs), with one row per row of X."""
     if y is None:
         raise ValueError(
             "fit requires y to be passed, but the target y is None. "
@@ -35,13 +34,13 @@ def check_values(y: ArrayLike | None, X: np.ndarray, n_outputs: int | None = Non
     values = as_array(y, "y")
     if values.dtype.kind not in "fiubO":
         raise ValueError(
-            f"y must hold real numbers for the quadratic loss, got dtype {values.dtype}; encode "
-            "labels as one column a class."
+            f"y must contain real numbers for the quadratic loss, got dtype {values.dtype}; "
+            "encode labels as one column per class."
         )
     try:
         values = check_numbers(values, "y", dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"y must hold finite real numbers: {error}") from error
+        raise ValueError(f"y must contain finite real numbers: {error}") from error
     if values.ndim not in (1, 2):
         raise ValueError(
             f"y must have shape (n_samples,) or (n_samples, n_outputs), got {values.shape}."
@@ -59,16 +58,16 @@ def check_values(y: ArrayLike | None, X: np.ndarray, n_outputs: int | None = Non
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a fit used, whatever becomes of the estimator's parameters and the arrays afterwards.
+    """The settings and data of a fit, even if parameters or arrays are changed afterwards.
 
     Attributes
     ----------
     optimizer : str or callable
-        As it was given.
+        The parameter of the trainer.
     learning_rate : float
         Step size.
     batch_size : int or None
-        Samples of one update; None for all, also where a batch could have held more.
+        Samples per update; None for all of them, even if a larger size was given.
     digest : str
         `values_digest` of X and y.
     """
@@ -80,24 +79,21 @@ class TrainingRecord:
 
 
 class FeedForwardModel(RegressorMixin, NetworkSource):
-    """Base of the sources of a feed-forward network: its network and its history.
+    """Base of the estimators with a feed-forward network: the network and its history.
 
     Attributes
     ----------
     network_ : FeedForwardNetwork
-        The network, in the state of the last iteration.
-    snapshots_ : list of Snapshot
-        Its earlier states, by iteration.
+        The network in the state of the last iteration.
     """
 
     network_: FeedForwardNetwork
-    snapshots_: list[Snapshot]
     n_features_in_: int
     _y_is_column: bool
     _record: TrainingRecord | None = None
 
     def __sklearn_tags__(self) -> Tags:
-        """Return the tags: several outputs are taken, and y is needed."""
+        """Return the tags: y is required and may have several outputs."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         tags.target_tags.required = True
@@ -115,14 +111,15 @@ class FeedForwardModel(RegressorMixin, NetworkSource):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            f, in the form of the y given to `fit`.
+            The outputs f(X), in the form of the y given to `fit`.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         ValueError
-            If X has the wrong shape, holds NaN or infinity, or has other features than on fit.
+            If X has the wrong shape, contains NaN or infinity, or has other features than in
+            `fit`.
 
         Examples
         --------
@@ -136,17 +133,15 @@ class FeedForwardModel(RegressorMixin, NetworkSource):
         check_is_fitted(self, "network_")
         inputs = as_tensor(check_table(self, X, reset=False), self.network_.dtype)
         with torch.no_grad():
-            pieces = [self.network_(rows) for rows in inputs.split(4096)]
-        found = torch.cat(pieces)
-        if found.dtype == torch.bfloat16:  # Of which NumPy has no such type.
-            found = found.float()
-        if not found.isfinite().all():
+            outputs = torch.cat([self.network_(rows) for rows in inputs.split(4096)])
+        if outputs.dtype == torch.bfloat16:  # NumPy has no such type.
+            outputs = outputs.float()
+        if not outputs.isfinite().all():
             raise ValueError(
-                f"X drives the network's outputs beyond what {found.dtype} holds, got values up "
-                f"to {float(inputs.abs().max()):.3g}; scale X down."
+                f"X drives the network's outputs beyond the range of {outputs.dtype}, got values "
+                f"up to {float(inputs.abs().max()):.3g}; scale X down."
             )
-        outputs = found.numpy()
-        return outputs if self._y_is_column else outputs[:, 0]
+        return outputs.numpy() if self._y_is_column else outputs[:, 0].numpy()
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Return R^2, averaged over outputs.
@@ -170,7 +165,7 @@ class FeedForwardModel(RegressorMixin, NetworkSource):
         NotFittedError
             Before `fit`.
         ValueError
-            If X or y do not fit the network, or are too large for their squares.
+            If X or y does not fit the network, or squares of y or the outputs overflow.
 
         Examples
         --------

@@ -1,10 +1,9 @@
-"""A multilayer perceptron somebody else trained, alone or with its checkpoints."""
+"""A multilayer perceptron that was trained elsewhere, with or without checkpoints."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,21 +18,19 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.feedforward import FeedForwardNetwork, recognise_feedforward
 from kpflow_sklearn.networks import refuse_unusable
 from kpflow_sklearn.training._feedforward_model import FeedForwardModel, check_table, check_values
-from kpflow_sklearn.training._feedforward_trainer import FeedForwardTrainer
-from kpflow_sklearn.training._loop import Snapshot
-from kpflow_sklearn.training._recurrent_saved import SavedTraining
+from kpflow_sklearn.training._snapshots import Snapshot
 from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, unwrapped
 
 
 class SavedFeedForward(FeedForwardModel):
-    """What `GramFlowAnalyzer` makes of a module, or of the `SavedTraining` of one.
+    """The trainer that `GramFlowAnalyzer` uses for a module or the `SavedTraining` of one.
 
     Parameters
     ----------
     network : Module
-        As `recognise_feedforward` takes it. It is copied, never changed.
+        A module that `recognise_feedforward` accepts. It is copied, never changed.
     checkpoints, iterations : optional
-        The module's states over training, as `SavedTraining` takes them.
+        The states of the module over training, as in `SavedTraining`.
     """
 
     def __init__(
@@ -55,7 +52,7 @@ class SavedFeedForward(FeedForwardModel):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Inputs, on which the layers are checked to give the module's outputs.
+            Inputs, on which the layers must reproduce the outputs of the module.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
 
@@ -67,11 +64,11 @@ class SavedFeedForward(FeedForwardModel):
         Raises
         ------
         UnsupportedNetworkError
-            If the module is of a kind that the analysis cannot take.
+            If the analysis does not support this kind of module.
         CheckpointError
             If a checkpoint cannot be read, does not fit the module, or is not finite.
         ValueError
-            If X, y or the number of iterations do not fit.
+            If X, y or the number of iterations does not fit.
         """
         inputs = check_table(self, X, reset=True)
         if self.checkpoints is None:
@@ -99,52 +96,11 @@ class SavedFeedForward(FeedForwardModel):
 
 @torch.no_grad()
 def _check_outputs(module: nn.Module, view: FeedForwardNetwork, X: np.ndarray) -> None:
-    """Refuse a module whose layers do not give its outputs on some rows."""
-    some = as_tensor(X, view.dtype)
-    # Large weights may overflow, but then in both.
-    if not torch.allclose(view(some), module(some), rtol=1e-4, atol=1e-6, equal_nan=True):
+    """Refuse a module whose layers do not reproduce its outputs on the rows of X."""
+    rows = as_tensor(X, view.dtype)
+    # Large weights may overflow to NaN, but then in both.
+    if not torch.allclose(view(rows), module(rows), rtol=1e-4, atol=1e-6, equal_nan=True):
         raise UnsupportedNetworkError(
-            f"the layers of {type(module).__name__} do not reproduce its outputs: it has a "
-            "forward or hooks of its own."
+            f"the layers of {type(module).__name__} do not reproduce its outputs: it has a custom "
+            "forward method or hooks."
         )
-
-
-def as_feedforward_trainer(
-    trainer: Any, *, clone: Callable, random_state: int, verbose: bool | int
-) -> Any:
-    """Return an unfitted copy of what `GramFlowAnalyzer` was given as ``trainer``.
-
-    None stands for ``FeedForwardTrainer(hidden_sizes=(64,))``. A trainer without a seed of its own
-    takes ``random_state``.
-    """
-    if trainer is None:
-        return FeedForwardTrainer((64,), random_state=random_state, verbose=verbose)
-    if isinstance(trainer, nn.Module):
-        return SavedFeedForward(trainer)
-    if isinstance(trainer, SavedTraining):
-        return _of_saved(trainer)
-    if not isinstance(getattr(trainer, "estimator", trainer), FeedForwardModel):
-        raise ValueError(
-            "trainer must be a FeedForwardTrainer, a SavedTraining, a FrozenEstimator of one, a "
-            f"torch.nn.Module or None, got {trainer!r}."
-        )
-    fresh = clone(trainer)
-    if "random_state" in fresh.get_params(deep=False) and fresh.random_state is None:
-        fresh.set_params(random_state=random_state)
-    return fresh
-
-
-def _of_saved(saved: SavedTraining) -> SavedFeedForward:
-    """Read a `SavedTraining` whose network is feed-forward."""
-    for name in ("recurrent", "step", "readout", "initial_state", "parameters"):
-        if getattr(saved, name) is not None:
-            raise ValueError(
-                f"{name} must be None for a feed-forward network, whose last Linear is the "
-                f"readout, got {getattr(saved, name)!r}."
-            )
-    if saved.loss not in ("auto", "mse"):
-        raise ValueError(
-            f"loss must be 'mse' or 'auto' for a feed-forward network, got {saved.loss!r}: the "
-            "kernel's equations are those of a quadratic loss."
-        )
-    return SavedFeedForward(saved.network, saved.checkpoints, iterations=saved.iterations)

@@ -1,4 +1,4 @@
-"""FeedForwardTrainer: train a multilayer perceptron and keep its state over training."""
+"""FeedForwardTrainer: train a multilayer perceptron and keep snapshots of it."""
 
 from __future__ import annotations
 
@@ -22,49 +22,52 @@ from kpflow_sklearn.training._feedforward_model import (
     check_table,
     check_values,
 )
-from kpflow_sklearn.training._loop import LoopSettings, train
+from kpflow_sklearn.training._loop import train
+from kpflow_sklearn.training._run import Run, RunSettings
 
 
 class FeedForwardTrainer(FeedForwardModel):
     """Train a multilayer perceptron with a fixed readout on a quadratic loss.
 
-    f(x) = a X_L + c with X_l = phi(W_l X_{l-1} + b_l). Only W_l and b_l train, unless
-    ``train_readout`` is set: a is random, and c is the mean of y. The loss is
-    L = (1/2N) sum |f(x_n) - y_n|^2 over the N samples, summed over outputs.
+    The network is f(x) = a X_L + c with X_l = phi(W_l X_{l-1} + b_l). By default only W_l and b_l
+    train; a is random, and c is the mean of y. The loss is L = (1/2N) sum |f(x_n) - y_n|^2 over
+    the N samples, summed over outputs.
 
     Parameters
     ----------
     hidden_sizes : sequence of int, default=(64,)
-        Units of each hidden layer.
+        Number of units of each hidden layer.
     activation : str, default="relu"
-        phi: "relu", "leaky_relu", "identity", "tanh", "sigmoid", "softplus", "gelu" or "silu".
+        The function phi: "relu", "leaky_relu", "identity", "tanh", "sigmoid", "softplus", "gelu"
+        or "silu".
     bias : bool, default=True
-        Whether hidden layers have biases b_l, which train.
+        Whether hidden layers have trained biases b_l.
     train_readout : bool, default=False
-        Whether a trains, and with ``bias`` c too. The closed dynamics of the fields need a fixed
-        one.
+        Whether to train a and, with ``bias``, c. The closed dynamics of the fields require a fixed
+        readout.
     init_scale : float, default=1.0
-        Gain g of the hidden weights, N(0, k g^2 / fan_in) with k = 2 for ReLU and its like, else
-        1. Biases start at zero, a is N(0, 1 / fan_in).
+        Gain g of the hidden weights, which are drawn from N(0, k g^2 / fan_in), with k = 2 for
+        ReLU and similar functions, else k = 1. Biases are initially zero; a is drawn from
+        N(0, 1 / fan_in).
     optimizer : {"sgd", "adam"} or torch.optim.Optimizer class, default="sgd"
-        With "sgd" and ``batch_size=None`` training is the gradient descent that the kernel and
-        the closed fields describe.
+        The optimizer. Training with "sgd" and ``batch_size=None`` is the gradient descent that
+        the kernel and the closed fields describe.
     learning_rate : float, default=0.1
         Step size eta.
     max_iter : int, default=500
         Number of parameter updates ("iterations").
     batch_size : int or None, default=None
-        Samples of one update; None for all.
+        Number of samples per update; None for all.
     tol : float, default=0.0
-        Stop once the loss, averaged over the last pass over the samples, is at most this; 0 never
+        Loss at which training stops early, averaged over the last pass over the samples; 0 never
         stops early.
     snapshots : int or sequence of int, default=10
-        How many states to keep, spaced evenly in log(1 + iteration) with first and last included,
-        or exactly which iterations.
+        Iterations at which the network's state is kept, or their number: they are then spaced
+        evenly in log(1 + iteration), the first and last included.
     dtype : {"float32", "float64"}, optional
-        None keeps float32 input as it is and takes float64 for all other.
+        Precision of the network. The default is float32 for float32 input, else float64.
     random_state : int, RandomState or None, default=None
-        Seed of initialisation and batches; no global generator is used.
+        Seed of initialisation and batches. No global random generator is used.
     verbose : bool or int, default=False
         Whether to show a progress bar with the loss.
 
@@ -73,12 +76,12 @@ class FeedForwardTrainer(FeedForwardModel):
     network_ : FeedForwardNetwork
         The trained network (a `torch.nn.Module`).
     snapshots_ : list of Snapshot
-        Iteration and state_dict of each kept state.
+        Iteration and state_dict of each snapshot.
     loss_curve_ : ndarray of shape (n_iter_,)
         Loss of each update's batch, before the update.
     interrupted_ : bool
-        Whether a KeyboardInterrupt ended the training; the network is then that of the last
-        snapshot before.
+        Whether a KeyboardInterrupt ended the training. The network is then that of the last
+        snapshot.
     n_iter_ : int
         Number of updates made.
     n_features_in_ : int
@@ -150,7 +153,7 @@ class FeedForwardTrainer(FeedForwardModel):
         Raises
         ------
         ValueError
-            If a parameter or an array is not as described; the message names it.
+            If a parameter or an array is invalid. The message names it.
 
         Examples
         --------
@@ -182,11 +185,10 @@ class FeedForwardTrainer(FeedForwardModel):
 
         about = {"X": X, "y": y, "reconstruction_attributes": self._so_far}
         with FitTask.root(self, settings.max_iter, **about) as task:
-            history = train(
-                self.network_, batch_loss, len(x), settings, torch_generator(seed + 1), task
-            )
-        self.snapshots_ = history.snapshots
-        self.loss_curve_ = np.array(history.losses)
+            run = Run(self.network_, settings, len(x), torch_generator(seed + 1))
+            train(run, batch_loss, task)
+        self.snapshots_, self.loss_curve_ = run.snapshots, np.array(run.losses)
+        self.n_iter_, self.interrupted_ = run.n_iter, run.interrupted
         batched = self.batch_size is not None and self.batch_size < len(x)
         self._record = TrainingRecord(
             self.optimizer,
@@ -194,16 +196,14 @@ class FeedForwardTrainer(FeedForwardModel):
             self.batch_size if batched else None,
             values_digest(inputs, values),
         )
-        self.n_iter_ = history.n_iter
-        self.interrupted_ = history.interrupted
         return self
 
-    def _check_parameters(self) -> LoopSettings:
+    def _check_parameters(self) -> RunSettings:
         sizes = self.hidden_sizes
         if isinstance(sizes, str | Mapping) or not isinstance(sizes, Iterable) or not tuple(sizes):
             raise ValueError(
-                "hidden_sizes must be a sequence of at least one layer's number of units, got "
-                f"{sizes!r}. A network without hidden layer (depth 0) is a linear regression."
+                "hidden_sizes must be a sequence of at least one number of units, one per layer, "
+                f"got {sizes!r}. A network without hidden layers (depth 0) is linear regression."
             )
         for size in sizes:
             check_positive_int(size, "hidden_sizes")
@@ -213,15 +213,7 @@ class FeedForwardTrainer(FeedForwardModel):
         check_real(self.init_scale, "init_scale", 0)
         if self.dtype is not None:
             check_choice(self.dtype, "dtype", ("float32", "float64"))
-        return LoopSettings(
-            self.optimizer,
-            self.learning_rate,
-            self.max_iter,
-            self.batch_size,
-            self.tol,
-            self.snapshots,
-            self.verbose,
-        ).check()
+        return RunSettings.of(self)
 
     def _new_network(self, X: np.ndarray, y: np.ndarray, seed: int) -> FeedForwardNetwork:
         dtype = self.dtype or ("float32" if X.dtype == np.float32 else "float64")

@@ -1,4 +1,4 @@
-"""What every source of a trained recurrent network can do: predict, score, give its states."""
+"""The base of the estimators with a trained recurrent network: predict, score, trajectories."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._common.callbacks import warn_caller
-from kpflow_sklearn._common.estimators import NetworkSource, SequenceEstimator
+from kpflow_sklearn._common.estimators import SequenceEstimator
 from kpflow_sklearn.networks import Objective, RecurrentNetwork, TargetEncoder, Targets, to_tensors
-from kpflow_sklearn.training._loop import Snapshot
+from kpflow_sklearn.training._source import NetworkSource
 
 
 class RecurrentModel(NetworkSource, SequenceEstimator):
@@ -20,23 +20,20 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
     Attributes
     ----------
     network_ : RecurrentNetwork
-        The network, in the state of the last iteration.
-    snapshots_ : list of Snapshot
-        Its earlier states, by iteration.
+        The network in the state of the last iteration.
     encoder_ : TargetEncoder
-        The form of y.
+        Converts targets between the form of y and the network's outputs.
     objective_ : Objective
         The loss.
     """
 
     network_: RecurrentNetwork
-    snapshots_: list[Snapshot]
     encoder_: TargetEncoder
     objective_: Objective
     classes_: np.ndarray
 
     def __sklearn_tags__(self) -> Tags:
-        """Return the tags: a seed gives the same network again."""
+        """Return the tags: results are reproducible with a seed."""
         tags = super().__sklearn_tags__()
         tags.non_deterministic = False
         return tags
@@ -47,8 +44,8 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         trials, valid, single_step = super()._check_trials(X, mask, reset=reset)
         if single_step:
             warn_caller(
-                f"X of shape {trials[:, 0].shape} is taken as {len(trials)} trials of a single "
-                "step; give an array of shape (n_trials, n_timesteps, n_features) for sequences.",
+                f"X of shape {trials[:, 0].shape} is read as {len(trials)} trials of a single "
+                "step; for sequences, give an array of shape (n_trials, n_timesteps, n_features).",
                 UserWarning,
             )
         return trials, valid, single_step
@@ -63,7 +60,7 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         loss: str,
         activity_l2: float,
     ) -> Targets:
-        """Learn the form of y; sets ``encoder_``, ``objective_`` and, for labels, ``classes_``."""
+        """Encode y; set ``encoder_``, ``objective_`` and, for labels, ``classes_``."""
         self.encoder_ = TargetEncoder(loss).fit(trials, y, mask=mask, single_step=single_step)
         self.objective_ = Objective(self.encoder_.loss_, activity_l2)
         if self.encoder_.classes_ is not None:
@@ -75,7 +72,7 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         )
 
     def _run(self, trials: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return states and outputs, in pieces so that many trials fit."""
+        """Return states and outputs, computed in pieces to bound the memory."""
         inputs, _ = to_tensors(trials, mask, self.network_)
         states, outputs = [], []
         with torch.no_grad():
@@ -84,8 +81,8 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
                 outputs.append(self.network_.outputs(states[-1]))
                 if not outputs[-1].isfinite().all():
                     raise ValueError(
-                        "X drives the network's states or outputs beyond what "
-                        f"{self.network_.dtype} holds, got values up to {abs(trials).max():.3g}; "
+                        "X drives the network's states or outputs beyond the range of "
+                        f"{self.network_.dtype}, got values up to {abs(trials).max():.3g}; "
                         "scale X down."
                     )
         return torch.cat(states).cpu().numpy(), torch.cat(outputs).cpu().numpy()
@@ -98,20 +95,20 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         X : array-like of shape (n_trials, n_timesteps, n_features)
             Inputs.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps; states elsewhere are zero.
+            Valid steps. The states at other steps are returned as zero.
 
         Returns
         -------
         ndarray of shape (n_trials, n_timesteps, n_states)
-            States after every step; an LSTM layer's are all h, then all c.
+            States after every step. Those of an LSTM layer are all h, then all c.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         ValueError
-            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
-            on fit.
+            If X or mask has the wrong shape or contains NaN or infinity, or if X has other
+            features than in `fit`.
 
         Examples
         --------
@@ -140,16 +137,16 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         Returns
         -------
         ndarray
-            (n_trials, n_timesteps, n_outputs) values, (n_trials, n_timesteps) classes, or one
-            value or class a trial, (n_trials,).
+            Values (n_trials, n_timesteps, n_outputs), classes (n_trials, n_timesteps), or one
+            value or class per trial (n_trials,).
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         ValueError
-            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
-            on fit.
+            If X or mask has the wrong shape or contains NaN or infinity, or if X has other
+            features than in `fit`.
 
         Examples
         --------
@@ -169,7 +166,7 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
     def score(
         self, X: ArrayLike, y: ArrayLike | None = None, *, mask: ArrayLike | None = None
     ) -> float:
-        """Return the accuracy (classes) or R^2 (values, mean over outputs) on valid steps.
+        """Return the accuracy (classes) or R^2 (values, averaged over outputs) on valid steps.
 
         Parameters
         ----------
@@ -190,8 +187,8 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         NotFittedError
             Before `fit`.
         ValueError
-            If X, y or mask have the wrong shape, hold NaN or infinity, or X has other features
-            than on fit.
+            If X, y or mask has the wrong shape or contains NaN or infinity, or if X has other
+            features than in `fit`.
 
         Examples
         --------

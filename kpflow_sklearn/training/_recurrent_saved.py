@@ -1,10 +1,10 @@
-"""SavedTraining: a network somebody else trained, alone or with its checkpoints."""
+"""SavedTraining: a network that was trained elsewhere, with or without checkpoints."""
 
 from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,71 +24,75 @@ from kpflow_sklearn.networks import (
     recognise_network,
     refuse_unusable,
 )
-from kpflow_sklearn.training._loop import Snapshot
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
-from kpflow_sklearn.training._recurrent_trainer import RecurrentTrainer
+from kpflow_sklearn.training._snapshots import Snapshot
 from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, unwrapped
 
 logger = logging.getLogger("kpflow_sklearn")
 
 
 class SavedTraining(RecurrentModel):
-    """A trained network that this package did not make, in a trainer's place.
+    """Use a network that was trained elsewhere in place of a trainer.
 
     Nothing is trained: `fit` recognises the parts of the module, loads the checkpoints and checks
-    that the rebuilt step reproduces the module's own states.
+    that the rebuilt step reproduces the states of the module.
 
     Parameters
     ----------
     network : Module
         A module with one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear``
-        readout, or any other whose ``step`` is named. It is copied, never changed.
+        readout, or any other module if ``step`` is given. It is copied, never changed.
     checkpoints : str, path-like, or sequence of state_dict or path-like, optional
-        The module's states over training: a file, a pattern such as ``"run/*.pt"``, or one by
-        one. Files are read on the CPU by ``torch.load(weights_only=True)`` or, named
-        ``*.safetensors``, by safetensors, and sorted by the number in their names. A state_dict
-        may stand under "state_dict" or "model", and its keys may carry what DataParallel,
-        torch.compile or a LightningModule put before them. None analyses the present state alone.
+        The states of the module over training: a file, a pattern such as ``"run/*.pt"``, or a
+        sequence of files or state_dicts. Files are sorted by the number in their names and read on
+        the CPU, by safetensors if they are named ``*.safetensors``, else by
+        ``torch.load(weights_only=True)``. A state_dict may be saved under "state_dict" or
+        "model", and its keys may have the prefixes of DataParallel, torch.compile or a
+        LightningModule. None analyses only the present state.
     recurrent : str, optional
-        Name of the recurrent submodule, where the module has several. With ``step`` it is the
-        submodule whose step that is; one that is not of the three kinds is a cell itself.
+        Name of the recurrent submodule, needed if the module has several. With ``step`` it is the
+        submodule that the step belongs to. A submodule of another kind than RNN, GRU or LSTM is
+        used as a cell.
     step : str or callable, optional
-        What computes h_t from (x_t, h_{t-1}): the name of a submodule or method, or a function
-        (network, x_t, h). Derivatives then come from automatic differentiation. Its parameters
-        are theta, or all of the network's but those of readout and z_0 for a method or function.
+        The step that computes h_t from (x_t, h_{t-1}): the name of a submodule or method, or a
+        function (network, x_t, h). Derivatives are then computed by automatic differentiation.
+        The parameters theta are those of the submodule; for a method or function, they are all
+        parameters of the network except those of the readout and z_0.
     readout : str, optional
-        Name of the readout, where the module has several Linear ones; a readout that is named may
-        be any module that maps the state of each step alone.
+        Name of the readout, needed if several Linear modules fit. A readout that is named may be
+        any module that maps the state of each step separately.
     initial_state : str, array-like or tuple of these, optional
-        z_0: the name of a tensor of the network, trained if that is a parameter that trains, or
-        values; default zero. A tuple where the state is one; the readout sees its first part.
+        The initial state z_0, zero by default: values, or the name of a tensor of the network,
+        which is trained if it is a parameter that trains. A tuple is needed if the state is one;
+        the readout receives its first part.
     loss : {"auto", "mse", "cross_entropy"}, default="auto"
-        What the network was trained on; "auto" as in `RecurrentTrainer`. Penalties on rates or
-        weights that it was trained with are not part of Err.
+        The loss that the network was trained on; "auto" is that of `RecurrentTrainer`. Penalties
+        on rates or weights are not part of Err.
     iterations : sequence of int, optional
-        Number of parameter updates before each checkpoint; default the numbers in the names of
-        files, else 0, 1, 2, ... Names in which two numbers vary need it, in the order of the
-        list, or of the numbers in the names where ``checkpoints`` is a pattern.
+        Number of parameter updates before each checkpoint. The default are the numbers in the
+        names of the files, or 0, 1, 2, ... for state_dicts. They are required if two numbers vary
+        in the names, in the order of the list or, for a pattern, sorted by these numbers.
     parameters : sequence of str, optional
-        Names of the network's parameters, or patterns such as ``"core.weight_*"``, that are
-        theta; the others count as fixed. Default all that train.
+        Names of the network's parameters, or patterns such as ``"core.weight_*"``, that form
+        theta; the others are treated as fixed. By default theta is all parameters that train.
     noise : {"off", "frozen"}, default="off"
-        What a random step does. "off" is evaluation mode, and an error if it is random even
-        then. "frozen" analyses one realisation of what the step draws from torch's generator,
-        dropout included: one for every step, common to all trials, the same in every run.
+        How a random step is analysed. "off" uses evaluation mode, and raises an error if the step
+        is random even then. "frozen" uses one realisation of the random numbers (of dropout too)
+        that the step draws from torch's generator: it differs between steps, is shared by all
+        trials, and is the same in every run.
 
     Attributes
     ----------
     network_ : RecurrentNetwork
-        A copy of the module, as step, readout and initial state, in the last state.
+        A copy of the module in the last state, as step, readout and initial state.
     snapshots_ : list of Snapshot
-        One a checkpoint.
+        One snapshot per checkpoint.
     n_iter_ : int
         Iteration of the last checkpoint.
     noise_sources_ : list of str
-        Dropout found in the recurrent part, which ``noise="off"`` switched off.
+        Dropout in the recurrent part, which ``noise="off"`` switches off.
     loss_curve_ : ndarray of shape (0,)
-        Empty: the losses of somebody else's training are not known.
+        Empty, because the losses during training are unknown.
     n_features_in_ : int
         Size of the last axis of X.
 
@@ -153,11 +157,11 @@ class SavedTraining(RecurrentModel):
         X : array-like of shape (n_trials, n_timesteps, n_features)
             Trials, on which the rebuilt step is checked.
         y : array-like, optional
-            Targets, in the forms that `RecurrentTrainer.fit` takes.
+            Targets, in one of the forms of `RecurrentTrainer.fit`.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
-            w >= 0, what each step costs.
+            Weight w >= 0 of each step in the loss.
 
         Returns
         -------
@@ -167,11 +171,11 @@ class SavedTraining(RecurrentModel):
         Raises
         ------
         UnsupportedNetworkError
-            If the module is of a kind that the analysis cannot take.
+            If the analysis does not support this kind of module.
         CheckpointError
             If a checkpoint cannot be read or does not fit the module.
         ValueError
-            If X, y or the number of iterations do not fit.
+            If X, y or the number of iterations does not fit.
 
         Examples
         --------
@@ -183,35 +187,14 @@ class SavedTraining(RecurrentModel):
         >>> SavedTraining(module).fit(X, y).n_iter_
         0
         """
-        if not isinstance(self.network, nn.Module):
-            raise UnsupportedNetworkError(
-                f"network must be a torch.nn.Module, got a {type(self.network).__name__}."
-            )
-        check_choice(self.noise, "noise", ("off", "frozen"))
-        for name in ("recurrent", "readout"):
-            found = getattr(self, name)
-            if found is not None and not (isinstance(found, str) and found):
-                raise ValueError(f"{name} must be the name of a submodule, got {found!r}.")
+        self._check_parameters()
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
-        try:
-            module = copy_module(unwrapped(self.network)).eval()
-        except RuntimeError as error:  # Torch cannot copy what hooks compute.
-            raise UnsupportedNetworkError(f"network cannot be copied: {error}") from error
-        if self.checkpoints is None:
-            refuse_unusable(module, "network")
-        if self.parameters is not None:
-            _train_alone(module, self.parameters)
+        module = self._copied_module()
         view = self._recognise(module)
-        if not any(p.requires_grad for p in view.recurrent.parameters()):
-            raise UnsupportedNetworkError(
-                "no parameter of the recurrent part trains (requires_grad is False for all, or "
-                f"parameters={self.parameters!r} names none), so K is zero and there is nothing "
-                "to analyse."
-            )
+        self._check_fits(view, trials)
         self.noise_sources_ = _dropout_in(view.recurrent)
         if self.noise_sources_:
             logger.info("noise=%r: %s", self.noise, ", ".join(self.noise_sources_))
-        self._check_sizes(view, trials)
         self._fit_targets(trials, y, valid, loss_weight, single_step, self.loss, 0.0)
         self.encoder_.match_outputs(view.n_outputs)
         if self.encoder_.classes_ is not None:
@@ -230,6 +213,29 @@ class SavedTraining(RecurrentModel):
         self.loss_curve_ = np.empty(0)
         return self
 
+    def _check_parameters(self) -> None:
+        if not isinstance(self.network, nn.Module):
+            raise UnsupportedNetworkError(
+                f"network must be a torch.nn.Module, got a {type(self.network).__name__}."
+            )
+        check_choice(self.noise, "noise", ("off", "frozen"))
+        for name in ("recurrent", "readout"):
+            given = getattr(self, name)
+            if given is not None and not (isinstance(given, str) and given):
+                raise ValueError(f"{name} must be the name of a submodule, got {given!r}.")
+
+    def _copied_module(self) -> nn.Module:
+        """Return a copy of the module in evaluation mode, in which only theta trains."""
+        try:
+            module = copy_module(unwrapped(self.network)).eval()
+        except RuntimeError as error:  # Torch cannot copy what hooks compute.
+            raise UnsupportedNetworkError(f"network cannot be copied: {error}") from error
+        if self.checkpoints is None:
+            refuse_unusable(module, "network")
+        if self.parameters is not None:
+            _train_alone(module, self.parameters)
+        return module
+
     def _recognise(self, module: nn.Module) -> RecurrentNetwork:
         return recognise_network(
             module,
@@ -240,7 +246,14 @@ class SavedTraining(RecurrentModel):
             frozen=self.noise == "frozen",
         )
 
-    def _check_sizes(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
+    def _check_fits(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
+        """Check that the recurrent part has parameters that train, and takes the inputs."""
+        if not any(p.requires_grad for p in view.recurrent.parameters()):
+            raise UnsupportedNetworkError(
+                "no parameter of the recurrent part trains (requires_grad is False for all, or "
+                f"parameters={self.parameters!r} names none), so that K is zero and there is "
+                "nothing to analyse."
+            )
         expected = getattr(view.layers[0], "n_features", trials.shape[-1])
         if trials.shape[-1] != expected:
             raise ValueError(
@@ -248,29 +261,8 @@ class SavedTraining(RecurrentModel):
             )
 
 
-def as_trainer(trainer: Any, *, clone: Callable, random_state: int, verbose: bool | int) -> Any:
-    """Return an unfitted copy of what an analyzer was given as ``trainer``.
-
-    None stands for a GRU of 64 units, and a bare module for ``SavedTraining(module)``. A trainer
-    without a seed of its own takes ``random_state``.
-    """
-    if trainer is None:
-        return RecurrentTrainer(random_state=random_state, verbose=verbose)
-    if isinstance(trainer, nn.Module):
-        return SavedTraining(trainer)
-    if not isinstance(getattr(trainer, "estimator", trainer), RecurrentModel):
-        raise ValueError(
-            "trainer must be a RecurrentTrainer, a SavedTraining, a FrozenEstimator of one, a "
-            f"torch.nn.Module or None, got {trainer!r}."
-        )
-    fresh = clone(trainer)
-    if "random_state" in fresh.get_params(deep=False) and fresh.random_state is None:
-        fresh.set_params(random_state=random_state)
-    return fresh
-
-
 def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Leave those parameters that are named to train, and no others."""
+    """Let only those parameters train that match one of the patterns."""
     is_sequence = isinstance(patterns, Iterable) and not isinstance(patterns, str | Mapping)
     if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
         raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")
@@ -278,7 +270,7 @@ def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not fnmatch.filter(named, pattern):
             raise ValueError(
-                f"parameters: {pattern!r} is no parameter of {type(module).__name__}; it has "
+                f"parameters: {pattern!r} is not a parameter of {type(module).__name__}; it has "
                 f"{', '.join(map(repr, named))}."
             )
     for name, p in named.items():
@@ -287,9 +279,9 @@ def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def _dropout_in(part: nn.Module) -> list[str]:
-    """Return the dropout that a recurrent part holds, in words."""
-    found = [f"dropout={part.dropout}"] if isinstance(part, nn.RNNBase) and part.dropout else []
+    """Return descriptions of the dropout in a recurrent part."""
+    sources = [f"dropout={part.dropout}"] if isinstance(part, nn.RNNBase) and part.dropout else []
     for name, m in part.named_modules():
         if isinstance(m, nn.modules.dropout._DropoutNd) and m.p:
-            found.append(f"{name} ({type(m).__name__}, p={m.p})")
-    return found
+            sources.append(f"{name} ({type(m).__name__}, p={m.p})")
+    return sources

@@ -1,4 +1,4 @@
-"""RecurrentTrainer: train a recurrent network and keep its state over training."""
+"""RecurrentTrainer: train a recurrent network and keep snapshots of it."""
 
 from __future__ import annotations
 
@@ -23,76 +23,78 @@ from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.random import draw_seed, torch_generator
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.networks import RecurrentNetwork, Targets, build_network, to_tensors
-from kpflow_sklearn.training._loop import BatchLoss, LoopSettings, train
+from kpflow_sklearn.training._loop import BatchLoss, train
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
+from kpflow_sklearn.training._run import Run, RunSettings
 from kpflow_sklearn.training._run_folder import RunFolder, name_settings
 
 
 class RecurrentTrainer(RecurrentModel):
-    """Train a recurrent network on trials and keep its state over training.
+    """Train a recurrent network on trials and keep snapshots of it.
 
-    The loss is L = (1/N) sum_bt w_bt l(readout(z_bt), y_bt), with z_t = f(z_{t-1}, x_t) and N the
-    number of valid (trial, step) pairs.
+    The loss is L = (1/N) sum_bt w_bt l(readout(z_bt), y_bt), where z_t = f(z_{t-1}, x_t) and N is
+    the number of valid (trial, step) pairs.
 
     Parameters
     ----------
     cell : {"gru", "tanh", "relu", "leaky", "leaky_voltage", "lstm"} or callable, default="gru"
-        The step f; a callable (n_features, hidden_size) returns a module with
-        ``forward(x_t, h) -> h``. Built-in weights have torch's names and shapes.
+        The step f. A callable (n_features, hidden_size) returns a module with
+        ``forward(x_t, h) -> h``. The weights of the named cells have torch's names and shapes.
     hidden_size : int, default=64
-        Units of each layer.
+        Number of units per layer.
     n_layers : int, default=1
-        Layers of the stack; 1 for a callable cell.
+        Number of layers; must be 1 for a callable cell.
     init_scale : float, default=1.0
         Gain g of the recurrent weights.
     recurrent_init : {"normal", "torch"}, default="normal"
-        Recurrent weights N(0, g^2/hidden_size) in each gate block (spectral radius about g), or
-        torch's default times g (radius about 0.577 g). Other weights are torch's default.
+        Distribution of the recurrent weights: N(0, g^2/hidden_size) in each gate block (spectral
+        radius about g), or torch's default times g (radius about 0.577 g). All other weights have
+        torch's default.
     dt, tau : float, default=1.0
         Time step and time constant of the leaky cells, alpha = dt / tau <= 1.
     noise_std : float, default=0.0
-        Standard deviation of Gaussian noise added to all states after each training step.
+        Standard deviation of the Gaussian noise that is added to all states after each time step
+        during training.
     learn_initial_state : bool, default=False
-        Whether z_0 (zero otherwise) is trained.
+        Whether to train z_0, which is zero otherwise.
     constraint : callable, optional
-        Called with the network after every update, without gradient, to change its weights in
-        place (Dale's law, say).
+        Function that is called with the network after every update, without gradient, and may
+        change its weights in place, e.g. to enforce Dale's law.
     loss : {"auto", "mse", "cross_entropy"}, default="auto"
-        "auto" takes cross_entropy for integer or string targets, else mse.
+        The loss l; "auto" is "cross_entropy" for integer or string targets, else "mse".
     activity_l2 : float, default=0.0
         Weight of the mean squared rate in the loss.
     weight_decay : float, default=0.0
-        Handed to the optimizer.
+        Weight decay of the optimizer.
     optimizer : {"adam", "sgd"} or torch.optim.Optimizer class, default="adam"
-        Called with (parameters, lr=..., weight_decay=...).
+        The optimizer, which is made from (parameters, lr=..., weight_decay=...).
     learning_rate : float, default=1e-3
         Step size.
     max_iter : int, default=500
         Number of parameter updates ("iterations").
     batch_size : int or None, default=128
-        Trials of one update; None for all.
+        Number of trials per update; None for all.
     tol : float, default=0.0
-        Stop once the loss, averaged over the last pass over the trials, is at most this; 0 never
+        Loss at which training stops early, averaged over the last pass over the trials; 0 never
         stops early.
     grad_clip : float, optional
         Largest norm of the gradient.
     snapshots : int or sequence of int, default=10
-        How many states to keep, spaced evenly in log(1 + iteration) with first and last
-        included, or exactly which iterations.
+        Iterations at which the network's state is kept, or their number: they are then spaced
+        evenly in log(1 + iteration), the first and last included.
     checkpoint_dir : path-like, optional
-        Folder in which every snapshot is kept as it is taken. A run that was killed goes on from
-        the last one, to the bit on one machine; it needs an integer ``random_state``. The
-        snapshots there are plain state_dicts.
+        Folder to which every snapshot is written when it is taken, as a plain state_dict. If a
+        run is killed, the next `fit` continues it from its last snapshot, with bit-identical
+        results on the same machine. This requires an integer ``random_state``.
     warm_start : bool, default=False
-        Continue from the last fit's network, whose architecture stays, and optimizer for another
-        ``max_iter`` updates.
+        Whether to continue from the network and optimizer of the last `fit` for another
+        ``max_iter`` updates. The architecture then stays the same.
     device : str, default="cpu"
-        Where to train. A pickle holds no device: what it brings back is on the CPU until the next
-        ``fit``.
+        Device to train on. An unpickled trainer is on the CPU until the next `fit`.
     dtype : {"float32", "float64"}, optional
-        None keeps float32 input as it is and takes float64 for all other.
+        Precision of the network. The default is float32 for float32 input, else float64.
     random_state : int, RandomState or None, default=None
-        Seed of initialisation, batches and noise; no global generator is used.
+        Seed of initialisation, batches and noise. No global random generator is used.
     verbose : bool or int, default=False
         Whether to show a progress bar with the loss.
 
@@ -101,16 +103,16 @@ class RecurrentTrainer(RecurrentModel):
     network_ : RecurrentNetwork
         The trained network (a `torch.nn.Module`).
     snapshots_ : list of Snapshot
-        Iteration and state_dict of each kept state.
+        Iteration and state_dict of each snapshot.
     loss_curve_ : ndarray of shape (n_iter_,)
         Loss of each update's batch, before the update.
     interrupted_ : bool
-        Whether a KeyboardInterrupt ended the training; the network is then that of the last
-        snapshot before.
+        Whether a KeyboardInterrupt ended the training. The network is then that of the last
+        snapshot.
     n_iter_ : int
         Number of updates made.
     classes_ : ndarray of shape (n_classes,)
-        Labels, for cross_entropy only.
+        Class labels, only for cross_entropy.
     n_features_in_ : int
         Size of the last axis of X.
 
@@ -126,8 +128,10 @@ class RecurrentTrainer(RecurrentModel):
     [0, 4, 20]
     """
 
+    n_iter_: int
     _optimizer_state: dict[str, Any] | None
     _optimizer_kind: Any
+    _generator_state: Tensor
 
     def __init__(
         self,
@@ -201,15 +205,15 @@ class RecurrentTrainer(RecurrentModel):
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
-            Inputs; a 2-D X is taken as trials of a single step, with a UserWarning.
+            Inputs. A 2-D X is read as trials of a single step, with a UserWarning.
         y : array-like, optional
-            (n_trials, n_timesteps, n_outputs) values; (n_trials, n_timesteps) integers, a class
-            at each step; (n_trials,), one value or label at the last valid step; None to predict
-            the next input.
+            Targets: values (n_trials, n_timesteps, n_outputs), integer classes of each step
+            (n_trials, n_timesteps), or one value or label per trial (n_trials,) at its last valid
+            step. None predicts the next input.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps, a prefix of each trial.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
-            w >= 0, what each step costs.
+            Weight w >= 0 of each step in the loss.
 
         Returns
         -------
@@ -219,7 +223,7 @@ class RecurrentTrainer(RecurrentModel):
         Raises
         ------
         ValueError
-            If a parameter or an array is not as described; the message names it.
+            If a parameter or an array is invalid. The message names it.
 
         Examples
         --------
@@ -231,76 +235,87 @@ class RecurrentTrainer(RecurrentModel):
         (2,)
         """
         settings = self._check_parameters()
-        continued = getattr(self, "network_", None) if self.warm_start else None
-        before = (getattr(self, "n_features_in_", None), getattr(self, "classes_", None))
+        earlier = vars(self).copy() if self.warm_start and hasattr(self, "network_") else None
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
         targets = self._fit_targets(
             trials, y, valid, loss_weight, single_step, self.loss, float(self.activity_l2)
         )
-        if continued is None:
-            seed = draw_seed(self.random_state)
-            self.network_ = self._new_network(trials, seed)
-            self._generator_state = torch_generator(seed + 1).get_state()
-            self.snapshots_, self.n_iter_, optimizer_state = [], 0, None
-            self.loss_curve_ = np.empty(0)
+        if earlier is None:
+            self._begin(trials)
         else:
-            self._check_continues(continued, *before)
-            # Trained in place: a copy, should this fit fail. Out of a pickle it is on the CPU.
-            self.network_ = copy_module(continued).to(self.device)
-            same = self._optimizer_kind == self.optimizer
-            optimizer_state = self._optimizer_state if same else None
+            self._continue(earlier)
         generator = torch_generator(0)
         generator.set_state(self._generator_state)
+        same_optimizer = self._optimizer_kind == self.optimizer
         self.network_.train()
         given = None if mask is None else {"mask": mask}
         about = {"X": X, "y": y, "metadata": given, "reconstruction_attributes": self._so_far}
         with FitTask.root(self, settings.max_iter, **about) as task:
-            history = train(
+            run = Run(
                 self.network_,
-                self._batch_loss(trials, valid, targets, generator),
-                len(trials),
                 settings,
+                len(trials),
                 generator,
-                task,
                 first_iteration=self.n_iter_,
-                optimizer_state=optimizer_state,
+                optimizer_state=self._optimizer_state if same_optimizer else None,
                 folder=self._folder(trials, targets, valid),
             )
+            train(run, self._batch_loss(trials, valid, targets, generator), task)
         self.network_.eval()
-        known = {s.iteration for s in self.snapshots_}
-        new = [s for s in history.snapshots if s.iteration not in known]
-        self.snapshots_ = self.snapshots_ + new
-        self.loss_curve_ = np.append(self.loss_curve_, history.losses)
-        self.n_iter_ += history.n_iter
-        self.interrupted_ = history.interrupted
-        self._optimizer_state, self._optimizer_kind = history.optimizer_state, self.optimizer
+        self._add(run)
         self._generator_state = generator.get_state()
         return self
+
+    def _begin(self, trials: np.ndarray) -> None:
+        """Start from a new network, without updates."""
+        seed = draw_seed(self.random_state)
+        self.network_ = self._new_network(trials, seed)
+        self._generator_state = torch_generator(seed + 1).get_state()
+        self.snapshots_, self.loss_curve_, self.n_iter_ = [], np.empty(0), 0
+        self._optimizer_state, self._optimizer_kind = None, self.optimizer
+
+    def _continue(self, earlier: dict[str, Any]) -> None:
+        """Start from the network of an earlier fit, given the attributes that it had set."""
+        network = earlier["network_"]
+        self._check_continues(network, earlier["n_features_in_"], earlier.get("classes_"))
+        # A copy, because it is trained in place and this fit may fail. An unpickled network is on
+        # the CPU.
+        self.network_ = copy_module(network).to(self.device)
+
+    def _add(self, run: Run) -> None:
+        """Add the result of a run to that of the updates before it."""
+        kept = {snapshot.iteration for snapshot in self.snapshots_}
+        new = [snapshot for snapshot in run.snapshots if snapshot.iteration not in kept]
+        self.snapshots_ = self.snapshots_ + new
+        self.loss_curve_ = np.append(self.loss_curve_, run.losses)
+        self.n_iter_ += run.n_iter
+        self.interrupted_ = run.interrupted
+        self._optimizer_state, self._optimizer_kind = run.optimizer_state, self.optimizer
 
     def _check_resumable(self) -> None:
         check_folder(self.checkpoint_dir, "checkpoint_dir")
         if not isinstance(self.random_state, (int, np.integer)):
             raise ValueError(
-                "checkpoint_dir needs random_state to be an integer, so that a run that was "
-                f"stopped goes on as it would have, got {self.random_state!r}."
+                "checkpoint_dir requires an integer random_state, so that a run that was stopped "
+                f"can be continued reproducibly, got {self.random_state!r}."
             )
         if self.warm_start:
-            raise ValueError("checkpoint_dir and warm_start both continue a run: give one.")
+            raise ValueError("checkpoint_dir and warm_start both continue a run; use only one.")
 
     def _folder(
         self, trials: np.ndarray, targets: Targets, valid: np.ndarray | None
     ) -> RunFolder | None:
-        """Return the folder of this run, known by its settings and data."""
+        """Return the folder of the run that these settings and data describe."""
         if self.checkpoint_dir is None:
             return None
         free = ("checkpoint_dir", "verbose", "warm_start")
-        chosen = {k: v for k, v in self.get_params().items() if k not in free}
+        fixed = {k: v for k, v in self.get_params().items() if k not in free}
         about = name_settings(
-            chosen, X=trials, y=targets.values, loss_weight=targets.weight, mask=valid
+            fixed, X=trials, y=targets.values, loss_weight=targets.weight, mask=valid
         )
         return RunFolder(self.checkpoint_dir, about)
 
-    def _check_parameters(self) -> LoopSettings:
+    def _check_parameters(self) -> RunSettings:
         for name in ("hidden_size", "n_layers"):
             check_positive_int(getattr(self, name), name)
         for name in ("init_scale", "noise_std", "activity_l2"):
@@ -322,18 +337,7 @@ class RecurrentTrainer(RecurrentModel):
             check_choice(self.dtype, "dtype", ("float32", "float64"))
         if callable(self.cell) and self.n_layers != 1:
             raise ValueError(f"n_layers must be 1 for a callable cell, got {self.n_layers}.")
-        return LoopSettings(
-            self.optimizer,
-            self.learning_rate,
-            self.max_iter,
-            self.batch_size,
-            self.tol,
-            self.snapshots,
-            self.verbose,
-            self.weight_decay,
-            self.grad_clip,
-            self.constraint,
-        ).check()
+        return RunSettings.of(self)
 
     def _new_network(self, trials: np.ndarray, seed: int) -> RecurrentNetwork:
         dtype = self.dtype or ("float32" if trials.dtype == np.float32 else "float64")
@@ -357,19 +361,18 @@ class RecurrentTrainer(RecurrentModel):
     ) -> None:
         if self.n_features_in_ != n_features:
             raise ValueError(
-                f"warm_start: X has {self.n_features_in_} features, but the network to be "
-                f"continued takes {n_features}."
+                f"warm_start: X has {self.n_features_in_} features, but the trained network takes "
+                f"{n_features}."
             )
-        found = network.n_outputs
-        if found != self.encoder_.n_outputs_:
+        if network.n_outputs != self.encoder_.n_outputs_:
             raise ValueError(
-                f"warm_start: y has {self.encoder_.n_outputs_} outputs, but the network to be "
-                f"continued has {found}."
+                f"warm_start: y has {self.encoder_.n_outputs_} outputs, but the trained network "
+                f"has {network.n_outputs}."
             )
         if not np.array_equal(self.encoder_.classes_, classes):  # type: ignore[arg-type]
             raise ValueError(
-                f"warm_start: y has the classes {self.encoder_.classes_}, but the network to be "
-                f"continued was trained on {classes}."
+                f"warm_start: y has the classes {self.encoder_.classes_}, but the network was "
+                f"trained on {classes}."
             )
 
     def _batch_loss(
@@ -379,7 +382,7 @@ class RecurrentTrainer(RecurrentModel):
         targets: Targets,
         generator: torch.Generator,
     ) -> BatchLoss:
-        """Return the function from trial indices to the loss of any part of that batch."""
+        """Return the function from the indices of a batch to the loss of any part of it."""
         network, objective = self.network_, self.objective_
         inputs, valid = to_tensors(trials, mask, network)
 
@@ -387,7 +390,8 @@ class RecurrentTrainer(RecurrentModel):
             noise = None
             if self.noise_std:
                 shape = (len(batch), inputs.shape[1], network.n_states)
-                # Drawn on the CPU and for all: numbers depend neither on the device nor on parts.
+                # Drawn on the CPU for the whole batch, so that the numbers depend neither on the
+                # device nor on the parts.
                 noise = torch.randn(shape, generator=generator, dtype=inputs.dtype)
                 noise *= float(self.noise_std)
 
@@ -397,9 +401,11 @@ class RecurrentTrainer(RecurrentModel):
                 states = network.states(inputs[index], push)
                 if valid is None:
                     return objective.value(network, states, targets[batch[part]], None)
-                share = float(valid.sum()) * len(index) / len(valid)
-                found = targets[batch[part]], valid[index], share
-                return objective.value(network, states, *found)
+                # The number of valid steps that so many trials have on average.
+                n_valid = float(valid.sum()) * len(index) / len(valid)
+                return objective.value(
+                    network, states, targets[batch[part]], valid[index], n_valid
+                )
 
             return part_loss
 
@@ -407,16 +413,16 @@ class RecurrentTrainer(RecurrentModel):
 
 
 def _check_device(device: str) -> None:
-    """Refuse a device that torch does not know, or that this machine does not have."""
+    """Refuse a device that is unknown to torch or unavailable on this machine."""
     try:
         if not isinstance(device, str | torch.device) or torch.device(device).type == "meta":
-            raise TypeError("on which nothing can be computed")
+            raise TypeError("nothing can be computed on device 'meta'")
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be one that torch knows, got {device!r}.") from error
+        raise ValueError(f"device must be a device of torch, got {device!r}.") from error
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"device={device!r} is not to be had here ({str(error).splitlines()[0]}): train with "
-            "device='cpu'. A network trained there predicts here, on the CPU."
+            f"device={device!r} is not available on this machine ({str(error).splitlines()[0]}); "
+            "train with device='cpu'. A network trained on that device predicts on the CPU here."
         ) from error

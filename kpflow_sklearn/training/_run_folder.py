@@ -1,4 +1,4 @@
-"""A training run on disk, so that it goes on where it was killed, to the bit."""
+"""A training run on disk, from which a run that was killed continues bit for bit."""
 
 from __future__ import annotations
 
@@ -18,24 +18,14 @@ from kpflow_sklearn.exceptions import CheckpointError
 
 LATEST = "latest.pt"
 SNAPSHOT = "snapshot-{:09d}.pt"
-_AFRESH = "remove the folder to start the run afresh."
+_ADVICE = "remove the folder to restart the run."
 
 
 def name_settings(settings: Mapping[str, Any], **arrays: np.ndarray | None) -> dict[str, str]:
-    """Return in words what makes a run this one.
+    """Describe in words the settings and data by which a `RunFolder` recognises a run.
 
-    Parameters
-    ----------
-    settings : mapping
-        Parameters; functions and classes go by their names and their source, which stay the same
-        in a new process.
-    **arrays
-        Data, of which a digest is taken.
-
-    Returns
-    -------
-    dict of str to str
-        For a `RunFolder`.
+    Functions and classes are described by name and source code, which are the same in another
+    process, and arrays by a digest.
     """
     about = {
         name: code_in_words(value) if is_code(value) else repr(value)
@@ -48,19 +38,19 @@ def name_settings(settings: Mapping[str, Any], **arrays: np.ndarray | None) -> d
 
 
 class RunFolder:
-    """Where a training run keeps its snapshots and what it needs to go on.
+    """The folder in which a training run keeps its snapshots and the state to continue from.
 
-    Each snapshot is a file of its own, a plain state_dict that ``SavedTraining`` reads too;
-    ``latest.pt`` holds the rest as of the last of them, and digests by which files that another
-    run put there are told. Files are written under another name and then renamed, so that whenever
-    the run is killed, whole ones are left.
+    Each snapshot is a file with a plain state_dict, which ``SavedTraining`` reads too.
+    ``latest.pt`` contains the rest of the run's state at the last snapshot, and digests that
+    reveal files of another run. Each file is written under a temporary name and then renamed, so
+    that a run leaves only complete files whenever it is killed.
 
     Parameters
     ----------
     path : path-like
-        The folder; made if there is none.
+        The folder, which is created if it does not exist.
     about : mapping of str to str
-        What makes a run this one: settings and data. A folder of another run is refused.
+        Description of the run by `name_settings`. The folder of another run is refused.
     """
 
     def __init__(self, path: str | os.PathLike, about: Mapping[str, str]) -> None:
@@ -68,21 +58,9 @@ class RunFolder:
         self._digests: dict[str, str] = {}
 
     def save(self, iteration: int, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
-        """Write one snapshot, and then how to go on from it.
+        """Write one snapshot, the network's state_dict, and then the progress to continue from.
 
-        Parameters
-        ----------
-        iteration : int
-            Of the snapshot.
-        state : mapping
-            The network's state_dict.
-        progress : mapping
-            Whatever the training loop needs besides.
-
-        Raises
-        ------
-        OSError
-            If the files cannot be written; those of earlier snapshots are left whole.
+        Raises OSError if a file cannot be written; those of earlier snapshots remain intact.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         name = SNAPSHOT.format(iteration)
@@ -91,61 +69,40 @@ class RunFolder:
         self._write(LATEST, {**reached, **progress})
 
     def load(self) -> dict[str, Any] | None:
-        """Return what the run was last saved as, or None if it is new.
+        """Return the last iteration and progress that were saved, or None if the run is new.
 
-        Returns
-        -------
-        dict or None
-            ``iteration`` and the ``progress`` given to `save`.
-
-        Raises
-        ------
-        CheckpointError
-            If the folder is that of another run, or a file in it is damaged.
+        Raises CheckpointError if the folder belongs to another run or a file in it is damaged.
         """
         if not (self.path / LATEST).exists():
             return None
-        found = self._read((self.path / LATEST).read_bytes(), LATEST)
-        about = found.get("about") if isinstance(found, dict) else None
-        if not isinstance(about, dict) or not isinstance(found.get("digests"), dict):
+        saved = self._read((self.path / LATEST).read_bytes(), LATEST)
+        about = saved.get("about") if isinstance(saved, dict) else None
+        if not isinstance(about, dict) or not isinstance(saved.get("digests"), dict):
             raise CheckpointError(f"{self.path / LATEST} was not written by a trainer.")
         differing = [k for k in {**self.about, **about} if about.get(k) != self.about.get(k)]
         if differing:
             k = sorted(differing)[0]
             raise CheckpointError(
-                f"checkpoint_dir={str(self.path)!r} holds another run: {k} was "
+                f"checkpoint_dir={str(self.path)!r} contains another run: {k} was "
                 f"{about.get(k)} and is {self.about.get(k)}. Give another folder, or remove it."
             )
-        self._digests = dict(found["digests"])
-        return {name: value for name, value in found.items() if name not in ("about", "digests")}
+        self._digests = dict(saved["digests"])
+        return {name: value for name, value in saved.items() if name not in ("about", "digests")}
 
     def snapshot(self, iteration: int) -> dict[str, Any]:
-        """Return the state_dict of one of the run's snapshots.
+        """Return the state_dict of the snapshot at an iteration.
 
-        Parameters
-        ----------
-        iteration : int
-            Of the snapshot.
-
-        Returns
-        -------
-        dict
-            The network's state_dict.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is missing, damaged, or not the one that the run wrote.
+        Raises CheckpointError if the file is missing, damaged, or was written by another run.
         """
         name = SNAPSHOT.format(iteration)
         try:
             content = (self.path / name).read_bytes()
         except FileNotFoundError as error:
-            raise CheckpointError(f"{self.path / name} is missing; {_AFRESH}") from error
+            raise CheckpointError(f"{self.path / name} is missing; {_ADVICE}") from error
         if hashlib.sha256(content).hexdigest() != self._digests.get(name):
             raise CheckpointError(
-                f"{self.path / name} is not what this run wrote: it is damaged, or another run "
-                f"used the folder at the same time; {_AFRESH}"
+                f"{self.path / name} is not the file that this run wrote: it is damaged, or "
+                f"another run used the folder at the same time; {_ADVICE}"
             )
         return self._read(content, name)
 
@@ -159,7 +116,7 @@ class RunFolder:
     def _read(self, content: bytes, name: str) -> Any:
         try:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # Whatever torch says of a foreign file, it is to blame.
+        except Exception as error:  # Reading a foreign file may raise anything.
             raise CheckpointError(
-                f"{self.path / name} cannot be read ({type(error).__name__}); {_AFRESH}"
+                f"{self.path / name} cannot be read ({type(error).__name__}); {_ADVICE}"
             ) from error

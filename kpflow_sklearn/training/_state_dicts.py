@@ -1,4 +1,4 @@
-"""State_dicts as other people save them, brought to the names of the network at hand."""
+"""Fit state_dicts, as various training scripts save them, to the names of a network."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kpflow_sklearn.training._checkpoint_files import find_sources
 
 Checkpoints = str | PathLike | Sequence[Mapping[str, Tensor] | str | PathLike] | None
 
-# Where training scripts and Lightning put the state_dict among other things, in this order.
+# Keys under which training scripts and Lightning save the state_dict, in order of preference.
 NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module", "network", "net")
-_COMPILED = "_orig_mod."  # What torch.compile puts before the names of a (sub)module.
+_COMPILED = "_orig_mod."  # torch.compile puts this before the names of a (sub)module.
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -40,16 +40,16 @@ def load_each(
     Parameters
     ----------
     module : Module
-        Whose parameters and buffers are overwritten.
+        The module whose parameters and buffers are overwritten.
     checkpoints : None, str, path-like, or sequence of state_dict or path-like
-        As `SavedTraining` takes them; None for the module's present state alone.
+        The checkpoints, in any form that `SavedTraining` accepts; None for the present state.
     iterations : sequence of int, optional
-        Default the numbers in the files' names, else 0, 1, 2, ...
+        Iterations of the checkpoints, by default the numbers in the files' names or 0, 1, 2, ...
 
     Yields
     ------
     int
-        Number of parameter updates before the checkpoint that ``module`` now holds.
+        Number of parameter updates before the checkpoint that was just loaded.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def load_each(
 
 
 def check_iterations(iterations: Sequence[int] | None, n_checkpoints: int) -> list[int]:
-    """Return the number of updates before each checkpoint, counted from 0 if not given."""
+    """Return the number of updates before each checkpoint, by default 0, 1, 2, ..."""
     if n_checkpoints == 0:
         raise ValueError("checkpoints must hold at least one state_dict, got none.")
     if iterations is None:
@@ -78,48 +78,40 @@ def check_iterations(iterations: Sequence[int] | None, n_checkpoints: int) -> li
         isinstance(i, integers) and not isinstance(i, bool) for i in iterations
     ):
         raise ValueError(f"iterations must be integers, got {iterations!r}.")
-    found = [int(i) for i in iterations]
-    if len(found) != n_checkpoints:
+    counted = [int(i) for i in iterations]
+    if len(counted) != n_checkpoints:
         raise ValueError(
             f"iterations must give one number for each of the {n_checkpoints} checkpoints, "
-            f"got {len(found)}."
+            f"got {len(counted)}."
         )
-    if found[0] < 0 or any(b <= a for a, b in zip(found, found[1:], strict=False)):
-        raise ValueError(f"iterations must increase from at least 0, got {found}.")
-    return found
+    if counted[0] < 0 or any(b <= a for a, b in zip(counted, counted[1:], strict=False)):
+        raise ValueError(f"iterations must increase from at least 0, got {counted}.")
+    return counted
 
 
-def load_checkpoint(module: nn.Module, held: Any, label: str) -> None:
-    """Load one checkpoint, or say what does not fit.
+def load_checkpoint(module: nn.Module, checkpoint: Any, label: str) -> None:
+    """Load one checkpoint into a module, or raise a CheckpointError that says what does not fit.
 
-    Parameters
-    ----------
-    module : Module
-        Whose parameters and buffers are overwritten.
-    held : mapping
-        A state_dict, or what holds one under a key of ``NESTED_KEYS``. Keys may carry
-        ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile) or the attribute's name in the
-        LightningModule or other module that the network was part of.
-    label : str
-        What errors call it.
-
-    Raises
-    ------
-    CheckpointError
-        If it does not fit the module.
+    The checkpoint is a state_dict, or contains one under a key of ``NESTED_KEYS``. Its keys may
+    have the prefix ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), or the name of the
+    network in a LightningModule or other module that it was part of.
     """
-    if not isinstance(held, Mapping):
-        raise CheckpointError(f"{label} must be a state_dict, got a {type(held).__name__}.")
-    own = module.state_dict()
-    nested = (held.get(key) for key in NESTED_KEYS)
-    candidates = [_plain(m) for m in (held, *nested) if isinstance(m, Mapping)]
-    found = [_without_prefix(state, own, label) for state in candidates]
-    state = max(found, key=lambda s: len(own.keys() & s.keys()))
-    missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
+    if not isinstance(checkpoint, Mapping):
+        kind = type(checkpoint).__name__
+        raise CheckpointError(f"{label} must be a state_dict, got a {kind}.")
+    present = module.state_dict()
+    nested = (checkpoint.get(key) for key in NESTED_KEYS)
+    candidates = [
+        _without_prefix(_not_compiled(mapping), present, label)
+        for mapping in (checkpoint, *nested)
+        if isinstance(mapping, Mapping)
+    ]
+    state = max(candidates, key=lambda s: len(present.keys() & s.keys()))
+    missing, unexpected = present.keys() - state.keys(), state.keys() - present.keys()
     shapes = [
-        f"{name} {_shape(state[name])} for {_shape(own[name])}"
-        for name in sorted(own.keys() & state.keys())
-        if _shape(state[name]) != _shape(own[name])
+        f"{name} {_shape(state[name])} for {_shape(present[name])}"
+        for name in sorted(present.keys() & state.keys())
+        if _shape(state[name]) != _shape(present[name])
     ]
     if missing or unexpected or shapes:
         raise CheckpointError(
@@ -128,35 +120,36 @@ def load_checkpoint(module: nn.Module, held: Any, label: str) -> None:
         )
     empty = sorted(k for k, v in state.items() if isinstance(v, Tensor) and v.is_meta)
     if empty:
-        raise CheckpointError(f"{label} must hold values, but {empty} hold none (device 'meta').")
+        raise CheckpointError(f"{label} must contain values, but {empty} are on device 'meta'.")
     module.load_state_dict(state)
 
 
-def _plain(state: Mapping) -> dict[str, Any]:
+def _not_compiled(state: Mapping) -> dict[str, Any]:
+    """Return the entries without the prefix of torch.compile, wherever it is in a name."""
     return {str(name).replace(_COMPILED, ""): value for name, value in state.items()}
 
 
 def _without_prefix(
-    state: dict[str, Any], own: Mapping[str, Tensor], label: str
+    state: dict[str, Any], present: Mapping[str, Tensor], label: str
 ) -> dict[str, Any]:
-    """Return the entries below the prefix under which most of the network's names stand.
+    """Return the entries with the prefix that precedes most of the network's names, without it.
 
-    What stands under another prefix belongs to other parts of whatever the network was part of.
+    Entries with another prefix belong to other parts of a module that contained the network.
     """
-    found: dict[str, int] = {"": sum(name in state for name in own)}
+    counts: dict[str, int] = {"": sum(name in state for name in present)}
     for name in state:
-        for key in own:
+        for key in present:
             if name.endswith(f".{key}"):
                 prefix = name.removesuffix(key)
-                found[prefix] = found.get(prefix, 0) + 1
-    best = max(found, key=found.__getitem__)
+                counts[prefix] = counts.get(prefix, 0) + 1
+    best = max(counts, key=counts.__getitem__)
     if not best:
         return state
-    equal = [prefix for prefix, count in found.items() if count == found[best]]
+    equal = [prefix for prefix, count in counts.items() if count == counts[best]]
     if len(equal) > 1:
         raise CheckpointError(
-            f"{label} holds the network's tensors more than once, under "
-            f"{', '.join(map(repr, equal))}; give the state_dict of the one that is meant."
+            f"{label} contains the network's tensors more than once, with the prefixes "
+            f"{', '.join(map(repr, equal))}; give the state_dict of the network to analyse."
         )
     return {k.removeprefix(best): v for k, v in state.items() if k.startswith(best)}
 

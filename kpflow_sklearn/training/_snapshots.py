@@ -1,0 +1,54 @@
+"""The states of a network that are kept during training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor, nn
+
+from kpflow_sklearn._common.arrays import naming
+from kpflow_sklearn._common.checks import check_positive_int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The network after ``iteration`` parameter updates, as a state_dict that shares no memory."""
+
+    iteration: int
+    state: dict[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def take(cls, iteration: int, module: nn.Module) -> Snapshot:
+        """Copy the module's present state to the CPU."""
+        state = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+        return cls(iteration, state)
+
+
+def snapshot_iterations(snapshots: int | Sequence[int], max_iter: int) -> list[int]:
+    """Return the iterations of the snapshots: those given, or so many if it is a number.
+
+    A number of them are spaced evenly in log(1 + iteration) from 0 to ``max_iter``. There are
+    fewer if rounding to integers makes some coincide.
+    """
+    if isinstance(snapshots, (int, np.integer)) and not isinstance(snapshots, bool):
+        if snapshots < 1:
+            raise ValueError(f"snapshots must be at least 1, got {snapshots}.")
+        check_positive_int(snapshots, "snapshots")
+        if snapshots == 1:
+            return [max_iter]
+        grid = np.expm1(np.linspace(0, np.log1p(max_iter), int(snapshots)))
+        return sorted({int(i) for i in np.round(grid)})
+    with naming("snapshots"):
+        chosen = np.asarray(snapshots)
+    if chosen.ndim != 1 or len(chosen) == 0 or not np.issubdtype(chosen.dtype, np.integer):
+        raise ValueError(
+            f"snapshots must be an integer or a non-empty sequence of integers, got {snapshots!r}."
+        )
+    if chosen.min() < 0 or chosen.max() > max_iter:
+        raise ValueError(
+            f"snapshots must lie between 0 and max_iter={max_iter}, got {chosen.min()} to "
+            f"{chosen.max()}."
+        )
+    return sorted({int(i) for i in chosen})

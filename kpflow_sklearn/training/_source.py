@@ -1,0 +1,47 @@
+"""The base of the estimators that give a network and its history."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from kpflow_sklearn._common.callbacks import CallbackSupportMixin
+from kpflow_sklearn._common.estimators import Estimator
+from kpflow_sklearn.training._snapshots import Snapshot
+
+
+class NetworkSource(CallbackSupportMixin, Estimator):
+    """Base of the estimators that train or load a network and keep snapshots of it."""
+
+    network_: Any
+    snapshots_: list[Snapshot]
+
+    def network_at(self, snapshot: Snapshot) -> Any:
+        """Return a copy of the network as it was at ``snapshot``.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            An entry of ``snapshots_``.
+
+        Returns
+        -------
+        Module
+            A copy that shares no parameters with the estimator's network.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> trainer = FeedForwardTrainer((4,), max_iter=2, random_state=0).fit(X, X[:, 0] ** 2)
+        >>> trainer.network_at(trainer.snapshots_[0]).n_outputs  # Before training.
+        1
+        """
+        network = copy.deepcopy(self.network_)
+        network.load_state_dict(snapshot.state)
+        return network
+
+    def _so_far(self) -> dict[str, Any]:
+        """Return the fitted attributes as if training ended now."""
+        return {"network_": copy.deepcopy(self.network_).eval()}
