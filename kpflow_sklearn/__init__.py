@@ -1,4 +1,4 @@
-"""scikit-learn style estimators that explain how gradient descent shapes networks."""
+"""Estimators in the style of scikit-learn that explain how gradient descent shapes networks."""
 
 from kpflow_sklearn import datasets as datasets
 from kpflow_sklearn._common.public import public_names

@@ -1,8 +1,8 @@
-"""The errors that are this package's own."""
+"""Errors defined by this package."""
 
 
 class UnsupportedNetworkError(ValueError):
-    """The network is of a kind that the analysis cannot take, and the message says why.
+    """The analysis does not support this kind of network, for the reason that the message gives.
 
     Examples
     --------
@@ -17,7 +17,7 @@ class UnsupportedNetworkError(ValueError):
 
 
 class CheckpointError(ValueError):
-    """A saved state does not fit the network it is to be loaded into.
+    """A saved state does not match the network, or holds values that cannot be used.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Transformers of trials for pipelines: scale their features, or lay their steps side by side."""
+"""Transformers of trials for pipelines: scale the features, or turn each trial into a row."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ class SequenceScaler(  # type: ignore[call-arg]
 ):
     """Standardise each feature over trials and steps.
 
-    Equation: x_btf -> (x_btf - mean_f) / std_f, mean and standard deviation over all valid (b, t),
-    by scikit-learn's ``StandardScaler``.
+    Equation: x_btf -> (x_btf - mean_f) / std_f, where the mean and the standard deviation are
+    taken over all valid (b, t) by scikit-learn's ``StandardScaler``.
 
     Parameters
     ----------
     with_mean : bool, default=True
         Whether to subtract the mean.
     with_std : bool, default=True
-        Whether to divide by the standard deviation (by 1 where it is zero).
+        Whether to divide by the standard deviation. Features with standard deviation zero are
+        divided by 1.
 
     Attributes
     ----------
     mean_, scale_ : ndarray of shape (n_features,), or None
-        What is subtracted, and what is divided by.
+        The mean that is subtracted from each feature, and the scale by which it is divided.
     n_features_in_ : int
         Size of the last axis of X.
 
@@ -53,26 +54,26 @@ class SequenceScaler(  # type: ignore[call-arg]
 
     @undone_if_it_fails
     def fit(self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None) -> SequenceScaler:
-        """Learn mean and standard deviation of each feature.
+        """Compute the mean and the standard deviation of each feature.
 
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
-            Trials; 2-D X are trials of one step.
+            Trials. A 2-D X is read as trials of one step.
         y : Ignored
-            For the convention of scikit-learn.
+            Present for API consistency.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps; the others are left out.
+            Valid steps. Other steps are ignored.
 
         Returns
         -------
         SequenceScaler
-            Itself.
+            The fitted scaler.
 
         Raises
         ------
         ValueError
-            If X or mask have the wrong shape or hold NaN or infinity.
+            If X or mask has the wrong shape or X contains NaN or infinity.
 
         Examples
         --------
@@ -89,12 +90,12 @@ class SequenceScaler(  # type: ignore[call-arg]
         scaler = StandardScaler(with_mean=self.with_mean, with_std=self.with_std)
         with np.errstate(over="ignore", invalid="ignore"):
             self._scaler = scaler.set_output(transform="default").fit(rows)
-        # Not scale_: it is 1 where the variance is infinite.
+        # The variance is checked because scale_ is 1 where it is infinite.
         moments = [m for m in (self._scaler.mean_, self._scaler.var_) if m is not None]
         if not np.isfinite(moments).all():
             raise ValueError(
                 f"X is too large for its mean and variance in {rows.dtype}, got values up to "
-                f"{abs(rows).max():.3g}; scale X down."
+                f"{abs(rows).max():.3g}. Scale X down."
             )
         self.mean_ = self._scaler.mean_ if self.with_mean else None
         self.scale_ = self._scaler.scale_
@@ -106,22 +107,22 @@ class SequenceScaler(  # type: ignore[call-arg]
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
-            Trials; 2-D X are trials of one step.
+            Trials. A 2-D X is read as trials of one step.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps.
 
         Returns
         -------
         ndarray of the shape of X
-            Scaled; zero at invalid steps. Always an array: a table has no third axis.
+            Scaled trials, zero at invalid steps. `set_output` does not change the type.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the estimator is not fitted.
         ValueError
-            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
-            on fit.
+            If X or mask has the wrong shape, X contains NaN or infinity, or the number of features
+            differs from that in `fit`.
 
         Examples
         --------
@@ -146,15 +147,15 @@ class SequenceScaler(  # type: ignore[call-arg]
         Returns
         -------
         ndarray of the shape of X
-            In the units of the X given to `fit`; zero at invalid steps.
+            Trials in the units of the X given to `fit`, zero at invalid steps.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the estimator is not fitted.
         ValueError
-            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
-            on fit.
+            If X or mask has the wrong shape, X contains NaN or infinity, or the number of features
+            differs from that in `fit`.
 
         Examples
         --------
@@ -183,7 +184,9 @@ class SequenceScaler(  # type: ignore[call-arg]
         return out[:, 0] if single_step else out
 
     def set_output(self, *, transform: str | None = None) -> SequenceScaler:
-        """Do nothing: trials stay arrays, so that pipelines may be set to tables.
+        """Return the scaler unchanged, because trials have three axes and cannot become tables.
+
+        Pipelines with this scaler can therefore be set to return tables.
 
         Parameters
         ----------
@@ -193,7 +196,7 @@ class SequenceScaler(  # type: ignore[call-arg]
         Returns
         -------
         SequenceScaler
-            Itself.
+            The scaler.
 
         Examples
         --------
@@ -206,19 +209,20 @@ class SequenceScaler(  # type: ignore[call-arg]
 
 
 class SequenceVectorizer(SequenceTransformer):
-    """Turn trials into rows: all steps side by side, the last valid one, or their mean.
+    """Turn each trial into a row: all its steps, its last valid step, or the mean over its steps.
 
     Parameters
     ----------
     pooling : {"flatten", "last", "mean"}, default="flatten"
-        What to make of the steps of a trial.
+        How to combine the steps of a trial: concatenate all steps, keep the last valid step, or
+        take the mean over valid steps.
 
     Attributes
     ----------
     n_features_in_ : int
         Size of the last axis of X.
     n_timesteps_ : int
-        Number of steps on fit.
+        Number of steps in `fit`.
 
     Examples
     --------
@@ -236,27 +240,27 @@ class SequenceVectorizer(SequenceTransformer):
     def fit(
         self, X: ArrayLike, y: Any = None, *, mask: ArrayLike | None = None
     ) -> SequenceVectorizer:
-        """Learn the number of features and steps.
+        """Store the numbers of features and steps.
 
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
-            Trials; 2-D X are trials of one step.
+            Trials. A 2-D X is read as trials of one step.
         y : Ignored
-            For the convention of scikit-learn.
+            Present for API consistency.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps.
 
         Returns
         -------
         SequenceVectorizer
-            Itself.
+            The fitted vectorizer.
 
         Raises
         ------
         ValueError
-            If ``pooling`` is none of those named, or X or mask have the wrong shape or hold NaN
-            or infinity.
+            If ``pooling`` is not one of its choices, X or mask has the wrong shape, or X contains
+            NaN or infinity.
 
         Examples
         --------
@@ -272,24 +276,27 @@ class SequenceVectorizer(SequenceTransformer):
         return self
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
-        """Return one row a trial.
+        """Return one row per trial.
 
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
-            Trials; for ``pooling="flatten"`` of as many steps as on fit.
+            Trials. For ``pooling="flatten"``, they must have as many steps as in `fit`.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps.
 
         Returns
         -------
         ndarray of shape (n_trials, n_features) or (n_trials, n_timesteps * n_features)
-            Rows; zero where steps are invalid.
+            One row per trial. With ``pooling="flatten"``, invalid steps are zero.
 
         Raises
         ------
+        NotFittedError
+            If the estimator is not fitted.
         ValueError
-            If the steps are to lie side by side and X has another number of them than on fit.
+            If X or mask is invalid, or, with ``pooling="flatten"``, the number of steps differs
+            from that in `fit`.
 
         Examples
         --------
@@ -312,24 +319,24 @@ class SequenceVectorizer(SequenceTransformer):
         return pooled(trials, valid, self.pooling)
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
-        """Return names such as "x0_t3", feature 0 at step 3.
+        """Return the names of the columns, for example "x0_t3" for feature 0 at step 3.
 
         Parameters
         ----------
         input_features : array-like of str, optional
-            Names of the features; default those seen on fit, or x0, x1, ...
+            Names of the features. The default is those seen in `fit`, or x0, x1, ...
 
         Returns
         -------
         ndarray of str
-            One for each column.
+            One name per column.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the estimator is not fitted.
         ValueError
-            If there are not as many names as features.
+            If the number of names differs from the number of features.
 
         Examples
         --------
@@ -351,12 +358,12 @@ POOLINGS = ("last", "mean", "flatten")
 
 
 def pooled(values: np.ndarray, valid: np.ndarray | None, pooling: str) -> np.ndarray:
-    """Reduce the steps of each trial.
+    """Combine the steps of each trial into one row.
 
     Parameters
     ----------
     values : ndarray of shape (n_trials, n_timesteps, n)
-        Zero at invalid steps.
+        Values, zero at invalid steps.
     valid : ndarray of bool, shape (n_trials, n_timesteps), or None
         Valid steps.
     pooling : {"last", "mean", "flatten"}
@@ -365,7 +372,7 @@ def pooled(values: np.ndarray, valid: np.ndarray | None, pooling: str) -> np.nda
     Returns
     -------
     ndarray of shape (n_trials, n) or (n_trials, n_timesteps * n)
-        One row a trial.
+        One row per trial.
     """
     if pooling == "last":
         return values[np.arange(len(values)), last_valid_step(valid, values)]

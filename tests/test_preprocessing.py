@@ -17,9 +17,9 @@ PADDED = np.where(MASK[..., None], X, 1e6)
 
 
 def test_features_have_mean_zero_and_deviation_one():
-    found = SequenceScaler().fit_transform(X)
-    np.testing.assert_allclose(found.mean((0, 1)), 0, atol=1e-13)
-    np.testing.assert_allclose(found.std((0, 1)), [1, 1, 0], atol=1e-13)
+    scaled = SequenceScaler().fit_transform(X)
+    np.testing.assert_allclose(scaled.mean((0, 1)), 0, atol=1e-13)
+    np.testing.assert_allclose(scaled.std((0, 1)), [1, 1, 0], atol=1e-13)
 
 
 @pytest.mark.parametrize("with_mean", [True, False])
@@ -28,10 +28,10 @@ def test_scaling_is_that_of_the_valid_rows(with_mean, with_std):
     options = {"with_mean": with_mean, "with_std": with_std}
     scaler = SequenceScaler(**options).fit(PADDED, mask=MASK)
     expected = StandardScaler(**options).fit(X[MASK])
-    found = scaler.transform(PADDED, mask=MASK)
-    np.testing.assert_array_equal(found[MASK], expected.transform(X[MASK]))
-    assert (found[~MASK] == 0).all()
-    again = scaler.inverse_transform(found, mask=MASK)
+    scaled = scaler.transform(PADDED, mask=MASK)
+    np.testing.assert_array_equal(scaled[MASK], expected.transform(X[MASK]))
+    assert (scaled[~MASK] == 0).all()
+    again = scaler.inverse_transform(scaled, mask=MASK)
     np.testing.assert_allclose(again[MASK], X[MASK], rtol=1e-12)
     assert PADDED[2, 1, 0] == 1e6  # The argument stays as it was.
 
@@ -45,9 +45,9 @@ def test_a_table_is_scaled_as_trials_of_one_step():
 def test_sequences_stay_arrays_whatever_the_output_is_set_to(container):
     expected = SequenceScaler().fit_transform(X)
     with sklearn.config_context(transform_output=container):
-        found = SequenceScaler().fit_transform(X)
-    assert isinstance(found, np.ndarray)
-    np.testing.assert_array_equal(found, expected)
+        scaled = SequenceScaler().fit_transform(X)
+    assert isinstance(scaled, np.ndarray)
+    np.testing.assert_array_equal(scaled, expected)
     scaler = SequenceScaler().set_output(transform=container)
     np.testing.assert_array_equal(scaler.fit_transform(X), expected)
 
@@ -70,8 +70,8 @@ def test_names_of_features():
 
 
 def test_columns_are_where_their_names_say():
-    found = SequenceVectorizer().set_output(transform="pandas").fit_transform(X)
-    np.testing.assert_array_equal(found["x1_t3"], X[:, 3, 1])
+    table = SequenceVectorizer().set_output(transform="pandas").fit_transform(X)
+    np.testing.assert_array_equal(table["x1_t3"], X[:, 3, 1])
 
 
 def test_poolings_of_valid_steps():
@@ -87,7 +87,7 @@ def test_poolings_of_valid_steps():
 
 @pytest.mark.parametrize(("size", "with_std"), [(1e160, True), (1e308, True), (1e308, False)])
 def test_what_is_too_large_to_be_scaled_is_refused(size, with_std):
-    """A variance that overflows is no reason to leave a feature as it is."""
+    """A variance that overflows must not leave the feature unscaled."""
     large = size * np.clip(X, 1, 1.5)
     with pytest.raises(ValueError, match="X is too large for its mean and variance"):
         SequenceScaler(with_std=with_std).fit(large)
@@ -102,8 +102,8 @@ def test_what_overflows_when_scaled_is_refused(method):
 
 def test_a_mean_of_large_numbers_is_one():
     large = np.full((2, 5, 1), 1.5e308)
-    found = SequenceVectorizer(pooling="mean").fit_transform(large)
-    np.testing.assert_allclose(found, large[:, 0], rtol=1e-14)
+    pooled = SequenceVectorizer(pooling="mean").fit_transform(large)
+    np.testing.assert_allclose(pooled, large[:, 0], rtol=1e-14)
 
 
 def test_wrong_arguments_are_named():

@@ -1,7 +1,7 @@
-"""Recurrent cells: what one step computes, and the weight maps it consists of.
+"""Recurrent cells: the computation of one step, and the weight maps that it consists of.
 
-``_base`` says what a cell declares, ``_builtin`` holds the built-in ones, ``_ode`` neural ODEs,
-``_user_step`` steps from elsewhere.
+``_base`` is the base class with its declarations, ``_builtin`` holds the built-in cells, ``_ode``
+neural ODEs, and ``_user_step`` runs the step of a user's module.
 """
 
 from kpflow_sklearn._common.public import public_names

@@ -1,8 +1,8 @@
-"""What a cell declares: its weight maps, and how they combine into the next state.
+"""The base of cells, which declare their weight maps and how these combine into the next state.
 
 A cell is z' = phi(a_1, ..., a_M, z) with a_j = W_j u_j, where phi acts unit by unit and each
-weight is used once. Everything the analysis needs (Jacobian products, the parameter operator)
-follows from this declaration; no cell writes a derivative by hand.
+weight is used once. Jacobian products and the parameter operator follow from this declaration, so
+that no cell contains a hand-written derivative.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class WeightMap:
     Attributes
     ----------
     name : str
-        What the map feeds, in the field's words ("reset", "forget", ...).
+        Name of the gate that the map drives ("reset", "forget", ...).
     gate : int
-        Which block of ``hidden_size`` rows of the torch weights it takes.
+        Index of its block of ``hidden_size`` rows in torch's weights.
     state, input : bool
-        Whether u_j holds the rates of the previous state (``weight_hh``, ``bias_hh``) and the
-        input of the layer (``weight_ih``, ``bias_ih``).
+        Whether u_j contains the rates of the previous state (``weight_hh``, ``bias_hh``), and
+        whether it contains the input of the layer (``weight_ih``, ``bias_ih``).
     """
 
     name: str
@@ -35,11 +35,11 @@ class WeightMap:
 
 
 class Cell:
-    """Base of the built-in cells.
+    """Base class of the built-in cells.
 
-    A subclass sets ``maps`` and ``n_gates`` and defines `combine`; ``n_parts`` is the number of
-    state variables per unit (two for the LSTM), and `rate` is what a unit sends to the others
-    (recurrently, to the next layer and to the readout).
+    A subclass sets ``maps`` and ``n_gates`` and defines `combine`. ``n_parts`` is the number of
+    state variables per unit (two for the LSTM). `rate` is the signal that a unit sends to the
+    other units, to the next layer and to the readout.
     """
 
     name: str
@@ -48,18 +48,19 @@ class Cell:
     n_parts: int = 1
 
     def combine(self, a: tuple[Tensor, ...], z: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the parts of the next state from the maps' values ``a`` and the state ``z``.
+        """Return the parts of the next state for values ``a`` of the maps and the state ``z``.
 
-        Must act elementwise: unit i of the result may depend on unit i of ``a`` and ``z`` alone.
+        This must act elementwise: unit i of the result may only depend on unit i of ``a`` and
+        ``z``.
         """
         raise NotImplementedError
 
     def rate(self, h: Tensor) -> Tensor:
-        """Return the signal that a unit in state ``h`` sends on."""
+        """Return the signal that a unit in state ``h`` sends on; by default, h itself."""
         return h
 
     def map_values(self, recurrent: Tensor, feedforward: Tensor) -> tuple[Tensor, ...]:
-        """Assemble a_1..a_M from the gate-stacked products (..., n_gates * hidden_size)."""
+        """Return a_1, ..., a_M from gate-stacked products (..., n_gates * hidden_size)."""
         from_state = recurrent.chunk(self.n_gates, dim=-1)
         from_input = feedforward.chunk(self.n_gates, dim=-1)
         return tuple(
@@ -72,17 +73,18 @@ class Cell:
     def derivatives(
         self, a: tuple[Tensor, ...], z: tuple[Tensor, ...]
     ) -> tuple[list[list[Tensor]], list[list[Tensor | None]]]:
-        """Differentiate `combine` elementwise.
+        """Return the elementwise derivatives of `combine`.
 
-        Because phi acts unit by unit, the gradient of the sum of one part of the result holds all
-        its partial derivatives.
+        Because phi acts unit by unit, the gradient of the sum of one part of the result contains
+        all partial derivatives of that part.
 
         Returns
         -------
         sensitivity : list of list of Tensor
-            ``sensitivity[j][p]``: d part p / d a_j.
+            ``sensitivity[j][p]`` is the derivative of part p by a_j.
         direct : list of list of (Tensor or None)
-            ``direct[q][p]``: d part p / d part q of the state, None where there is none.
+            ``direct[q][p]`` is the derivative of part p by part q of the state; None if part p
+            does not depend on it.
         """
         a = tuple(v.detach().requires_grad_() for v in a)
         z = tuple(v.detach().requires_grad_() for v in z)
@@ -102,7 +104,7 @@ class Cell:
         return sensitivity, direct
 
     def rate_derivative(self, h: Tensor) -> Tensor | None:
-        """Differentiate `rate` elementwise; None where it is the identity."""
+        """Return the elementwise derivative of `rate`; None if it is the identity."""
         h = h.detach().requires_grad_()
         with torch.enable_grad():
             rate = self.rate(h)

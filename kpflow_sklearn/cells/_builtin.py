@@ -1,4 +1,4 @@
-"""The built-in cells, in torch's gate order, so that weights move to and from ``torch.nn``."""
+"""The built-in cells, with torch's order of gates, so that weights are those of ``torch.nn``."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class LeakyVoltageCell(LeakyCell):
 
 
 class GRUCell(Cell):
-    """Torch's GRU: the reset gate multiplies the recurrent part of the candidate, bias included.
+    """Torch's GRU: the reset gate multiplies the recurrent part of the candidate and its bias.
 
-    The candidate has two maps, one on the input and one on the state, because the reset gate
-    stands between them.
+    The candidate has two maps, one of the input and one of the state, because the reset gate
+    multiplies only the latter.
     """
 
     name = "gru"
@@ -119,7 +119,7 @@ def make_cell(name: str, alpha: float = 1.0) -> Cell:
     name : str
         One of ``CELL_NAMES``.
     alpha : float, default=1.0
-        dt / tau of the leaky cells, ignored by the others.
+        dt / tau of the leaky cells; other cells ignore it.
 
     Returns
     -------

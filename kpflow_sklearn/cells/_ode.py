@@ -1,4 +1,4 @@
-"""Neural ODEs: a cell whose step integrates dz/dt = f(z, x) over dt by a fixed-grid solver."""
+"""Neural ODEs: cells whose step integrates dz/dt = f(z, x) over dt with a fixed-grid solver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.checks import check_positive_int, check_real
 
-# Adaptive solvers choose their steps by all trials together, so that trials influence each other.
+# Adaptive solvers choose one step for all trials, so that trials would influence one another.
 FIXED_GRID_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")
 
 
@@ -20,18 +20,18 @@ class NeuralODECell(nn.Module):
     Parameters
     ----------
     field : Module
-        f, ``forward(z, x) -> dz/ds``, each (n_trials, ...).
+        The vector field f, ``forward(z, x) -> dz/ds``, on arrays (n_trials, ...).
     dt : float, default=1.0
-        Time that a step takes.
+        Duration of a step.
     method : {"euler", "midpoint", "heun2", "heun3", "rk4"}, default="rk4"
         Solver of torchdiffeq.
     n_substeps : int, default=1
-        Solver steps within dt.
+        Number of solver steps within dt.
 
     Raises
     ------
     ValueError
-        If the method has no fixed grid, or dt or n_substeps is not positive.
+        If the method does not have a fixed grid, or dt or n_substeps is not positive.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class NeuralODECell(nn.Module):
         super().__init__()
         if not isinstance(field, nn.Module):
             raise ValueError(
-                f"field must be a torch.nn.Module, or make one, got a {type(field).__name__}."
+                f"field must be a torch.nn.Module, or return one, got a {type(field).__name__}."
             )
         check_real(dt, "dt", 0, open_minimum=True)
         check_positive_int(n_substeps, "n_substeps")
@@ -65,14 +65,18 @@ class NeuralODECell(nn.Module):
 
 @dataclass(frozen=True)
 class NeuralODE:
-    """A Neural ODE as the ``cell`` of `RecurrentTrainer`.
+    """A neural ODE as the ``cell`` of `RecurrentTrainer`.
 
     Parameters
     ----------
     field : callable
-        ``(n_features, hidden_size)`` -> the module f of `NeuralODECell`.
-    dt, method, n_substeps
-        As in `NeuralODECell`.
+        Function ``(n_features, hidden_size)`` that returns the module f of `NeuralODECell`.
+    dt : float, default=1.0
+        Duration of a step.
+    method : str, default="rk4"
+        Solver, one of those that `NeuralODECell` lists.
+    n_substeps : int, default=1
+        Number of solver steps within dt.
     """
 
     field: Callable[[int, int], nn.Module]
@@ -93,6 +97,6 @@ def _solver() -> Callable[..., Tensor]:
         from torchdiffeq import odeint
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "a Neural ODE needs the package torchdiffeq: pip install 'kpflow-sklearn[ode]'."
+            "a neural ODE needs the package torchdiffeq: pip install 'kpflow-sklearn[ode]'."
         ) from error
     return odeint

@@ -1,4 +1,4 @@
-"""How a user's module is asked for one step: its state's form, and what is random in it."""
+"""One step of a user's module, whatever the form of its state, and with frozen random numbers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
 
 class UserStep:
-    """One step of a module ``forward(x_t, h) -> h``, as a function of flat states.
+    """One step of a module ``forward(x_t, h) -> h`` as a function of flat states.
 
     Parameters
     ----------
     module : Module
-        The cell; trials must not influence one another inside it.
+        The cell, in which trials must not influence one another.
     sizes : tuple of int
         Length of each part of the state.
     is_tuple : bool, default=False
-        Whether the module takes and returns a tuple of these parts, not a tensor.
+        Whether the module takes and returns a tuple of these parts instead of a tensor.
     seed : int, optional
-        Freezes what the step draws from torch's generator: one realisation for every step,
-        common to all trials. Then derivatives and runs see the same numbers.
+        Seed that freezes the numbers drawn from torch's generator: one realisation per step,
+        common to all trials, and the same for runs and derivatives.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class UserStep:
         if self.seed is None:
             return self._plain(x, z, parameters)
 
-        for part in self.module.modules():  # Dropout acts in training mode alone.
+        for part in self.module.modules():  # Dropout only acts in training mode.
             if isinstance(part, nn.modules.dropout._DropoutNd):
                 part.train()
 
@@ -78,15 +78,18 @@ class UserStep:
 
     def _check_parts(self, new: object, n_rows: int) -> None:
         expected = [(n_rows, size) for size in self.sizes]
-        found = [tuple(p.shape) for p in new if isinstance(p, Tensor)] if type(new) is tuple else 0
-        if found != expected:
+        if type(new) is not tuple or _shapes(new) != expected:
             self._refuse(f"a tuple of tensors of shapes {expected}", new)
 
     def _refuse(self, expected: str, new: object) -> None:
         came = str(tuple(new.shape)) if isinstance(new, Tensor) else type(new).__name__
         if isinstance(new, tuple):
-            came = f"tuple of {[tuple(p.shape) for p in new if isinstance(p, Tensor)]}"
+            came = f"tuple of {_shapes(new)}"
         label = getattr(self.module, "label", f"cell {type(self.module).__name__}")
         raise UnsupportedNetworkError(
             f"the {label} must return the next state as {expected}, got {came}."
         )
+
+
+def _shapes(parts: tuple) -> list[tuple[int, ...]]:
+    return [tuple(part.shape) for part in parts if isinstance(part, Tensor)]

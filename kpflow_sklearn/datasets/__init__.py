@@ -1,7 +1,8 @@
-"""Synthetic tasks on which recurrent networks are trained and analysed, and helpers for data.
+"""Tasks on which recurrent networks are trained and analysed, and tools for users' own trials.
 
-One file per task; ``_periods`` lays out the periods of a trial, ``_padding`` pads trials of
-unequal lengths, ``_neurogym`` fetches NeuroGym's tasks, ``_example_run`` loads a trained network.
+Each synthetic task has its own file. ``_periods`` divides trials into periods, ``_padding`` pads
+trials of unequal lengths, ``_neurogym`` fetches the tasks of NeuroGym, and ``_example_run`` loads
+a trained network.
 """
 
 from kpflow_sklearn._common.public import public_names

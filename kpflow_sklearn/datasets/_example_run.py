@@ -1,4 +1,4 @@
-"""A run that plain torch trained, with its folder of checkpoints: what people bring along."""
+"""An example of a network trained in plain torch, with its folder of checkpoints."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PERIODS = {"stimulus": 15, "memory": 15, "response": 15}
 N_STIMULI = 16
 
 DESCRIPTION = """\
-A GRU of 16 units with a linear readout, trained in plain torch on Memory-Pro (15 steps a period):
-600 updates by Adam (learning rate 0.005), gradients clipped at norm 1, each on 32 fresh trials
-with input noise of standard deviation 0.3. One seed. Checkpoint step_n.pt is the state_dict after
-n updates. X and y are 16 noise-free trials at evenly spaced angles. The files are written by
-tools/make_example_run.py in the package's repository.
+A GRU of 16 units with a linear readout, trained in plain torch on Memory-Pro with 15 steps per
+period. Adam (learning rate 0.005, gradients clipped at norm 1) made 600 updates, each on 32 new
+trials with input noise of standard deviation 0.3, from one seed. Checkpoint step_n.pt is the
+state_dict after n updates. X and y are 16 noise-free trials at evenly spaced angles. The files are
+written by tools/make_example_run.py in the package's repository.
 """
 
 
 class ExampleNetwork(nn.Module):
-    """A GRU with a linear readout, as people write it."""
+    """A GRU with a linear readout, in plain torch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,25 +43,26 @@ class ExampleNetwork(nn.Module):
 def load_example_run() -> Bunch:
     """Load a network trained in plain torch, with its checkpoints over training.
 
-    The network learned Memory-Pro from noisy batches; the trials that come with it are noise-free.
+    The network was trained on noisy batches of Memory-Pro. The trials returned with it are
+    noise-free.
 
     Returns
     -------
     Bunch
-        With the attributes
+        The run, with the attributes
 
-        - X : ndarray of shape (16, 45, 3), float64, the inputs of `make_memory_pro`, noise-free
+        - X : ndarray of shape (16, 45, 3), float64, the inputs of `make_memory_pro`
         - y : ndarray of shape (16, 45, 3), float64, its targets
         - angles : ndarray of shape (16,), the stimulus of each trial, in radians
         - module : torch.nn.Module, the network before training
-        - checkpoints : list of str, paths of state_dicts of the whole module, as ``torch.save``
-          wrote them, in order of training
-        - iterations : list of int, parameter updates before each checkpoint
-        - description : str, how it was trained
+        - checkpoints : list of str, paths of the state_dicts of the module, written by
+          ``torch.save``, in the order of training
+        - iterations : list of int, number of parameter updates before each checkpoint
+        - description : str, how the network was trained
 
     See Also
     --------
-    kpflow_sklearn.SavedTraining : Takes module and checkpoints to an analyzer.
+    kpflow_sklearn.SavedTraining : Passes the module and its checkpoints to an analyzer.
 
     Examples
     --------
@@ -78,7 +79,7 @@ def load_example_run() -> Bunch:
     paths = {int(re.findall(r"\d+", path.stem)[0]): str(path) for path in FOLDER.glob("*.pt")}
     iterations = sorted(paths)
     checkpoints = [paths[iteration] for iteration in iterations]
-    with isolated_torch_seed(1):  # Torch draws weights, which the next line overwrites.
+    with isolated_torch_seed(1):  # torch draws weights, which are overwritten below.
         module = ExampleNetwork()
     module.load_state_dict(torch.load(checkpoints[0], weights_only=True))
     X, y, angles = make_memory_pro(N_STIMULI, **PERIODS, evenly_spaced=True, return_stimuli=True)

@@ -28,18 +28,18 @@ def make_flip_flop(
 ) -> tuple[FloatArray, FloatArray]:
     """Make trials of the flip-flop task with any number of bits.
 
-    Each bit receives pulses of either sign at random times, independently of the others, and
-    its target is the sign of its last pulse. All bits receive one at the first step, so that
-    the target is defined from there on.
+    Each bit receives pulses of either sign at random times, independently of the other bits. Its
+    target is the sign of its last pulse. Every bit receives a pulse at the first step, so that
+    the target is always defined.
 
-    Equation: y_bti = sign of the last non-zero pulse x_bsi, s <= t.
+    Equation: y_bti is the sign of the last non-zero pulse x_bsi with s <= t.
 
     Parameters
     ----------
     n_trials : int, default=128
         Number of trials.
     n_bits : int, default=3
-        Number of bits: of input and of output channels.
+        Number of bits, which is the number of input channels and of output channels.
     n_timesteps : int, default=100
         Length of a trial, in steps.
     pulse_probability : float, default=0.1
@@ -48,24 +48,24 @@ def make_flip_flop(
     dt : float, default=1.0
         Length of a step, in units of time.
     noise_std : float, default=0.0
-        Strength of the white Gaussian noise on all inputs, at all steps. Its standard
-        deviation per step is ``noise_std / sqrt(dt)``. Targets carry no noise.
+        Strength of the white Gaussian noise added to all inputs at all steps. Its standard
+        deviation per step is ``noise_std / sqrt(dt)``. Targets have no noise.
     evenly_spaced : bool, default=False
         If True, the signs at the first step run through all ``2 ** n_bits`` patterns in order:
-        trial k starts from the binary digits of ``k % 2 ** n_bits``, the highest digit on
-        bit 0, with -1 for the digit 0. If False, they are random. Later pulses are random
-        in both cases, and the same in both for one integer `random_state`.
+        trial k starts with the binary digits of ``k % 2 ** n_bits``, with the highest digit on
+        bit 0 and -1 for the digit 0. If False, these signs are random. Later pulses are random
+        in both cases. For the same integer `random_state`, they are the same in both.
     random_state : int, RandomState instance or None, default=None
-        Source of the pulses and the noise. None gives other trials at each call. NumPy's
+        Source of the pulses and the noise. None gives different trials at each call. NumPy's
         global generator is neither read nor changed unless it is passed in.
         The pulses do not depend on `noise_std`.
 
     Returns
     -------
     X : ndarray of shape (n_trials, n_timesteps, n_bits), float64
-        Inputs: the pulses, -1, 0 or 1, plus the noise.
+        Inputs: the pulses (-1, 0 or 1) plus the noise.
     y : ndarray of shape (n_trials, n_timesteps, n_bits), float64
-        Targets: the sign, -1 or 1, of the last pulse on that bit, the present step included.
+        Targets: the sign (-1 or 1) of the last pulse on each bit, up to and including that step.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def make_flip_flop(
 def _draw_pulses(
     shape: tuple[int, int, int], probability: float, rng: np.random.RandomState
 ) -> FloatArray:
-    """Return pulses of random sign, certain at the first step and with `probability` later."""
+    """Return pulses of random sign, at the first step always and later with `probability`."""
     signs = rng.choice([-1.0, 1.0], size=shape)
     present = rng.uniform(size=shape) < probability
     present[:, 0] = True

@@ -35,11 +35,11 @@ def make_memory_pro(
 ) -> tuple[npt.NDArray[Any], ...]:
     """Make trials of the memory-pro task (also called delayed response).
 
-    A direction is shown during the stimulus period and has to be reported, after a memory
-    period without it, when the fixation input goes off.
+    A direction is shown during the stimulus period. It must be reported when the fixation input
+    turns off, after a memory period without the stimulus.
 
-    Equation: with the angle a of a trial, the stimulus is (cos a, sin a) and so is the target
-    during the response.
+    Equation: on a trial with angle a, both the stimulus and the target during the response are
+    (cos a, sin a).
 
     Parameters
     ----------
@@ -56,17 +56,17 @@ def make_memory_pro(
     dt : float, default=1.0
         Length of a step, in units of time. Each period has ``round(length / dt)`` steps.
     noise_std : float, default=0.0
-        Strength of the white Gaussian noise on all inputs, at all steps. Its standard
-        deviation per step is ``noise_std / sqrt(dt)``. Targets carry no noise.
+        Strength of the white Gaussian noise added to all inputs at all steps. Its standard
+        deviation per step is ``noise_std / sqrt(dt)``. Targets have no noise.
     evenly_spaced : bool, default=False
-        If True, trial k has the angle ``2 * pi * k / n_trials``. With ``noise_std=0`` that is
-        the noise-free set for an analysis. If False, angles are uniform on the circle.
+        If True, trial k has the angle ``2 * pi * k / n_trials``. Together with ``noise_std=0``,
+        this gives trials for an analysis. If False, angles are random and uniform on the circle.
     random_state : int, RandomState instance or None, default=None
-        Source of the angles and the noise. None gives other trials at each call. NumPy's
+        Source of the angles and the noise. None gives different trials at each call. NumPy's
         global generator is neither read nor changed unless it is passed in.
         The angles do not depend on `noise_std`.
     return_stimuli : bool, default=False
-        If True, return the angles too.
+        If True, also return the angles.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def make_memory_pro(
 
     See Also
     --------
-    make_multitask : This task with its relatives, told apart by a context cue.
+    make_multitask : This task and related ones, with a context cue that names the task.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Pro and anti versions of memory, delay and reaction tasks, told apart by a context cue."""
+"""Pro and anti versions of memory, delay and reaction tasks, with a context cue."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ RULES = {
     "ReactAnti": Rule("react", anti=True),
 }
 
-# The field's short names. "delayanti" is missing on purpose: it is DelayAnti's own name here,
-# whatever it means elsewhere.
+# Short names from the literature. "delayanti" is not an alias, because it is a spelling of
+# DelayAnti here, whereas it names the memory task in other code.
 ALIASES = {
     "delaygo": "MemoryPro",
     "dlygo": "MemoryPro",
@@ -61,16 +61,16 @@ def make_multitask(
 ) -> tuple[npt.NDArray[Any], ...]:
     """Make trials of several tasks for one network, with a cue that names the task.
 
-    All tasks ask for a direction during the response period: that of the stimulus (Pro) or
-    the opposite one (Anti). They differ in when the stimulus is seen; see the Notes.
+    All tasks require a direction during the response period: that of the stimulus (Pro) or the
+    opposite one (Anti). They differ in when the stimulus is shown; see the Notes.
 
     Parameters
     ----------
     n_trials : int, default=128
         Number of trials **per task**: the arrays hold ``len(tasks) * n_trials`` trials.
     tasks : sequence of str, default=("MemoryPro", "MemoryAnti", "DelayPro", "DelayAnti")
-        Names of the tasks, out of these and "ReactPro" and "ReactAnti", or their aliases (see
-        the Notes). Case, hyphens, underscores and spaces are ignored.
+        Names of the tasks: the four of the default, "ReactPro", "ReactAnti", or aliases (see the
+        Notes). Case, hyphens, underscores and spaces are ignored.
     context : float, default=10
         Length of the period before the stimulus, in units of time. May be 0.
     stimulus : float, default=10
@@ -82,34 +82,34 @@ def make_multitask(
     dt : float, default=1.0
         Length of a step, in units of time. Each period has ``round(length / dt)`` steps.
     noise_std : float, default=0.0
-        Strength of the white Gaussian noise on all inputs, the context cue included, at all
-        steps. Its standard deviation per step is ``noise_std / sqrt(dt)``. Targets carry no
+        Strength of the white Gaussian noise added to all inputs, including the context cue, at
+        all steps. Its standard deviation per step is ``noise_std / sqrt(dt)``. Targets have no
         noise.
     evenly_spaced : bool, default=False
         If True, trial k of each task has the angle ``2 * pi * k / n_trials``, so that trials
-        are matched across tasks. With ``noise_std=0`` that is the noise-free set for an
-        analysis. If False, angles are uniform on the circle, and other ones in each task.
+        are matched across tasks. Together with ``noise_std=0``, this gives trials for an
+        analysis. If False, angles are random, uniform on the circle, and differ between tasks.
     random_state : int, RandomState instance or None, default=None
-        Source of the angles and the noise. None gives other trials at each call. NumPy's
+        Source of the angles and the noise. None gives different trials at each call. NumPy's
         global generator is neither read nor changed unless it is passed in.
         The angles do not depend on `noise_std`.
     return_stimuli : bool, default=False
-        If True, return the angles too.
+        If True, also return the angles.
 
     Returns
     -------
     X : ndarray of shape (n_tasks * n_trials, n_timesteps, 3 + n_tasks), float64
         Inputs: fixation, the cosine and sine of the stimulus angle (0 while the stimulus is
         off), and one column per task, in the order of `tasks`, which is 1 throughout the
-        trials of that task and 0 in the others. Trials of one task are consecutive.
+        trials of that task and 0 in all others. Trials of one task are consecutive.
     y : ndarray of shape (n_tasks * n_trials, n_timesteps, 3), float64
         Targets: fixation (1 until the response period, then 0), and the cosine and sine of
-        the direction asked for (0 before the response period).
+        the required direction (0 before the response period).
     tasks : ndarray of shape (n_tasks * n_trials,), str
-        Canonical name of the task of each trial, e.g. "MemoryPro".
+        Name of the task of each trial, for example "MemoryPro", whatever alias was given.
     angles : ndarray of shape (n_tasks * n_trials,), float64
-        Angle of the stimulus (also in Anti tasks) of each trial, in radians, in [0, 2 pi).
-        Only returned if `return_stimuli` is True.
+        Angle of the stimulus of each trial (not of the target, also in Anti tasks), in radians,
+        in [0, 2 pi). Only returned if `return_stimuli` is True.
 
     Raises
     ------
@@ -125,22 +125,22 @@ def make_multitask(
 
     Notes
     -----
-    All trials have the same length, whatever the task.
+    The trials of all tasks have the same length.
 
     ======  =============================================  ===================================
     Task    Stimulus input                                 Fixation input
     ======  =============================================  ===================================
-    Memory  on during the stimulus period                  goes off with the response period
-    Delay   on from the stimulus period to the end         goes off with the response period
-    React   on from the start of the response period on    never goes off
+    Memory  on during the stimulus period                  off during the response period
+    Delay   on from the stimulus period to the end         off during the response period
+    React   on during the response period                  always on
     ======  =============================================  ===================================
 
     Aliases: "delaygo" and "dlygo" are MemoryPro, "dlyanti" is MemoryAnti, "fdgo" is DelayPro,
     "fdanti" is DelayAnti, "reactgo" is ReactPro.
 
     .. warning::
-       "delayanti" is DelayAnti, in any case and spelling, whereas "delaygo" is MemoryPro. In
-       the code of [2]_ "delayanti" is the memory task: write "MemoryAnti" or "dlyanti" for it.
+       "delaygo" is MemoryPro, but "delayanti" is DelayAnti, in any spelling. In the code of [2]_,
+       "delayanti" is the memory task: write "MemoryAnti" or "dlyanti" for it.
 
     References
     ----------
@@ -197,7 +197,7 @@ def _build_cued_trials(
 
 def _canonical_names(tasks: Sequence[str]) -> list[str]:
     """Return the canonical names of `tasks`, or raise if one is unknown or named twice."""
-    # A lone string is a sequence too, of letters, which nobody means.
+    # A string is a sequence of letters, but never a sequence of task names.
     requested = [] if isinstance(tasks, str) or not np.iterable(tasks) else list(tasks)
     if not requested:
         raise ValueError(

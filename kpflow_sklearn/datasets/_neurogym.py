@@ -1,4 +1,4 @@
-"""Trials of NeuroGym's tasks, in the arrays that the estimators take."""
+"""Trials of NeuroGym's tasks, as arrays for the estimators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kpflow_sklearn._common.random import local_generator
+from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.datasets._padding import pad_sequences
 from kpflow_sklearn.datasets._periods import RandomStateLike, check_count
 
@@ -19,30 +19,31 @@ def fetch_neurogym(
     random_state: RandomStateLike = None,
     task_params: Mapping[str, Any] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Make trials of a NeuroGym task, each from its first step on.
+    """Make trials of a NeuroGym task.
 
-    Needs the package neurogym, which pins an older NumPy: install it, with this package, in an
-    environment of its own (``pip install 'kpflow-sklearn[neurogym]'``), or save the arrays there.
+    This needs the package neurogym, which requires an older version of NumPy. Install it, together
+    with this package, in a separate environment by ``pip install 'kpflow-sklearn[neurogym]'``, or
+    save the arrays there.
 
     Parameters
     ----------
     task : str or environment
-        Name of a task, such as "PerceptualDecisionMaking-v0", or an environment with NeuroGym's
-        ``new_trial``, ``ob`` and ``gt``.
+        Name of a task, for example "PerceptualDecisionMaking-v0", or an environment with
+        NeuroGym's ``new_trial``, ``ob`` and ``gt``.
     n_trials : int, default=128
         Number of trials.
     random_state : int, RandomState instance or None, default=None
-        Seed of the environment, given to ``env.unwrapped.seed``.
+        Source of the seed of the environment, which is passed to ``env.unwrapped.seed``.
     task_params : mapping, optional
-        Passed to the task's constructor, ``dt`` and ``timing`` say.
+        Arguments for the task's constructor, for example ``dt`` and ``timing``.
 
     Returns
     -------
     X : ndarray of shape (n_trials, n_timesteps, n_features), float64
-        Observations; shorter trials are padded.
+        Observations. Shorter trials are padded.
     y : ndarray of shape (n_trials, n_timesteps) of int64, or (..., n_outputs) of float64
-        The action that is right at each step: integers for a discrete action space, for
-        ``loss="cross_entropy"``, else values.
+        The correct action at each step. A discrete action space gives integers, for
+        ``loss="cross_entropy"``.
     mask : ndarray of bool, shape (n_trials, n_timesteps)
         Valid steps.
 
@@ -68,16 +69,14 @@ def fetch_neurogym(
             f"task must be the name of a task or an environment, got a {type(task).__name__}."
         )
     env = _make(task, task_params) if isinstance(task, str) else task
-    seed = int(local_generator(random_state).randint(np.iinfo(np.int32).max))
-    own = env.unwrapped
-    own.seed(seed)
-    # The environment itself, outside of wrappers that count steps across trials.
+    env = env.unwrapped  # Wrappers count steps across trials.
+    env.seed(draw_seed(random_state))
     observations, actions = [], []
     for _ in range(n_trials):
-        own.new_trial()
-        observations.append(np.array(own.ob, dtype=np.float64))
-        actions.append(np.array(own.gt))
-    discrete = hasattr(own.action_space, "n")
+        env.new_trial()
+        observations.append(np.array(env.ob, dtype=np.float64))
+        actions.append(np.array(env.gt))
+    discrete = hasattr(env.action_space, "n")
     targets = [a.astype(np.int64 if discrete else np.float64) for a in actions]
     X, y, mask = pad_sequences(observations, targets)
     return X, y, mask
@@ -89,6 +88,6 @@ def _make(task: str, task_params: Mapping[str, Any] | None) -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "fetch_neurogym needs the package neurogym: pip install 'kpflow-sklearn[neurogym]', "
-            "in an environment of its own, because it pins an older NumPy."
+            "in a separate environment, because it requires an older version of NumPy."
         ) from error
     return neurogym.make(task, **dict(task_params or {}))

@@ -1,4 +1,4 @@
-"""Real trials: of unequal lengths, or with steps before trials."""
+"""Arrange users' own trials: pad unequal lengths, and move the axis of the trials first."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ def pad_sequences(
 ) -> tuple[np.ndarray, ...]:
     """Put trials of unequal lengths into arrays, with the mask of their valid steps.
 
-    What stands at the padded steps is zero; with the mask, it changes no result.
+    The padded steps are zero. With the mask, they do not affect any result.
 
     Parameters
     ----------
     *sequences : sequence of array-like of shape (n_timesteps of the trial, ...)
-        One for each of X, y, loss_weight, ...: a list with an array for each trial. Those of a
-        trial have the same length.
+        X, y, loss_weight and so on, each a list with one array per trial. The arrays of one trial
+        must have the same length.
     n_timesteps : int, optional
-        Steps to pad to; default the longest trial.
+        Number of steps after padding. The default is that of the longest trial.
 
     Returns
     -------
     *arrays : ndarray of shape (n_trials, n_timesteps, ...)
-        One for each of ``sequences``, of its dtype.
+        One array for each of ``sequences``, of the same dtype.
     mask : ndarray of bool, shape (n_trials, n_timesteps)
-        Which steps are valid.
+        Valid steps.
 
     Raises
     ------
     ValueError
-        If there is no trial, a trial is empty, lengths or trailing shapes differ, or
-        ``n_timesteps`` is shorter than a trial.
+        If there are no trials, a trial is empty, lengths or trailing shapes differ, or
+        ``n_timesteps`` is smaller than the length of a trial.
 
     Examples
     --------
@@ -63,21 +63,21 @@ def pad_sequences(
 
 
 def _trials(trials: Any, name: str) -> list[np.ndarray]:
-    """Return the trials of one column as arrays of numbers, or of words."""
+    """Return the trials of one sequence as arrays, all of numbers or all of strings."""
     if isinstance(trials, str | bytes | Mapping) or not isinstance(trials, Iterable):
         raise ValueError(f"{name} must be a list of trials, got a {type(trials).__name__}.")
-    found = [as_array(trial, f"{name}[{b}]") for b, trial in enumerate(trials)]
-    kinds = {"number" if a.dtype.kind in "fiubc" else "word" for a in found}
-    if len(kinds) > 1 or any(a.dtype == object for a in found):
+    arrays = [as_array(trial, f"{name}[{b}]") for b, trial in enumerate(trials)]
+    are_numbers = {array.dtype.kind in "fiubc" for array in arrays}
+    if len(are_numbers) > 1 or any(array.dtype == object for array in arrays):
         raise ValueError(
-            f"{name} must hold numbers in all trials, or words, got "
-            f"{', '.join(sorted({str(a.dtype) for a in found}))}."
+            f"{name} must hold numbers in all trials or strings in all trials, got "
+            f"{', '.join(sorted({str(array.dtype) for array in arrays}))}."
         )
-    return found
+    return arrays
 
 
 def _lengths(columns: list[list[np.ndarray]]) -> list[int]:
-    """Return the length of each trial, the same in all columns."""
+    """Return the length of each trial, which must agree between the sequences."""
     for k, trials in enumerate(columns):
         if len(trials) != len(columns[0]):
             raise ValueError(
@@ -109,22 +109,22 @@ def _padded(trials: list[np.ndarray], n_steps: int) -> np.ndarray:
 
 
 def trials_first(*arrays: npt.ArrayLike) -> Any:
-    """Turn arrays with steps first, as torch's ``batch_first=False`` has them, to trials first.
+    """Move the axis of the trials first, for data made for torch's ``batch_first=False``.
 
     Parameters
     ----------
     *arrays : array-like of shape (n_timesteps, n_trials, ...)
-        X, y, mask, ...; NumPy arrays, or tensors on the CPU.
+        X, y, mask and so on.
 
     Returns
     -------
     ndarray or tuple of ndarray, of shape (n_trials, n_timesteps, ...)
-        One for each array; the array itself if there is but one.
+        One array per argument, in a tuple if there are several.
 
     Raises
     ------
     ValueError
-        If an array has fewer than two dimensions, or their first two differ.
+        If an array has fewer than two dimensions, or the first two differ between arrays.
 
     Examples
     --------
@@ -135,12 +135,12 @@ def trials_first(*arrays: npt.ArrayLike) -> Any:
     """
     if not arrays:
         raise ValueError("arrays: trials_first needs at least one, got none.")
-    found = [as_array(array, f"arrays[{k}]") for k, array in enumerate(arrays)]
-    for k, array in enumerate(found):
-        if array.ndim < 2 or array.shape[:2] != found[0].shape[:2]:
+    given = [as_array(array, f"arrays[{k}]") for k, array in enumerate(arrays)]
+    for k, array in enumerate(given):
+        if array.ndim < 2 or array.shape[:2] != given[0].shape[:2]:
             raise ValueError(
                 f"arrays[{k}] must have shape (n_timesteps, n_trials, ...) like the others, got "
-                f"{array.shape} beside {found[0].shape}."
+                f"{array.shape} beside {given[0].shape}."
             )
-    turned = tuple(np.ascontiguousarray(array.swapaxes(0, 1)) for array in found)
-    return turned[0] if len(turned) == 1 else turned
+    swapped = tuple(np.ascontiguousarray(array.swapaxes(0, 1)) for array in given)
+    return swapped[0] if len(swapped) == 1 else swapped

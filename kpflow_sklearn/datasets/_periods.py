@@ -1,4 +1,4 @@
-"""What the task generators share: argument checks, trial periods, and the trial builder."""
+"""Common parts of the task generators: argument checks, trial periods, and trials from rules."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> float:
 
 @dataclass(frozen=True)
 class Periods:
-    """Numbers of steps of the four periods of a trial, in the order in which they come."""
+    """Numbers of steps in the four periods of a trial, in temporal order."""
 
     context: int
     stimulus: int
@@ -69,11 +69,11 @@ class Periods:
 
 
 def count_steps(dt: Any, *, context: Any, stimulus: Any, memory: Any, response: Any) -> Periods:
-    """Check the lengths of the periods, given in units of time, and convert them to steps."""
+    """Convert the lengths of the periods from units of time to steps."""
     dt = check_number("dt", dt, positive=True)
     lengths = {"context": context, "stimulus": stimulus, "memory": memory, "response": response}
     steps = {name: round(check_number(name, length) / dt) for name, length in lengths.items()}
-    # Without these two periods there is nothing to see or nothing to answer.
+    # A trial needs a stimulus and a response.
     for name in ("stimulus", "response"):
         if steps[name] == 0:
             raise ValueError(
@@ -84,7 +84,7 @@ def count_steps(dt: Any, *, context: Any, stimulus: Any, memory: Any, response: 
 
 @dataclass(frozen=True)
 class Rule:
-    """What sets one task apart: when the stimulus is seen, and whether to point away from it."""
+    """The rule of a task: when the stimulus is shown, and whether the response is opposite."""
 
     family: Literal["memory", "delay", "react"]
     anti: bool = False
@@ -97,14 +97,14 @@ class Rule:
 
     def fixation_steps(self, periods: Periods) -> slice:
         """Return the steps during which the fixation input is on."""
-        # In a reaction task the stimulus itself is the go signal: the fixation input stays on.
+        # In a reaction task, the stimulus is the go signal, and the fixation input stays on.
         return slice(periods.n_timesteps if self.family == "react" else periods.response_onset)
 
 
 def build_trials(
     angles: FloatArray, periods: Periods, rule: Rule
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the noise-free inputs and targets, (n_trials, n_timesteps, 3), one trial an angle."""
+    """Return noise-free inputs and targets (n_trials, n_timesteps, 3), one trial per angle."""
     X = np.zeros((len(angles), periods.n_timesteps, N_CHANNELS))
     y = np.zeros_like(X)
     direction = np.column_stack([np.cos(angles), np.sin(angles)])[:, np.newaxis]
@@ -113,13 +113,13 @@ def build_trials(
     X[:, rule.fixation_steps(periods), FIXATION] = 1.0
     X[:, rule.stimulus_steps(periods), DIRECTION] = direction
     y[:, :go, FIXATION] = 1.0
-    # The opposite sign is the half turn of an anti task, without rounding.
+    # The sign turns the direction of an anti task by pi without rounding errors.
     y[:, go:, DIRECTION] = -direction if rule.anti else direction
     return X, y
 
 
 def draw_angles(n_trials: int, evenly_spaced: bool, rng: np.random.RandomState) -> FloatArray:
-    """Return stimulus angles in [0, 2 pi): equally spaced in order, or uniform on the circle."""
+    """Return stimulus angles in [0, 2 pi), equally spaced or random and uniform."""
     if evenly_spaced:
         return 2.0 * np.pi * np.arange(n_trials) / n_trials
     return rng.uniform(0.0, 2.0 * np.pi, size=n_trials)
@@ -131,7 +131,7 @@ def add_noise(
     """Return X with white Gaussian noise on every entry."""
     if noise_std == 0.0:
         return X
-    # Divided by sqrt(dt), the noise integrated over a given time does not depend on dt.
+    # The division by sqrt(dt) makes the noise integrated over a given time independent of dt.
     noisy = X + rng.normal(scale=noise_std / np.sqrt(dt), size=X.shape)
     if not np.isfinite(noisy).all():
         raise ValueError(

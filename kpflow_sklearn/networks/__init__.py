@@ -1,18 +1,15 @@
-"""A recurrent network: step, readout, initial state; built here, or found in a torch module.
+"""A recurrent network: step, readout and initial state, built here or recognised in a module.
 
-``_network`` is the network, ``_layers`` its stacked layers, ``_recognition`` and ``_named_step``
-find it in a user's module, ``_readouts`` finds the readout, ``_reproduction`` checks that the
-rebuilt network computes what the module does, ``_targets`` encodes targets, ``_objective`` is the
-loss with its error signal, ``tangents`` are the derivatives along a run.
+``_network`` is the network, ``_layers`` its layers, ``_build`` makes a new one. ``_recognition``
+views a user's module as one: ``_named_parts`` finds what has a name, ``_named_step`` the step,
+``_readouts`` the readout; ``_reproduction`` checks that the result computes what the module does.
+``_targets`` encodes targets, ``_objective`` is the loss with its error signal, and ``tangents``
+holds the derivatives along a run.
 """
 
+from kpflow_sklearn.networks._build import build_network
 from kpflow_sklearn.networks._named_step import Step
-from kpflow_sklearn.networks._network import (
-    RecurrentNetwork,
-    build_network,
-    refuse_unusable,
-    to_tensors,
-)
+from kpflow_sklearn.networks._network import RecurrentNetwork, refuse_unusable, to_tensors
 from kpflow_sklearn.networks._objective import Objective
 from kpflow_sklearn.networks._recognition import recognise_network
 from kpflow_sklearn.networks._reproduction import check_rebuilt

@@ -1,4 +1,4 @@
-"""The layers of a recurrent network: run over a sequence, then linearized along the run."""
+"""The layers of a recurrent network, which run over sequences and are linearized along runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from kpflow_sklearn.cells import Cell, UserStep
+from kpflow_sklearn.cells import Cell, UserStep, make_cell
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks.tangents import LayerWeights, MappedTangent, UserTangent, WeightReader
 
+FROZEN_SEED = 0
 WEIGHT_STEMS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class RecurrentWeights(nn.Module):
-    """The weights of a stack of layers under the names and shapes of ``torch.nn.RNNBase``.
+    """The weights of a stack of layers, with the names and shapes of ``torch.nn.RNNBase``.
 
     Parameters
     ----------
@@ -36,29 +38,30 @@ class RecurrentWeights(nn.Module):
 
 
 class MappedLayer:
-    """One layer of a built-in cell; reads its weights from a module with torch's names.
+    """One layer of a built-in cell, with weights in a module under torch's names.
 
     Parameters
     ----------
     cell : Cell
-        What the layer computes.
+        The cell of the layer.
     module : Module
-        Holds ``weight_ih_l{index}`` and the others: ours, or a ``torch.nn.RNN/GRU/LSTM``.
+        A `RecurrentWeights` or a ``torch.nn.RNN``, ``GRU`` or ``LSTM``, which holds
+        ``weight_ih_l{index}`` and the other weights.
     index : int
-        Which layer of the stack this is.
+        Index of the layer in the stack.
     """
 
     def __init__(self, cell: Cell, module: nn.Module, index: int) -> None:
         self.cell, self.module, self.index = cell, module, index
 
     def weights(self) -> LayerWeights:
-        """Return the layer's present weights."""
+        """Return the layer's current weights."""
         names = tuple(f"{stem}_l{self.index}" for stem in WEIGHT_STEMS)
         tensors = tuple(getattr(self.module, name, None) for name in names)
         return LayerWeights(tensors, names, tuple(self._trains(name) for name in names))
 
     def _trains(self, name: str) -> bool:
-        """Tell whether a weight, or what it is computed from, is in theta."""
+        """Tell whether a weight, or a raw parameter that it is computed from, is in theta."""
         if is_parametrized(self.module, name):
             raw = self.module.parametrizations[name].parameters()  # type: ignore[union-attr,index]
             return any(p.requires_grad for p in raw)
@@ -77,7 +80,7 @@ class MappedLayer:
 
     @property
     def n_states(self) -> int:
-        """Number of state variables: units times the cell's parts."""
+        """Number of state variables: the units times the cell's parts."""
         return self.cell.n_parts * self.n_units
 
     def run(self, inputs: Tensor, initial: Tensor, noise: Tensor | None) -> Tensor:
@@ -96,13 +99,13 @@ class MappedLayer:
         return torch.stack(states, dim=1)
 
     def rates(self, states: Tensor) -> Tensor:
-        """Return what the layer sends on, (..., n_units), from its states."""
+        """Return the rates, (..., n_units), which the layer sends on, from its states."""
         return self.cell.rate(states[..., : self.n_units])
 
     def tangent(
         self, inputs: Tensor, previous: Tensor, states: Tensor, mask: Tensor | None
     ) -> MappedTangent:
-        """Linearize along a run given steps first, (T, B, ...)."""
+        """Linearize along a run, with arrays (T, B, ...) that have the steps first."""
         weights = self.weights().detach()
         reader = WeightReader(self.module, weights.names) if is_parametrized(self.module) else None
         return MappedTangent(self.cell, weights, inputs, previous, states, mask, reader)
@@ -114,7 +117,7 @@ class UserLayer:
     Parameters
     ----------
     step : UserStep
-        The cell, and the form of its state.
+        The cell and the form of its state.
     """
 
     def __init__(self, step: UserStep) -> None:
@@ -122,12 +125,12 @@ class UserLayer:
 
     @property
     def n_states(self) -> int:
-        """Length of the state, all parts of a tuple together."""
+        """Length of the state, all parts together."""
         return sum(self.step.sizes)
 
     @property
     def n_units(self) -> int:
-        """Length of the state's first part, which the readout sees."""
+        """Length of the state's first part, which is the readout's input."""
         return self.step.sizes[0]
 
     def run(self, inputs: Tensor, initial: Tensor, noise: Tensor | None) -> Tensor:
@@ -141,11 +144,44 @@ class UserLayer:
         return torch.stack(states, dim=1)
 
     def rates(self, states: Tensor) -> Tensor:
-        """Return what the layer sends on: its state, of a tuple the first part."""
+        """Return the rates, which are the state itself, or its first part."""
         return states[..., : self.n_units]
 
     def tangent(
         self, inputs: Tensor, previous: Tensor, states: Tensor, mask: Tensor | None
     ) -> UserTangent:
-        """Linearize along a run given steps first, (T, B, ...)."""
+        """Linearize along a run, with arrays (T, B, ...) that have the steps first."""
         return UserTangent(self.step, inputs, previous, mask)
+
+
+Layer = MappedLayer | UserLayer
+
+
+def stacked_layers(core: nn.RNNBase, start: list[Tensor] | None) -> tuple[list[Layer], Tensor]:
+    """Return the layers of one of torch's modules, and z_0, (n_states,), in their order.
+
+    ``start`` is z_0 as h, or as h and c, each of torch's shape (n_layers, 1, hidden_size); None
+    for zeros. In the result, each layer's h comes before its c.
+    """
+    cell = make_cell(core.mode.lower().removeprefix("rnn_"))
+    shape = (core.num_layers, core.hidden_size)
+    if start is None:
+        start = [next(core.parameters()).detach().new_zeros(shape)] * cell.n_parts
+    size = core.num_layers * core.hidden_size
+    if [part.numel() for part in start] != [size] * cell.n_parts:
+        raise UnsupportedNetworkError(
+            f"initial_state: a {type(core).__name__} of {core.num_layers} layers and "
+            f"{core.hidden_size} units takes {cell.n_parts} tensor(s) of {size} values, got "
+            f"{', '.join(str(tuple(part.shape)) for part in start)}."
+        )
+    layers: list[Layer] = [MappedLayer(cell, core, k) for k in range(core.num_layers)]
+    return layers, torch.stack([part.reshape(shape) for part in start], dim=1).flatten()
+
+
+def step_layers(
+    cell: nn.Module, start: list[Tensor], is_tuple: bool, frozen: bool
+) -> tuple[list[Layer], Tensor]:
+    """Return a user's cell as the only layer, and z_0, (n_states,), from its parts."""
+    sizes = tuple(part.numel() for part in start)
+    step = UserStep(cell, sizes, is_tuple, FROZEN_SEED if frozen else None)
+    return [UserLayer(step)], torch.cat([part.flatten() for part in start])

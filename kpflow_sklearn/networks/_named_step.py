@@ -1,23 +1,19 @@
-"""A network whose step its owner names: a cell, a method, or a function of the network."""
+"""The parts that the user names: a step (a cell, a method or a function), a readout and z_0."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import check_numbers
 from kpflow_sklearn._common.tensors import as_tensor
-from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._layers import UserLayer
-from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._readouts import check_readout, find_readout, read_width
 
 Step = str | Callable[[nn.Module, Tensor, Any], Any]
-FROZEN_SEED = 0
 
 
 class StepOf(nn.Module):
@@ -26,32 +22,33 @@ class StepOf(nn.Module):
     Parameters
     ----------
     network : Module
-        The whole network.
+        The module that holds the step and its parameters.
     step : str or callable
         Name of a method ``(x_t, h) -> h``, or a function ``(network, x_t, h) -> h``.
-    left_out : set of int
-        Identities of the parameters that are not the step's: those of the readout and z_0.
+    left_out : iterable of Tensor
+        The parameters that do not belong to the step: those of the readout and z_0.
     """
 
-    def __init__(self, network: nn.Module, step: Step, left_out: set[int]) -> None:
+    def __init__(self, network: nn.Module, step: Step, left_out: Iterable[Tensor]) -> None:
         super().__init__()
         self.network, self.step = network, step
         self.label = f"step {getattr(step, '__name__', step)}"
-        self._left_out = {n for n, p in network.named_parameters() if id(p) in left_out}
+        identities = set(map(id, left_out))
+        self._left_out = {n for n, p in network.named_parameters() if id(p) in identities}
 
     def forward(self, x: Tensor, h: Any) -> Any:
         """Return the next state."""
         if callable(self.step):
             return self.step(self.network, x, h)
-        return _attribute(self.network, self.step, "step")(x, h)
+        return _named_part(self.network, self.step, "step")(x, h)
 
     def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters of the step; the readout's, which the network holds too, are not.
+        """Yield the parameters of the step, without those of the readout and of z_0.
 
         Parameters
         ----------
         *args, **options
-            As for every module.
+            The arguments of `torch.nn.Module.named_parameters`.
 
         Yields
         ------
@@ -64,147 +61,133 @@ class StepOf(nn.Module):
                 yield name, p
 
 
-def recognise_named_step(
-    module: nn.Module,
-    step: Step,
-    *,
-    recurrent: str | None = None,
-    readout: str | None = None,
-    initial_state: Any = None,
-    frozen: bool = False,
-) -> RecurrentNetwork:
-    """View a module as step, readout and initial state, the step being named.
+@dataclass(frozen=True)
+class NamedParts:
+    """The parts of a user's module that are given by name.
 
-    Parameters
+    Attributes
     ----------
-    module : Module
-        Someone's network.
-    step : str or callable
-        Name of a submodule or method ``(x_t, h) -> h``, or a function ``(network, x_t, h) -> h``.
-    recurrent : str, optional
-        Name of the submodule that holds the step and its parameters; default the whole module.
-    readout : str or None
-        Name of a submodule that maps each state alone; None if there is but one
-        ``torch.nn.Linear`` outside the step.
-    initial_state : None, str, array-like or tuple of these
-        z_0: zero, the name of a tensor of the network, or values; a tuple where h is one.
-    frozen : bool, default=False
-        Whether the step's random numbers, those of dropout included, are frozen.
+    base : Module
+        The module that holds the step and its parameters.
+    step : str, callable or None
+        The step as it is given, or the name of a cell; None for a stack of torch's layers.
+    cell : Module, callable or None
+        What ``step`` stands for: a submodule, a method or a function.
+    readout : Module or None
+        The readout; None if it is not named.
+    start : list of Tensor, or None
+        z_0 by parts; None for zeros.
+    start_parameters : list of Parameter
+        Those parts that are parameters of the module.
+    """
+
+    base: nn.Module
+    step: Any
+    cell: Any
+    readout: nn.Module | None
+    start: list[Tensor] | None = None
+    start_parameters: Sequence[nn.Parameter] = ()
+
+    @property
+    def is_cell(self) -> bool:
+        """Whether the step is a submodule, not a method or function."""
+        return isinstance(self.step, str) and isinstance(self.cell, nn.Module)
+
+    @property
+    def start_trains(self) -> bool:
+        """Whether z_0 consists of parameters that train."""
+        return any(p.requires_grad for p in self.start_parameters)
+
+    def as_cell(self, left_out: Iterable[Tensor]) -> nn.Module:
+        """Return the step as a cell; ``left_out`` are parameters that a `StepOf` does not have."""
+        return self.cell if self.is_cell else StepOf(self.base, self.step, left_out)
+
+
+def find_named_parts(
+    module: nn.Module,
+    recurrent: str | None,
+    readout: str | None,
+    step: Step | None,
+    initial_state: Any,
+) -> NamedParts:
+    """Look up the names that `recognise_network` is given, with its parameters.
 
     Returns
     -------
-    RecurrentNetwork
-        Shares the module's parameters.
+    NamedParts
+        The parts of these names.
 
     Raises
     ------
     UnsupportedNetworkError
-        If the parts are not there, or do not fit one another.
+        If a name does not exist, or names an attribute of the wrong kind.
     """
-    base = module if recurrent is None else _attribute(module, recurrent, "recurrent")
-    cell = _attribute(base, step, "step") if isinstance(step, str) else None
-    if not callable(step if cell is None else cell):
-        came = type(cell if isinstance(step, str) else step).__name__
+    base = module if recurrent is None else _named_submodule(module, recurrent, "recurrent")
+    if step is None and recurrent is not None and _is_cell(base):
+        base, step = module, recurrent
+    cell = _named_part(base, step, "step") if isinstance(step, str) else step
+    if step is not None and not callable(cell):
         raise UnsupportedNetworkError(
             f"step={step!r} must name a submodule or a method of {type(base).__name__}, or be a "
-            f"function (network, x_t, h) -> h; it is a {came}."
+            f"function (network, x_t, h) -> h; it is a {type(cell).__name__}."
         )
-    inside = set(cell.modules()) if isinstance(cell, nn.Module) else set()
-    reader = find_readout(module, readout, inside=inside)
-    parts = _parts(module, initial_state, cell, read_width(reader))
-    check_readout(reader, parts[0])
-    if not isinstance(cell, nn.Module):
-        theirs = [*reader.parameters(), *named_tensors(module, initial_state)]
-        cell = StepOf(base, step, {id(p) for p in theirs})
-    is_tuple = isinstance(initial_state, tuple) or isinstance(cell, nn.LSTMCell)
-    seed = FROZEN_SEED if frozen else None
-    layer = UserLayer(UserStep(cell, tuple(map(len, parts)), is_tuple, seed))
-    trains = initial_state_trains(module, initial_state)
-    return RecurrentNetwork(cell, [layer], reader, torch.cat(parts), trains)
-
-
-def initial_state_of(module: nn.Module, spec: Any, like: Tensor) -> list[Tensor] | None:
-    """Return the flat parts of z_0 that ``spec`` stands for; None for None.
-
-    Parameters
-    ----------
-    module : Module
-        Where names are looked up.
-    spec : None, str, array-like or tuple of these
-        As `SavedTraining` takes it.
-    like : Tensor
-        Of the dtype and device wanted.
-
-    Returns
-    -------
-    list of Tensor, or None
-        One tensor for each part.
-    """
-    if spec is None:
-        return None
-    found = []
-    for part in spec if isinstance(spec, tuple) else (spec,):
-        value = _attribute(module, part, "initial_state") if isinstance(part, str) else part
-        if callable(value):
-            raise UnsupportedNetworkError(
-                f"initial_state={part!r} must name a tensor of {type(module).__name__}, got a "
-                f"{type(value).__name__}."
-            )
-        if not (isinstance(part, str) and isinstance(value, Tensor)):
-            value = as_tensor(check_numbers(value, "initial_state"))
-        found.append(value.detach().to(like.device, like.dtype).clone())
-    return found
-
-
-def initial_state_trains(module: nn.Module, spec: Any) -> bool:
-    """Tell whether z_0 is made of parameters that train.
-
-    Raises
-    ------
-    UnsupportedNetworkError
-        If only a part of it is.
-    """
-    parts = spec if isinstance(spec, tuple) else (spec,)
-    trains = [isinstance(p, nn.Parameter) and p.requires_grad for p in named_tensors(module, spec)]
-    if any(trains) and not (all(trains) and len(trains) == len(parts)):
-        raise UnsupportedNetworkError(
-            f"initial_state={spec!r} trains in part; it must train as a whole, or not at all."
-        )
-    return any(trains)
-
-
-def named_tensors(module: nn.Module, spec: Any) -> list[Any]:
-    """Return the tensors of the network that an ``initial_state`` names."""
-    parts = spec if isinstance(spec, tuple) else (spec,)
-    return [_attribute(module, part, "initial_state") for part in parts if isinstance(part, str)]
-
-
-def _attribute(module: nn.Module, name: str, role: str) -> Any:
-    """Return a submodule, method or tensor by its dotted name, ``role`` in errors."""
-    found: Any = module
-    for piece in name.split("."):
-        if not hasattr(found, piece):
-            known = ", ".join(repr(n) for n, _ in module.named_modules() if n)
-            raise UnsupportedNetworkError(
-                f"{role}={name!r} is no submodule or attribute of {type(module).__name__}; its "
-                f"submodules are {known or 'none'}."
-            )
-        found = getattr(found, piece)
-    return found
-
-
-def _parts(module: nn.Module, spec: Any, cell: Any, n_read: int | None) -> list[Tensor]:
-    """Return z_0 by parts; zeros of the cell's ``hidden_size``, or of what the readout takes."""
-    like = next(module.parameters())
-    given = initial_state_of(module, spec, like)
-    if given is not None:
-        return [part.reshape(-1) for part in given]
-    size = getattr(cell, "hidden_size", n_read)
-    if size is None:
-        raise UnsupportedNetworkError(
-            "the length of the state cannot be told from the step or the readout: give "
-            "initial_state=..., such as torch.zeros(64)."
-        )
-    return [
-        like.detach().new_zeros(size) for _ in range(2 if isinstance(cell, nn.LSTMCell) else 1)
+    reader = None if readout is None else _named_submodule(module, readout, "readout")
+    if initial_state is None:
+        return NamedParts(base, step, cell, reader)
+    specs = initial_state if isinstance(initial_state, tuple) else (initial_state,)
+    start = [_initial_part(module, spec) for spec in specs]
+    parameters = [
+        part
+        for spec, part in zip(specs, start, strict=True)
+        if isinstance(spec, str) and isinstance(part, nn.Parameter)
     ]
+    if 0 < sum(p.requires_grad for p in parameters) < len(specs):
+        raise UnsupportedNetworkError(
+            f"initial_state={initial_state!r} trains only in part; all of its parts must train, "
+            "or none."
+        )
+    return NamedParts(base, step, cell, reader, start, parameters)
+
+
+def _named_part(module: nn.Module, name: str, role: str) -> Any:
+    """Return a submodule, method or tensor by its dotted name; errors name the ``role``."""
+    part: Any = module
+    for piece in name.split("."):
+        if not hasattr(part, piece):
+            submodules = ", ".join(repr(n) for n, _ in module.named_modules() if n)
+            raise UnsupportedNetworkError(
+                f"{role}={name!r} is not a submodule or attribute of {type(module).__name__}, "
+                f"whose submodules are {submodules or 'none'}."
+            )
+        part = getattr(part, piece)
+    return part
+
+
+def _named_submodule(module: nn.Module, name: str, role: str) -> nn.Module:
+    part = _named_part(module, name, role)
+    if not isinstance(part, nn.Module):
+        raise UnsupportedNetworkError(
+            f"{role}={name!r} must name a submodule of {type(module).__name__}, got a "
+            f"{type(part).__name__}."
+        )
+    return part
+
+
+def _is_cell(module: nn.Module) -> bool:
+    """Tell whether a module may be a cell, ``forward(x_t, h)``."""
+    if isinstance(module, nn.RNNBase):
+        return False
+    return len(inspect.signature(module.forward).parameters) >= 2
+
+
+def _initial_part(module: nn.Module, spec: Any) -> Tensor:
+    """Return one part of z_0, which is a tensor of the module or an array of values."""
+    part = _named_part(module, spec, "initial_state") if isinstance(spec, str) else spec
+    if callable(part):
+        raise UnsupportedNetworkError(
+            f"initial_state={spec!r} must name a tensor of {type(module).__name__}, got a "
+            f"{type(part).__name__}."
+        )
+    if isinstance(spec, str) and isinstance(part, Tensor):
+        return part
+    return as_tensor(check_numbers(part, "initial_state"))

@@ -1,4 +1,4 @@
-"""The training loss and its derivative by the states, Err."""
+"""The training loss and Err, its derivative by the states."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from kpflow_sklearn.networks._targets import Targets
 class Objective:
     """L = (1/N) sum_bt w_bt l(readout(z_bt), y_bt) + activity_l2 * mean squared rate.
 
-    For "mse" l is the mean over outputs of the squared difference, as torch's MSELoss; for
-    "cross_entropy" the outputs are logits. The rate penalty is the mean over valid steps and
-    units of the squared rates of all layers.
+    For "mse", l is the mean over outputs of the squared difference, as in torch's MSELoss; for
+    "cross_entropy", the outputs are logits. The rate penalty is the mean of the squared rates of
+    all layers over valid steps and units.
     """
 
     loss: str
     activity_l2: float = 0.0
 
     def step_losses(self, network: RecurrentNetwork, states: Tensor, targets: Targets) -> Tensor:
-        """Return w_bt l_bt plus the penalty of the step, (n_trials, n_timesteps)."""
+        """Return w_bt l_bt plus the penalty of each step, (n_trials, n_timesteps)."""
         outputs = network.outputs(states)
         weight = _like(targets.weight, outputs)
         if self.loss == "mse":
@@ -50,10 +50,10 @@ class Objective:
         mask: Tensor | None,
         n_valid: float | None = None,
     ) -> Tensor:
-        """Return L, differentiable.
+        """Return L as a differentiable tensor.
 
-        Of a minibatch, ``n_valid`` is its share of N by its number of trials, not its own count
-        of valid steps, so that minibatches of ragged trials estimate L without bias.
+        For a minibatch, ``n_valid`` is N times its share of the trials, not the number of its own
+        valid steps, so that minibatches of trials of unequal length estimate L without bias.
         """
         losses = self.step_losses(network, states, targets)
         if mask is None:
@@ -63,7 +63,7 @@ class Objective:
     def error(
         self, network: RecurrentNetwork, states: Tensor, targets: Targets, mask: Tensor | None
     ) -> Tensor:
-        """Return Err = dl/dz, weights included, without the 1/N."""
+        """Return Err = dl/dz, (n_trials, n_timesteps, n_states), with w but without 1/N."""
         z = states.detach().requires_grad_()
         with torch.enable_grad():
             losses = self.step_losses(network, z, targets)

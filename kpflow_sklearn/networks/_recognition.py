@@ -1,26 +1,17 @@
-"""A module made elsewhere, recognised as step, readout and initial state."""
+"""A user's module, recognised as step, readout and initial state."""
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from kpflow_sklearn.cells import make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._layers import MappedLayer
-from kpflow_sklearn.networks._named_step import (
-    Step,
-    initial_state_of,
-    initial_state_trains,
-    named_tensors,
-    recognise_named_step,
-)
+from kpflow_sklearn.networks._layers import stacked_layers, step_layers
+from kpflow_sklearn.networks._named_step import Step, find_named_parts
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._readouts import check_readout, find_readout, named_submodule
+from kpflow_sklearn.networks._readouts import check_readout, find_readout, read_width
 
 
 def recognise_network(
@@ -32,18 +23,23 @@ def recognise_network(
     initial_state: Any = None,
     frozen: bool = False,
 ) -> RecurrentNetwork:
-    """View a module made elsewhere as step, readout and initial state; nothing is copied.
+    """View a user's module as step, readout and initial state; nothing is copied.
 
     Parameters
     ----------
     module : Module
-        Holds one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear`` readout,
-        unless ``step``, ``recurrent`` or ``readout`` names something else.
-    recurrent, readout : str, optional
-        Names of the two submodules, where they cannot be told. A readout that is named may be
-        any module that maps each state alone.
-    step, initial_state, frozen
-        As in `recognise_named_step`.
+        The user's network. Unless ``step``, ``recurrent`` or ``readout`` names something else, it
+        must hold one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear`` readout.
+    recurrent : str, optional
+        Name of the submodule that holds the step and its parameters.
+    readout : str, optional
+        Name of a submodule of any kind that maps each state alone.
+    step : str or callable, optional
+        Name of a submodule or method ``(x_t, h) -> h``, or a function ``(network, x_t, h) -> h``.
+    initial_state : None, str, array-like or tuple of these
+        z_0: zeros, the name of a tensor of the network, or values; a tuple if h is a tuple.
+    frozen : bool, default=False
+        Whether the step's random numbers, including those of dropout, are frozen.
 
     Returns
     -------
@@ -53,90 +49,73 @@ def recognise_network(
     Raises
     ------
     UnsupportedNetworkError
-        If the parts cannot be told, or are of a kind that the analysis cannot take.
+        If the parts are missing or ambiguous, do not fit one another, or are unsupported.
     """
     if isinstance(module, RecurrentNetwork):
         return module
-    named = dict(module.named_modules()).get(recurrent or "")
-    if step is None and recurrent and _is_cell(named):
-        step, recurrent = recurrent, None
-    if step is not None:
-        return recognise_named_step(
-            module,
-            step,
-            recurrent=recurrent,
-            readout=readout,
-            initial_state=initial_state,
-            frozen=frozen,
-        )
-    core = _find_recurrent(module, recurrent)
-    _refuse_unsupported(core, frozen)
-    name = core.mode.lower().removeprefix("rnn_")
-    reader = find_readout(module, readout, n_units=core.hidden_size)
-    check_readout(reader, next(core.parameters()).new_zeros(core.hidden_size))
-    if readout is None:
-        _refuse_other_parts(module, core, reader, named_tensors(module, initial_state))
-    cell = make_cell(name)
-    layers = [MappedLayer(cell, core, k) for k in range(core.num_layers)]
-    z0 = _stacked_initial_state(module, initial_state, core, cell.n_parts)
-    trains = initial_state_trains(module, initial_state)
-    return RecurrentNetwork(core, layers, reader, z0, trains)
+    # The step: the cell, method or function that is named, or a stack of torch's layers.
+    named = find_named_parts(module, recurrent, readout, step, initial_state)
+    is_stack = named.step is None
+    core = _find_stack(module, named.base, frozen) if is_stack else named.cell
+    like = next((core if is_stack else module).parameters()).detach()
+    # The number of units that the readout sees, from z_0, the step or the readout itself.
+    n_units = getattr(core, "hidden_size", None)
+    if named.start is not None and not is_stack:
+        n_units = named.start[0].numel()
+    reader = named.readout
+    if reader is None:
+        inside = set(core.modules()) if named.is_cell else set()
+        reader = find_readout(module, inside, n_units if is_stack else None)
+    n_units = read_width(reader) if n_units is None else n_units
+    check_readout(reader, like.new_zeros(n_units))
+    # No parameter may be left out of theta, of the readout and of z_0.
+    others = [*reader.parameters(), *named.start_parameters]
+    if not is_stack:
+        core = named.as_cell(others)
+    elif readout is None:
+        _refuse_other_parts(module, [*core.parameters(), *others])
+    # The layers, which read the module's own parameters.
+    start = None if named.start is None else [part.detach().to(like) for part in named.start]
+    if is_stack:
+        layers, z0 = stacked_layers(core, start)
+    else:
+        is_pair = isinstance(core, nn.LSTMCell)
+        start = start or [like.new_zeros(n_units)] * (2 if is_pair else 1)
+        layers, z0 = step_layers(core, start, is_pair or isinstance(initial_state, tuple), frozen)
+    return RecurrentNetwork(core, layers, reader, z0, named.start_trains)
 
 
-def _stacked_initial_state(module: nn.Module, spec: Any, core: nn.RNNBase, n_parts: int) -> Tensor:
-    """Return z_0 layer by layer, each h then c, from torch's (n_layers, 1, hidden_size) parts."""
-    size = core.num_layers * core.hidden_size
-    given = initial_state_of(module, spec, next(core.parameters()))
-    if given is None:
-        return next(core.parameters()).detach().new_zeros(n_parts * size)
-    if [part.numel() for part in given] != [size] * n_parts:
-        raise UnsupportedNetworkError(
-            f"initial_state: a {type(core).__name__} of {core.num_layers} layers and "
-            f"{core.hidden_size} units takes {n_parts} tensor(s) of {size} values, got "
-            f"{', '.join(str(tuple(part.shape)) for part in given)}."
-        )
-    parts = [part.reshape(core.num_layers, core.hidden_size) for part in given]
-    return torch.stack(parts, dim=1).flatten()
-
-
-def _is_cell(module: nn.Module | None) -> bool:
-    """Tell whether a module may be a cell, ``forward(x_t, h)``."""
-    if module is None or isinstance(module, nn.RNNBase):
-        return False
-    return len(inspect.signature(module.forward).parameters) >= 2
-
-
-def _find_recurrent(module: nn.Module, name: str | None) -> nn.RNNBase:
-    modules = dict(module.named_modules())
-    if name is not None:
-        modules = {name: named_submodule(module, name, "recurrent")}
-    found = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase)}
-    if len(found) != 1:
+def _find_stack(module: nn.Module, base: nn.Module, frozen: bool) -> nn.RNNBase:
+    """Return ``base``, or the one part of the whole module, that is a stack of torch's layers."""
+    modules = dict(module.named_modules()) if base is module else {"": base}
+    stacks = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase)}
+    if len(stacks) != 1:
         raise UnsupportedNetworkError(
             f"recurrent: expected exactly one torch.nn.RNN, GRU or LSTM in "
-            f"{type(module).__name__}, found {', '.join(map(repr, found)) or 'none'}; give its "
+            f"{type(module).__name__}, found {', '.join(map(repr, stacks)) or 'none'}; give its "
             "name as recurrent='...', or, if the network has a step of its own, name that as "
             "step='...'."
         )
-    return next(iter(found.values()))
+    core = next(iter(stacks.values()))
+    _refuse_unsupported(core, frozen)
+    return core
 
 
-def _refuse_other_parts(
-    module: nn.Module, core: nn.Module, readout: nn.Module, start: list[Any]
-) -> None:
+def _refuse_other_parts(module: nn.Module, parameters: list[Tensor]) -> None:
     """Refuse a module with further parameters, which the analysis would silently leave out."""
-    known = {id(p) for part in (core, readout) for p in part.parameters()} | set(map(id, start))
-    others = [name for name, p in module.named_parameters() if id(p) not in known]
+    recognised = set(map(id, parameters))
+    others = [name for name, p in module.named_parameters() if id(p) not in recognised]
     if others:
         raise UnsupportedNetworkError(
-            f"{type(module).__name__} has further parameters, {', '.join(others[:4])}, that are "
-            "neither of its recurrent part nor of its readout. If X goes straight into the "
-            "recurrent part and its states straight into the readout, say so by giving "
-            "readout='...'; else name what makes a step, with step='...'."
+            f"{type(module).__name__} has further parameters, {', '.join(others[:4])}, that "
+            "belong neither to its recurrent part nor to its readout. If X goes straight into the "
+            "recurrent part and its states straight into the readout, confirm this by giving "
+            "readout='...'; otherwise name the step with step='...'."
         )
 
 
 def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:
+    """Refuse the options of torch's layers that the analysis does not cover."""
     every = list(core.named_parameters(remove_duplicate=False))
     hooked = not all(
         is_parametrized(core, n) or isinstance(getattr(core, n), nn.Parameter)

@@ -1,4 +1,4 @@
-"""Does the rebuilt step reproduce the module's own states and outputs? If not, where they part."""
+"""Check that a recognised network reproduces the states and outputs of the user's module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._layers import UserLayer
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
 
-N_CHECKED = 8  # Trials that the rebuilt network is held against the module on.
+N_CHECKED = 8  # Number of trials on which the two are compared.
 
 
 def check_rebuilt(
@@ -24,26 +24,26 @@ def check_rebuilt(
     *,
     compare_outputs: bool,
 ) -> None:
-    """Compare the rebuilt states and outputs with the module's own, on a few trials.
+    """Compare states and outputs with those of the user's module, on a few trials.
 
     Parameters
     ----------
     module : Module
         The user's network, in evaluation mode.
     view : RecurrentNetwork
-        The same as step, readout and initial state.
+        The same network as step, readout and initial state.
     trials : ndarray of shape (n_trials, n_timesteps, n_features)
         Inputs.
     mask : ndarray of bool or None
         Valid steps.
     compare_outputs : bool
-        Whether what the module returns must be the readout of the states; what its readout is
-        given is compared in any case.
+        Whether the module must return the readout of the states. The input of its readout is
+        compared in any case.
 
     Raises
     ------
     UnsupportedNetworkError
-        If they differ, with the first trial and step at which they do; or if the step is random
+        If they differ, naming the first step and trial where they do; or if the step is random,
         or the module cannot be run on X.
     """
     if module is view:
@@ -52,17 +52,17 @@ def check_rebuilt(
     with torch.no_grad():
         states = _reproducible_states(view, X)
         if any(isinstance(y, UserLayer) and y.step.seed is not None for y in view.layers):
-            return  # The module draws other numbers than the frozen ones.
+            return  # The module draws random numbers of its own, not the frozen ones.
         _check_core(module, view, X, view.rates(states))
         if isinstance(module, (nn.ModuleDict, nn.ModuleList)):
-            return  # Has no forward of its own.
+            return  # These have no forward method.
         is_named = isinstance(view.layers[0], UserLayer)
         if compare_outputs or is_named:
             _check_forward(module, view, X, states, compare_outputs)
 
 
 def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
-    """Return the states, or say why there are none."""
+    """Return the states; raise an UnsupportedNetworkError if the step fails."""
     try:
         states = view.states(X)
     except UnsupportedNetworkError:
@@ -73,31 +73,32 @@ def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
         ) from error
     if not states.isfinite().all():
         raise UnsupportedNetworkError(
-            f"the network's step makes states that are NaN or beyond what {view.dtype} holds on "
-            f"X, whose largest value is {float(X.abs().max()):.3g}: scale X or the weights down."
+            f"on X, the network's step returns states that are NaN or beyond the range of "
+            f"{view.dtype}; the largest value of X is {float(X.abs().max()):.3g}: scale X or the "
+            "weights down."
         )
     return states
 
 
 def _reproducible_states(view: RecurrentNetwork, X: Tensor) -> Tensor:
-    """Return the states, if they do not depend on chance."""
-    found = []
+    """Return the states; raise an UnsupportedNetworkError if they depend on chance."""
+    runs = []
     for seed in (0, 1):
         with isolated_torch_seed(seed):
-            found.append(_run(view, X))
-    if torch.equal(*found):
-        return found[0]
+            runs.append(_run(view, X))
+    if torch.equal(*runs):
+        return runs[0]
     name = type(view.recurrent).__name__
-    where = _first_difference(found[0], found[1], 0.0)
+    where = _first_difference(runs[0], runs[1], 0.0)
     raise UnsupportedNetworkError(
-        f"the step of {name} is random even in evaluation mode: two runs on the same trials part "
-        f"at {where}. Give noise='frozen' to analyse one realisation of what it draws from "
-        "torch's generator; numbers from a generator of its own cannot be frozen."
+        f"the step of {name} is random even in evaluation mode: two runs on the same trials "
+        f"first differ at {where}. Give noise='frozen' to analyse one realisation of the numbers "
+        "that it draws from torch's generator; those of another generator cannot be frozen."
     )
 
 
 def _check_core(module: nn.Module, view: RecurrentNetwork, X: Tensor, ours: Tensor) -> None:
-    """Compare the rates with the output of a recurrent module of torch, from the same start."""
+    """Compare the rates with the output of torch's recurrent module, from the same z_0."""
     core = view.recurrent
     if not isinstance(core, nn.RNNBase):
         return
@@ -117,7 +118,7 @@ def _check_core(module: nn.Module, view: RecurrentNetwork, X: Tensor, ours: Tens
 def _check_forward(
     module: nn.Module, view: RecurrentNetwork, X: Tensor, states: Tensor, compare_outputs: bool
 ) -> None:
-    """Run the module itself and compare what its readout is given, and what it returns."""
+    """Run the module itself, and compare the input of its readout and the outputs."""
     outputs, problems = view.outputs(states), []
     for layout in (X, X.transpose(0, 1)):  # A user's module may take steps first.
         given: list[Tensor] = []
@@ -127,7 +128,7 @@ def _check_forward(
         try:
             with isolated_torch_seed(0):
                 returned = module(layout)
-        except Exception as error:  # Whatever a user's forward asks for that is not X.
+        except Exception as error:  # A user's forward may take something other than X.
             problems.append(f"calling it on X failed ({error})")
             continue
         finally:
@@ -136,7 +137,7 @@ def _check_forward(
         if problem:
             problems.append(problem)
             continue
-        if problem is None or compare_outputs:  # Otherwise the states suffice.
+        if problem is None or compare_outputs:  # Otherwise equal states suffice.
             theirs = _first_tensor(returned)
             problem = _difference("they", outputs, theirs)
             if problem is None:
@@ -147,18 +148,18 @@ def _check_forward(
                 continue
         if not problem:
             return
-        problems.insert(0, problem)  # The states are right, so this says more.
+        problems.insert(0, problem)  # The states agree, so this problem says more.
     name, remedy = type(module).__name__, ""
     if compare_outputs and not isinstance(view.layers[0], UserLayer):
-        remedy = " Give readout='...' to analyse that readout all the same."
-    what = "the readout of the recurrent states" if compare_outputs else "the rebuilt step"
+        remedy = " Give readout='...' to analyse that readout nevertheless."
+    part = "the readout of the recurrent states" if compare_outputs else "the rebuilt step"
     raise UnsupportedNetworkError(
-        f"{what} does not reproduce the outputs of {name}: {problems[0]}.{remedy}"
+        f"{part} does not reproduce the outputs of {name}: {problems[0]}.{remedy}"
     )
 
 
 def _read(given: list[Tensor]) -> Tensor | None:
-    """Return what the readout was given: at once, or step by step."""
+    """Return the input of the readout, given for all steps at once or step by step."""
     if not given:
         return None
     if len(given) == 1:
@@ -172,8 +173,8 @@ def _first_tensor(returned: Any) -> Tensor | None:
     return returned if isinstance(returned, Tensor) else None
 
 
-def _difference(what: str, ours: Tensor, theirs: Tensor | None) -> str | None:
-    """Say how two results differ: "" if they do not, None if their shapes cannot be compared."""
+def _difference(name: str, ours: Tensor, theirs: Tensor | None) -> str | None:
+    """Return how two results differ: "" if they agree, None if their shapes do not match."""
     if theirs is None:
         return None
     if ours.shape != theirs.shape and ours.transpose(0, 1).shape == theirs.shape:
@@ -185,11 +186,11 @@ def _difference(what: str, ours: Tensor, theirs: Tensor | None) -> str | None:
     if _same(ours, theirs):
         return ""
     where = _first_difference(ours, theirs)
-    return f"{what} differ by up to {_gap(ours, theirs)}, first at {where}"
+    return f"{name} differ by up to {_gap(ours, theirs)}, first at {where}"
 
 
 def _first_difference(ours: Tensor, theirs: Tensor, tolerance: float | None = None) -> str:
-    """Name the earliest step, and the first trial there, at which two results differ."""
+    """Return the first step at which two results differ, and the first such trial, in words."""
     tolerance = _tolerance(theirs) if tolerance is None else tolerance
     apart = ~((ours - theirs).abs() <= tolerance).all(-1)
     if apart.ndim == 1:
@@ -203,7 +204,7 @@ def _gap(ours: Tensor, theirs: Tensor) -> str:
 
 
 def _tolerance(theirs: Tensor) -> float:
-    """Return what the rounding of some hundred steps may amount to."""
+    """Return a bound on the rounding error of a few hundred steps."""
     return 1e4 * torch.finfo(theirs.dtype).eps * max(1.0, float(theirs.abs().max()))
 
 

@@ -1,4 +1,4 @@
-"""Targets in the forms users give them, brought to one: a value and a weight for every step."""
+"""Targets in any of the forms of y, converted to a value and a weight for every step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOSSES = ("auto", "mse", "cross_entropy")
 
 @dataclass(frozen=True)
 class Targets:
-    """What the loss compares with, step by step.
+    """The values that the loss compares the outputs with, and their weights, step by step.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Targets:
         (n_trials, n_timesteps, n_outputs) floats for mse, (n_trials, n_timesteps) class indices
         for cross_entropy.
     weight : ndarray of shape (n_trials, n_timesteps) or (n_trials, n_timesteps, n_outputs)
-        w >= 0; zero where nothing is asked.
+        w >= 0; zero where there is no target.
     """
 
     values: np.ndarray
@@ -36,7 +36,7 @@ class Targets:
 
 
 class TargetEncoder:
-    """Learns which form y has and translates between that form and `Targets`.
+    """Learn the form of y, and convert between that form and `Targets`.
 
     ======================================== ====================================================
     y                                        meaning
@@ -45,17 +45,17 @@ class TargetEncoder:
     (n_trials, n_timesteps) integers, 3-D X  a class at every step
     (n_trials,)                              one value (floats) or class at the last valid step
     (n_trials, n_outputs), 2-D X             values at the single step
-    None                                     the next input; of single steps, the input itself
+    None                                     the next input; for single steps, the input itself
     ======================================== ====================================================
 
-    The loss is (1/N) sum_bt w_bt l_bt over the N valid steps. Where the form asks for fewer than
-    N targets (the last step, the next input), their weight is N over their number, so that the
-    loss is the mean over the targets there are.
+    The loss is (1/N) sum_bt w_bt l_bt over the N valid steps. If the form has fewer than N
+    targets (the last step, the next input), their weight is N over their number, so that the loss
+    is the mean over the targets.
 
     Parameters
     ----------
     loss : {"auto", "mse", "cross_entropy"}
-        "auto" takes cross_entropy for classes and mse for values.
+        The loss; "auto" is cross_entropy for classes and mse for values.
     """
 
     classes_: np.ndarray | None
@@ -71,7 +71,7 @@ class TargetEncoder:
         mask: np.ndarray | None = None,
         single_step: bool = False,
     ) -> TargetEncoder:
-        """Learn the form of ``y`` for trials ``X`` (n_trials, n_timesteps, n_features)."""
+        """Learn the form of y for trials ``X`` (n_trials, n_timesteps, n_features)."""
         check_choice(self.loss, "loss", LOSSES)
         self.classes_ = None
         if y is None:
@@ -82,10 +82,11 @@ class TargetEncoder:
         y = self._check_shape(X, y, single_step)
         self.n_dims_ = y.ndim
         self.form_ = "last_step" if y.ndim == 1 or single_step else "every_step"
-        a_class_each = y.ndim == 1 or (y.ndim == 2 and not single_step)
+        may_be_classes = y.ndim == 1 or (y.ndim == 2 and not single_step)
         self.loss_ = self.loss
         if self.loss == "auto":
-            self.loss_ = "cross_entropy" if a_class_each and y.dtype.kind not in "fc" else "mse"
+            is_class = may_be_classes and y.dtype.kind not in "fc"
+            self.loss_ = "cross_entropy" if is_class else "mse"
         if self.loss_ == "cross_entropy":
             self._learn_classes(y, mask)
         elif y.ndim == 2 and not single_step:
@@ -108,28 +109,28 @@ class TargetEncoder:
             raise ValueError(
                 "loss='cross_entropy' needs class labels in y, got continuous values."
             )
-        # Whatever fills the padding is no class.
+        # The padding may hold any value, which is not a class.
         classes = np.unique(y if mask is None or y.ndim == 1 else y[mask])
         self.classes_, self.n_outputs_ = classes, len(classes)
 
     def match_outputs(self, n_outputs: int) -> None:
-        """Hold the form learnt against a network of ``n_outputs``, which may know more classes.
+        """Match the classes to the outputs of a network, which may have more outputs.
 
-        Integer labels below ``n_outputs`` name an output each; other labels must be as many as
-        the outputs, and are taken in sorted order.
+        Integer labels below ``n_outputs`` are indices of outputs. Other labels must be as many as
+        the outputs, and stand for them in sorted order.
         """
         if self.classes_ is not None and self.n_outputs_ <= n_outputs:
-            known = np.arange(n_outputs)
-            if self.classes_.dtype.kind in "iu" and np.isin(self.classes_, known).all():
-                self.classes_, self.n_outputs_ = known, n_outputs
+            indices = np.arange(n_outputs)
+            if self.classes_.dtype.kind in "iu" and np.isin(self.classes_, indices).all():
+                self.classes_, self.n_outputs_ = indices, n_outputs
             elif self.n_outputs_ < n_outputs:
                 raise ValueError(
-                    f"y has {self.n_outputs_} classes and the readout {n_outputs} outputs: give "
-                    f"labels 0..{n_outputs - 1}, so that it is clear which output is which."
+                    f"y has {self.n_outputs_} classes and the readout {n_outputs} outputs: "
+                    f"give labels 0..{n_outputs - 1}, which assign each class to its output."
                 )
         if self.n_outputs_ != n_outputs:
             raise ValueError(
-                f"y asks for {self.n_outputs_} outputs, but the readout has {n_outputs}."
+                f"y needs {self.n_outputs_} outputs, but the readout has {n_outputs}."
             )
 
     def _check_shape(
@@ -154,7 +155,7 @@ class TargetEncoder:
         if y.ndim == 2 and y.shape[1] == steps and y.dtype.kind in "iub":
             return y
         hint = (
-            f" For one value a step, give {name}[:, :, None]."
+            f" For one value per step, give {name}[:, :, None]."
             if y.ndim == 2 and y.shape[1] == steps
             else ""
         )
@@ -181,7 +182,7 @@ class TargetEncoder:
         single_step: bool = False,
         name: str = "y",
     ) -> Targets:
-        """Return the targets of every step, in the form learnt by `fit`, y ``name`` in errors."""
+        """Return the targets of every step; errors call y ``name``."""
         n_trials, n_steps = X.shape[:2]
         valid = np.ones((n_trials, n_steps), bool) if mask is None else mask
         if self.form_ == "next_input":
@@ -190,7 +191,7 @@ class TargetEncoder:
                     f"{name} must be None, as it was on fit (the next input is predicted), got a "
                     f"{type(y).__name__}."
                 )
-            values, asked = _next_input(X, valid)
+            values, has_target = _next_input(X, valid)
         else:
             if y is None:
                 raise ValueError(f"{name} is needed, got None.")
@@ -200,25 +201,26 @@ class TargetEncoder:
                     f"{name} must have {self.n_dims_} dimensions as on fit, got {y.ndim}."
                 )
             values = self._to_values(y, valid, name)
-            asked = valid
+            has_target = valid
             if self.form_ == "last_step":
                 values = np.repeat(values[:, None], n_steps, axis=1)
-                asked = np.zeros_like(valid)
-                asked[np.arange(n_trials), last_valid_step(mask, X)] = True
-        weight = asked.astype(X.dtype) * (valid.sum() / asked.sum())
+                has_target = np.zeros_like(valid)
+                has_target[np.arange(n_trials), last_valid_step(mask, X)] = True
+        weight = has_target.astype(X.dtype) * (valid.sum() / has_target.sum())
         if loss_weight is not None:
             extra = _check_loss_weight(loss_weight, X, self.n_outputs_, self.loss_)
             weight = weight * extra if extra.ndim == 2 else weight[..., None] * extra
             if not weight.any():
                 raise ValueError(
-                    "loss_weight must have at least one positive entry where a target is asked "
-                    "for, got zeros on all of them."
+                    "loss_weight must have at least one positive entry where there is a target, "
+                    "got zeros on all targets."
                 )
         weight = weight.astype(X.dtype)
         if self.classes_ is None:
-            # What costs nothing may be any number, 1e20 for a gap say, whose square may overflow.
-            costs = weight if weight.ndim == 3 else weight[..., None]
-            values = _narrowed(np.where(costs > 0, values, 0), X.dtype, name)
+            # A value of weight zero may be any number, for example 1e20 for a gap, and its square
+            # may overflow.
+            by_output = weight if weight.ndim == 3 else weight[..., None]
+            values = _narrowed(np.where(by_output > 0, values, 0), X.dtype, name)
         return Targets(values, weight)
 
     def _to_values(self, y: np.ndarray, valid: np.ndarray, name: str) -> np.ndarray:
@@ -241,7 +243,7 @@ class TargetEncoder:
         return np.searchsorted(self.classes_, y)
 
     def decode(self, outputs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-        """Turn the network's outputs (n_trials, n_timesteps, n_outputs) into the form of y."""
+        """Convert outputs (n_trials, n_timesteps, n_outputs) to the form of y."""
         if self.form_ == "last_step":
             outputs = outputs[np.arange(len(outputs)), last_valid_step(mask, outputs)]
         if self.classes_ is not None:
@@ -257,20 +259,20 @@ class TargetEncoder:
         mask: np.ndarray | None,
         single_step: bool = False,
     ) -> float:
-        """Return accuracy for classes and R^2 (mean over outputs) for values, where asked."""
+        """Return the accuracy for classes, and R^2 (the mean over outputs) for values."""
         targets = self.encode(X, y, mask=mask, single_step=single_step)
-        asked = targets.weight > 0
-        truth = targets.values[asked]
+        has_target = targets.weight > 0
+        truth, answers = targets.values[has_target], outputs[has_target]
         if self.classes_ is not None:
-            return float(accuracy_score(truth, outputs[asked].argmax(axis=-1)))
-        check_squares(truth, outputs[asked])
-        return float(r2_score(truth, outputs[asked]))
+            return float(accuracy_score(truth, answers.argmax(axis=-1)))
+        check_squares(truth, answers)
+        return float(r2_score(truth, answers))
 
 
 def as_labels(values: ArrayLike, name: str) -> np.ndarray:
-    """Return labels or numbers as an array of numbers alone, or of strings alone.
+    """Return labels or numbers as an array of numbers only, or of strings only.
 
-    NumPy would turn a list of strings and numbers, or with gaps, into strings or objects.
+    NumPy would convert a list of strings and numbers, or one with gaps, to strings or objects.
     """
     array = as_array(values, name)
     if array.dtype.kind in "US" and not hasattr(values, "dtype"):
@@ -282,31 +284,30 @@ def as_labels(values: ArrayLike, name: str) -> np.ndarray:
     if all(isinstance(value, (int, float, complex, np.number, np.bool_)) for value in array.flat):
         return np.array(array.tolist()).reshape(array.shape)
     kinds = ", ".join(sorted({type(value).__name__ for value in array.flat}))
-    raise ValueError(
-        f"{name} must hold numbers alone or strings alone, without gaps, got {kinds}."
-    )
+    raise ValueError(f"{name} must hold only numbers or only strings, without gaps, got {kinds}.")
 
 
 def _narrowed(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """Convert values to the dtype of X; raise a ValueError if they are out of its range."""
     with np.errstate(over="ignore"):
         narrow = values.astype(dtype)
     if not np.isfinite(narrow).all():
         raise ValueError(
-            f"{name} must be numbers that {dtype}, the dtype of X, can hold, got values up to "
+            f"{name} must be within the range of {dtype}, the dtype of X, got values up to "
             f"{abs(values).max():.3g}; scale {name} down or give X as float64."
         )
     return narrow
 
 
 def _next_input(X: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Targets are the next valid input; trials of a single step reconstruct it."""
+    """Return the next input and where it is valid; for single steps, the input itself."""
     if X.shape[1] == 1:
         return X.copy(), valid
     values = np.concatenate([X[:, 1:], np.zeros_like(X[:, :1])], axis=1)
-    asked = np.concatenate([valid[:, 1:], np.zeros_like(valid[:, :1])], axis=1)
-    if not asked.any():
+    has_target = np.concatenate([valid[:, 1:], np.zeros_like(valid[:, :1])], axis=1)
+    if not has_target.any():
         raise ValueError("y=None predicts the next input, but mask leaves one step per trial.")
-    return values, asked
+    return values, has_target
 
 
 def _check_loss_weight(

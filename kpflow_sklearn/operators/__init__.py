@@ -1,8 +1,8 @@
 """Linear operators on trajectories: K, P and the tangent kernel PKP*.
 
-``_base`` is the algebra of linear operators, ``_checks`` checks what they are made of,
-``_parameter`` is K, ``_propagator`` P and its inverse, ``_tangent_kernel`` PKP*;
-``_linearization`` makes all three for a network and its trials.
+``_linearization`` makes the operators of a network on given trials. ``_parameter`` is K,
+``_propagator`` is P with its inverse, and ``_tangent_kernel`` is PKP*. ``_base`` is the algebra
+of linear operators, and ``_checks`` checks their common argument.
 """
 
 from kpflow_sklearn._common.public import public_names

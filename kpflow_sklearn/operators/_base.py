@@ -20,25 +20,27 @@ from kpflow_sklearn._common.tensors import as_tensor
 class LinearOperator:
     """A linear map between spaces of tensors, applied without forming its matrix.
 
-    Operators act on the trailing axes, ``(..., *in_shape) -> (..., *out_shape)``, through ``@``,
-    and compose, add and scale. ``A.T`` is the adjoint in the inner product of trajectories,
-    <p, q> = (1/N) sum p.q, with N the number of valid (trial, step) pairs; between trajectories
-    it is the ordinary transpose. Subclasses define `_apply` and `_adjoint`.
+    Operators act on the trailing axes, ``(..., *in_shape) -> (..., *out_shape)``, through ``@``.
+    They can be composed, added and scaled. ``A.T`` is the adjoint in the inner product of
+    trajectories, <p, q> = (1/N) sum p.q, where N is the number of valid (trial, step) pairs. For
+    an operator from trajectories to trajectories it equals the ordinary transpose. Subclasses
+    define `_apply`, and either `_apply_adjoint` or `_adjoint`.
 
     Parameters
     ----------
     in_shape, out_shape : tuple of int
         Shapes of one argument and of one result.
     dtype : torch.dtype
-        Of the operator's data; arguments must have it.
+        Data type of the operator and of its arguments.
     device : torch.device
-        Where the operator's data lies.
+        Device of the operator and of its arguments.
 
     Raises
     ------
     ValueError
-        From ``@`` if the trailing shape, dtype or device of the argument is not the operator's,
-        and from ``@``, ``+`` and ``-`` if two operators do not fit each other.
+        From ``@`` if the trailing shape, dtype or device of the argument differs from the
+        operator's, and from ``@``, ``+`` and ``-`` if the shapes or dtypes of two operators do
+        not match.
 
     Examples
     --------
@@ -52,7 +54,7 @@ class LinearOperator:
     torch.Size([7, 3, 5, 4])
     """
 
-    #: NumPy leaves products with its arrays and numbers to the operator.
+    #: Makes NumPy leave products with its arrays and numbers to the operator.
     __array_ufunc__ = None
 
     def __init__(
@@ -72,16 +74,24 @@ class LinearOperator:
         raise NotImplementedError
 
     def _apply_in_place(self, q: Tensor) -> Tensor:
-        """Return the operator times ``q``, whose memory may be used for the result."""
+        """Return the operator times ``q``; the result may use the memory of ``q``."""
         return self._apply(q)
+
+    def _apply_adjoint(self, q: Tensor) -> Tensor:
+        """Return the adjoint times ``q`` (..., *out_shape)."""
+        raise NotImplementedError
+
+    def _apply_adjoint_in_place(self, q: Tensor) -> Tensor:
+        """Return the adjoint times ``q``; the result may use the memory of ``q``."""
+        return self._apply_adjoint(q)
 
     def _adjoint(self) -> LinearOperator:
         """Return the adjoint operator."""
-        raise NotImplementedError
+        return _Adjoint(self)
 
     @property
     def factors(self) -> tuple[LinearOperator, ...]:
-        """The operators that it composes, from left to right; itself if it composes none."""
+        """The factors of a product of operators, from left to right, or the operator alone."""
         return (self,)
 
     @property
@@ -90,22 +100,24 @@ class LinearOperator:
         return False
 
     def on_trials(self, trials: slice) -> LinearOperator | None:
-        """Return the rows of some trials (of a separable operator: rows and columns).
+        """Return the operator restricted to the rows of some trials.
+
+        A separable operator is restricted to the rows and columns of these trials.
 
         Parameters
         ----------
         trials : slice
-            Which trials.
+            The trials to keep.
 
         Returns
         -------
         LinearOperator or None
-            None if the operator cannot be cut.
+            The restricted operator, or None if the operator cannot be restricted.
 
         Raises
         ------
         ValueError
-            If ``trials`` is not a slice, or selects no trial.
+            If ``trials`` is not a slice or selects no trials.
 
         Examples
         --------
@@ -121,7 +133,7 @@ class LinearOperator:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of rows and columns of the matrix."""
+        """Numbers of rows and columns of the matrix."""
         return math.prod(self.out_shape), math.prod(self.in_shape)
 
     @property
@@ -152,14 +164,14 @@ class LinearOperator:
         return self._checked_apply(other, self._apply)
 
     def apply_(self, q: Tensor) -> Tensor:
-        """Return the operator times ``q``, using the memory of ``q`` where that saves some.
+        """Return the operator times ``q``, reusing the memory of ``q`` where possible.
 
-        A result as large as ``q`` need then not be allocated; ``q`` is lost.
+        The contents of ``q`` are overwritten, which saves the memory of a second array.
 
         Parameters
         ----------
         q : Tensor of shape (..., *in_shape)
-            Argument; its contents are undefined afterwards.
+            The argument. Its contents are undefined afterwards.
 
         Returns
         -------
@@ -169,7 +181,7 @@ class LinearOperator:
         Raises
         ------
         ValueError
-            If the trailing shape, dtype or device of ``q`` is not the operator's.
+            If the trailing shape, dtype or device of ``q`` differs from the operator's.
 
         Examples
         --------
@@ -198,7 +210,7 @@ class LinearOperator:
         if q.dtype != self.dtype or q.device != self.device:
             raise ValueError(
                 f"{name} acts on tensors of dtype {self.dtype} on {self.device}, got {q.dtype} "
-                f"on {q.device}; convert the argument, or linearize the network in that dtype."
+                f"on {q.device}. Convert the argument, or linearize the network in that dtype."
             )
         if q.numel() == 0:
             return q.new_zeros(*q.shape[: q.ndim - len(self.in_shape)], *self.out_shape)
@@ -225,22 +237,22 @@ class LinearOperator:
         return f"{type(self).__name__}({self.in_shape} -> {self.out_shape}, {self.dtype})"
 
     def to_dense(self, chunk_size: int = 256) -> Tensor:
-        """Return the matrix, (prod(out_shape), prod(in_shape)), C order; for small problems.
+        """Return the matrix of a small operator.
 
         Parameters
         ----------
         chunk_size : int, default=256
-            How many columns are computed at a time.
+            Number of columns computed at a time.
 
         Returns
         -------
-        Tensor
-            The matrix.
+        Tensor of shape (prod(out_shape), prod(in_shape))
+            The matrix. Arguments and results are flattened in C order.
 
         Raises
         ------
         TypeError, ValueError
-            If ``chunk_size`` is not a positive whole number.
+            If ``chunk_size`` is not a positive integer.
 
         Examples
         --------
@@ -254,20 +266,21 @@ class LinearOperator:
         """
         check_positive_int(chunk_size, "chunk_size", maximum=None)
         n = self.shape[1]
-        size = min(int(chunk_size), max(n, 1))  # Torch splits by a count of 64 bits.
+        size = min(int(chunk_size), max(n, 1))  # torch.split takes 64-bit integers only.
+        # Row i of the identity (n, n) gives A e_i, column i of the matrix.
         eye = torch.eye(n, dtype=self.dtype, device=self.device)
-        rows = [self @ e.reshape(len(e), *self.in_shape) for e in eye.split(size)]
-        return torch.cat(rows).reshape(n, self.shape[0]).mT.contiguous()
+        columns = [self @ e.reshape(len(e), *self.in_shape) for e in eye.split(size)]
+        return torch.cat(columns).reshape(n, self.shape[0]).mT.contiguous()
 
     def to_scipy(self) -> linalg.LinearOperator:
         """Return a `scipy.sparse.linalg.LinearOperator` on flat NumPy vectors and matrices.
 
-        Its ``rmatvec`` multiplies with the ordinary transpose of the matrix, as SciPy expects.
+        Its ``rmatvec`` multiplies by the ordinary transpose of the matrix, as SciPy expects.
 
         Returns
         -------
         scipy.sparse.linalg.LinearOperator
-            The exported operator.
+            The operator with the shape and dtype of this one.
 
         Examples
         --------
@@ -282,14 +295,14 @@ class LinearOperator:
 
         def products(op: LinearOperator, scale: float) -> Any:
             def matmat(v: np.ndarray) -> np.ndarray:
-                columns = np.ascontiguousarray(np.asarray(v).reshape(op.shape[1], -1).T)
-                out = op @ columns.reshape(-1, *op.in_shape)
-                return scale * out.reshape(len(columns), -1).T
+                # SciPy has vectors as columns, (n,) or (n, k); operators take (k, *in_shape).
+                vectors = np.ascontiguousarray(np.asarray(v).reshape(op.shape[1], -1).T)
+                out = op @ vectors.reshape(-1, *op.in_shape)
+                return scale * out.reshape(len(vectors), -1).T
 
             return matmat
 
-        transpose_scale = self._transpose_scale()
-        forward, backward = products(self, 1.0), products(self.T, transpose_scale)
+        forward, backward = products(self, 1.0), products(self.T, self._transpose_scale())
         return linalg.LinearOperator(
             self.shape,
             matvec=lambda v: forward(v)[:, 0],
@@ -305,36 +318,36 @@ class LinearOperator:
 
 
 def cut(op: LinearOperator, trials: slice) -> LinearOperator:
-    """Return ``op.on_trials(trials)`` of an operator that can be cut."""
+    """Return ``op.on_trials(trials)``, or raise an error if the operator cannot be restricted."""
     part = op.on_trials(trials)
     if part is None:
-        raise ValueError(f"{op!r} cannot be cut into trials.")
+        raise ValueError(f"{op!r} cannot be restricted to some of the trials.")
     return part
 
 
 def steps_first(q: Tensor) -> Tensor:
-    """Return (..., B, T, H) as (T, k, B, H), each step contiguous wherever ``q`` already was."""
+    """Return trajectories (..., B, T, H) as steps (T, k, B, H), a view of ``q`` where possible."""
     return q.reshape(-1, *q.shape[-3:]).movedim(2, 0)
 
 
-def trials_first(steps: Tensor, leading: tuple[int, ...]) -> Tensor:
-    """Return (T, k, B, H) as (*leading, B, T, H), without a copy."""
+def as_trajectories(steps: Tensor, leading: tuple[int, ...]) -> Tensor:
+    """Return steps (T, k, B, H) as trajectories (*leading, B, T, H), without a copy."""
     out = steps.movedim(0, 2)
     return out.reshape(*leading, *out.shape[1:]) if len(leading) != 1 else out
 
 
 class _Adjoint(LinearOperator):
-    """The adjoint of an operator that supplies the product itself."""
+    """The adjoint of an operator that defines `_apply_adjoint`."""
 
     def __init__(self, op: LinearOperator) -> None:
         super().__init__(op.out_shape, op.in_shape, op.dtype, op.device)
         self._op = op
 
     def _apply(self, q: Tensor) -> Tensor:
-        return self._op._apply_adjoint(q)  # type: ignore[attr-defined]
+        return self._op._apply_adjoint(q)
 
     def _apply_in_place(self, q: Tensor) -> Tensor:
-        return self._op._apply_adjoint_in_place(q)  # type: ignore[attr-defined]
+        return self._op._apply_adjoint_in_place(q)
 
     def _adjoint(self) -> LinearOperator:
         return self._op
@@ -354,9 +367,9 @@ class _Adjoint(LinearOperator):
         return f"{self._op!r}.T"
 
 
-def _require_match(condition: bool, what: str, a: LinearOperator, b: LinearOperator) -> None:
+def _require_match(condition: bool, action: str, a: LinearOperator, b: LinearOperator) -> None:
     if not condition:
-        raise ValueError(f"cannot {what} {a!r} and {b!r}: their shapes or dtypes do not fit.")
+        raise ValueError(f"cannot {action} {a!r} and {b!r}: their shapes or dtypes do not match.")
 
 
 class _Composed(LinearOperator):
@@ -368,11 +381,11 @@ class _Composed(LinearOperator):
         self._left, self._right = left, right
 
     def _apply(self, q: Tensor) -> Tensor:
-        moved = self._right @ q
-        # What the right factor returned may be overwritten, unless it is the argument itself.
-        if moved.untyped_storage().data_ptr() == q.untyped_storage().data_ptr():
-            return self._left @ moved
-        return self._left.apply_(moved)
+        product = self._right @ q
+        # The left factor may overwrite this product, unless it shares the argument's memory.
+        if product.untyped_storage().data_ptr() == q.untyped_storage().data_ptr():
+            return self._left @ product
+        return self._left.apply_(product)
 
     def _apply_in_place(self, q: Tensor) -> Tensor:
         return self._left.apply_(self._right.apply_(q))
@@ -399,8 +412,8 @@ class _Composed(LinearOperator):
 
 class _Sum(LinearOperator):
     def __init__(self, a: LinearOperator, b: LinearOperator) -> None:
-        fit = a.in_shape == b.in_shape and a.out_shape == b.out_shape and a.dtype == b.dtype
-        _require_match(fit, "add", a, b)
+        same_shapes = a.in_shape == b.in_shape and a.out_shape == b.out_shape
+        _require_match(same_shapes and a.dtype == b.dtype, "add", a, b)
         super().__init__(a.in_shape, a.out_shape, a.dtype, a.device)
         self._a, self._b = a, b
 

@@ -1,4 +1,4 @@
-"""What the operators of a network are made of, checked."""
+"""Check the argument from which the operators of a network are made."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from kpflow_sklearn.networks.tangents import NetworkTangent
 
 
 def check_tangent(tangent: Any) -> None:
-    """Refuse what is no linearized network, before its shape is asked for."""
+    """Check that ``tangent`` is a linearized network."""
     if not isinstance(tangent, NetworkTangent):
         raise TypeError(
-            f"tangent must be a NetworkTangent, as of linearize(...).tangent, got a "
+            "tangent must be a NetworkTangent, such as linearize(...).tangent, got a "
             f"{type(tangent).__name__}."
         )

@@ -1,4 +1,4 @@
-"""linearize: a network on trials becomes its states and the operators K, P and PKP*."""
+"""Linearize a network on given trials: its states and the operators K, P and PKP*."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kpflow_sklearn._common.checks import check_mask, check_real, check_sequences
-from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
     Objective,
@@ -19,6 +17,7 @@ from kpflow_sklearn.networks import (
     TargetEncoder,
     recognise_network,
     refuse_unusable,
+    to_tensors,
 )
 from kpflow_sklearn.operators._parameter import ParameterJacobian, ParameterOperator
 from kpflow_sklearn.operators._propagator import FlowPropagator
@@ -29,31 +28,32 @@ if TYPE_CHECKING:
 
 
 class Linearization:
-    """A network linearized along its trajectories on given trials (see `linearize`).
+    """A network linearized along its trajectories on given trials, as `linearize` returns it.
 
     Parameters
     ----------
     network : RecurrentNetwork
-        The network; `linearize` makes one of a module.
+        The network. `linearize` makes one from a module.
     X : Tensor of shape (n_trials, n_timesteps, n_features)
-        Inputs, of the network's dtype.
+        Inputs, in the dtype of the network.
     mask : Tensor of bool, shape (n_trials, n_timesteps), or None
-        Valid steps.
+        Valid steps. None means all.
 
     Attributes
     ----------
     network : RecurrentNetwork
         The network as step, readout and initial state.
     states : Tensor of shape (n_trials, n_timesteps, n_states)
-        Z, the states after every step; an LSTM layer's are all h, then all c.
+        Z, the states after every step. Those of an LSTM layer are all h, then all c.
     K, P, PKP : LinearOperator
-        Parameter operator, flow propagator and tangent kernel, on such trajectories.
+        The parameter operator, the flow propagator and the tangent kernel, which act on
+        trajectories of the shape of ``states``.
     J_theta : ParameterJacobian
         The factor of K = J_theta J_theta*.
     mask : Tensor of bool, shape (n_trials, n_timesteps), or None
-        Valid steps.
+        Valid steps. None means all.
     n_valid : int
-        N, their number.
+        N, the number of valid (trial, step) pairs.
 
     Examples
     --------
@@ -63,8 +63,8 @@ class Linearization:
     >>> lin = linearize(net, torch.ones(3, 5, 2))
     >>> lin.states.shape, lin.n_valid
     (torch.Size([3, 5, 4]), 15)
-    >>> step = -0.1 * (lin.PKP @ lin.error(torch.zeros(3, 5, 1)))  # To first order, of the states.
-    >>> step.shape
+    >>> change = -0.1 * (lin.PKP @ lin.error(torch.zeros(3, 5, 1)))  # Of the states, first order.
+    >>> change.shape
     torch.Size([3, 5, 4])
     """
 
@@ -77,7 +77,7 @@ class Linearization:
 
     @cached_property
     def J_theta(self) -> ParameterJacobian:  # noqa: N802
-        """The derivative of each step by the parameters."""
+        """The derivative of each step with respect to the parameters."""
         return self.K.jacobian
 
     @cached_property
@@ -103,7 +103,7 @@ class Linearization:
         activity_l2: float = 0.0,
         loss_weight: ArrayLike | None = None,
     ) -> Tensor:
-        """Return Err, the derivative of the loss of each step by its state.
+        """Return Err, the derivative of the loss at each step with respect to the state.
 
         Equation: L = (1/N) sum_bt w_bt l(readout(z_bt), y_bt) and Err_bt = w_bt dl/dz_bt, so that
         grad_theta L = J_theta* P* Err.
@@ -111,13 +111,13 @@ class Linearization:
         Parameters
         ----------
         y : array-like, optional
-            Targets, in any of the forms that `RecurrentTrainer.fit` takes.
+            Targets, in any of the forms that `RecurrentTrainer.fit` accepts.
         loss : {"auto", "mse", "cross_entropy"}, default="auto"
             The loss l.
         activity_l2 : float, default=0.0
             Weight of the penalty on the mean squared rate.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
-            w.
+            The weights w. The default is 1 everywhere.
 
         Returns
         -------
@@ -127,7 +127,7 @@ class Linearization:
         Raises
         ------
         ValueError
-            If y or loss_weight have the wrong shape, or do not fit the network's outputs.
+            If y or loss_weight has the wrong shape or does not match the network's outputs.
 
         Examples
         --------
@@ -153,31 +153,31 @@ def linearize(
 ) -> Linearization:
     """Linearize a recurrent network along its trajectories.
 
-    Equations: with states z_t = f(z_{t-1}, x_t; theta), J_t = df/dz and J_theta = df/dtheta at
-    fixed z_{t-1}, (P q)_t = q_t + J_t (P q)_{t-1} and K = (1/N) J_theta J_theta^T, N the number
-    of valid (trial, step) pairs.
+    Equations: (P q)_t = q_t + J_t (P q)_{t-1} and K = (1/N) J_theta J_theta^T, with the states
+    z_t = f(z_{t-1}, x_t; theta), the derivatives J_t = df/dz and J_theta = df/dtheta at fixed
+    z_{t-1}, and the number N of valid (trial, step) pairs.
 
     Parameters
     ----------
     network : Module
-        A fitted trainer's ``network_``, or a module with one ``torch.nn.RNN/GRU/LSTM`` and one
-        ``torch.nn.Linear`` readout.
+        The ``network_`` of a fitted trainer, or a module with one ``torch.nn.RNN``, ``GRU`` or
+        ``LSTM`` and one ``torch.nn.Linear`` readout.
     X : array-like of shape (n_trials, n_timesteps, n_features)
-        Inputs; converted to the network's dtype.
+        Inputs. They are converted to the dtype of the network.
     mask : array-like of bool, shape (n_trials, n_timesteps), optional
         Valid steps, a prefix of each trial.
 
     Returns
     -------
     Linearization
-        States and operators.
+        The states and the operators. Later training of ``network`` does not change them.
 
     Raises
     ------
     ValueError
-        If X or mask have the wrong shape or hold NaN or infinity.
+        If X or mask has the wrong shape or contains NaN or infinity, or if the states overflow.
     UnsupportedNetworkError
-        If the module is of a kind that the analysis cannot take.
+        If the analysis does not support this kind of module.
 
     Examples
     --------
@@ -190,7 +190,6 @@ def linearize(
     >>> (lin.P @ lin.states).shape
     torch.Size([3, 5, 8])
     """
-    # A copy, so that the operators outlive further training of the network.
     if not isinstance(network, torch.nn.Module):
         raise UnsupportedNetworkError(
             f"network must be a torch.nn.Module, got a {type(network).__name__}."
@@ -202,17 +201,11 @@ def linearize(
     expected = getattr(view.layers[0], "n_features", array.shape[-1])
     if array.shape[-1] != expected:
         raise ValueError(f"X has {array.shape[-1]} features, but the network takes {expected}.")
-    device = view.initial_state.device
-    if valid is not None:
-        array = np.where(valid[..., None], array, 0)
-    lin = Linearization(
-        view,
-        as_tensor(array, view.dtype, device),
-        None if valid is None else as_tensor(valid, device=device),
-    )
+    lin = Linearization(view, *to_tensors(array, valid, view))
     if not lin.states.isfinite().all():
+        largest = (array if valid is None else array[valid]).max()
         raise ValueError(
-            f"network and X have states beyond what {view.dtype} holds, up to {array.max():.3g} "
-            "in X: scale X, or the weights, down."
+            f"The states of the network overflow {view.dtype} on X, whose largest value is "
+            f"{largest:.3g}. Scale down X or the weights."
         )
     return lin

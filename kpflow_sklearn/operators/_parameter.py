@@ -1,4 +1,4 @@
-"""K, the parameter operator: how parameters move the states of one step."""
+"""K and its factor J_theta: how the parameters move the state within each step."""
 
 from __future__ import annotations
 
@@ -9,28 +9,23 @@ from torch import Tensor
 
 from kpflow_sklearn._common.checks import check_positive_int, check_real, check_slice
 from kpflow_sklearn.networks.tangents import LayerBlock, MapBlock, NetworkTangent
-from kpflow_sklearn.operators._base import (
-    LinearOperator,
-    _Adjoint,
-    steps_first,
-    trials_first,
-)
+from kpflow_sklearn.operators._base import LinearOperator, as_trajectories, steps_first
 from kpflow_sklearn.operators._checks import check_tangent
 
 
 class ParameterJacobian(LinearOperator):
-    """J_theta, the derivative of each step's result by the parameters, previous states fixed.
+    """J_theta, the derivative of each step with respect to the parameters at fixed previous state.
 
-    Maps flat parameter directions (n_parameters,) to trajectories (n_trials, n_timesteps,
-    n_states). Its adjoint is J_theta* = (1/N) J_theta^T. The coordinates follow the weight maps;
-    `to_parameters` names them.
+    J_theta maps flat parameter directions (n_parameters,) to trajectories (n_trials, n_timesteps,
+    n_states). Its adjoint is J_theta* = (1/N) J_theta^T. The coordinates are ordered by weight
+    map; `to_parameters` converts them to named parameter tensors.
 
     Parameters
     ----------
     tangent : NetworkTangent
         The linearized network.
     blocks : list of parameter blocks, optional
-        Restrict the parameters to these; default all.
+        The parameters to include. The default is all of them.
 
     Raises
     ------
@@ -61,17 +56,17 @@ class ParameterJacobian(LinearOperator):
         n_trials, n_timesteps, n_states = self.out_shape
         out = v.new_empty(n_timesteps, math.prod(v.shape[:-1]), n_trials, n_states)
         self.write(v, out)
-        return trials_first(out, v.shape[:-1])
+        return as_trajectories(out, v.shape[:-1])
 
     def write(self, v: Tensor, out: Tensor) -> None:
-        """Write J_theta v to ``out``, steps first, (T, k, B, H).
+        """Write J_theta v to ``out``, whose first axis is the steps.
 
         Parameters
         ----------
         v : Tensor of shape (..., n_parameters)
-            Parameter directions.
+            k parameter directions.
         out : Tensor of shape (n_timesteps, k, n_trials, n_states)
-            Where the result goes, k the number of directions; its contents are overwritten.
+            The result. Earlier contents are overwritten.
 
         Examples
         --------
@@ -84,8 +79,10 @@ class ParameterJacobian(LinearOperator):
         >>> torch.allclose(out[:, 0].movedim(0, 1), lin.J_theta @ torch.ones(96))
         True
         """
+        # J_theta v = sum_j J_j v_j over the blocks j (weight maps): v is cut into the v_j
+        # (k, n_parameters of block j). The first block of each layer writes, the others add;
+        # the states of layers without a block are zero.
         pieces = v.reshape(out.shape[1], v.shape[-1]).split(self._sizes, dim=-1)
-        # The first block of each layer writes, the others add; what none writes to is zero.
         written: set[int] = set()
         for layer in self.tangent.slices:
             if all(getattr(block, "states", None) != layer for block in self.blocks):
@@ -98,38 +95,35 @@ class ParameterJacobian(LinearOperator):
                 block.add_forward(piece, out)
 
     def _apply_adjoint(self, q: Tensor) -> Tensor:
+        # J_theta* q = (1/N) [J_1^T q, J_2^T q, ...], each J_j^T q (k, n_parameters of block j).
         steps = steps_first(q)
         pieces = [block.adjoint(steps) for block in self.blocks]
-        empty = q.new_empty(steps.shape[1], 0)
+        empty = q.new_empty(steps.shape[1], 0)  # torch.cat needs a tensor even without blocks.
         v = torch.cat([empty, *pieces], dim=-1).div_(self.tangent.n_valid)
         return v.reshape(*q.shape[:-3], v.shape[-1])
 
-    _apply_adjoint_in_place = _apply_adjoint
-
     def on_trials(self, trials: slice) -> ParameterJacobian:
-        """Return the rows of some of the trials; N stays that of all of them."""
+        """Return the rows of some of the trials. N remains the number for all trials."""
         check_slice(trials, "trials", self.out_shape[0])
         blocks = [block.select(trials) for block in self.blocks]
         return ParameterJacobian(self.tangent.select(trials), blocks)
-
-    def _adjoint(self) -> LinearOperator:
-        return _Adjoint(self)
 
     def _transpose_scale(self) -> float:
         return float(self.tangent.n_valid)
 
     def to_parameters(self, v: Tensor) -> dict[str, Tensor]:
-        """Name a flat direction by the parameters of the network.
+        """Split a flat direction into the parameter tensors of the network.
 
         Parameters
         ----------
         v : Tensor of shape (n_parameters,)
-            A direction, for instance ``J.T @ q``.
+            A direction, for example ``J.T @ q``.
 
         Returns
         -------
         dict of str to Tensor
-            One entry a parameter tensor, under torch's names; "initial_state" if it trains.
+            One entry per parameter tensor, under torch's names. A trained initial state is
+            "initial_state".
 
         Raises
         ------
@@ -148,8 +142,9 @@ class ParameterJacobian(LinearOperator):
         """
         is_dense = isinstance(v, Tensor) and v.layout == torch.strided and not v.is_meta
         if not is_dense or v.shape != self.in_shape:
-            came = f"{v.layout} {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
-            raise ValueError(f"v must be a dense tensor of shape {self.in_shape}, got {came}.")
+            given = f"{v.layout} {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
+            raise ValueError(f"v must be a dense tensor of shape {self.in_shape}, got {given}.")
+        # A parameter whose rows belong to several weight maps (gates) is put together by rows.
         pieces: dict[str, dict[int, Tensor]] = {}
         for block, piece in zip(self.blocks, v.split(self._sizes), strict=True):
             for name, rows, values in block.to_parameters(piece):
@@ -163,22 +158,22 @@ class ParameterJacobian(LinearOperator):
 class ParameterOperator(LinearOperator):
     """K = J_theta J_theta*, self-adjoint and positive semidefinite.
 
-    Equation: K = (1/N) J_theta J_theta^T with N the number of valid (trial, step) pairs. For
-    built-in cells K is block diagonal over hidden units (the LSTM's over pairs (h_i, c_i)).
+    Equation: K = (1/N) J_theta J_theta^T, where N is the number of valid (trial, step) pairs. For
+    built-in cells, K is block diagonal over hidden units (over pairs (h_i, c_i) for the LSTM).
 
     Parameters
     ----------
     tangent : NetworkTangent
         The linearized network.
     blocks : list of parameter blocks, optional
-        Restrict the parameters to these; default all.
+        The parameters to include. The default is all of them.
 
     Attributes
     ----------
     jacobian : ParameterJacobian
         J_theta.
     activity_error : float
-        Share of tr K that `compress` left out; 0 otherwise.
+        Share of tr K that `compress` left out, or 0 for an operator that is not compressed.
 
     Examples
     --------
@@ -202,16 +197,17 @@ class ParameterOperator(LinearOperator):
         return self.jacobian @ (self.jacobian.T @ q)
 
     def _apply_in_place(self, q: Tensor) -> Tensor:
+        # J_theta* q, much smaller than q, is complete before J_theta overwrites q.
         v, out = self.jacobian.T @ q, steps_first(q)
         self.jacobian.write(v, out)
-        return trials_first(out, q.shape[:-3])
+        return as_trajectories(out, q.shape[:-3])
 
     def _adjoint(self) -> LinearOperator:
         return self
 
     @property
     def components(self) -> dict[str, ParameterOperator]:
-        """The operators K_j of the single weight maps (or tensors); they sum to K."""
+        """The operators K_j of the single weight maps (or parameter tensors), which sum to K."""
         return {
             part.name: ParameterOperator(self.tangent, [part])
             for block in self.jacobian.blocks
@@ -219,19 +215,19 @@ class ParameterOperator(LinearOperator):
         }
 
     def compress(self, tolerance: float = 0.0, rank: int | None = None) -> ParameterOperator:
-        """Return K with the activity u_j of each weight map cut to its leading directions.
+        """Return K with the activity u_j of each weight map projected on its leading directions.
 
-        What is left out is positive semidefinite, so every eigenvalue of the result is at most
-        the one of K, and their sum falls short by ``activity_error`` of tr K. Costs fall by the
-        ratio of directions kept. The parts of a user's cell
-        and of a trained initial state are left as they are, and outside of that share.
+        The difference to K is positive semidefinite, so no eigenvalue of the result exceeds that
+        of K, and their sum is smaller by the share ``activity_error`` of tr K. The cost of a
+        product decreases in proportion to the number of directions kept. The terms of a user's
+        cell and of a trained initial state are not compressed, and not counted in that share.
 
         Parameters
         ----------
         tolerance : float, default=0.0
-            Largest relative Frobenius norm of what is left out of each u_j.
+            Largest relative error of each u_j, in the Frobenius norm.
         rank : int, optional
-            Keep no more directions than this.
+            Largest number of directions kept per weight map.
 
         Returns
         -------
@@ -241,7 +237,7 @@ class ParameterOperator(LinearOperator):
         Raises
         ------
         TypeError, ValueError
-            If ``tolerance`` is not between 0 and 1, or ``rank`` not a positive whole number.
+            If ``tolerance`` is not between 0 and 1, or ``rank`` is not a positive integer.
 
         Examples
         --------
@@ -258,8 +254,9 @@ class ParameterOperator(LinearOperator):
         blocks, lost, total = [], 0.0, 0.0
         for block in self.jacobian.blocks:
             if isinstance(block, LayerBlock) and isinstance(block.block, MapBlock):
-                kept, missing = block.block.compress(tolerance, rank)
-                lost, total = lost + missing, total + kept.trace() + missing
+                # tr J_j J_j^T splits exactly into the parts kept and left out.
+                kept, left_out = block.block.compress(tolerance, rank)
+                lost, total = lost + left_out, total + kept.trace() + left_out
                 block = LayerBlock(kept, block.prefix, block.states)
             blocks.append(block)
         out = ParameterOperator(self.tangent, blocks)

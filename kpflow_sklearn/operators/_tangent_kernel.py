@@ -1,4 +1,4 @@
-"""PKP*, the tangent kernel of the states: what one step of gradient descent does to them."""
+"""PKP*, the tangent kernel of the states: how one step of gradient descent moves them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class TangentKernel(LinearOperator):
 
     Equation: P K P* = (1/N) (P J_theta) (P J_theta)^T.
 
-    One full-batch gradient step of size eta moves the states by -eta PKP* Err + O(eta^2), with
-    Err the derivative of the loss at each step by the state. This holds for plain gradient
-    descent on the linearized trials, not for minibatches, momentum, clipping or Adam.
+    One full-batch gradient step of size eta moves the states by -eta PKP* Err + O(eta^2), where
+    Err is the derivative of the loss at each step with respect to the state. This holds for plain
+    gradient descent on the linearized trials, not for minibatches, momentum, clipping or Adam.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class TangentKernel(LinearOperator):
     Raises
     ------
     TypeError
-        If one of them is another operator.
+        If an argument is an operator of another type.
 
     Examples
     --------

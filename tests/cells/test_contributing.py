@@ -1,4 +1,4 @@
-"""The cell of CONTRIBUTING.md is a cell: its operators are those of dense autograd."""
+"""The cell of CONTRIBUTING.md: its operators are those of dense autograd."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCKS = re.findall(
 
 
 class MinimalGatedUnit(nn.Module):
-    """The same step, written in plain torch, with the package's names of the weights."""
+    """The same step in plain torch, with the package's names of the weights."""
 
     def __init__(self, parameters: dict[str, torch.Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Neural ODEs as cells; the operators are checked through tests/oracles/cases.py."""
+"""Neural ODEs as cells; tests/oracles/cases.py adds one to the tests of operators."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.oracles.cases import RateField, distance
 
 pytest.importorskip("torchdiffeq")
 rng = np.random.default_rng(4)
-X = rng.standard_normal((4, 6, 2))
-Y = rng.standard_normal((4, 6, 1))
+X = rng.standard_normal((3, 4, 2))
+Y = rng.standard_normal((3, 4, 1))
 ALPHA = 1 / 2.5
 
 
 def euler_and_leaky():
-    """Return a Neural ODE and the leaky network with the same weights."""
-    settings = {"hidden_size": 5, "max_iter": 0, "random_state": 0, "dtype": "float64"}
+    """Return a neural ODE and the leaky network with the same weights."""
+    settings = {"hidden_size": 3, "max_iter": 0, "random_state": 0, "dtype": "float64"}
     ode = RecurrentTrainer(NeuralODE(RateField, method="euler"), **settings).fit(X, Y).network_
     leaky = RecurrentTrainer("leaky", dt=1.0, tau=2.5, **settings).fit(X, Y).network_
     field = ode.recurrent.field
@@ -46,17 +46,17 @@ def test_the_solver_takes_as_many_steps_as_asked():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         field = RateField(2, 3).double()
-    x, z = torch.as_tensor(X[:, 0]), torch.as_tensor(rng.standard_normal((4, 3)))
+    x, z = torch.as_tensor(X[:, 0]), torch.as_tensor(rng.standard_normal((3, 3)))
     expected = z
     for _ in range(3):
         expected = expected + 0.5 / 3 * field(expected, x)
-    found = NeuralODECell(field, 0.5, "euler", n_substeps=3)(x, z)
-    assert distance(found, expected.detach()) < 1e-14
+    state = NeuralODECell(field, 0.5, "euler", n_substeps=3)(x, z)
+    assert distance(state, expected.detach()) < 1e-14
 
 
 @pytest.mark.parametrize("method, order", [("euler", 1), ("midpoint", 2), ("rk4", 4)])
 def test_the_order_of_the_methods(method, order):
-    """Of dz/dt = -z the error at dt falls by 2^order for twice the steps."""
+    """The error of dz/dt = -z at dt falls by 2^order if the number of steps is doubled."""
 
     class Decay(nn.Module):
         def forward(self, z, x):
@@ -72,12 +72,12 @@ def test_the_order_of_the_methods(method, order):
 def test_it_is_trained_and_analysed():
     cell = NeuralODE(RateField, dt=0.5, method="midpoint")
     trainer = RecurrentTrainer(cell, hidden_size=3, max_iter=8, snapshots=2, random_state=0)
-    found = KPFlowAnalyzer(trainer, axes=("time",), random_state=0).fit(X, Y)
-    assert found.verify(X, Y)["passed"].all()
-    assert found.loss_curve_[-1] < found.loss_curve_[0]
+    analyzer = KPFlowAnalyzer(trainer, axes=("time",), random_state=0).fit(X, Y)
+    assert analyzer.verify(X, Y)["passed"].all()
+    assert analyzer.loss_curve_[-1] < analyzer.loss_curve_[0]
 
 
-def test_somebody_elses_neural_ode():
+def test_a_neural_ode_of_the_user():
     from torchdiffeq import odeint
 
     class Theirs(nn.Module):
@@ -99,10 +99,10 @@ def test_somebody_elses_neural_ode():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         module = Theirs().double()
-    found = SavedTraining(module, step="advance", readout="out").fit(X, Y)
+    saved = SavedTraining(module, step="advance", readout="out").fit(X, Y)
     with torch.no_grad():
-        np.testing.assert_allclose(found.predict(X), module(torch.as_tensor(X)), rtol=1e-12)
-    by_name = linearize(found.network_, X)
+        np.testing.assert_allclose(saved.predict(X), module(torch.as_tensor(X)), rtol=1e-12)
+    by_name = linearize(saved.network_, X)
     cell = NeuralODECell(module.field, 1.0, "rk4")
     parts = nn.ModuleDict({"cell": cell, "out": module.out})
     ours = linearize(SavedTraining(parts, step="cell").fit(X, Y).network_, X)
@@ -119,12 +119,12 @@ def test_somebody_elses_neural_ode():
         ({"n_substeps": 0}, "n_substeps == 0, must be >= 1"),
     ],
 )
-def test_what_cannot_be_solved(options, message):
+def test_unsupported_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NeuralODECell(RateField(2, 3), **options)
 
 
-def test_torchdiffeq_is_asked_for_by_name(monkeypatch):
+def test_missing_torchdiffeq_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'kpflow-sklearn\[ode\]'"):
         NeuralODECell(RateField(2, 3))(torch.ones(1, 2), torch.ones(1, 3))

@@ -161,13 +161,11 @@ class TestMemoryPro:
         assert steps_on(X[0, :, 1]) == list(range(30))
         assert steps_on(y[0, :, 1]) == list(range(60, 90))
 
-    def test_evenly_spaced_angles(self):
-        angles = make_memory_pro(8, evenly_spaced=True, return_stimuli=True)[2]
-        np.testing.assert_array_equal(angles, 2 * np.pi * np.arange(8) / 8)
-
-    def test_equals_the_multitask_trials(self):
-        X, y = make_memory_pro(5, **PERIODS, random_state=2)
-        X_multi, y_multi, _ = make_multitask(5, tasks=["MemoryPro"], **PERIODS, random_state=2)
+    @pytest.mark.parametrize("evenly_spaced", [True, False])
+    def test_equals_the_multitask_trials(self, evenly_spaced):
+        options = {**PERIODS, "evenly_spaced": evenly_spaced, "random_state": 2}
+        X, y = make_memory_pro(5, **options)
+        X_multi, y_multi, _ = make_multitask(5, tasks=["MemoryPro"], **options)
         np.testing.assert_array_equal(X, X_multi[..., :3])
         np.testing.assert_array_equal(y, y_multi)
 
@@ -207,14 +205,6 @@ class TestMultitask:
         np.testing.assert_array_equal(X[..., :3], expected_X)
         np.testing.assert_allclose(y, expected_y, rtol=0, atol=1e-15)
 
-    def test_anti_is_pro_turned_by_pi(self):
-        X, y, _ = make_multitask(8, tasks=["DelayPro", "DelayAnti"], evenly_spaced=True)
-        np.testing.assert_array_equal(X[:8, :, :3], X[8:, :, :3])
-        np.testing.assert_array_equal(y[8:, :, 1:], -y[:8, :, 1:])
-        # With 8 angles a half turn is four trials further on.
-        turned = np.roll(y[:8], -4, axis=0)
-        np.testing.assert_allclose(y[8:], turned, rtol=0, atol=1e-15)
-
     def test_evenly_spaced_matches_trials_across_tasks(self):
         angles = make_multitask(6, evenly_spaced=True, return_stimuli=True)[3].reshape(4, 6)
         np.testing.assert_array_equal(angles, np.tile(2 * np.pi * np.arange(6) / 6, (4, 1)))
@@ -245,8 +235,8 @@ class TestMultitask:
         ],
     )
     def test_refused_tasks(self, tasks, complaint):
-        known = f"Known tasks: {', '.join(ALL_TASKS)}. Aliases: delaygo (MemoryPro), "
-        with pytest.raises(ValueError, match="^" + re.escape(f"tasks must {complaint} {known}")):
+        hint = f"Known tasks: {', '.join(ALL_TASKS)}. Aliases: delaygo (MemoryPro), "
+        with pytest.raises(ValueError, match="^" + re.escape(f"tasks must {complaint} {hint}")):
             make_multitask(2, tasks=tasks)
 
 
@@ -273,16 +263,11 @@ class TestFlipFlop:
         both = (X != 0).all(axis=-1).mean()
         assert abs(both - 0.04) < 4 * np.sqrt(0.04 * 0.96 / X[..., 0].size)
 
-    @pytest.mark.parametrize(("rate", "dt"), [(1.0, 1.0), (0.8, 2.0)])
-    def test_step_probability_stops_at_one(self, rate, dt):
+    @pytest.mark.parametrize(("rate", "dt"), [(1.0, 1.0), (0.8, 2.0), (0.0, 1.0)])
+    def test_pulses_that_are_certain_or_impossible(self, rate, dt):
         X, y = make_flip_flop(4, pulse_probability=rate, dt=dt, random_state=0)
-        assert np.all(X != 0)
-        np.testing.assert_array_equal(X, y)
-
-    def test_no_pulses_after_the_first(self):
-        X, y = make_flip_flop(4, pulse_probability=0, random_state=0)
-        assert not X[:, 1:].any()
-        np.testing.assert_array_equal(y, np.repeat(X[:, :1], 100, axis=1))
+        assert (X[:, 1:] != 0).all() if rate else not X[:, 1:].any()
+        np.testing.assert_array_equal(y, X if rate else np.repeat(X[:, :1], 100, axis=1))
 
     def test_evenly_spaced_runs_through_the_patterns_in_order(self):
         X, y = make_flip_flop(10, n_bits=3, evenly_spaced=True, random_state=0)

@@ -35,9 +35,9 @@ def test_the_module_is_the_untrained_one_and_no_random_number_is_drawn():
     before = torch.get_rng_state()
     run = load_example_run()
     assert torch.equal(torch.get_rng_state(), before)
-    own, first = run.module.state_dict(), state_of(run.checkpoints[0])
-    assert own.keys() == first.keys()
-    assert all(torch.equal(own[name], first[name]) for name in first)
+    state, first = run.module.state_dict(), state_of(run.checkpoints[0])
+    assert state.keys() == first.keys()
+    assert all(torch.equal(state[name], first[name]) for name in first)
     assert not torch.equal(
         first["readout.weight"], state_of(run.checkpoints[-1])["readout.weight"]
     )
@@ -58,6 +58,5 @@ def test_the_script_makes_these_files(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {Path(path).name for path in run.checkpoints}
     for path in run.checkpoints:
         made, shipped = state_of(tmp_path / Path(path).name), state_of(path)
-        # A step of rounding of the float32 files; float64 training turns one of its own, in every
-        # weight at the start, into 1e-14 at the end.
+        # The files round to float32. Rounding in float64 grows to 1e-14 during training.
         torch.testing.assert_close(made, shipped, rtol=2**-23, atol=1e-12)

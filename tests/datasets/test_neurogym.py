@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,13 +58,11 @@ def test_values_of_a_continuous_task():
 def test_they_train_a_network():
     X, y, mask = fetch_neurogym(Task(), 12, random_state=1)
     trainer = RecurrentTrainer(hidden_size=4, max_iter=3, snapshots=2, random_state=0)
-    found = KPFlowAnalyzer(trainer, random_state=0).fit(X, y, mask=mask)
-    assert list(found.classes_) == [0, 1, 2]
+    analyzer = KPFlowAnalyzer(trainer, random_state=0).fit(X, y, mask=mask)
+    assert list(analyzer.classes_) == [0, 1, 2]
 
 
 def test_neurogym_is_asked_for_by_name(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "neurogym", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'kpflow-sklearn\[neurogym\]'"):
         fetch_neurogym("PerceptualDecisionMaking-v0")

@@ -1,4 +1,4 @@
-"""Readouts of any kind: a decoder that is named, and maps each state alone."""
+"""Readouts of any kind: a named decoder that maps each state alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATE = torch.zeros(N_UNITS, dtype=torch.float64)
 
 
 class Decoded(nn.Module):
-    """A GRU, or a cell in a loop, whose states go through a decoder."""
+    """A GRU, or a GRU cell in a loop, whose states go through a decoder."""
 
     def __init__(self, decoder: nn.Module, cell: bool = False) -> None:
         super().__init__()
@@ -60,46 +60,40 @@ def test_the_gradient_through_a_decoder_is_that_of_autograd(cell):
     theirs = torch.autograd.grad(loss, list(module.core.parameters()))
 
     lin = linearize(saved.network_, X)
-    found = lin.J_theta.to_parameters(lin.J_theta.T @ (lin.P.T @ lin.error(Y)))
+    ours = lin.J_theta.to_parameters(lin.J_theta.T @ (lin.P.T @ lin.error(Y)))
     for (name, _), gradient in zip(module.core.named_parameters(), theirs, strict=True):
-        assert (found[name] - gradient).abs().max() < 1e-14
+        assert (ours[name] - gradient).abs().max() < 1e-14
     assert np.abs(saved.predict(X) - outputs.detach().numpy()).max() < 1e-14
 
 
 def test_an_analysis_through_a_decoder_passes_its_identities():
-    analyzer = KPFlowAnalyzer(SavedTraining(drawn(), readout="decoder"), random_state=0)
+    saved = SavedTraining(drawn(), readout="decoder")
+    analyzer = KPFlowAnalyzer(saved, axes=("time",), random_state=0)
     assert analyzer.fit(X, Y).verify(X, Y)["passed"].all()
     assert analyzer.score(X, Y) < 1
 
 
-class AcrossSteps(nn.Module):
-    """Centres each trial over its steps."""
+class Function(nn.Module):
+    """A function of the states as a module."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return z less its mean."""
-        return z - z.mean(1, keepdim=True)
+        """Return the outputs."""
+        return self.function(z)
 
 
-class Flat(nn.Module):
-    """One output a trial."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return sums over steps."""
-        return z.sum(1)
-
-
-class Noisy(nn.Module):
-    """Random even in evaluation mode."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return z with noise."""
-        return z + torch.randn_like(z)
-
-
+CENTRED = Function(lambda z: z - z.mean(1, keepdim=True))
+NOISY = Function(lambda z: z + torch.randn_like(z))
 REFUSED = {
-    "across steps": (AcrossSteps(), "depends on the other states, or on chance"),
-    "random": (Noisy(), "depends on the other states, or on chance"),
-    "one output a trial": (Flat(), r"must map states \(2, 3, 5\) .* got shape \(2, 5\)"),
+    "across steps": (CENTRED, "depends on the other states, or on chance"),
+    "random": (NOISY, "depends on the other states, or on chance"),
+    "one output per trial": (
+        Function(lambda z: z.sum(1)),
+        r"must map states \(2, 3, 5\) .* got shape \(2, 5\)",
+    ),
     "two outputs": (nn.GRU(5, 2).double(), "failed: it returns a tuple"),
     "another width": (nn.Linear(4, 2).double(), "takes 4 values, but the state, .* has 5"),
     "its first layer is wider": (
@@ -110,7 +104,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_readout_is_refused(name):
+def test_other_modules_are_not_readouts(name):
     readout, message = REFUSED[name]
     with pytest.raises(UnsupportedNetworkError, match=message):
         check_readout(readout, STATE)
@@ -123,7 +117,7 @@ def test_the_check_draws_nothing_and_leaves_the_module_as_it_is():
     assert all(m.training for m in readout.modules())
 
 
-def test_a_state_whose_length_nothing_tells_must_be_given():
+def test_a_state_of_unknown_length_must_be_given():
     module = drawn(lambda: nn.Tanh(), cell=True)
     wrapped = SavedTraining(module, readout="decoder", step=lambda net, x, h: net.core(x, h))
     with pytest.raises(UnsupportedNetworkError, match="length of the state .* initial_state="):

@@ -1,4 +1,4 @@
-"""The forms of y: what the loss compares with at each step, and how much each step weighs."""
+"""The forms of y: the target of each step, and its weight in the loss."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def repeat(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Form:
-    """One form of y and what it should become."""
+    """One form of y with the targets that it should become."""
 
     y: np.ndarray | list | None
     loss: str
@@ -42,56 +42,35 @@ class Form:
     weight: np.ndarray
     mask: np.ndarray | None = None
     classes: list | None = None
-    asked_loss: str = "auto"
+    given: str = "auto"
 
 
+NAMES = ["down", "left", "up"]
+OF_LABELS = "cross_entropy", repeat([2, 0, 2, 1])
 FORMS = {
-    "value a step": Form(VALUES, "mse", VALUES, ONES),
-    "value a step, masked": Form(VALUES, "mse", VALUES, MASK, MASK),
+    "value per step": Form(VALUES, "mse", VALUES, ONES),
+    "value per step, masked": Form(VALUES, "mse", VALUES, MASK, MASK),
     "integer values": Form(np.ones_like(VALUES, int), "mse", np.ones_like(VALUES), ONES),
-    "class a step": Form(
+    "class per step": Form(
         CLASSES, "cross_entropy", np.searchsorted([3, 5, 9], CLASSES), ONES, classes=[3, 5, 9]
     ),
-    "class a step, masked": Form(
+    "class per step, masked": Form(
         CLASSES, "cross_entropy", np.searchsorted([3, 5, 9], CLASSES), MASK, MASK, [3, 5, 9]
     ),
-    "number a trial": Form(NUMBERS, "mse", repeat(NUMBERS[:, None]), 3 * AT_END),
+    "number per trial": Form(NUMBERS, "mse", repeat(NUMBERS[:, None]), 3 * AT_END),
     # N is 7 and four targets are asked for.
-    "number a trial, masked": Form(NUMBERS, "mse", repeat(NUMBERS[:, None]), LAST * 7 / 4, MASK),
-    "label a trial": Form(
-        LABELS,
-        "cross_entropy",
-        repeat([2, 0, 2, 1]),
-        3 * AT_END,
-        classes=["down", "left", "up"],
-    ),
-    "label a trial, masked": Form(
-        LABELS,
-        "cross_entropy",
-        repeat([2, 0, 2, 1]),
-        LAST * 7 / 4,
-        MASK,
-        ["down", "left", "up"],
-    ),
-    "label a trial, as a list": Form(
-        list(LABELS),
-        "cross_entropy",
-        repeat([2, 0, 2, 1]),
-        3 * AT_END,
-        classes=["down", "left", "up"],
-    ),
-    "flag a trial": Form(
+    "number per trial, masked": Form(NUMBERS, "mse", repeat(NUMBERS[:, None]), LAST * 7 / 4, MASK),
+    "label per trial": Form(LABELS, *OF_LABELS, 3 * AT_END, classes=NAMES),
+    "label per trial, masked": Form(LABELS, *OF_LABELS, LAST * 7 / 4, MASK, NAMES),
+    "label per trial, as a list": Form(list(LABELS), *OF_LABELS, 3 * AT_END, classes=NAMES),
+    "flag per trial": Form(
         FLAGS, "cross_entropy", repeat([1, 0, 0, 1]), 3 * AT_END, classes=[False, True]
     ),
-    "integer a trial": Form(
+    "integer per trial": Form(
         np.array([7, 1, 7, 7]), "cross_entropy", repeat([1, 0, 1, 1]), 3 * AT_END, classes=[1, 7]
     ),
-    "integer a trial, as a number": Form(
-        np.array([7, 1, 7, 7]),
-        "mse",
-        repeat([[7.0], [1.0], [7.0], [7.0]]),
-        3 * AT_END,
-        asked_loss="mse",
+    "integer per trial, as a number": Form(
+        np.array([7, 1, 7, 7]), "mse", repeat([[7.0], [1], [7], [7]]), 3 * AT_END, given="mse"
     ),
     "next input": Form(None, "mse", NEXT, np.array([1.5, 1.5, 0]) * ONES),
     # Of the seven valid steps three have a successor.
@@ -100,7 +79,7 @@ FORMS = {
 
 
 def encode(form: Form, **options) -> tuple[TargetEncoder, Targets]:
-    encoder = TargetEncoder(form.asked_loss).fit(X, form.y)
+    encoder = TargetEncoder(form.given).fit(X, form.y)
     return encoder, encoder.encode(X, form.y, mask=form.mask, **options)
 
 
@@ -112,6 +91,9 @@ def test_each_form_becomes_values_and_weights(name):
     asked = form.weight > 0
     np.testing.assert_array_equal(targets.values[asked], form.values[asked])
     np.testing.assert_allclose(targets.weight, form.weight, rtol=1e-14)
+    # The weights sum to N, so that (1/N) sum of w l is the mean over the targets.
+    valid = ONES if form.mask is None else form.mask
+    assert targets.weight.sum() == pytest.approx(valid.sum(), rel=1e-14)
     if form.classes is None:
         assert encoder.classes_ is None
         assert encoder.n_outputs_ == form.values.shape[-1]
@@ -122,33 +104,25 @@ def test_each_form_becomes_values_and_weights(name):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_weights_sum_to_the_number_of_valid_steps(name):
-    # So (1/N) sum of w l is the mean over the targets that there are.
-    form = FORMS[name]
-    valid = ONES if form.mask is None else form.mask
-    assert encode(form)[1].weight.sum() == pytest.approx(valid.sum(), rel=1e-14)
-
-
-@pytest.mark.parametrize("name", FORMS)
 def test_perfect_outputs_decode_to_y_and_score_one(name):
     form = FORMS[name]
     encoder, targets = encode(form)
     outputs = targets.values
     if form.classes is not None:
         outputs = np.eye(encoder.n_outputs_)[outputs]
-    if encoder.form_ == "last_step":  # what the other steps say must not matter
+    if encoder.form_ == "last_step":  # The outputs of the other steps must not matter.
         outputs = np.where((form.weight > 0)[..., None], outputs, -1 - outputs)
     decoded = encoder.decode(outputs, form.mask)
     if form.y is not None:
         assert decoded.shape == np.shape(form.y)
-        # What the padding holds is nobody's target.
+        # The padding contains no targets.
         asked = form.weight > 0 if np.ndim(form.y) > 1 else ...
         np.testing.assert_array_equal(decoded[asked], np.asarray(form.y)[asked])
     assert encoder.score(X, form.y, outputs, mask=form.mask) == 1
 
 
-@pytest.mark.parametrize("name", ["value a step, masked", "number a trial, masked"])
-def test_only_what_is_asked_for_is_scored(name):
+@pytest.mark.parametrize("name", ["value per step, masked", "number per trial, masked"])
+def test_only_steps_with_a_target_are_scored(name):
     form = FORMS[name]
     encoder, targets = encode(form)
     wrong = np.where((form.weight > 0)[..., None], targets.values, 100.0)
@@ -157,8 +131,8 @@ def test_only_what_is_asked_for_is_scored(name):
     assert encoder.score(X, form.y, worse, mask=form.mask) < 1
 
 
-@pytest.mark.parametrize("name", ["class a step", "label a trial, masked"])
-def test_accuracy_counts_the_steps_asked_for(name):
+@pytest.mark.parametrize("name", ["class per step", "label per trial, masked"])
+def test_accuracy_is_over_the_steps_with_a_target(name):
     form = FORMS[name]
     encoder, targets = encode(form)
     guess = np.eye(encoder.n_outputs_)[np.full((N_TRIALS, N_STEPS), 2)]
@@ -170,32 +144,29 @@ def test_accuracy_counts_the_steps_asked_for(name):
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("value a step", (N_TRIALS, N_STEPS)),
-        ("value a step, masked", (N_TRIALS, N_STEPS, 2)),
-        ("number a trial", (N_TRIALS, N_STEPS, 1)),
-        ("label a trial, masked", (N_TRIALS, N_STEPS)),
+        ("value per step", (N_TRIALS, N_STEPS)),
+        ("value per step, masked", (N_TRIALS, N_STEPS, 2)),
+        ("number per trial", (N_TRIALS, N_STEPS, 1)),
+        ("label per trial, masked", (N_TRIALS, N_STEPS)),
         ("next input", (N_TRIALS, N_STEPS, N_FEATURES)),
     ],
 )
 def test_loss_weight_multiplies_the_weight(name, shape):
     form = FORMS[name]
     extra = rng.uniform(0.1, 2, shape)
-    found = encode(form, loss_weight=extra)[1].weight
-    own = form.weight if len(shape) == 2 else np.asarray(form.weight)[..., None]
-    np.testing.assert_allclose(found, own * extra, rtol=1e-14)
+    weight = encode(form, loss_weight=extra)[1].weight
+    without = form.weight if len(shape) == 2 else np.asarray(form.weight)[..., None]
+    np.testing.assert_allclose(weight, without * extra, rtol=1e-14)
 
 
-def test_single_steps_take_rows_of_values_and_reconstruct_their_input():
-    short = X[:, :1]
-    rows = TargetEncoder().fit(short, VALUES[:, 0], single_step=True)
-    targets = rows.encode(short, VALUES[:, 0], single_step=True)
-    np.testing.assert_array_equal(targets.values, VALUES[:, :1])
+@pytest.mark.parametrize("y, values", [(VALUES[:, 0], VALUES[:, :1]), (None, X[:, :1])])
+def test_single_steps_take_rows_of_values_and_reconstruct_their_input(y, values):
+    encoder = TargetEncoder().fit(X[:, :1], y, single_step=True)
+    targets = encoder.encode(X[:, :1], y, single_step=True)
+    np.testing.assert_array_equal(targets.values, values)
     np.testing.assert_array_equal(targets.weight, ONES[:, :1])
-    np.testing.assert_array_equal(rows.decode(VALUES[:, :1], None), VALUES[:, 0])
-    nothing = TargetEncoder().fit(short, None, single_step=True)
-    targets = nothing.encode(short, None, single_step=True)
-    np.testing.assert_array_equal(targets.values, short)
-    np.testing.assert_array_equal(targets.weight, ONES[:, :1])
+    if y is not None:
+        np.testing.assert_array_equal(encoder.decode(values, None), y)
 
 
 def test_the_precision_is_that_of_X():
@@ -203,29 +174,23 @@ def test_the_precision_is_that_of_X():
     assert targets.values.dtype == targets.weight.dtype == np.float32
 
 
-def test_trials_are_taken_out_by_index():
-    targets = encode(FORMS["value a step, masked"])[1]
-    part = targets[np.array([2, 0])]
-    known = np.where(MASK[..., None], VALUES, 0)
-    np.testing.assert_array_equal(part.values, known[[2, 0]])
+def test_trials_are_selected_by_index():
+    part = encode(FORMS["value per step, masked"])[1][np.array([2, 0])]
+    np.testing.assert_array_equal(part.values, np.where(MASK[..., None], VALUES, 0)[[2, 0]])
     np.testing.assert_array_equal(part.weight, MASK[[2, 0]])
 
 
 BAD_Y = {
     "too few trials": (VALUES[:2], "auto", "y has 2 trials and X has 4"),
     "other steps": (VALUES[:, :2], "auto", r"y must have shape \(4, 3, n_out.* got .*\(4, 2, 2\)"),
-    "floats a step, 2-D": (VALUES[..., 0], "auto", r"got .*\(4, 3\)\. .*give y\[:, :, None\]"),
-    "strings a step": (np.full((4, 3), "a"), "auto", r"\(4, 3\) with integer classes.* got <U1"),
+    "floats per step, 2-D": (VALUES[..., 0], "auto", r"got .*\(4, 3\)\. .*give y\[:, :, None\]"),
+    "strings per step": (np.full((4, 3), "a"), "auto", r"\(4, 3\) with integer classes.* got <U1"),
     "NaN": (VALUES * np.nan, "auto", "y contains NaN"),
-    "NaN in a number a trial": (NUMBERS * np.nan, "auto", "y contains NaN"),
+    "NaN in a number per trial": (NUMBERS * np.nan, "auto", "y contains NaN"),
     "infinity": (np.full_like(VALUES, np.inf), "auto", "y contains infinity"),
-    "values as classes": (
-        VALUES,
-        "cross_entropy",
-        r"'cross_entropy' needs y .* got .*\(4, 3, 2\)",
-    ),
+    "values as classes": (VALUES, "cross_entropy", r"'cross_entropy' needs y .* got .*\(4, 3, 2"),
     "numbers as labels": (NUMBERS, "cross_entropy", "continuous"),
-    "integers a step as numbers": (CLASSES, "mse", r"y .*shape.* \(4, 3\)"),
+    "integers per step as numbers": (CLASSES, "mse", r"y .*shape.* \(4, 3\)"),
     "labels as numbers": (LABELS, "mse", "loss='mse' needs numbers in y, got dtype <U4"),
     "no labels": (None, "cross_entropy", "loss='cross_entropy' needs y, got None"),
     "unknown loss": (VALUES, "mae", "loss must be one of 'auto', 'mse', .*, got 'mae'"),
@@ -239,13 +204,12 @@ def test_fit_refuses(name):
         TargetEncoder(loss).fit(X, y)
 
 
-ONE_STEP = np.array([[True, False, False]] * N_TRIALS)
 BAD_LATER = {
     "y appears": ("next input", VALUES, "y must be None, as it was on fit"),
-    "y disappears": ("value a step", None, "y is needed, got None"),
-    "other form": ("value a step", NUMBERS, "y must have 3 dimensions as on fit, got 1"),
-    "other outputs": ("value a step", VALUES[..., :1], "y must have 2 outputs as on fit, got 1"),
-    "new label": ("label a trial", ["up", "up", "up", "east"], "not seen on fit: .*east"),
+    "y disappears": ("value per step", None, "y is needed, got None"),
+    "other form": ("value per step", NUMBERS, "y must have 3 dimensions as on fit, got 1"),
+    "other outputs": ("value per step", VALUES[..., :1], "y must have 2 outputs as on fit, got 1"),
+    "new label": ("label per trial", ["up", "up", "up", "east"], "not seen on fit: .*east"),
 }
 
 
@@ -258,21 +222,22 @@ def test_encode_refuses(name):
 
 
 def test_there_must_be_a_next_input():
+    one_step = np.array([[True, False, False]] * N_TRIALS)
     with pytest.raises(ValueError, match="y=None predicts the next input, but mask leaves one"):
-        TargetEncoder().fit(X, None).encode(X, None, mask=ONE_STEP)
+        TargetEncoder().fit(X, None).encode(X, None, mask=one_step)
 
 
 BAD_WEIGHTS = {
-    "negative": ("value a step", -ONES, "loss_weight must be non-negative.* from -1 to -1"),
-    "zero where asked": (
-        "number a trial",
+    "negative": ("value per step", -ONES, "loss_weight must be non-negative.* from -1 to -1"),
+    "zero on all targets": (
+        "number per trial",
         1 - AT_END,
-        "loss_weight must .* at least one positive",
+        "loss_weight must .* where there is a",
     ),
-    "all zero": ("value a step", 0 * ONES, "loss_weight must .* at least one positive"),
-    "of trials": ("value a step", ONES[:, 0], r"\(4, 3\) or \(4, 3, 2\), got \(4,\)"),
-    "of logits": ("class a step", np.ones((4, 3, 3)), r"shape \(4, 3\), got \(4, 3, 3\)"),
-    "NaN": ("value a step", ONES * np.nan, "loss_weight contains NaN"),
+    "all zero": ("value per step", 0 * ONES, "loss_weight must .* at least one positive"),
+    "of trials": ("value per step", ONES[:, 0], r"\(4, 3\) or \(4, 3, 2\), got \(4,\)"),
+    "of logits": ("class per step", np.ones((4, 3, 3)), r"shape \(4, 3\), got \(4, 3, 3\)"),
+    "NaN": ("value per step", ONES * np.nan, "loss_weight contains NaN"),
 }
 
 

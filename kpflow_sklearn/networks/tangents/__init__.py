@@ -1,8 +1,9 @@
 """Derivatives of a network along a run of states.
 
-``_mapped`` differentiates cells that declare weight maps, ``_user`` any other step, ``_network`` a
-whole network of stacked layers, ``_raw`` parametrized weights; ``_blocks`` are the parameters of
-one map as a block of J_theta, ``_coactivation`` is Gram times co-activation, over time or depth.
+``_mapped`` differentiates cells that declare weight maps, ``_user`` any other step, and
+``_network`` a whole network of stacked layers. ``_blocks`` are parameters as blocks of J_theta,
+``_raw`` those from which weights are computed; ``_coactivation`` is the product of activity Gram
+and co-activation, over time or depth.
 """
 
 from kpflow_sklearn.networks.tangents._blocks import MapBlock

@@ -1,9 +1,9 @@
-"""Activity Gram times co-activation: what every kernel here is made of.
+"""Activity Gram times co-activation, the form of every kernel in this package.
 
-A weight matrix W that makes a = W u, with sensitivities s = dz/da, contributes (U U^T) * (S S^T),
-elementwise, to the kernel of z: over the time of a recurrent network (traced over units) and over
-the depth of a feed-forward one (one such term a layer). u has a row for each sample; s has one, or
-the same number n_outputs for each sample, sample after sample.
+A weight matrix W with a = W u and sensitivities s = dz/da contributes (U U^T) * (S S^T),
+elementwise, to the kernel of z: over the time of a recurrent network (traced over units), and over
+the depth of a feed-forward one (one such term per layer). U has one row per sample; S has one, or
+n_outputs consecutive ones, per sample.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ def coactivation_gram(u: Tensor, s: Tensor, other: tuple[Tensor, Tensor] | None 
     s : Tensor of shape (..., n * n_outputs, q)
         Sensitivities.
     other : tuple of Tensor, optional
-        u' and s' of the columns; default those of the rows.
+        u' and s' of the columns; those of the rows by default.
 
     Returns
     -------
     Tensor of shape (..., n * n_outputs, n' * n_outputs)
         The kernel.
     """
+    # (U U'^T), (..., n, n'), and (S S'^T), whose blocks (n_outputs, n_outputs) it multiplies.
     u_other, s_other = (u, s) if other is None else other
     activity, gram = u @ u_other.mT, s @ s_other.mT
     n_outputs = s.shape[-2] // u.shape[-2]
@@ -52,12 +53,13 @@ def coactivation_trace(u: Tensor, s: Tensor) -> float:
     float
         The trace.
     """
+    # |s|^2 summed over the outputs of each sample, (..., n), times |u|^2.
     weight = (s.double() ** 2).sum(-1).unflatten(-1, (u.shape[-2], -1)).sum(-1)
     return float((weight * (u.double() ** 2).sum(-1)).sum())
 
 
 def pull_back(u: Tensor, s: Tensor, v: Tensor) -> Tensor:
-    """Return S^T diag(v) U, the change of the weights that v asks for.
+    """Return dW = S^T diag(v) U, the transpose of `push_forward` applied to v.
 
     Parameters
     ----------
@@ -71,14 +73,15 @@ def pull_back(u: Tensor, s: Tensor, v: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (q, p)
-        The change.
+        The change of the weights.
     """
+    # v_nc s_nc summed over the outputs c of each sample n: (n, q).
     weighted = (v[:, None] * s).unflatten(0, (len(u), -1)).sum(1)
     return weighted.mT @ u
 
 
 def push_forward(u: Tensor, s: Tensor, dw: Tensor) -> Tensor:
-    """Return s . (dW u), what a change of the weights does to the outputs.
+    """Return s . (dW u), the change of the outputs for a change dW of the weights.
 
     Parameters
     ----------
@@ -92,5 +95,6 @@ def push_forward(u: Tensor, s: Tensor, dw: Tensor) -> Tensor:
     Tensor of shape (..., n * n_outputs)
         Changes of the outputs.
     """
+    # dW u_n, (..., n, q), then its product with s_nc for every output c of sample n.
     moved = u @ dw.mT
     return torch.einsum("ncq,...nq->...nc", s.unflatten(0, (len(u), -1)), moved).flatten(-2)

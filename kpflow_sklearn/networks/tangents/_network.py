@@ -1,7 +1,9 @@
 """A whole network linearized along its trajectories: layers, mask and initial state together.
 
-Each layer of a stack is a node of its own: `J_theta` holds the lower layers of the same step
-fixed, and the propagator carries their influence upwards within the step.
+Each layer l of a stack is a node of its own, whose step z_l' = f_l(z_l, rate(z_{l-1}')) depends on
+its previous state and on the lower layer within the same step. J_t and J_theta hold the lower
+layers of the same step fixed; the propagator carries their influence upwards: with A_t the
+derivative of the layers by the next lower ones, (I - A_t) (P q)_t = q_t + J_t (P q)_{t-1}.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor
 
 
 class ParameterBlock(Protocol):
-    """A set of parameters whose derivative of the step can be applied and transposed."""
+    """Some parameters, with products of J, the step's derivative by them, and of J^T."""
 
     name: str
     n_parameters: int
@@ -26,11 +28,11 @@ class ParameterBlock(Protocol):
         """Return J^T q for steps-first ``q``."""
 
     def to_parameters(self, v: Tensor) -> list[tuple[str, slice, Tensor]]:
-        """Cut a flat direction into pieces of the named parameters."""
+        """Split a flat direction into pieces of the named parameters."""
 
 
 class LayerTangent(Protocol):
-    """Products with the derivatives of one layer (see `cells._tangent.MappedTangent`)."""
+    """Products with the derivatives of one layer, as in `MappedTangent`."""
 
     n_states: int
 
@@ -66,16 +68,16 @@ class LayerBlock:
         return LayerBlock(self.block.select(trials), self.prefix, self.states)
 
     def split(self) -> list[LayerBlock]:
-        """Return the finest blocks: one a weight map or parameter tensor."""
+        """Return the finest blocks: one per weight map or parameter tensor."""
         return [LayerBlock(part, self.prefix, self.states) for part in self.block.split()]
 
     def to_parameters(self, v: Tensor) -> list[tuple[str, slice, Tensor]]:
-        """Cut a flat direction into pieces of the named parameters."""
+        """Split a flat direction into pieces of the named parameters."""
         return self.block.to_parameters(v)
 
 
 class InitialStateBlock:
-    """The share of a trained initial state, common to all trials: J_1 at the first step."""
+    """A trained initial state, common to all trials, as a block of J_theta: J_1 at t = 1."""
 
     name = "initial_state"
 
@@ -84,12 +86,13 @@ class InitialStateBlock:
         self.n_parameters = tangent.shape[-1]
 
     def add_forward(self, v: Tensor, out: Tensor) -> None:
-        """Add J v to ``out`` (T, k, B, n_states): J_1 v at the first step, zero after it."""
+        """Add J v to ``out`` (T, k, B, n_states): J_1 v at the first step, zero later."""
+        # The same v, (k, n_states), for every trial: (k, B, n_states).
         spread = v.unsqueeze(1).expand(out.shape[1:])
         self._tangent.jacobian_forward(0, spread, out[0], out[0])
 
     def adjoint(self, q: Tensor) -> Tensor:
-        """Return J^T q: the first step pulled back and summed over trials."""
+        """Return J^T q, (k, n_states): J_1^T q_1 summed over trials."""
         pulled = torch.zeros_like(q[0])
         self._tangent.jacobian_adjoint(0, q[0], pulled, pulled)
         return pulled.sum(1)
@@ -103,7 +106,7 @@ class InitialStateBlock:
         return [self]
 
     def to_parameters(self, v: Tensor) -> list[tuple[str, slice, Tensor]]:
-        """Cut a flat direction into pieces of the named parameters."""
+        """Split a flat direction into pieces of the named parameters."""
         return [("initial_state", slice(None), v)]
 
 
@@ -113,11 +116,11 @@ class NetworkTangent:
     Parameters
     ----------
     layers : list of LayerTangent
-        From the input to the readout.
+        The layers from the input to the readout.
     n_trials, n_timesteps : int
         Size of the trajectories.
     mask : Tensor of shape (T, B, 1) or None
-        One where a step is valid.
+        One on valid steps.
     learn_initial_state : bool
         Whether the initial state is among the parameters.
     like : Tensor
@@ -144,7 +147,7 @@ class NetworkTangent:
 
     @property
     def n_weights(self) -> int:
-        """Number of multiplications of one product with J_t at one trial."""
+        """Number of multiplications in one product with J_t for one trial."""
         return sum(layer.n_weights for layer in self.layers)
 
     def jacobian_forward(self, t: int, q: Tensor, push: Tensor, out: Tensor) -> None:
@@ -162,6 +165,8 @@ class NetworkTangent:
 
     def within_forward(self, t: int, q: Tensor) -> Tensor:
         """Return A_t q, the influence of lower layers on higher ones within step t."""
+        # Its block for layer l + 1 is J_x diag(r') q_l: the change of the lower layer's rates,
+        # r' * q_l, is that of the upper layer's input.
         out = torch.zeros_like(q)
         for lower, s, upper, r in self._pairs():
             upper.input_forward(t, lower.output_forward(t, q[..., s]), out[..., r], out[..., r])
@@ -175,21 +180,21 @@ class NetworkTangent:
         return out
 
     def solve_within(self, t: int, q: Tensor) -> Tensor:
-        """Return (I - A_t)^{-1} q by going up the layers (in place)."""
+        """Return (I - A_t)^{-1} q, in place: forward substitution, from the lowest layer up."""
         for lower, s, upper, r in self._pairs():
             upper.input_forward(t, lower.output_forward(t, q[..., s]), q[..., r], q[..., r])
         return q
 
     def solve_within_adjoint(self, t: int, p: Tensor) -> Tensor:
-        """Return (I - A_t)^{-T} p by going down the layers (in place)."""
+        """Return (I - A_t)^{-T} p, in place: back substitution, from the top layer down."""
         for lower, s, upper, r in reversed(self._pairs()):
             p[..., s] += lower.output_adjoint(t, upper.input_adjoint(t, p[..., r]))
         return p
 
     def select(self, trials: slice | Tensor) -> NetworkTangent:
-        """Return the linearization of some of the trials; N stays that of all of them.
+        """Return the linearization of some of the trials, with the N of all trials.
 
-        A slice shares memory with this one, indices of trials copy.
+        A slice shares memory with this linearization; indices of trials copy.
         """
         part = copy.copy(self)
         part.layers = [layer.select(trials) for layer in self.layers]
@@ -199,17 +204,18 @@ class NetworkTangent:
         return part
 
     def _pairs(self) -> list:
+        """Return each layer and the next higher one, with their slices of the states."""
         nodes = list(zip(self.layers, self.slices, strict=True))
         return [
             (lower, s, upper, r) for (lower, s), (upper, r) in zip(nodes, nodes[1:], strict=False)
         ]
 
     def blocks(self) -> list:
-        """Return the parameter blocks of all layers, and the initial state's if it trains."""
-        found: list = []
+        """Return the parameter blocks of all layers, and of the initial state if it trains."""
+        blocks: list = []
         for k, (layer, states) in enumerate(zip(self.layers, self.slices, strict=True)):
             prefix = f"layer{k}." if len(self.layers) > 1 else ""
-            found += [LayerBlock(block, prefix, states) for block in layer.blocks()]
+            blocks += [LayerBlock(block, prefix, states) for block in layer.blocks()]
         if self.learn_initial_state:
-            found.append(InitialStateBlock(self))
-        return found
+            blocks.append(InitialStateBlock(self))
+        return blocks

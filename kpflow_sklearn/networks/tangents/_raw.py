@@ -1,4 +1,8 @@
-"""Weights that are computed from raw parameters (Dale's law, norms): K lives in the latter."""
+"""Weights computed from raw parameters (Dale's law, norms), which K then refers to.
+
+With W = W(v) for raw parameters v, J_theta is the chain J_v = J_W dW/dv: J_W comes from the weight
+maps, dW/dv and its transpose from ``torch.func``.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
-from kpflow_sklearn.networks.tangents._blocks import MapBlock
+from kpflow_sklearn.networks.tangents._blocks import MapBlock, TensorBlock
 
 
 class WeightReader(nn.Module):
-    """Names of a layer's weights, and the weights themselves as a function of raw parameters.
+    """A layer's weights as a function of its raw parameters.
 
     Parameters
     ----------
     module : Module
-        With ``torch.nn.utils.parametrize`` on some weights.
+        A module with ``torch.nn.utils.parametrize`` on some of its weights.
     names : tuple of str
-        The weights of the layer.
+        The names of the layer's weights.
     """
 
     def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
@@ -27,39 +31,39 @@ class WeightReader(nn.Module):
         self.inner, self.names = module, names
 
     def forward(self) -> dict[str, Tensor]:
-        """Return the weights that the module has."""
-        found = ((name, getattr(self.inner, name, None)) for name in self.names)
-        return {name: value for name, value in found if value is not None}
+        """Return the layer's weights, without missing biases."""
+        weights = ((name, getattr(self.inner, name, None)) for name in self.names)
+        return {name: value for name, value in weights if value is not None}
 
     def raw(self) -> dict[str, Tensor]:
         """Return copies of the layer's raw parameters that train."""
-        own = tuple(f"parametrizations.{name}." for name in self.names)
+        prefixes = tuple(f"parametrizations.{name}." for name in self.names)
         return {
             name: p.detach().clone()
             for name, p in self.inner.named_parameters()
-            if p.requires_grad and (name in self.names or name.startswith(own))
+            if p.requires_grad and (name in self.names or name.startswith(prefixes))
         }
 
     def weights_of(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights as a function of raw parameters."""
+        """Return the weights at given raw parameters."""
         return functional_call(self, {f"inner.{name}": value for name, value in raw.items()}, ())
 
 
-class RawBlock:
-    """The share of a layer's raw parameters v: J = J_W (dW/dv), with J_W from the weight maps.
+class RawBlock(TensorBlock):
+    """Raw parameters v of a layer, as a block of J_theta: J = J_W dW/dv.
 
     Parameters
     ----------
     name : str
-        "weights", or the one raw parameter it stands for.
+        "weights", or the name of the only raw parameter.
     maps : list of MapBlock
-        The weight maps of the layer, in its weights.
+        The layer's weight maps, which apply J_W.
     reader : WeightReader
-        Weights from raw parameters.
+        The weights as a function of raw parameters.
     fixed : dict of str to Tensor
         All raw parameters of the layer.
     names : sequence of str
-        Those that this block is about.
+        The raw parameters of this block.
     """
 
     def __init__(
@@ -70,24 +74,16 @@ class RawBlock:
         fixed: dict[str, Tensor],
         names: Sequence[str],
     ) -> None:
-        self.name, self._maps, self._reader, self._fixed = name, maps, reader, fixed
-        self._raw = {n: fixed[n] for n in names}
-        self.n_parameters = sum(p.numel() for p in self._raw.values())
+        super().__init__(name, {n: fixed[n] for n in names})
+        self._maps, self._reader, self._fixed = maps, reader, fixed
 
     def _weights(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         return self._reader.weights_of({**self._fixed, **raw})
 
-    def _unflatten(self, v: Tensor) -> dict[str, Tensor]:
-        pieces = v.split([p.numel() for p in self._raw.values()])
-        return {n: x.reshape(p.shape) for (n, p), x in zip(self._raw.items(), pieces, strict=True)}
-
-    def write_forward(self, v: Tensor, out: Tensor) -> None:
-        """Write J v to ``out`` (T, k, B, n_states), for ``v`` (k, n_parameters)."""
-        self.add_forward(v, out.zero_())
-
     def add_forward(self, v: Tensor, out: Tensor) -> None:
         """Add J v to ``out`` (T, k, B, n_states), for ``v`` (k, n_parameters)."""
-        moved = [jvp(self._weights, (self._raw,), (self._unflatten(row),))[1] for row in v]
+        # dW = (dW/dv) v, one direction at a time, then J_W dW, map by map.
+        moved = [jvp(self._weights, (self.tensors,), (self.unflatten(row),))[1] for row in v]
         for block in self._maps:
             rows = [_to_map(block, weights) for weights in moved]
             if rows:
@@ -95,33 +91,29 @@ class RawBlock:
 
     def adjoint(self, q: Tensor) -> Tensor:
         """Return J^T q, (k, n_parameters), for ``q`` (T, k, B, n_states)."""
-        weights, pull_back = vjp(self._weights, self._raw)[:2]
-        pushes = [block.adjoint(q) for block in self._maps]
-        found = [q.new_empty(0, self.n_parameters)]
-        for k in range(q.shape[1]):
+        # J_W^T q, (k, n_units * n_columns) per map, then (dW/dv)^T, one direction at a time.
+        weights, to_raw = vjp(self._weights, self.tensors)[:2]
+        by_map = [block.adjoint(q) for block in self._maps]
+        rows = q.new_empty(q.shape[1], self.n_parameters)
+        for k, row in enumerate(rows):
             slopes = {name: torch.zeros_like(w) for name, w in weights.items()}
-            for block, push in zip(self._maps, pushes, strict=True):
-                for name, rows, values in block.to_parameters(push[k]):
-                    slopes[name][rows] += values
-            raw = pull_back(slopes)[0]
-            found.append(torch.cat([raw[n].flatten() for n in self._raw])[None])
-        return torch.cat(found)
+            for block, dw in zip(self._maps, by_map, strict=True):
+                for name, where, values in block.to_parameters(dw[k]):
+                    slopes[name][where] += values
+            row.copy_(self.flatten(to_raw(slopes)[0]))
+        return rows
 
     def split(self) -> Sequence[RawBlock]:
-        """Return one block for each raw parameter tensor."""
-        return [RawBlock(n, self._maps, self._reader, self._fixed, [n]) for n in self._raw]
+        """Return one block per raw parameter tensor."""
+        return [RawBlock(n, self._maps, self._reader, self._fixed, [n]) for n in self.tensors]
 
     def select(self, trials: slice) -> RawBlock:
         """Return the block of some of the trials."""
         maps = [block.select(trials) for block in self._maps]
-        return RawBlock(self.name, maps, self._reader, self._fixed, list(self._raw))
-
-    def to_parameters(self, v: Tensor) -> list[tuple[str, slice, Tensor]]:
-        """Cut a flat direction into (raw parameter name, rows, values) pieces."""
-        return [(n, slice(None), values) for n, values in self._unflatten(v).items()]
+        return RawBlock(self.name, maps, self._reader, self._fixed, list(self.tensors))
 
 
 def _to_map(block: MapBlock, weights: dict[str, Tensor]) -> Tensor:
-    """Return the flattened dW_j of a weight map from the changes of the weights."""
+    """Return the flat dW_j of a weight map for changes of the weights."""
     columns = [weights[c.name][c.rows].reshape(block.n_units, c.width) for c in block.columns]
     return torch.cat(columns, dim=-1).flatten()

@@ -1,7 +1,9 @@
 """One layer linearized along its trajectories, for a user's cell: forward and reverse mode.
 
-The same products as `MappedTangent`, obtained from ``torch.func`` because nothing is known of
-the cell but ``forward(x_t, h) -> h``. Trials must not influence one another inside the cell.
+The products are those of `MappedTangent`, with the same shapes, but come from ``torch.func``: of
+the cell z' = f(x, z; theta) only ``forward(x_t, h) -> h`` is available. J q and J_theta v are
+Jacobian-vector products, J^T p and J_theta^T q vector-Jacobian products. Trials must not
+influence one another inside the cell.
 """
 
 from __future__ import annotations
@@ -14,66 +16,47 @@ from torch import Tensor
 from torch.func import jvp, vjp
 
 from kpflow_sklearn.cells import UserStep
+from kpflow_sklearn.networks.tangents._blocks import TensorBlock
 
 
-class UserBlock:
-    """The share of some parameters of a user's cell in the parameter operator."""
+class UserBlock(TensorBlock):
+    """Some parameters of a user's cell, as a block of J_theta."""
 
     def __init__(self, name: str, tangent: UserTangent, parameters: dict[str, Tensor]) -> None:
-        self.name = name
-        self._tangent, self._parameters = tangent, parameters
-        self.n_parameters = sum(p.numel() for p in parameters.values())
-
-    def _step(self, parameters: dict[str, Tensor]) -> Tensor:
-        """Return all states as a function of this block's parameters."""
-        return self._tangent.step(parameters)
-
-    def _unflatten(self, v: Tensor) -> dict[str, Tensor]:
-        pieces = v.split([p.numel() for p in self._parameters.values()])
-        return {
-            name: piece.reshape(p.shape)
-            for (name, p), piece in zip(self._parameters.items(), pieces, strict=True)
-        }
+        super().__init__(name, parameters)
+        self._tangent = tangent
 
     def _masked(self, q: Tensor) -> Tensor:
         mask = self._tangent.mask
         return q if mask is None else q * mask
 
-    def write_forward(self, v: Tensor, out: Tensor) -> None:
-        """Write J v to ``out`` (T, k, B, n_states), for ``v`` (k, n_parameters)."""
-        self.add_forward(v, out.zero_())
-
     def add_forward(self, v: Tensor, out: Tensor) -> None:
         """Add J v to ``out`` (T, k, B, n_states), for ``v`` (k, n_parameters)."""
+        # (df/dtheta) v at all steps and trials at once, (T, B, n_states), direction by direction.
         for row, target in zip(v, out.movedim(1, 0), strict=True):
-            moved = jvp(self._step, (self._parameters,), (self._unflatten(row),))[1]
+            moved = jvp(self._tangent.step, (self.tensors,), (self.unflatten(row),))[1]
             target += self._masked(moved)
 
     def adjoint(self, q: Tensor) -> Tensor:
         """Return J^T q, (k, n_parameters), for ``q`` (T, k, B, n_states)."""
-        pull_back = vjp(self._step, self._parameters)[1]
-        gradients = [pull_back(self._masked(row))[0] for row in q.movedim(1, 0)]
-        return torch.stack(
-            [torch.cat([g[n].flatten() for n in self._parameters]) for g in gradients]
-        )
+        # sum_bt (df/dtheta)^T q_bt, from one backward pass per direction.
+        to_parameters = vjp(self._tangent.step, self.tensors)[1]
+        gradients = [to_parameters(self._masked(row))[0] for row in q.movedim(1, 0)]
+        return torch.stack([self.flatten(gradient) for gradient in gradients])
 
     def split(self) -> Sequence[UserBlock]:
-        """Return one block for each parameter tensor."""
-        return [UserBlock(n, self._tangent, {n: p}) for n, p in self._parameters.items()]
+        """Return one block per parameter tensor."""
+        return [UserBlock(n, self._tangent, {n: p}) for n, p in self.tensors.items()]
 
     def select(self, trials: slice) -> UserBlock:
         """Return the block of some of the trials."""
-        return UserBlock(self.name, self._tangent.select(trials), self._parameters)
-
-    def to_parameters(self, v: Tensor) -> list[tuple[str, slice, Tensor]]:
-        """Cut a flat direction into (parameter name, rows, values) pieces."""
-        return [(n, slice(None), values) for n, values in self._unflatten(v).items()]
+        return UserBlock(self.name, self._tangent.select(trials), self.tensors)
 
 
 class UserTangent:
     """A user's cell, linearized at every trial and step.
 
-    Parameters are those of `MappedTangent`, with the step in place of cell and weights.
+    The parameters are those of `MappedTangent`, with the step instead of cell and weights.
     """
 
     def __init__(
@@ -88,7 +71,9 @@ class UserTangent:
         self._frozen = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
 
     def _at_step(self, t: int, q: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
-        """Return the step's dependence on the state, repeated for the leading axes of ``q``."""
+        """Return the step as a function of the state, the states, and ``q`` as rows."""
+        # The k directions of all trials are one batch, (k * B, n_states), of x_t and z_{t-1}
+        # repeated k times.
         rows = q.reshape(-1, q.shape[-1])
         repeats = (rows.shape[0] // self.inputs.shape[1], 1)
         x, z = self.inputs[t].repeat(repeats), self.previous[t].repeat(repeats)
@@ -117,10 +102,10 @@ class UserTangent:
         return part
 
     def step(self, parameters: dict[str, Tensor]) -> Tensor:
-        """Return the states of every trial and step, the previous ones held fixed."""
+        """Return f(x_t, z_{t-1}; theta) of every trial and step, at fixed z_{t-1}."""
         named = {**self._frozen, **self._trainable, **parameters}
         return self._step.along(self.inputs, self.previous, named)
 
     def blocks(self) -> list[UserBlock]:
-        """Return the share of the cell's parameters in the parameter operator."""
+        """Return the blocks of J_theta: one for all parameters of the cell that train."""
         return [UserBlock("cell", self, self._trainable)] if self._trainable else []
