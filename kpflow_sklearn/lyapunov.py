@@ -17,9 +17,9 @@ from kpflow_sklearn.results import Estimate
 from kpflow_sklearn.spectra import step_matrices
 
 _N_RESAMPLES = 1000
-#: Trials that an analysis follows, at most: each step takes a QR of each.
+#: The most trials that an analysis follows: each step takes one QR per trial.
 N_FOLLOWED = 256
-#: Bytes of the matrices that are followed at a time, and of what QR makes of them.
+#: Bytes of the matrices followed at a time, together with their QR factors.
 _MEMORY = 2**28
 _EPS = torch.finfo(torch.float64).eps
 
@@ -33,36 +33,37 @@ def lyapunov_exponents(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the Lyapunov exponents, averaged over trials, and their standard errors.
 
-    A QR factorisation follows ``n_exponents`` directions along the Jacobians J_t of each trial;
-    the logarithms of the diagonal of R, averaged over steps, are the trial's exponents (Benettin
-    et al. 1980). They describe the finite trials at hand, not an infinite time.
+    A QR factorisation follows ``n_exponents`` directions along the Jacobians J_t of each trial.
+    The logarithms of the diagonal of R, averaged over steps, are the exponents of the trial
+    (Benettin et al. 1980). They describe the given finite trials, not the limit of infinite time.
 
     Equation: lambda_i = mean over t of ln |R_t,ii|, with Q_t R_t = J_t Q_{t-1}.
 
     Parameters
     ----------
     linearization : Linearization
-        From `linearize`. Masked steps are left out.
+        The linearization, from `linearize`. Masked steps are left out.
     n_exponents : int, optional
-        How many of the largest; default all, one a state.
+        Number of largest exponents; by default all, one per state.
     burn_in : int, default=0
-        First steps whose growth is not counted, while the directions settle.
+        Number of first steps whose growth is not counted while the directions settle.
     n_trials : int, optional
-        Follow at most so many trials, evenly spaced from the first to the last of those that have
-        a step that counts; default all.
+        The most trials to follow, evenly spaced from the first to the last of those with a step
+        that counts; by default all of them.
 
     Returns
     -------
     exponents : ndarray of shape (n_exponents,)
-        Per step, in descending order; minus infinity for directions that die, or shrink beyond
-        what float64 resolves, within a step of any trial.
+        Per step, in descending order. Minus infinity for directions that vanish, or shrink below
+        the resolution of float64, within one step of any trial.
     standard_error : ndarray of shape (n_exponents,)
-        Over trials; of one trial, over ten blocks of consecutive steps; NaN for a single step.
+        Standard errors over trials or, for a single trial, over ten blocks of consecutive steps;
+        NaN for a single step.
 
     Raises
     ------
     ValueError
-        If ``n_exponents`` or ``burn_in`` do not fit the states and steps at hand.
+        If ``n_exponents`` exceeds the number of states, or ``burn_in`` leaves no step.
 
     Examples
     --------
@@ -75,22 +76,22 @@ def lyapunov_exponents(
     >>> exponents.shape, bool(exponents[0] < 0)
     ((4,), True)
     """
-    found = lyapunov_spectrum(linearization, n_exponents, burn_in, n_trials=n_trials)
-    return found.exponents, found.std_error
+    spectrum = lyapunov_spectrum(linearization, n_exponents, burn_in, n_trials=n_trials)
+    return spectrum.exponents, spectrum.std_error
 
 
 @dataclass(frozen=True)
 class LyapunovSpectrum:
-    """Exponents with their errors, and the Kaplan-Yorke dimension with its own.
+    """Lyapunov exponents and the Kaplan-Yorke dimension, each with its error.
 
     Attributes
     ----------
     exponents, std_error : ndarray of shape (n_exponents,)
-        As of `lyapunov_exponents`.
+        The results of `lyapunov_exponents`.
     dimension : Estimate
-        Of the mean exponents; its error is the bootstrap's over trials (1000 draws of a fixed
-        seed) or, of one trial, over blocks of steps, since the errors of the exponents are not
-        independent. NaN for a single step.
+        The Kaplan-Yorke dimension of the mean exponents. Because the errors of the exponents are
+        not independent, its error comes from a bootstrap (1000 draws with a fixed seed) over
+        trials or, for a single trial, over blocks of steps. NaN for a single step.
     """
 
     exponents: np.ndarray
@@ -105,7 +106,7 @@ def lyapunov_spectrum(
     *,
     n_trials: int | None = None,
 ) -> LyapunovSpectrum:
-    """Return what `lyapunov_exponents` does, for the same arguments, and the dimension."""
+    """Return the results of `lyapunov_exponents` for the same arguments, and the dimension."""
     if not isinstance(linearization, Linearization):
         raise TypeError(
             f"linearization must be what linearize returns, got a {type(linearization).__name__}."
@@ -123,7 +124,7 @@ def lyapunov_spectrum(
             f"{burn_in}."
         )
     chosen = torch.arange(n_available)
-    if tangent.mask is not None:  # The others have no step that counts.
+    if tangent.mask is not None:  # Other trials have no step that counts.
         chosen = chosen[tangent.mask.sum(0).flatten().cpu() > burn_in + 1]
     if n_trials is not None:
         chosen = _evenly(chosen, check_positive_int(n_trials, "n_trials"))
@@ -138,25 +139,25 @@ def lyapunov_spectrum(
 
 
 def _evenly(indices: Tensor, n: int) -> Tensor:
-    """Return at most n of the indices, the first and last among them if n is two or more."""
+    """Return at most n of the indices, including the first and the last if n is two or more."""
     if len(indices) <= n:
         return indices
     return indices[torch.linspace(0, len(indices) - 1, n).round().long()]
 
 
 def _leading_growth(tangent: NetworkTangent, k: int) -> np.ndarray:
-    """Return the logs of k directions; where some of them die, of k that live longest."""
-    found = _growth(tangent, k)
+    """Return the log growth of k directions; if some vanish, of the k that last longest."""
+    growth = _growth(tangent, k)
     n_states = tangent.shape[-1]
-    if k < n_states and np.isneginf(found).any():
+    if k < n_states and np.isneginf(growth).any():
         return _growth(tangent, n_states)[..., :k]
-    return found
+    return growth
 
 
 def _growth(tangent: NetworkTangent, k: int) -> np.ndarray:
     """Return the logs of the diagonals of R along each trial, (n_trials, n_timesteps - 1, k).
 
-    Directions that die at some step come last.
+    Directions that vanish at some step come last.
     """
     n_trials, n_timesteps, n_states = tangent.shape
     q = torch.eye(n_states, k, dtype=torch.float64, device=tangent.device)
@@ -164,8 +165,8 @@ def _growth(tangent: NetworkTangent, k: int) -> np.ndarray:
     label = torch.arange(k, device=tangent.device).expand(n_trials, k)
     growth = []
     for t in range(1, n_timesteps):
-        step = step_matrices(tangent, t)[0].double()
-        # Rounding of the product and of its QR: what is below has no direction left.
+        step = step_matrices(tangent, t)[0].double()  # J_t, (B, H, H)
+        # Rounding of the product and its QR: a column smaller than this has lost its direction.
         lost = n_states * _EPS * (step.abs() @ q.abs()).sum(1)
         q_new, sizes, order = _qr_dead_last(step @ q, lost)
         label_new = label.gather(1, order)
@@ -182,27 +183,27 @@ def _growth(tangent: NetworkTangent, k: int) -> np.ndarray:
 
 
 def _qr_dead_last(columns: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Q, |R_ii| and the order of the columns, those without a direction of their own last.
+    """Return Q, |R_ii| and the order of the columns, with dependent columns last.
 
-    A column in the span of those before it has R_ii = 0, and QR completes Q by an arbitrary
-    direction. Before other columns that would take from them what they have along it, so that
-    such a column goes last; R_ii of mere rounding counts as 0.
+    A column in the span of the columns before it has R_ii = 0, and QR completes Q by an arbitrary
+    direction. That direction would take from later columns what they have along it, so dependent
+    columns are moved to the end. An R_ii at the level of rounding counts as 0.
 
     Parameters
     ----------
     columns : Tensor of shape (n_trials, n_states, k)
-        What to factorise.
+        The matrices to factorise.
     lost : Tensor of shape (n_trials, k)
-        |R_ii| up to which a column is in the span of the others.
+        The |R_ii| up to which a column counts as being in the span of the others.
 
     Returns
     -------
     q : Tensor of shape (n_trials, n_states, k)
         Orthonormal columns.
     sizes : Tensor of shape (n_trials, k)
-        |R_ii|, 0 where there is no direction.
+        |R_ii|, 0 for dependent columns.
     order : Tensor of int, shape (n_trials, k)
-        Which column each is.
+        The original index of each column.
     """
     n_trials, _, k = columns.shape
     order = torch.arange(k, device=columns.device).expand(n_trials, k).clone()
@@ -211,7 +212,7 @@ def _qr_dead_last(columns: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor
     dead = sizes <= lost
     if not dead.any():
         return q, sizes, order
-    # Whether columns after the first dead one have a part outside the span of those before it.
+    # Tell whether columns after the first dependent one reach outside the span of those before it.
     first = torch.where(dead, order, k).amin(1, keepdim=True)
     rest = r.masked_fill((order < first)[:, :, None], 0.0)
     early = ((torch.linalg.vector_norm(rest, dim=1) > lost) & (order > first)).any(1)
@@ -226,13 +227,13 @@ def _qr_dead_last(columns: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _in_span(columns: Tensor, lost: Tensor) -> Tensor:
-    """Return which columns are in the span of those before; what is within ``lost`` is none."""
+    """Return which columns are in the span of the columns before them, up to ``lost``."""
     rows = columns.mT
     basis = torch.zeros_like(rows, memory_format=torch.contiguous_format)
     dead = torch.zeros_like(lost, dtype=torch.bool)
     for i in range(rows.shape[1]):
         left = rows[:, i, None]
-        for _ in range(2):  # Once leaves what rounding makes of nearly parallel columns.
+        for _ in range(2):  # Once would leave rounding, from nearly parallel columns.
             left = left - (left @ basis[:, :i].mT) @ basis[:, :i]
         size = torch.linalg.vector_norm(left[:, 0], dim=1)
         dead[:, i] = size <= lost[:, i]
@@ -241,7 +242,7 @@ def _in_span(columns: Tensor, lost: Tensor) -> Tensor:
 
 
 def _averaged(trials: list[np.ndarray]) -> LyapunovSpectrum:
-    """Average the logs of each trial, (n_steps, k), over its steps, and over the trials."""
+    """Average the log growth of each trial, (n_steps, k), over its steps and over the trials."""
     trials = [steps for steps in trials if len(steps)]
     means = np.array([steps.mean(0) for steps in trials])
     parts = means
@@ -260,20 +261,20 @@ def _averaged(trials: list[np.ndarray]) -> LyapunovSpectrum:
 
 
 def _dimension_error(mean: np.ndarray, parts: np.ndarray) -> float:
-    """Return the bootstrap's standard error of the dimension, the parts drawn anew each time.
+    """Return the bootstrap standard error of the dimension, resampling the parts.
 
-    The dimension jumps from 0 to 1 where the largest exponent crosses zero, which leaving out one
-    part at a time would not see.
+    The dimension jumps from 0 to 1 when the largest exponent crosses zero, which a jackknife would
+    miss.
     """
     n = len(parts)
     if n < 2:
         return float("nan")
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_N_RESAMPLES) / n
-    alive = np.isfinite(mean)  # Directions that die in one trial count as dead in all.
+    alive = np.isfinite(mean)  # A direction that vanishes in one trial counts as lost in all.
     others = np.full((len(drawn), len(mean)), -np.inf)
     others[:, alive] = drawn @ parts[:, alive]
-    found = np.array([kaplan_yorke_dimension(values) for values in others])
-    return float(found.std() * np.sqrt(n / (n - 1)))
+    dimensions = np.array([kaplan_yorke_dimension(values) for values in others])
+    return float(dimensions.std() * np.sqrt(n / (n - 1)))
 
 
 def kaplan_yorke_dimension(exponents: ArrayLike) -> float:
@@ -285,7 +286,7 @@ def kaplan_yorke_dimension(exponents: ArrayLike) -> float:
     Parameters
     ----------
     exponents : array-like of shape (n_exponents,)
-        The exponents; all of them, or enough for their sum to turn negative.
+        All exponents, or enough of the largest for their sum to turn negative.
 
     Returns
     -------
@@ -307,7 +308,7 @@ def kaplan_yorke_dimension(exponents: ArrayLike) -> float:
         raise ValueError(f"exponents must be real numbers, got dtype {array.dtype}.")
     with naming("exponents"), np.errstate(over="ignore"):
         values = array.astype(float)
-    # Minus infinity is the exponent of a direction that dies at once.
+    # Minus infinity is the exponent of a direction that vanishes within one step.
     if values.ndim != 1 or not len(values) or not (values < np.inf).all():
         raise ValueError(
             f"exponents must be a sequence of one or more numbers, got {exponents!r}."

@@ -122,8 +122,8 @@ def test_linear_network_has_the_logarithms_of_its_eigenvalues(make, weights):
     assert np.isreal(eigenvalues).all()
     expected = np.sort(np.log(abs(eigenvalues)))[::-1]
     lin = linearize(network, X)
-    found, error = lyapunov_exponents(lin, burn_in=300)  # (0.8 / 1.05)^300 is below rounding
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    measured, error = lyapunov_exponents(lin, burn_in=300)  # (0.8 / 1.05)^300 is below rounding
+    np.testing.assert_allclose(measured, expected, atol=TOLERANCE)
     np.testing.assert_allclose(error, 0, atol=TOLERANCE)  # all trials agree
     # Without burn-in the directions' start is paid for once, in 599 steps.
     np.testing.assert_allclose(lyapunov_exponents(lin)[0], expected, atol=5 / 599)
@@ -133,9 +133,9 @@ def test_complex_eigenvalues_share_an_exponent():
     weights = tanh_network(12, 1.0, seed=3).recurrent.weight_hh_l0.detach().numpy()
     moduli = np.sort(abs(np.linalg.eigvals(weights)))[::-1]
     network, X = resting_network(weights)
-    found, _ = lyapunov_exponents(linearize(network, X), burn_in=100)
+    measured, _ = lyapunov_exponents(linearize(network, X), burn_in=100)
     # Each pair turns; over 500 steps the turn leaves an error of the order 1/500.
-    np.testing.assert_allclose(found, np.log(moduli), atol=10 / 500)
+    np.testing.assert_allclose(measured, np.log(moduli), atol=10 / 500)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -164,21 +164,21 @@ def henon_jacobians(n_trials: int, n_timesteps: int, a: float = 1.4, b: float = 
 
 
 def test_henon_map():
-    found, error = exponents_of(henon_jacobians(60, 1000), burn_in=20)
+    measured, error = exponents_of(henon_jacobians(60, 1000), burn_in=20)
     assert (error > 0).all() and (error < 0.002).all()
-    np.testing.assert_allclose(found, [0.4192, -1.6232], atol=4 * error[0])
-    assert found.sum() == pytest.approx(np.log(0.3), abs=TOLERANCE)
+    np.testing.assert_allclose(measured, [0.4192, -1.6232], atol=4 * error[0])
+    assert measured.sum() == pytest.approx(np.log(0.3), abs=TOLERANCE)
     # D = 1 + l_1 / |l_2| and l_2 = ln 0.3 - l_1: an error of l_1 enters D by less than itself.
-    assert kaplan_yorke_dimension(found) == pytest.approx(1.2583, abs=4 * error[0])
+    assert kaplan_yorke_dimension(measured) == pytest.approx(1.2583, abs=4 * error[0])
 
 
 def test_error_of_the_dimension_of_the_henon_map():
-    found = lyapunov_spectrum(given(henon_jacobians(60, 300)), burn_in=20)
-    dimension, (first, second) = found.dimension, found.exponents
-    assert dimension.value == kaplan_yorke_dimension(found.exponents)
+    measured = lyapunov_spectrum(given(henon_jacobians(60, 300)), burn_in=20)
+    dimension, (first, second) = measured.dimension, measured.exponents
+    assert dimension.value == kaplan_yorke_dimension(measured.exponents)
     assert abs(dimension.value - 1.2583) < 3 * dimension.std_error
     # D = 1 + l_1 / (l_1 - ln 0.3), so that dD = -ln 0.3 / l_2^2 dl_1, to first order.
-    linear = -np.log(0.3) / second**2 * found.std_error[0]
+    linear = -np.log(0.3) / second**2 * measured.std_error[0]
     assert first - np.log(0.3) == pytest.approx(-second)
     # Of 1000 draws: a standard deviation has a relative error of 2%.
     np.testing.assert_allclose(dimension.std_error, linear, rtol=0.08)
@@ -191,8 +191,8 @@ def test_error_of_a_dimension_that_jumps():
         growth = np.zeros((3, 20, 2, 2))
         growth[..., 0, 0] = np.exp(rng.normal(0, 0.1, 20))
         growth[..., 1, 1] = np.exp(-2)
-        found = lyapunov_spectrum(given(torch.as_tensor(growth))).dimension
-        draws.append((found.value, found.std_error))
+        measured = lyapunov_spectrum(given(torch.as_tensor(growth))).dimension
+        draws.append((measured.value, measured.std_error))
     values, errors = np.array(draws).T
     assert 0.4 < values.std() < 0.6
     # Where chance took the mean far from 0, the error knows of less than there is.
@@ -202,12 +202,12 @@ def test_error_of_a_dimension_that_jumps():
 
 def test_error_of_a_dimension_with_a_direction_that_dies():
     growth = torch.diag_embed(torch.tensor([[2.0, 0.1, 0.0], [3.0, 0.1, 0.2]]).double())
-    found = lyapunov_spectrum(given(growth.expand(5, 2, 3, 3).clone()))
+    measured = lyapunov_spectrum(given(growth.expand(5, 2, 3, 3).clone()))
     first, second = np.log([2, 3]), np.log(0.1)
-    np.testing.assert_allclose(found.exponents, [first.mean(), second, -np.inf])
+    np.testing.assert_allclose(measured.exponents, [first.mean(), second, -np.inf])
     # Without either trial D = 1 + l_1 / |l_2| of the other.
     alone = 1 + first / -second
-    np.testing.assert_allclose(found.dimension.std_error, (alone[1] - alone[0]) / 2, rtol=0.08)
+    np.testing.assert_allclose(measured.dimension.std_error, (alone[1] - alone[0]) / 2, rtol=0.08)
     single = lyapunov_spectrum(given(growth[:1].expand(2, 1, 3, 3).clone()[:, :, :2, :2]))
     assert np.isfinite(single.dimension.value) and np.isnan(single.dimension.std_error)
 
@@ -244,25 +244,25 @@ def exponents_by_numpy(name: str) -> tuple[np.ndarray, np.ndarray]:
 # A relu unit that is off makes J singular, and its exponent minus infinity or rounding.
 @pytest.mark.parametrize("name", [c.name for c in CASES if c.cell != "relu"])
 def test_exponents_and_errors_match_dense(name):
-    found, error = lyapunov_exponents(solve(name).linearization)
+    measured, error = lyapunov_exponents(solve(name).linearization)
     expected, expected_error = exponents_by_numpy(name)
-    np.testing.assert_allclose(found, expected, atol=1e-7)
+    np.testing.assert_allclose(measured, expected, atol=1e-7)
     np.testing.assert_allclose(error, expected_error, atol=1e-7)
-    assert (np.diff(found) <= 0).all()
+    assert (np.diff(measured) <= 0).all()
 
 
 def test_standard_error_is_over_trials():
     growth = np.array([[[0.1, -1.0], [0.3, -1.0], [0.8, -1.0]]] * 4)
-    found, error = exponents_of(diagonal_jacobians(growth))
-    np.testing.assert_allclose(found, [0.4, -1.0])
+    measured, error = exponents_of(diagonal_jacobians(growth))
+    np.testing.assert_allclose(measured, [0.4, -1.0])
     expected = np.std([0.1, 0.3, 0.8], ddof=1) / np.sqrt(3)
     np.testing.assert_allclose(error, [expected, 0], atol=1e-12)
 
 
 def test_standard_error_of_one_trial_is_over_ten_blocks_of_steps():
     growth = np.random.default_rng(0).standard_normal((200, 1, 1))
-    found, error = exponents_of(diagonal_jacobians(growth))
-    assert found[0] == pytest.approx(growth.mean())
+    measured, error = exponents_of(diagonal_jacobians(growth))
+    assert measured[0] == pytest.approx(growth.mean())
     blocks = growth.reshape(10, 20).mean(1)
     assert error[0] == pytest.approx(blocks.std(ddof=1) / np.sqrt(10))
 
@@ -270,8 +270,8 @@ def test_standard_error_of_one_trial_is_over_ten_blocks_of_steps():
 @pytest.mark.parametrize("n_steps", [1, 7, 10, 20, 11, 19, 23])
 def test_one_trial_is_averaged_over_all_its_steps_alike(n_steps):
     growth = np.random.default_rng(0).standard_normal((n_steps, 1, 1))
-    found, _ = exponents_of(diagonal_jacobians(growth))
-    assert found[0] == pytest.approx(growth.mean())
+    measured, _ = exponents_of(diagonal_jacobians(growth))
+    assert measured[0] == pytest.approx(growth.mean())
 
 
 # ------------------------------------------------------------------------------ masks, burn-in
@@ -280,16 +280,16 @@ def test_one_trial_is_averaged_over_all_its_steps_alike(n_steps):
 def test_burn_in_leaves_out_the_first_steps():
     growth = np.random.default_rng(0).standard_normal((9, 3, 2)) - [[[0, 9]]]
     for burn_in in (0, 1, 5, 8):
-        found, _ = exponents_of(diagonal_jacobians(growth), burn_in=burn_in)
-        np.testing.assert_allclose(found, growth[burn_in:].mean((0, 1)))
+        measured, _ = exponents_of(diagonal_jacobians(growth), burn_in=burn_in)
+        np.testing.assert_allclose(measured, growth[burn_in:].mean((0, 1)))
 
 
 def test_masked_steps_do_not_count():
     growth = np.random.default_rng(0).standard_normal((4, 3, 2)) - [[[0, 9]]]
-    found, error = exponents_of(diagonal_jacobians(growth), RAGGED)
+    measured, error = exponents_of(diagonal_jacobians(growth), RAGGED)
     # Of 5, 3 and 1 valid steps: the last trial has no Jacobian at all.
     means = np.array([growth[:, 0].mean(0), growth[:2, 1].mean(0)])
-    np.testing.assert_allclose(found, means.mean(0))
+    np.testing.assert_allclose(measured, means.mean(0))
     np.testing.assert_allclose(error, means.std(0, ddof=1) / np.sqrt(2))
 
 
@@ -319,10 +319,10 @@ def test_burn_in_beyond_every_trial_is_refused():
 
 def test_direction_that_dies_at_once_has_minus_infinity():
     jacobians = torch.diag_embed(torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64))
-    found, error = exponents_of(jacobians.expand(6, 2, 3, 3))
-    np.testing.assert_allclose(found, [np.log(2), np.log(0.5), -np.inf])
+    measured, error = exponents_of(jacobians.expand(6, 2, 3, 3))
+    np.testing.assert_allclose(measured, [np.log(2), np.log(0.5), -np.inf])
     np.testing.assert_allclose(error, 0, atol=1e-12)
-    assert kaplan_yorke_dimension(found) == 2.0
+    assert kaplan_yorke_dimension(measured) == 2.0
 
 
 def silenced(network: RecurrentNetwork, unit: int) -> RecurrentNetwork:
@@ -336,7 +336,7 @@ def silenced(network: RecurrentNetwork, unit: int) -> RecurrentNetwork:
 def test_unit_without_output_adds_one_exponent_of_minus_infinity(unit):
     network = silenced(tanh_network(6, 2.0), unit)
     X = np.random.default_rng(0).standard_normal((2, 200, 2))
-    found, error = lyapunov_exponents(linearize(network, X))
+    measured, error = lyapunov_exponents(linearize(network, X))
     without = tanh_network(5, 1.0)
     others = np.delete(np.arange(6), unit)
     with torch.no_grad():
@@ -345,10 +345,10 @@ def test_unit_without_output_adds_one_exponent_of_minus_infinity(unit):
             getattr(without.recurrent, name).copy_(kept)
     expected, _ = lyapunov_exponents(linearize(without, X))
     # They start from other directions, which the first steps forget.
-    np.testing.assert_allclose(found[:5], expected, atol=10 / 200)
-    assert np.isneginf(found[5]) and error[5] == 0
+    np.testing.assert_allclose(measured[:5], expected, atol=10 / 200)
+    assert np.isneginf(measured[5]) and error[5] == 0
     first, _ = lyapunov_exponents(linearize(network, X), n_exponents=4)
-    np.testing.assert_allclose(first, found[:4], atol=1e-12)
+    np.testing.assert_allclose(first, measured[:4], atol=1e-12)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5])
@@ -358,8 +358,8 @@ def test_recurrent_weights_of_low_rank_have_as_many_finite_exponents(rank, size)
     low = rng.standard_normal((size, rank)) @ rng.standard_normal((rank, size)) / size
     with torch.no_grad():
         network.recurrent.weight_hh_l0.copy_(torch.as_tensor(low))
-    found, _ = lyapunov_exponents(linearize(network, rng.standard_normal((3, 60, 2))))
-    assert np.isfinite(found).sum() == rank
+    measured, _ = lyapunov_exponents(linearize(network, rng.standard_normal((3, 60, 2))))
+    assert np.isfinite(measured).sum() == rank
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -373,8 +373,8 @@ def test_relu_units_that_are_off_leave_no_exponent_of_mere_rounding(seed):
         for z in states[1:]:
             product = (z > 0)[:, None] * (weight @ product)
         living.append(np.linalg.matrix_rank(product, tol=1e-9))
-    found, _ = lyapunov_exponents(lin)
-    assert np.isfinite(found).sum() == min(living)
+    measured, _ = lyapunov_exponents(lin)
+    assert np.isfinite(measured).sum() == min(living)
 
 
 @pytest.mark.parametrize("upwards", [False, True])
@@ -403,25 +403,25 @@ def test_directions_that_die_differ_between_trials():
     growth = torch.zeros(6, 2, 3, 3, dtype=torch.float64)
     growth[:, 0] = torch.diag(torch.tensor([0.0, 2.0, 0.5]))
     growth[:, 1] = torch.diag(torch.tensor([2.0, 0.5, 0.0]))
-    found, error = exponents_of(growth)
-    np.testing.assert_allclose(found, [np.log(2), np.log(0.5), -np.inf])
+    measured, error = exponents_of(growth)
+    np.testing.assert_allclose(measured, [np.log(2), np.log(0.5), -np.inf])
     np.testing.assert_allclose(error, 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_size_of_the_jacobians_does_not_decide_what_dies(scale):
     jacobians = scale * np.random.default_rng(0).standard_normal((6, 2, 4, 4))
-    found, _ = exponents_of(torch.as_tensor(jacobians))
-    assert np.isfinite(found).all()
+    measured, _ = exponents_of(torch.as_tensor(jacobians))
+    assert np.isfinite(measured).all()
 
 
 def test_long_chaotic_run_stays_finite():
     network = tanh_network(24, 3.0)
     X = 0.1 * np.random.default_rng(0).standard_normal((2, 2000, 2))
-    found, error = lyapunov_exponents(linearize(network, X), burn_in=100)
-    assert np.isfinite(found).all() and np.isfinite(error).all()
-    assert found[0] > 5 * error[0] > 0
-    assert 1 < kaplan_yorke_dimension(found) < 24
+    measured, error = lyapunov_exponents(linearize(network, X), burn_in=100)
+    assert np.isfinite(measured).all() and np.isfinite(error).all()
+    assert measured[0] > 5 * error[0] > 0
+    assert 1 < kaplan_yorke_dimension(measured) < 24
 
 
 def test_single_precision_network_is_followed_in_double():
@@ -454,8 +454,8 @@ KNOWN_DIMENSIONS = {
     "exponents, expected", KNOWN_DIMENSIONS.values(), ids=list(KNOWN_DIMENSIONS)
 )
 def test_kaplan_yorke_dimension(exponents, expected):
-    found = kaplan_yorke_dimension(exponents)
-    assert isinstance(found, float) and found == pytest.approx(expected, abs=1e-12)
+    measured = kaplan_yorke_dimension(exponents)
+    assert isinstance(measured, float) and measured == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("exponents", [[], [1.0, float("nan")], [[0.1, -0.2]]])
@@ -517,5 +517,5 @@ def test_trials_without_a_step_that_counts_are_not_chosen():
     n = 30
     mask = np.arange(4) < np.where(np.arange(n) == 7, 4, 1)[:, None]
     growth = np.full((3, n, 1), 0.5)
-    found, _ = exponents_of(diagonal_jacobians(growth), mask, n_trials=3)
-    assert found == pytest.approx([0.5])
+    measured, _ = exponents_of(diagonal_jacobians(growth), mask, n_trials=3)
+    assert measured == pytest.approx([0.5])

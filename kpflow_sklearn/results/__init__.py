@@ -8,6 +8,7 @@ from kpflow_sklearn._common.public import public_names
 from kpflow_sklearn.results._bottleneck import RANK_COLUMNS as RANK_COLUMNS
 from kpflow_sklearn.results._bottleneck import bottleneck_table as bottleneck_table
 from kpflow_sklearn.results._estimate import NOISY as NOISY
+from kpflow_sklearn.results._estimate import OPERATORS as OPERATORS
 from kpflow_sklearn.results._estimate import OVERFLOW as OVERFLOW
 from kpflow_sklearn.results._estimate import ZERO as ZERO
 from kpflow_sklearn.results._estimate import Estimate as Estimate

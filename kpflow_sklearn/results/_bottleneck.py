@@ -1,24 +1,25 @@
-"""Which operator is the narrow one."""
+"""The bottleneck table: the ranks of K, P and PKP*, and which of K and P is narrower."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
+from kpflow_sklearn.results._estimate import OPERATORS
 from kpflow_sklearn.results._table import select
 
-OPERATORS = ("K", "P", "PKP")
 RANKS = [f"{name}_rank{of}" for name in OPERATORS for of in ("", "_std_error")]
 RANK_COLUMNS = ["iteration", *RANKS, "narrower", "ratio"]
 
 
 def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the time-axis ranks over training and which operator they call the bottleneck.
+    """Return the time-axis ranks over training and the narrower of K and P.
 
-    ``narrower`` is "K" or "P", the one with the smaller rank, and ``ratio`` how many times
-    smaller it is; "neither" if the rank of PKP* exceeds both by more than 1.96 standard errors,
-    and "undecided" if K's and P's differ by less or one of the three is missing. Ranks are whole
-    numbers: an exact difference of one is a difference, and the ratio says how little it is.
+    ``narrower`` names the operator with the smaller rank, and ``ratio`` is the larger of the two
+    ranks over the smaller. It is "neither" if the rank of PKP* exceeds both by more than 1.96
+    standard errors, and "undecided" if the ranks of K and P differ by less than that or one of the
+    three is missing. Ranks are whole numbers: exact ranks that differ by one do differ, and the
+    ratio shows how little.
 
     Parameters
     ----------
@@ -28,18 +29,18 @@ def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns iteration, K_rank, K_rank_std_error (0 if exact), the same of P and PKP, narrower,
-        ratio.
+        Columns iteration, K_rank, K_rank_std_error (0 if exact), the same two for P and PKP,
+        narrower, ratio.
     """
     ranks = {name: select(results, name, "rank", "time") for name in OPERATORS}
-    if any(len(found) == 0 for found in ranks.values()):
+    if any(len(table) == 0 for table in ranks.values()):
         return pd.DataFrame(columns=RANK_COLUMNS)
     rows = []
     for iteration in ranks["K"].index:
-        value = {name: float(found.loc[iteration, "value"]) for name, found in ranks.items()}
-        error = {name: float(found.loc[iteration, "std_error"]) for name, found in ranks.items()}
-        found = [number for name in OPERATORS for number in (value[name], error[name])]
-        rows.append([iteration, *found, *_judge(value, error)])
+        value = {name: float(table.loc[iteration, "value"]) for name, table in ranks.items()}
+        error = {name: float(table.loc[iteration, "std_error"]) for name, table in ranks.items()}
+        numbers = [number for name in OPERATORS for number in (value[name], error[name])]
+        rows.append([iteration, *numbers, *_judge(value, error)])
     return pd.DataFrame(rows, columns=RANK_COLUMNS)
 
 

@@ -1,25 +1,38 @@
-"""A value, its standard error, and why it is missing."""
+"""A value, its standard error, the method behind it, and the reason where it is missing."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+#: The operators in the order of tables and figures.
+OPERATORS = ("K", "P", "PKP")
 ZERO = "the operator is zero"
 NOISY = "the estimate of tr G^2 is not positive; take more probes"
 OVERFLOW = "the numbers overflow"
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error (0 if the number is exact).
+    """A number with its standard error, 0 if it is exact.
 
-    A number that could not be had is NaN with ``reason`` saying why.
+    A missing number is NaN, and ``reason`` says why it is missing.
+
+    Attributes
+    ----------
+    value, std_error : float
+        The number and its standard error.
+    reason : str
+        Why the number is missing; empty if it is there.
+    method : {"exact", "interval", "randomized"}
+        "exact" up to rounding; "interval" if only bounds are known, with the value in their middle
+        and value +- 1.96 std_error as the bounds; "randomized" if estimated by random vectors.
     """
 
     value: float
     std_error: float = 0.0
     reason: str = ""
+    method: str = "exact"
 
     @classmethod
-    def missing(cls, reason: str) -> Estimate:
-        """Return the mark of a number that could not be had."""
-        return cls(float("nan"), float("nan"), reason)
+    def missing(cls, reason: str, method: str = "exact") -> Estimate:
+        """Return a missing estimate."""
+        return cls(float("nan"), float("nan"), reason, method)

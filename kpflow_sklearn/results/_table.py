@@ -41,17 +41,17 @@ def row(
     quantity: str,
     estimate: Estimate | float,
     *,
-    method: str = "exact",
     reduction: str = "",
     n_trials: int,
     task: object = "",
     other_task: object = "",
 ) -> dict[str, Any]:
-    """Return one row of the table; a plain number is exact, no task means all trials."""
+    """Return one row of the table: a plain number is exact, an empty task means all trials."""
     if not isinstance(estimate, Estimate):
         estimate = Estimate(float(estimate))
     if not np.isfinite([estimate.value, estimate.std_error]).all():
-        estimate = Estimate.missing(estimate.reason or "not a finite number")
+        reason = estimate.reason or "not a finite number"
+        estimate = Estimate.missing(reason, estimate.method)
     return {
         "iteration": iteration,
         "operator": operator,
@@ -61,7 +61,7 @@ def row(
         "other_task": str(other_task),
         "value": estimate.value,
         "std_error": estimate.std_error,
-        "method": method,
+        "method": estimate.method,
         "reduction": reduction,
         "n_trials": n_trials,
         "reason": estimate.reason,
@@ -76,16 +76,16 @@ def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def select(
     results: pd.DataFrame, operator: str, quantity: str, axis: str | None = None
 ) -> pd.DataFrame:
-    """Return the rows of one quantity over training, indexed by iteration (not those of tasks).
+    """Return one quantity over training, indexed by iteration, without the rows of sub-tasks.
 
     Parameters
     ----------
     results : DataFrame
         A ``results_`` table.
     operator, quantity : str
-        Which.
+        The operator and the quantity to select.
     axis : str, optional
-        Which axis, where there are several.
+        The axis to select, if there are several.
 
     Returns
     -------
@@ -107,25 +107,25 @@ def select(
 
 
 def provenance(**extra: Any) -> dict[str, str]:
-    """Return the versions, and whatever else is given, that a written table should carry.
+    """Return the versions and further entries that a written table carries.
 
     Parameters
     ----------
     **extra
-        Further entries, the seed or the command say.
+        Further entries, for example the seed or the command.
 
     Returns
     -------
     dict of str to str
         Name and value.
     """
-    found = {"schema_version": str(SCHEMA_VERSION), "python": platform.python_version()}
+    entries = {"schema_version": str(SCHEMA_VERSION), "python": platform.python_version()}
     for package in ("kpflow-sklearn", "torch", "numpy", "scikit-learn", "pandas"):
         try:
-            found[package] = version(package)
+            entries[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found | {name: str(value) for name, value in extra.items()}
+            entries[package] = "not installed"
+    return entries | {name: str(value) for name, value in extra.items()}
 
 
 def to_csv(results: pd.DataFrame, about: Mapping[str, str] | None = None) -> str:
@@ -136,12 +136,12 @@ def to_csv(results: pd.DataFrame, about: Mapping[str, str] | None = None) -> str
     results : DataFrame
         A ``results_`` table.
     about : mapping, optional
-        Provenance; default `provenance`. White space is folded to single spaces.
+        Provenance, by default that of `provenance`. White space is folded to single spaces.
 
     Returns
     -------
     str
-        What `write_results` writes.
+        The content of the file that `write_results` writes.
     """
     entries = {"schema_version": str(SCHEMA_VERSION)} | dict(about or provenance())
     lines = [f"# {name}: {' '.join(value.split())}\n" for name, value in entries.items()]
@@ -151,7 +151,7 @@ def to_csv(results: pd.DataFrame, about: Mapping[str, str] | None = None) -> str
 def write_results(
     results: pd.DataFrame, path: str | PathLike, about: Mapping[str, str] | None = None
 ) -> None:
-    """Write a table as CSV, as of `to_csv`; the file appears at once and whole.
+    """Write a table as CSV; the file appears only once it is complete.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def write_results(
     Raises
     ------
     OSError
-        If the file cannot be written; an earlier one is then left as it is.
+        If the file cannot be written; an existing file is then left unchanged.
 
     Examples
     --------
@@ -198,7 +198,7 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If the file has another schema.
+        If the file is not a results table of this schema.
 
     Examples
     --------
@@ -219,14 +219,14 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
             name, _, value = line[2:].rstrip("\n").partition(": ")
             about[name] = value
     try:
-        # Python's own floats: those of older versions of pandas are not read back bit by bit.
+        # By Python's float: older versions of pandas do not read numbers back bit by bit.
         numbers = dict.fromkeys(("value", "std_error"), _to_float)
         table = pd.read_csv(path, skiprows=len(about), keep_default_na=False, converters=numbers)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
         table = pd.DataFrame()
     if about.get("schema_version") != str(SCHEMA_VERSION) or set(table) != set(COLUMNS):
         raise ValueError(
-            f"{path} is no results table of schema {SCHEMA_VERSION}: it has schema "
+            f"{path} is not a results table of schema {SCHEMA_VERSION}: it has schema "
             f"{about.get('schema_version', 'none')} and columns {', '.join(map(str, table))}."
         )
     table = table.astype(COLUMNS)

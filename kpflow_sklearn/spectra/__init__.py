@@ -4,7 +4,7 @@
 operator, ``_routes`` chooses how, by cost. Exact: ``_units`` (K) and ``_gramians`` (P). Estimated:
 ``_half_factor`` (A of G = A A^T, by chunks of trials), ``_sketch`` and ``_sketches`` (its random
 vectors), ``_moments`` (traces), ``_krylov``, ``_lanczos_rank``; ``_modes`` are leading
-eigenvectors, ``_spectrum`` is what is known of a Gram's eigenvalues.
+eigenvectors, ``_spectrum`` holds a Gram's eigenvalues and their errors.
 """
 
 from kpflow_sklearn._common.public import public_names

@@ -31,9 +31,9 @@ def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectr
     op : LinearOperator
         K, P, PKP* or any other operator onto trajectories (n_trials, n_timesteps, n_states).
     axis : {"all", "trial", "time", "hidden"}, default="all"
-        The axis kept.
+        The axis that is kept.
     **options
-        As in `OperatorSpectra`.
+        The options of `OperatorSpectra`.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectr
     Raises
     ------
     ValueError
-        If the axis or another option is not one of those named.
+        If the axis or another option has another value than those listed.
 
     Examples
     --------
@@ -51,8 +51,8 @@ def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectr
     >>> from kpflow_sklearn import linearize
     >>> from kpflow_sklearn.spectra import spectrum
     >>> module = torch.nn.ModuleDict({"rnn": torch.nn.RNN(1, 4), "out": torch.nn.Linear(4, 1)})
-    >>> found = spectrum(linearize(module, torch.ones(2, 6, 1)).P, "time")
-    >>> found.method, len(found.eigenvalues)
+    >>> on_time = spectrum(linearize(module, torch.ones(2, 6, 1)).P, "time")
+    >>> on_time.method, len(on_time.eigenvalues)
     ('exact', 6)
     """
     check_choice(axis, "axis", AXES)
@@ -69,9 +69,9 @@ def trace(op: LinearOperator, axis: str = "all", **options: object) -> Estimate:
     op : LinearOperator
         The operator.
     axis : {"all", "trial", "time", "hidden"}, default="all"
-        The axis kept; the trace is the same on all, its error may not be.
+        The axis that is kept. The trace is the same on all axes, but its error may differ.
     **options
-        As in `OperatorSpectra`.
+        The options of `OperatorSpectra`.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def trace(op: LinearOperator, axis: str = "all", **options: object) -> Estimate:
     Raises
     ------
     ValueError
-        If the axis or another option is not one of those named.
+        If the axis or another option has another value than those listed.
 
     Examples
     --------
@@ -90,8 +90,8 @@ def trace(op: LinearOperator, axis: str = "all", **options: object) -> Estimate:
     >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
     >>> lin = linearize(net, torch.ones(3, 5, 2))
     >>> from kpflow_sklearn.spectra import trace
-    >>> found = trace(lin.K, "time")
-    >>> found.value > 0, found.std_error
+    >>> exact = trace(lin.K, "time")
+    >>> exact.value > 0, exact.std_error
     (True, 0.0)
     """
     return spectrum(op, axis, **options).trace
@@ -108,9 +108,9 @@ def effective_dimension(op: LinearOperator, axis: str = "all", **options: object
     op : LinearOperator
         The operator.
     axis : {"all", "trial", "time", "hidden"}, default="all"
-        The axis kept.
+        The axis that is kept.
     **options
-        As in `OperatorSpectra`.
+        The options of `OperatorSpectra`.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def effective_dimension(op: LinearOperator, axis: str = "all", **options: object
     Raises
     ------
     ValueError
-        If the axis or another option is not one of those named.
+        If the axis or another option has another value than those listed.
 
     Examples
     --------
@@ -147,11 +147,11 @@ def rank(
     op : LinearOperator
         The operator.
     axis : {"all", "trial", "time", "hidden"}, default="time"
-        The axis kept.
+        The axis that is kept.
     rank_threshold : float, default=0.95
         Share of the trace.
     **options
-        As in `OperatorSpectra`.
+        The options of `OperatorSpectra`.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def rank(
     Raises
     ------
     ValueError
-        If the axis, the threshold or another option is not as described.
+        If the axis, the threshold or another option has another value than described.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Exact Grams: of P by Gramian recursions, and of anything small by its matrix.
+"""Exact Grams: of P by Gramian recursions, and of any small operator by its matrix.
 
-Axis names follow the kept axis: the Gram of an operator on (trial, time, hidden) is reduced by
-the partial trace over the other two.
+An axis is named after the axis that is kept: the Gram of an operator on (trial, time, hidden) is
+reduced by the partial trace over the other two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kpflow_sklearn.operators import (
 )
 from kpflow_sklearn.spectra._units import eigenvalues
 
-#: Number of trajectory entries up to which an operator's matrix is simply formed.
+#: Number of trajectory entries up to which an operator's matrix is formed.
 DENSE_LIMIT = 1024
 AXES = ("all", "trial", "time", "hidden")
 
@@ -46,7 +46,7 @@ def step_matrices(tangent: NetworkTangent, t: int) -> tuple[Tensor, Tensor]:
 
 
 def propagator_gram(op: FlowPropagator, memory: int = 2**29) -> tuple[Tensor, Tensor, float]:
-    """Return what two Gramian recursions tell of PP*, a few trials at a time.
+    """Return partial traces and the norm of PP* by two Gramian recursions, in chunks of trials.
 
     Equations: C_t = E_t E_t^T + M_t C_{t-1} M_t^T and O_t = M_{t+1}^T (I + O_{t+1}) M_{t+1};
     tr PP* = sum tr C_t, |PP*|_F^2 = sum_t tr(C_t^2 + 2 C_t O_t C_t), hidden axis sum C_t. The
@@ -57,14 +57,14 @@ def propagator_gram(op: FlowPropagator, memory: int = 2**29) -> tuple[Tensor, Te
     op : FlowPropagator
         P.
     memory : int, default=2**29
-        Bytes that the matrices of a chunk of trials may take.
+        Bytes that the matrices of a chunk of trials may use.
 
     Returns
     -------
     hidden : Tensor of shape (n_states, n_states)
         The Gram on the hidden axis.
     by_trial : Tensor of shape (n_trials,)
-        The diagonal of the Gram on the trial axis, which has no other entries.
+        The Gram on the trial axis, which is diagonal.
     square : float
         |PP*|_F^2.
     """
@@ -74,28 +74,32 @@ def propagator_gram(op: FlowPropagator, memory: int = 2**29) -> tuple[Tensor, Te
     by_trial, square = [], 0.0
     for i in range(0, n_trials, chunk):
         tangent = op.on_trials(slice(i, i + chunk)).tangent
-        found = _gramians(tangent, op.dtype)
-        if not np.isfinite(found[2]) and op.dtype != torch.float64:
-            found = _gramians(tangent, torch.float64)
-        hidden += found[0]
-        by_trial.append(found[1])
-        square += found[2]
+        of_chunk = _gramians(tangent, op.dtype)
+        if not np.isfinite(of_chunk[2]) and op.dtype != torch.float64:
+            of_chunk = _gramians(tangent, torch.float64)
+        hidden += of_chunk[0]
+        by_trial.append(of_chunk[1])
+        square += of_chunk[2]
     return hidden, torch.cat(by_trial), square
 
 
 def _gramians(tangent: NetworkTangent, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
     n_trials, n_timesteps, n_states = tangent.shape
+    # C_t and M_t of every step, each (B, H, H)
     reach: list[Tensor] = []
     steps: list[Tensor] = []
     for t in range(n_timesteps):
         m, pushed = (x.to(dtype) for x in step_matrices(tangent, t))
+        # C_t = E_t E_t^T + M_t C_{t-1} M_t^T
         reach.append(torch.baddbmm(pushed, m @ reach[-1], m.mT) if t else pushed)
         steps.append(m)
-    o = torch.zeros_like(m)
+    o = torch.zeros_like(m)  # O_T = 0
     square = 0.0
     for t in range(n_timesteps - 1, -1, -1):
         c = reach[t]
+        # |PP*|_F^2 = sum over t of tr(C_t^2 + 2 C_t O_t C_t), trials summed
         square += float(_dot(c, c) + 2 * _dot(c, o @ c))
+        # O_{t-1} = M_t^T (I + O_t) M_t
         o.diagonal(dim1=1, dim2=2).add_(1)
         o = steps[t].mT @ o @ steps[t]
     by_trial = sum(c.diagonal(dim1=1, dim2=2).double().sum(1) for c in reach)
@@ -116,7 +120,7 @@ def gram_factor(op: LinearOperator, gram: str = "natural") -> tuple[LinearOperat
     op : LinearOperator
         The operator.
     gram : {"natural", "square"}, default="natural"
-        Which Gram.
+        Which Gram of the operator, as in `OperatorSpectra`.
 
     Returns
     -------
@@ -133,11 +137,12 @@ def gram_factor(op: LinearOperator, gram: str = "natural") -> tuple[LinearOperat
 
 
 def dense_gram(op: LinearOperator, axis: str, gram: str) -> Tensor:
-    """Return the reduced Gram from the operator's matrix; for small problems."""
+    """Return the reduced Gram of a small operator from its matrix."""
     factor, scale = gram_factor(op, gram)
     dense = factor.to_dense().double()
     if axis == "all":
         return scale * (dense @ dense.mT)
+    # Columns of A as trajectories (n, B, T, H); the kept axis first, everything else summed over.
     columns = dense.mT.reshape(-1, *op.out_shape)
     dim = {"trial": 1, "time": 2, "hidden": 3}[axis]
     flat = columns.movedim(dim, 0).flatten(1)
@@ -145,32 +150,32 @@ def dense_gram(op: LinearOperator, axis: str, gram: str) -> Tensor:
 
 
 def trial_eigenvalues(op: LinearOperator) -> np.ndarray:
-    """Return every eigenvalue of O O* in descending order, from one matrix for each trial.
+    """Return every eigenvalue of O O* in descending order, from one matrix per trial.
 
-    For operators that map each trial to itself (``separable``), such as P.
+    The operator must map each trial to itself (``separable``), as P does.
     """
-    found = [
+    by_trial = [
         eigenvalues(dense_gram(cut(op, slice(b, b + 1)), "all", "square"))
         for b in range(op.out_shape[0])
     ]
-    values = torch.cat(found).clamp(min=0).sort(descending=True).values
+    values = torch.cat(by_trial).clamp(min=0).sort(descending=True).values
     return values.cpu().numpy()
 
 
 def trial_gram(op: LinearOperator, axis: str) -> Tensor:
-    """Return O O* reduced to the time or hidden axis, from one matrix for each trial."""
+    """Return O O* reduced to the time or hidden axis, from one matrix per trial."""
     parts = (cut(op, slice(b, b + 1)) for b in range(op.out_shape[0]))
     return sum(dense_gram(part, axis, "square") for part in parts)  # type: ignore[return-value]
 
 
 def mean_gram(op: LinearOperator, axis: str, gram: str) -> Tensor:
-    """Return the Gram of the signal averaged over the other axes: exact, one product an entry."""
+    """Return the exact Gram of the signal averaged over the other axes: one product per entry."""
     factor, scale = gram_factor(op, gram)
     dim = {"trial": 0, "time": 1, "hidden": 2}[axis]
     size = op.out_shape[dim]
     weight = torch.ones(op.out_shape, dtype=op.dtype, device=op.device)
     mask = getattr(getattr(op, "tangent", None), "mask", None)
-    if mask is not None:  # Only what is valid is averaged, so that padding changes nothing.
+    if mask is not None:  # Only valid steps are averaged, so that padding changes nothing.
         weight = weight * mask.transpose(0, 1)
     average = torch.zeros(size, *op.out_shape, dtype=op.dtype, device=op.device)
     for i, row in enumerate(average):

@@ -1,9 +1,8 @@
-"""A Gram's half-factor, applied chunk by chunk of trials, and the random vectors it is fed.
+"""The half-factor A of a Gram G = A A^T, applied to a chunk of trials at a time.
 
-Every Gram here is G = A A^T. Its non-zero eigenvalues are those of M = A^T A, which acts where A
-takes its arguments from: parameters (for K and PKP*) or trajectories (for P). Of K and PKP* only
-the results are as large as trajectories, so they are made for a chunk of trials at a time and
-reduced before the next.
+The non-zero eigenvalues of G are those of M = A^T A, which acts on the arguments of A: parameters
+for K and PKP*, trajectories for P. For K and PKP* only the results are as large as trajectories;
+they are computed for one chunk of trials and reduced before the next.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ _CUT = 6
 
 
 def analysis_allowance(op: LinearOperator, memory_limit: int | None) -> Allowance:
-    """Return what chunks of an operator's trials may take: a quarter of what is free, or less.
+    """Return the memory that chunks of trials may use: at most a quarter of the free memory.
 
     Parameters
     ----------
     op : LinearOperator
-        Onto trajectories.
+        An operator onto trajectories.
     memory_limit : int or None
-        Bytes, if the user set them.
+        Bytes, if the user set a limit.
 
     Returns
     -------
     Allowance
-        At least one trajectory of one trial.
+        Enough for at least one trajectory of one trial.
     """
     limit = memory_limit or free_memory(op.device) // 4
     least = op.shape[0] // max(1, op.out_shape[0]) * op.dtype.itemsize
     return Allowance(
         limit,
         least,
-        f"{op!r} took more than there is, even in chunks as small as they get (memory_limit was "
+        f"{op!r} ran out of memory even with the smallest chunks of trials (memory_limit was "
         f"{limit} bytes). Analyse fewer trials or steps (analysis_trials, X_analysis), fewer "
         'n_probes or n_components, or leave out the axis "trial".',
     )
@@ -54,23 +53,23 @@ def inner_products(v: Tensor) -> Tensor:
 
 
 class HalfFactor:
-    """A with G = A A^T, as a multiple of an operator onto trajectories.
+    """A of G = A A^T, a multiple of an operator onto trajectories.
 
     Parameters
     ----------
     factor : LinearOperator
-        Onto trajectories (n_trials, n_timesteps, n_states).
+        An operator onto trajectories (n_trials, n_timesteps, n_states).
     root : float
         A = root * factor.
     seed : int
-        Of the random vectors.
+        Seed of the random vectors.
     trials : range, optional
-        Numbers of the trials that ``factor`` acts on, of a larger set; default all.
+        Which trials of a larger set ``factor`` acts on; by default all of them.
 
     Attributes
     ----------
     n_blocks : int
-        Number of independent blocks of M: trials, if A maps each trial to itself; else 1.
+        Number of independent blocks of M: one per trial if A maps each trial to itself, else 1.
     size : int
         Length of a block.
     """
@@ -80,15 +79,16 @@ class HalfFactor:
     ) -> None:
         self.factor, self.root, self.seed = factor, root, seed
         self.trials = range(factor.out_shape[0]) if trials is None else trials
+        # M = A^T A is block diagonal over trials if A maps each trial to itself.
         self.separable = factor.separable
         self.n_blocks = factor.in_shape[0] if self.separable else 1
         self.size = factor.shape[1] // self.n_blocks
 
     def magnitude(self, n_trials: int) -> float:
-        """Return the largest entry of A w for one random w; it may be zero or infinite."""
+        """Return the largest entry of A w for one random w, possibly zero or infinite."""
         if self.separable and n_trials < len(self.trials):
             return float(np.max([part.magnitude(n_trials) for part in self.chunks(n_trials)]))
-        w = self.white(range(1))  # Of several pieces np.max keeps one that is not a number.
+        w = self.white(range(1))  # np.max keeps NaN, whichever piece it is in.
         return float(np.max([float(y.abs().max()) for _, y in self.rows(w, n_trials)]))
 
     def divided(self, magnitude: float) -> HalfFactor:
@@ -115,8 +115,9 @@ class HalfFactor:
         v : Tensor of shape (k, n_blocks, size)
             Arguments.
         n_trials : int
-            Trials in a chunk.
+            Number of trials in a chunk.
         """
+        # (k, n_blocks, size) as arguments of the operator: (k, B, T, H) or (k, n_parameters)
         v = v.reshape(len(v), *self.factor.in_shape)
         v = v if self.root == 1 else self.root * v
         if self.separable or n_trials >= len(self.trials):
@@ -127,14 +128,14 @@ class HalfFactor:
             yield part, steps_first(part @ v)
 
     def pull_back(self, part: LinearOperator, steps: Tensor) -> Tensor:
-        """Return A^T y for the rows ``part``; the memory of y is used.
+        """Return A^T y for the rows ``part``, overwriting y.
 
-        Steps first, (T, k, B, H), where arguments are trajectories, else (1, k, size).
+        The result is steps first, (T, k, B, H), if arguments are trajectories, else (1, k, size).
         """
         return self.pull_back_by_stages(part, steps)[1]
 
     def pull_back_by_stages(self, part: LinearOperator, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return |L^T y|^2 of each vector, (k,), for A = L R (else zeros), and A^T y."""
+        """Return |L^T y|^2 of each vector, (k,), if A = L R (otherwise zeros), and A^T y."""
         *rest, first = part.T.factors
         pulled = first.apply_(steps.movedim(0, 2))
         middle = torch.zeros(steps.shape[1], dtype=torch.float64, device=steps.device)
@@ -143,13 +144,14 @@ class HalfFactor:
             middle += inner_products(steps_first(pulled)).diagonal() / scale**2
         for factor in reversed(rest):
             pulled = factor.apply_(pulled)
+        # The adjoint carries 1/N for J_theta: its scale makes it the transpose.
         scale = self.root * part._transpose_scale()
         pulled = pulled if scale == 1 else pulled.mul_(scale)
         trajectories = len(self.factor.in_shape) == 3
         return middle, steps_first(pulled) if trajectories else pulled.unsqueeze(0)
 
     def blocks(self, pulled: Tensor) -> Tensor:
-        """Return what `pull_back` gave as (k, n_blocks, size)."""
+        """Return the result of `pull_back` as (k, n_blocks, size)."""
         return pulled.movedim(0, -2).reshape(pulled.shape[1], self.n_blocks, self.size)
 
     def gram(self, v: Tensor, n_trials: int) -> Tensor:
@@ -160,9 +162,9 @@ class HalfFactor:
     def white(self, indices: range) -> Tensor:
         """Return standard normal vectors (len(indices), n_blocks, size).
 
-        Each trial of each vector has its own seed, so that neither the number of vectors drawn
-        together nor the chunks of trials change them. They are drawn in single precision, to be
-        the same in both.
+        Each trial of each vector has a seed of its own: the vectors depend neither on how many are
+        drawn together nor on the chunks of trials. They are drawn in single precision, so that
+        they are the same in single and in double.
         """
         blocks = self.trials if self.separable else range(1)
         out = torch.empty(len(indices), len(blocks), self.size)
@@ -176,10 +178,10 @@ class HalfFactor:
     def bytes_per_trial(self, k: int, n_kept: int = 0) -> int:
         """Return the memory that k vectors need for each trial of a chunk.
 
-        ``n_kept`` more are held in between where arguments are trajectories. Cutting a factor
-        copies its activity and what else is contiguous, some arrays of the size of a vector.
+        ``n_kept`` more vectors are held meanwhile if arguments are trajectories. Cutting a factor
+        to a chunk copies its activity and other arrays, together some vectors in size.
         """
         n_timesteps, n_states = self.factor.out_shape[1:]
-        # Arguments too and what is drawn, or results and what they become.
+        # Arguments, draws, results and what is pulled back; or results and what is pulled back.
         arrays = 4 * k + n_kept if self.separable else 2 * k
         return (arrays + _CUT) * n_timesteps * n_states * self.factor.dtype.itemsize

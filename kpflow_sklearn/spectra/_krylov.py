@@ -1,4 +1,8 @@
-"""Block Lanczos iteration on many independent problems at once."""
+"""Block Lanczos iteration on many independent problems at once.
+
+scipy's eigsh does not serve here: it solves one problem at a time, on the CPU, from one start, and
+keeps neither the basis nor the earlier spaces, which ranks and sketches are made of.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +25,14 @@ class Krylov:
     product : callable
         Maps (r, n, size) to the products M_i q with the vectors of each problem.
     start : Tensor of shape (r, n, size)
-        r first directions for each of n problems.
+        The first r directions of each of the n problems.
 
     Attributes
     ----------
     basis : Tensor of shape (n, dimension, size)
-        Orthonormal, for each problem.
+        Orthonormal vectors q_1, q_2, ... of each problem.
     start : Tensor of shape (n, r, r)
-        Column j holds the coordinates of first direction j in ``basis[:, :r]``.
+        Column j holds the coordinates of the first direction j in ``basis[:, :r]``.
     """
 
     def __init__(self, product: Callable[[Tensor], Tensor], start: Tensor) -> None:
@@ -42,9 +46,11 @@ class Krylov:
 
     def extend(self) -> bool:
         """Apply M once more; False if the spaces can grow no further."""
+        # M Q_last, (n, r, size), and its coordinates in the basis, (n, r, dimension)
         image = self._product(self._last.movedim(1, 0)).movedim(0, 1)
-        along = image @ self.basis.mT  # (n, r, dimension)
+        along = image @ self.basis.mT
         r, dimension = along.shape[1:]
+        # T = Q^T M Q, (n, dimension, dimension), grows by the last block of rows and columns.
         projected = along.new_zeros(len(along), dimension, dimension)
         projected[:, : dimension - r, : dimension - r] = self._projected
         projected[:, -r:, :] = along
@@ -52,14 +58,15 @@ class Krylov:
         projected[:, -r:, -r:] = (along[..., -r:] + along[..., -r:].mT) / 2
         self._projected = projected
         q, coupling = torch.linalg.qr((image - along @ self.basis).mT)
-        self._coupling = coupling  # rest^T = q coupling
+        # M Q_last - Q Q^T M Q_last = q coupling: what T leaves out, q the next directions.
+        self._coupling = coupling
         if dimension == self.basis.shape[-1]:
             return False
         self._append(self._replaced(q.mT, coupling, image))
         return True
 
     def restart(self) -> None:
-        """Go on from random directions: a chain shows equal eigenvalues but once each."""
+        """Continue from random directions: from one start, equal eigenvalues appear only once."""
         r = self._last.shape[1]
         self.basis = self.basis[:, :-r]
         self._append(self._random(self._last))
@@ -80,26 +87,27 @@ class Krylov:
         return torch.randn(like.shape[1:], generator=generator).to(like).expand(like.shape)
 
     def _replaced(self, q: Tensor, coupling: Tensor, image: Tensor) -> Tensor:
-        """Return ``q`` with random directions where the space was exhausted: QR made those up."""
+        """Replace the arbitrary directions that QR returns once a space is exhausted."""
         size = coupling.diagonal(dim1=1, dim2=2).abs()
         rounding = 100 * torch.finfo(q.dtype).eps * image.norm(dim=-1).amax(1, keepdim=True)
         return torch.where((size <= rounding)[..., None], self._random(q), q)
 
     def _orthogonal(self, q: Tensor) -> Tensor:
         """Return an orthonormal basis of what ``q`` adds to the space."""
-        for _ in range(2):  # Once would leave the rounding of directions nearly in the space.
+        for _ in range(2):  # Once would leave rounding, from directions nearly in the space.
+            # q - Q Q^T q, (n, r, size), Q the basis so far
             q = q - (q @ self.basis.mT) @ self.basis
             q = torch.linalg.qr(q.mT).Q.mT
         return q
 
     def reach(self, dimension: int) -> None:
-        """Apply M to a space of a dimension, or to the largest there is."""
+        """Grow the space to a dimension, or to the largest possible."""
         while self.dimension < dimension and self.extend():
             pass
 
     @property
     def dimension(self) -> int:
-        """Dimension of the space that M has been applied to."""
+        """Dimension of the space that M was applied to."""
         return self._projected.shape[-1]
 
     def ritz(self, dimension: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,7 +116,7 @@ class Krylov:
         Parameters
         ----------
         dimension : int, optional
-            Of an earlier space; default of all that M has been applied to.
+            Dimension of an earlier space; by default the whole space that M was applied to.
 
         Returns
         -------
@@ -117,7 +125,7 @@ class Krylov:
         coefficients : Tensor of shape (n, m, m)
             Column j holds the coordinates of Ritz vector j in ``basis[:, :m]``.
         residuals : Tensor of shape (n, m)
-            |M v - value v|.
+            |M v - value v| of each Ritz vector v.
         """
         projected, coupling = self._projected.double(), self._coupling.double()
         if dimension is not None and dimension < self.dimension:
@@ -128,5 +136,6 @@ class Krylov:
             return nothing[..., 0], nothing, nothing[..., 0]
         values, vectors = torch.linalg.eigh(projected)
         values, vectors = values.flip(-1), vectors.flip(-1)
+        # |M Q s - value Q s| = |coupling s_last|, s a column of coefficients.
         residuals = (coupling @ vectors[:, -coupling.shape[-1] :]).norm(dim=1)
         return values, vectors, residuals

@@ -1,4 +1,4 @@
-"""The rank on the whole space, where no one can compute every eigenvalue.
+"""The rank on the whole space when the full spectrum is too large to compute.
 
 Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017): m steps of the Lanczos iteration from a
 random start w give nodes and weights that integrate polynomials of degree 2m - 1 against the
@@ -81,13 +81,15 @@ def sampled_rank(sketcher: Sketcher, threshold: float, outside: float = 0.0) -> 
         The rank, rounded up, and its standard error.
     """
     if sketcher.overflow:
-        return Estimate.missing(OVERFLOW)
+        return Estimate.missing(OVERFLOW, "randomized")
     last, *earlier = sketcher.memory.run(lambda: _densities(sketcher, outside))
     if not last.nodes.max(initial=0.0) > 0:
-        return Estimate.missing(ZERO if np.isfinite(last.nodes).all() else OVERFLOW)
+        reason = ZERO if np.isfinite(last.nodes).all() else OVERFLOW
+        return Estimate.missing(reason, "randomized")
     rank, error = last.rank(threshold)
     change = max((abs(rank - other.rank(threshold)[0]) for other in earlier), default=0.0)
-    return Estimate(float(np.ceil(rank - 1e-9)), float(np.hypot(error, change)))
+    error = float(np.hypot(error, change))
+    return Estimate(float(np.ceil(rank - 1e-9)), error, method="randomized")
 
 
 def _densities(sketcher: Sketcher, outside: float) -> list[SpectralDensity]:

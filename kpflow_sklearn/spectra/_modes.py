@@ -22,7 +22,7 @@ _MAX_DIMENSION = 400
 
 
 class Modes(NamedTuple):
-    """Leading eigenpairs of a Gram.
+    """The leading eigenpairs of a Gram.
 
     Attributes
     ----------
@@ -49,18 +49,18 @@ def leading_modes(
 ) -> Modes:
     """Return the leading eigenvalues and eigenfunctions of an operator's natural Gram.
 
-    Exact for a K made of weight maps (each on one unit) and for small operators; otherwise by
-    block Lanczos iteration on A^T A, whose arguments are parameters for PKP* and, for P, the
-    trials one by one.
+    They are exact for a K made of weight maps (each on one unit) and for small operators.
+    Otherwise they come from block Lanczos iteration on A^T A, whose arguments are parameters for
+    PKP* and single trials for P.
 
     Parameters
     ----------
     op : LinearOperator
         The operator.
     k : int
-        How many; fewer if the Gram has fewer.
+        Number of eigenpairs; fewer are returned if the Gram has fewer.
     tolerance : float, default=1e-3
-        Relative residual at which the iteration ends.
+        The relative residual at which the iteration ends.
     memory_limit : int, optional
         Bytes to use beyond what the operator holds; default a quarter of what is free.
     random_state : int, RandomState or None
@@ -81,7 +81,7 @@ def leading_modes(
 
 
 def _unit_modes(op: ParameterOperator, k: int, memory: int) -> Modes:
-    # Activity that is rounding in the operator's precision moves no leading eigenvalue.
+    # Activity at the level of rounding does not affect leading eigenvalues.
     rounding = 10 * torch.finfo(op.dtype).eps
     values, functions = unit_modes(op.compress(rounding), k, memory)
     return _modes(values, functions.flatten(1), np.zeros(len(values)), op)
@@ -94,8 +94,8 @@ def _modes(
     op: LinearOperator,
     rounding: float = ROUNDING,
 ) -> Modes:
-    """Return modes without those that are rounding, their signs fixed."""
-    # Where the Gram has fewer directions than asked for, the rest is rounding.
+    """Return the modes with fixed signs, without those at the level of rounding."""
+    # If the Gram has fewer directions than requested, the rest is rounding.
     keep = values > rounding * values.max(initial=0.0)
     functions = functions if keep.all() else functions[torch.as_tensor(keep)]
     functions = fix_signs(functions).reshape(-1, *op.out_shape)
@@ -116,23 +116,23 @@ def _krylov_modes(op: LinearOperator, k: int, tolerance: float, seed: int, memor
     whole = HalfFactor(factor, scale**0.5, seed)
     chunk = max(1, memory // whole.bytes_per_trial(k + _OVERSAMPLING))
     magnitude = whole.magnitude(chunk)
-    if not 0 < magnitude < np.inf:  # Nothing to find, or overflow.
+    if not 0 < magnitude < np.inf:  # A zero operator, or overflow.
         return _modes(np.empty(0), torch.empty(0, op.shape[0]), np.empty(0), op)
     whole = whole.divided(magnitude)
     values, places, vectors = _leading_vectors(whole, k, tolerance, chunk, memory)
     functions = torch.zeros(len(values), *op.out_shape, dtype=op.dtype, device=op.device)
-    if whole.separable:  # Each is the function of one trial.
+    if whole.separable:  # Each eigenfunction lives on one trial.
         residuals = np.empty(len(values))
         for i, place in enumerate(places):
-            one, own = whole.only(place), slice(i, i + 1)
-            out = functions[own, place : place + 1]
-            residuals[own] = _fill(one, values[own], vectors[own, None], 1, out)
+            one, pair = whole.only(place), slice(i, i + 1)
+            out = functions[pair, place : place + 1]
+            residuals[pair] = _fill(one, values[pair], vectors[pair, None], 1, out)
     else:
         residuals = _fill(whole, values, vectors[:, None], chunk, functions)
-    found = values.cpu().numpy() * magnitude**2
-    # M is applied in the operator's precision, and so are its eigenvalues found.
+    eigenvalues = values.cpu().numpy() * magnitude**2
+    # M is applied in the operator's precision, which limits its eigenvalues.
     rounding = max(ROUNDING, 10 * torch.finfo(op.dtype).eps)
-    return _modes(found, functions.flatten(1), residuals, op, rounding)
+    return _modes(eigenvalues, functions.flatten(1), residuals, op, rounding)
 
 
 def _fill(half: HalfFactor, values: Tensor, v: Tensor, chunk: int, out: Tensor) -> np.ndarray:
@@ -141,17 +141,17 @@ def _fill(half: HalfFactor, values: Tensor, v: Tensor, chunk: int, out: Tensor) 
     pulled: Tensor | float = 0.0
     start = 0
     for part, steps in half.rows(v, chunk):
-        own = slice(start, start + steps.shape[2])
-        torch.div(steps.movedim(0, 2), scale.sqrt(), out=out[:, own])
+        trials = slice(start, start + steps.shape[2])
+        torch.div(steps.movedim(0, 2), scale.sqrt(), out=out[:, trials])
         pulled = pulled + half.blocks(half.pull_back(part, steps))
-        start = own.stop
+        start = trials.stop
     pulled = pulled / scale[..., 0].sqrt()
     square, start = torch.zeros_like(values), 0
     for _, steps in half.rows(pulled, chunk):
-        own = slice(start, start + steps.shape[2])
-        rest = steps.movedim(0, 2).sub_(scale * out[:, own])
+        trials = slice(start, start + steps.shape[2])
+        rest = steps.movedim(0, 2).sub_(scale * out[:, trials])
         square += rest.flatten(1).double().square().sum(1)
-        start = own.stop
+        start = trials.stop
     return (square.sqrt() / values).cpu().numpy()
 
 
@@ -161,13 +161,13 @@ def _leading_vectors(
     """Return the k largest eigenvalues of M, their blocks, and unit eigenvectors (k, size)."""
     best: list[tuple[float, int, Tensor]] = []
     for half in _problems(whole, memory):
-        found, coefficients, space = _converge(half, k, tolerance, chunk)
+        ritz_values, coefficients, space = _converge(half, k, tolerance, chunk)
         first = half.trials.start - whole.trials.start if half.separable else 0
-        for index in found.flatten().argsort(descending=True)[:k].tolist():
-            block, j = divmod(index, found.shape[1])
+        for index in ritz_values.flatten().argsort(descending=True)[:k].tolist():
+            block, j = divmod(index, ritz_values.shape[1])
             along = coefficients[block, :, j].to(whole.factor.dtype)
             v = along @ space.basis[block, : len(along)]
-            best.append((float(found[block, j]), first + block, v / v.norm()))
+            best.append((float(ritz_values[block, j]), first + block, v / v.norm()))
         best = sorted(best, key=lambda pair: -pair[0])[:k]
     values, places, vectors = zip(*best, strict=True)
     found_values = torch.tensor(values, dtype=torch.float64, device=whole.factor.device)
@@ -175,7 +175,7 @@ def _leading_vectors(
 
 
 def _problems(whole: HalfFactor, memory: int) -> Iterator[HalfFactor]:
-    """Yield M: whole, or on as many trials as Krylov spaces of some dimension fit for."""
+    """Yield M as a whole, or on as many trials as the memory allows Krylov spaces for."""
     if not whole.separable:
         yield whole
         return
@@ -186,19 +186,19 @@ def _problems(whole: HalfFactor, memory: int) -> Iterator[HalfFactor]:
 def _converge(
     half: HalfFactor, k: int, tolerance: float, chunk: int
 ) -> tuple[Tensor, Tensor, Krylov]:
-    """Return Ritz values (n, m), coefficients and space, once the largest k converged."""
+    """Return Ritz values (n, m), coefficients and space once the largest k have converged."""
     width = 1 if half.separable else min(k + _OVERSAMPLING, half.size)
     space = Krylov(lambda v: half.gram(v, chunk), half.white(range(width)))
-    # From one start pairs may converge before larger ones have shown: two more steps must bring
-    # none. Of equal ones a chain shows no more than its width: nor may a step from a new start.
-    # As many starts as pairs show all from the first step on.
+    # From one start, eigenpairs may converge before larger ones appear: two more steps must bring
+    # no new one. Of several equal eigenvalues a chain shows no more than its width: two steps from
+    # new starts must bring no new one either. With a start for each eigenpair one step is enough.
     confirmed, enough = 0, 1 if width >= k else 4
     while True:
         grew = space.extend()
         values, coefficients, residuals = space.ritz()
         best = values.flatten().argsort(descending=True)[:k]
         lead = values.flatten()[best].clamp(min=1e-300)
-        # An error r of v becomes one of up to sqrt(lambda_1 / lambda) r of A v.
+        # A residual r of v becomes a residual of up to sqrt(lambda_1 / lambda) r of A v.
         reached = residuals.flatten()[best] * (lead[0] / lead).sqrt() <= tolerance * lead
         confirmed = confirmed + 1 if len(best) == k and bool(reached.all()) else 0
         if not grew or values.shape[1] >= _MAX_DIMENSION or confirmed == enough:

@@ -1,12 +1,12 @@
 """Trace, square and effective dimension of a Gram from a sketch of it, each with its error.
 
-The square of an estimate is biased. So for the whole space tr G^2 = E|M w|^2 is estimated by
-itself, and on an axis, where G is a partial trace, as the mean over pairs of different random
-vectors: a U-statistic of order two, whose variance splits into that of its main effects and that
-of the pairs (Hoeffding 1948).
+The square of an estimate is a biased estimate of the square. So on the whole space
+tr G^2 = E|M w|^2 is estimated directly, and on an axis, where G is a partial trace, as the mean
+over pairs of different random vectors: a U-statistic of order two, whose variance splits into that
+of its main effects and that of the pairs (Hoeffding 1948).
 
-Standard errors are widened so that value +- 1.96 std_error holds the truth in 95 of 100 cases,
-although the random vectors are few and each contributes a skewed quadratic form.
+Each random vector contributes a skewed quadratic form, and there are few of them. Standard errors
+are widened so that value +- 1.96 std_error still covers the truth in 95 of 100 cases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kpflow_sklearn.spectra._sketches import Sketch
 
 @dataclass(frozen=True)
 class Moments:
-    """What the random vectors say of one Gram.
+    """Sums over the eigenvalues of one Gram, estimated by random vectors.
 
     Attributes
     ----------
@@ -37,9 +37,9 @@ class Moments:
 
 
 def widening(inner: np.ndarray) -> float:
-    """Return by how much a standard error of a mean of quadratic forms is to be widened.
+    """Return the factor that widens the standard error of a mean of quadratic forms.
 
-    For m values with squared skewness g and excess kurtosis k, value +- z s.e. covers too seldom;
+    For m values with squared skewness g and excess kurtosis k, value +- z s.e. covers too rarely;
     1 + ((z^2 + 3)/4 + (z^4 + 2 z^2 - 3) g/18 - (z^2 - 3) k/12)/m repairs it to order 1/m (Hall
     1983), here with z = 1.96. For w^T Q w, k is near 3g/2, and g = 8 (tr Q^3)^2 / (tr Q^2)^3 is
     estimated from products of different vectors.
@@ -73,30 +73,31 @@ def whole_moments(sketch: Sketch) -> Moments:
     Returns
     -------
     Moments
-        In the sketch's units.
+        In the units of the sketch.
     """
+    # s = |M w'|^2 and t = |A w'|^2, (m,): samples of tr M^2 and of tr M outside of V
     s = sketch.squares
     m, t = len(s), sketch.traces[: len(s)]
     trace, square = sketch.trace0 + t.mean(), sketch.square0 + s.mean()
     by_trace, by_square = widening(sketch.inner), widening(sketch.outer)
     every = sketch.traces
-    found = (
-        Estimate(float(sketch.trace0 + every.mean()), by_trace * _mean_error(every)),
-        Estimate(float(square), by_square * _mean_error(s)),
-    )
+    of_trace = _sampled(sketch.trace0 + every.mean(), by_trace * _mean_error(every))
+    of_square = _sampled(square, by_square * _mean_error(s))
     if square <= 0:
-        return Moments(*found, Estimate.missing(ZERO))
+        return Moments(of_trace, of_square, Estimate.missing(ZERO, "randomized"))
     covariance = np.cov(t, s) / m
     ratio = trace**2 / square
-    # To second order the mean of a ratio of means is off by this.
+    # The bias of a ratio of means to second order.
     bias = (
         covariance[0, 0] / square
         - 2 * trace / square**2 * covariance[0, 1]
         + trace**2 / square**3 * covariance[1, 1]
     )
+    # Each vector's first-order effect on d = (tr G)^2 / tr G^2: dd = 2 tr G dt / s - d ds / s.
     influence = 2 * trace / square * t - ratio / square * s
     factor = widening(2 * trace / square * sketch.inner - ratio / square * sketch.outer)
-    return Moments(*found, Estimate(float(ratio - bias), factor * _mean_error(influence)))
+    dimension = _sampled(ratio - bias, factor * _mean_error(influence))
+    return Moments(of_trace, of_square, dimension)
 
 
 def middle_over_norm(sketch: Sketch) -> Estimate:
@@ -105,7 +106,7 @@ def middle_over_norm(sketch: Sketch) -> Estimate:
     Parameters
     ----------
     sketch : Sketch
-        Of such a half-factor.
+        The sketch of such a half-factor.
 
     Returns
     -------
@@ -115,10 +116,17 @@ def middle_over_norm(sketch: Sketch) -> Estimate:
     s, c = sketch.squares, sketch.middles
     square, product = sketch.square0 + s.mean(), sketch.middle0 + c.mean()
     if not square > 0:
-        return Estimate.missing(ZERO)
+        return Estimate.missing(ZERO, "randomized")
+    # d(c / sqrt(s)) = dc / sqrt(s) - c ds / (2 s^(3/2)), c = <G, L L^T>, s = |G|_F^2, (m,)
     influence = c / square**0.5 - product / (2 * square**1.5) * s
     error = widening(sketch.inner) * _mean_error(influence)
-    return Estimate(float(product / square**0.5), error)
+    return _sampled(product / square**0.5, error)
+
+
+def _sampled(value: float, std_error: float) -> Estimate:
+    """Return an estimate by random vectors; without any noise left it is exact."""
+    method = "randomized" if std_error > 0 else "exact"
+    return Estimate(float(value), float(std_error), method=method)
 
 
 def _mean_error(values: np.ndarray) -> float:
@@ -138,29 +146,31 @@ def axis_moments(sketch: Sketch, axis: str) -> Moments:
     Returns
     -------
     Moments
-        In the sketch's units.
+        In the units of the sketch.
     """
-    known, sampled = sketch.known[axis].double(), sketch.sampled[axis].double().flatten(1)
+    exact, sampled = sketch.exact[axis].double(), sketch.sampled[axis].double().flatten(1)
     t = sketch.traces
-    crosses = (sampled @ known.flatten()).cpu().numpy()
+    # With G_0 the exact part and G_k that of vector k: <G_k, G_0>_F (m,), <G_k, G_l>_F (m, m).
+    crosses = (sampled @ exact.flatten()).cpu().numpy()
     products = (sampled @ sampled.mT).cpu().numpy()
-    held = float((known**2).sum())
-    # Values on pairs of vectors; their diagonals are never used.
+    held = float((exact**2).sum())
+    # Entry (k, l) belongs to vectors k and l; entries on the diagonals are not used.
     squares = held + crosses[:, None] + crosses + products
     traces = (sketch.trace0 + t[:, None]) * (sketch.trace0 + t)
     square, trace_square = _pair_mean(squares), _pair_mean(traces)
     factor = widening(sketch.inner)
-    trace = Estimate(float(sketch.trace0 + t.mean()), factor * _mean_error(t))
-    found = Estimate(square, _pair_variance(squares, factor) ** 0.5)
+    of_trace = _sampled(sketch.trace0 + t.mean(), factor * _mean_error(t))
+    of_square = _sampled(square, _pair_variance(squares, factor) ** 0.5)
     if square <= 0:
         empty = sketch.trace0 == 0 and not t.any()
-        return Moments(trace, found, Estimate.missing(ZERO if empty else NOISY))
+        reason = ZERO if empty else NOISY
+        return Moments(of_trace, of_square, Estimate.missing(reason, "randomized"))
     ratio = trace_square / square
     influence = (traces - ratio * squares) / square
     main, pairs = _pair_covariance(influence, squares)
     unbiased = ratio + (main + pairs) / square
     error = _pair_variance(influence, factor) ** 0.5
-    return Moments(trace, found, Estimate(float(unbiased), float(error)))
+    return Moments(of_trace, of_square, _sampled(unbiased, error))
 
 
 def _pair_mean(values: np.ndarray) -> float:
@@ -169,7 +179,7 @@ def _pair_mean(values: np.ndarray) -> float:
 
 
 def _pair_variance(kernel: np.ndarray, factor: float) -> float:
-    """Return the variance of a mean over pairs, its main effects' error widened by a factor."""
+    """Return the variance of a mean over pairs, with the error of the main effects widened."""
     main, pairs = _pair_covariance(kernel, kernel)
     return float(factor**2 * max(main, 0.0) + pairs)
 
@@ -177,7 +187,7 @@ def _pair_variance(kernel: np.ndarray, factor: float) -> float:
 def _pair_covariance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """Return the covariance of the means over pairs of two symmetric kernels, in two parts.
 
-    A kernel is split into main effects, one a vector, and what is left for the pairs. Each part is
+    A kernel splits into one main effect per vector and a remainder for each pair. Both parts are
     estimated without bias, so that of the main effects may come out negative.
     """
     m = len(a)

@@ -1,9 +1,222 @@
-"""What a route to a spectrum costs, in floating-point operations."""
+"""The ways to a spectrum, in the order of preference, and what each costs.
+
+A route says when it applies to a Gram on an axis and how it finds the spectrum there. All but the
+last, the sketch by random vectors, are exact.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from kpflow_sklearn._common.memory import Allowance
 from kpflow_sklearn.operators import FlowPropagator, LinearOperator
-from kpflow_sklearn.spectra._units import map_blocks
+from kpflow_sklearn.results import OVERFLOW, Estimate
+from kpflow_sklearn.spectra._gramians import (
+    DENSE_LIMIT,
+    dense_gram,
+    mean_gram,
+    trial_eigenvalues,
+    trial_gram,
+)
+from kpflow_sklearn.spectra._sketches import Sketch
+from kpflow_sklearn.spectra._spectrum import (
+    Spectrum,
+    compressed_spectrum,
+    exact_ratio,
+    missing_spectrum,
+    sampled_spectrum,
+    spectrum_of_eigenvalues,
+    spectrum_of_gram,
+)
+from kpflow_sklearn.spectra._units import (
+    map_blocks,
+    parameter_gram,
+    parameter_moments,
+    unit_eigenvalues,
+)
+
+#: Number of trajectory entries (of P: of one trial) up to which ``method="exact"`` is possible.
+EXACT_LIMIT = 8192
+#: Floating-point operations that are not worth saving by an estimate.
+CHEAP = 2e10
+#: Activity left out of K (relative Frobenius norm) where all of its columns would cost too much.
+_ACTIVITY_TOL = 1e-4
+
+
+class Spectra(Protocol):
+    """What a route reads of `OperatorSpectra`."""
+
+    op: LinearOperator
+    gram: str
+    reduction: str
+    method: str
+    n_modes: int
+    n_probes: int
+
+    @property
+    def memory(self) -> Allowance: ...  # noqa: D102
+
+    @property
+    def gramians(self) -> tuple[Tensor, Tensor, float]: ...  # noqa: D102
+
+    @property
+    def sketch(self) -> Sketch: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to the spectrum of an operator's Gram on an axis.
+
+    Attributes
+    ----------
+    name : str
+        What `OperatorSpectra.route` returns.
+    applies : callable
+        Maps the spectra of an operator and an axis to whether this route is possible there and
+        affordable.
+    find : callable
+        Maps the same to the spectrum.
+    """
+
+    name: str
+    applies: Callable[[Spectra, str], bool]
+    find: Callable[[Spectra, str], Spectrum]
+
+
+def choose_route(spectra: Spectra, axis: str) -> Route:
+    """Return the first route that applies, or refuse what ``method="exact"`` cannot do.
+
+    Raises
+    ------
+    ValueError
+        If ``method="exact"`` and the operator is too large for it on that axis.
+    """
+    route = next(route for route in ROUTES if route.applies(spectra, axis))
+    if route is SKETCH and spectra.method == "exact":
+        raise ValueError(
+            f"method='exact' is limited to {EXACT_LIMIT} trajectory entries (for P, of one "
+            f"trial), got {spectra.op.shape[0]} for {spectra.op!r} on axis {axis!r}; analyse "
+            "fewer trials or use method='auto'."
+        )
+    return route
+
+
+# ---------------------------------------------------------------------------- when a route applies
+
+
+def _is_average(spectra: Spectra, axis: str) -> bool:
+    return axis != "all" and spectra.reduction == "mean"
+
+
+def _is_forced_to_sample(spectra: Spectra, axis: str) -> bool:
+    return spectra.method == "randomized"
+
+
+def _has_units(spectra: Spectra, axis: str) -> bool:
+    return spectra.gram == "natural" and map_blocks(spectra.op) is not None
+
+
+def _affords_units(spectra: Spectra, axis: str) -> bool:
+    if not _has_units(spectra, axis):
+        return False
+    if axis != "all" or spectra.method == "exact":
+        return True
+    return unit_cost(spectra.op) <= max(CHEAP, moment_cost(spectra.op))
+
+
+def _is_small(spectra: Spectra, axis: str) -> bool:
+    limit = EXACT_LIMIT if spectra.method == "exact" else DENSE_LIMIT
+    return spectra.op.shape[0] <= limit
+
+
+def _affordable(spectra: Spectra) -> float:
+    """Return the operations that an exact spectrum of P may take."""
+    if spectra.method == "exact":
+        return np.inf
+    return max(CHEAP, sampling_cost(spectra.op, spectra.n_modes, spectra.n_probes))  # type: ignore
+
+
+def _affords_trials(spectra: Spectra, axis: str) -> bool:
+    op = spectra.op
+    if not isinstance(op, FlowPropagator) or axis not in ("all", "time"):
+        return False
+    n_trials, n_timesteps, n_states = op.out_shape
+    return n_timesteps * n_states <= EXACT_LIMIT and trial_cost(op, axis) <= _affordable(spectra)
+
+
+def _affords_gramians(spectra: Spectra, axis: str) -> bool:
+    op = spectra.op
+    if not isinstance(op, FlowPropagator) or axis == "time":
+        return False
+    return gramian_cost(op) <= _affordable(spectra)
+
+
+# ------------------------------------------------------------------- how it finds the spectrum
+
+
+def _by_average(spectra: Spectra, axis: str) -> Spectrum:
+    return spectrum_of_gram(mean_gram(spectra.op, axis, spectra.gram))
+
+
+def _by_units(spectra: Spectra, axis: str) -> Spectrum:
+    if axis == "all":
+        return spectrum_of_eigenvalues(unit_eigenvalues(spectra.op, spectra.memory.amount))
+    return spectrum_of_gram(parameter_gram(spectra.op, axis, spectra.memory.amount))
+
+
+def _by_compression(spectra: Spectra, axis: str) -> Spectrum:
+    """Return K's spectrum with its moments exact and its eigenvalues from most activity."""
+    compressed = spectra.op.compress(_ACTIVITY_TOL)  # type: ignore[attr-defined]
+    moments = parameter_moments(spectra.op, spectra.memory.amount)
+    return compressed_spectrum(unit_eigenvalues(compressed, spectra.memory.amount), *moments)
+
+
+def _by_matrix(spectra: Spectra, axis: str) -> Spectrum:
+    return spectrum_of_gram(dense_gram(spectra.op, axis, spectra.gram))
+
+
+def _by_trials(spectra: Spectra, axis: str) -> Spectrum:
+    if axis == "all":
+        return spectrum_of_eigenvalues(trial_eigenvalues(spectra.op))
+    return spectrum_of_gram(trial_gram(spectra.op, axis))
+
+
+def _by_gramians(spectra: Spectra, axis: str) -> Spectrum:
+    hidden, by_trial, square = spectra.gramians
+    if axis == "hidden":
+        return spectrum_of_gram(hidden)
+    if axis == "trial":
+        return spectrum_of_eigenvalues(np.sort(by_trial.cpu().numpy())[::-1])
+    total = float(by_trial.sum())
+    if not np.isfinite([total, square]).all():
+        return missing_spectrum(OVERFLOW)
+    moments = (Estimate(total), Estimate(square), exact_ratio(total, square))
+    return Spectrum(np.empty(0), *moments, method="exact", complete=False)
+
+
+def _by_sketch(spectra: Spectra, axis: str) -> Spectrum:
+    return sampled_spectrum(spectra.sketch, axis)
+
+
+SKETCH = Route("sketch", lambda spectra, axis: True, _by_sketch)
+ROUTES = (
+    Route("average", _is_average, _by_average),
+    Route("sketch", _is_forced_to_sample, _by_sketch),
+    Route("units", _affords_units, _by_units),
+    Route("compression", _has_units, _by_compression),
+    Route("matrix", _is_small, _by_matrix),
+    Route("trials", _affords_trials, _by_trials),
+    Route("gramians", _affords_gramians, _by_gramians),
+    SKETCH,
+)
+
+
+# ------------------------------------------------------------ costs, in floating-point operations
 
 
 def sampling_cost(op: FlowPropagator, n_modes: int, n_probes: int) -> float:
@@ -14,13 +227,13 @@ def sampling_cost(op: FlowPropagator, n_modes: int, n_probes: int) -> float:
 
 
 def gramian_cost(op: FlowPropagator) -> float:
-    """Return the operations of the two Gramian recursions: five products of H x H a step."""
+    """Return the operations of the two Gramian recursions: five products of H x H per step."""
     n_trials, n_timesteps, n_states = op.in_shape
     return 2 * n_trials * n_timesteps * 5.0 * n_states**3
 
 
 def trial_cost(op: FlowPropagator, axis: str) -> float:
-    """Return the operations of one matrix for each trial."""
+    """Return the operations of one dense matrix (T H x T H) per trial."""
     n_trials, n_timesteps, n_states = op.in_shape
     size = n_timesteps * n_states
     product = 2.0 * n_timesteps * op.tangent.n_weights
@@ -29,7 +242,7 @@ def trial_cost(op: FlowPropagator, axis: str) -> float:
 
 
 def unit_cost(op: LinearOperator) -> float:
-    """Return the operations that all unit Grams and their eigenvalues take."""
+    """Return the operations of all unit Grams F_i^T F_i and their eigenvalues."""
     blocks = [block for block, _ in map_blocks(op) or []]
     rows = op.out_shape[0] * op.out_shape[1]
     columns = sum(block.n_columns for block in blocks)

@@ -17,7 +17,7 @@ class Sketch:
     ----------
     traces, squares : ndarray of shape (m,)
         |A w'|^2 and |M w'|^2 of each random vector: their means are the sampled parts of tr G and
-        tr G^2. The latter may be known of the first ones only.
+        tr G^2. The latter may cover the first vectors only.
     middles : ndarray of shape (m,)
         Likewise |L^T A w'|^2, for A = L R (zero otherwise).
     inner, outer : ndarray of shape (m, m)
@@ -26,7 +26,7 @@ class Sketch:
         For each axis the reduced Gram of each A w'.
     trace0, square0, middle0 : float
         The exact parts: |A V|^2, |M V|^2 and |L^T A V|^2.
-    known : dict of str to Tensor (n, n)
+    exact : dict of str to Tensor (n, n)
         For each axis the reduced Gram of A V.
     mode_values, mode_residuals : ndarray of shape (n_modes,)
         Eigenvalues of V^T M V, and how far each is from an eigenvalue of M at most.
@@ -43,7 +43,7 @@ class Sketch:
     trace0: float = 0.0
     square0: float = 0.0
     middle0: float = 0.0
-    known: dict[str, Tensor] = field(default_factory=dict)
+    exact: dict[str, Tensor] = field(default_factory=dict)
     mode_values: np.ndarray = field(default_factory=lambda: np.empty(0))
     mode_residuals: np.ndarray = field(default_factory=lambda: np.empty(0))
     magnitude: float = 1.0
@@ -72,7 +72,7 @@ class Sketch:
             trace0=self.trace0 + other.trace0,
             square0=self.square0 + other.square0,
             middle0=self.middle0 + other.middle0,
-            known=_merged(self.known, other.known),
+            exact=_merged(self.exact, other.exact),
             mode_values=np.concatenate([self.mode_values, other.mode_values]),
             mode_residuals=np.concatenate([self.mode_residuals, other.mode_residuals]),
         )

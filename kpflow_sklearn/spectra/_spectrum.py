@@ -16,7 +16,7 @@ from kpflow_sklearn.spectra._sketches import Sketch
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What is known of the eigenvalues of one Gram.
+    """The eigenvalues of one Gram, all or only the leading ones, and sums over all of them.
 
     Equations: effective dimension = (sum lambda)^2 / sum lambda^2; rank = least r whose r largest
     eigenvalues reach the threshold of sum lambda, the whole trace.
@@ -24,28 +24,28 @@ class Spectrum:
     Attributes
     ----------
     eigenvalues : ndarray
-        In descending order; all the non-zero ones if ``complete``, else the leading ones.
+        In descending order: all non-zero eigenvalues if ``complete``, otherwise the leading ones.
     trace, square : Estimate
         tr G and tr G^2.
     effective_dimension : Estimate
         (tr G)^2 / tr G^2.
     method : {"exact", "randomized"}
-        How they were found.
+        How the eigenvalues were found.
     complete : bool
-        Whether ``eigenvalues`` holds the whole trace.
+        Whether ``eigenvalues`` add up to the whole trace.
     share_std_error : ndarray or None
-        Standard error of the cumulated shares of the trace, where they are estimated.
+        Standard errors of the cumulative shares of the trace, if they are estimated.
     shares : ndarray or None
-        The cumulated shares of the trace, where they are not those of ``eigenvalues``.
+        The cumulative shares of the trace, if they are not those of ``eigenvalues``.
     share_lack : ndarray or None
-        By how much the cumulated shares may be too low, as eigenvalues have not converged.
+        By how much the cumulative shares may be too low because eigenvalues have not converged.
 
     Examples
     --------
     >>> import numpy as np
     >>> from kpflow_sklearn.spectra._spectrum import spectrum_of_gram
-    >>> found = spectrum_of_gram(np.eye(4))
-    >>> found.trace.value, found.effective_dimension.value
+    >>> spectrum = spectrum_of_gram(np.eye(4))
+    >>> spectrum.trace.value, spectrum.effective_dimension.value
     (4.0, 4.0)
     """
 
@@ -62,8 +62,8 @@ class Spectrum:
     def rank(self, threshold: float = 0.95) -> Estimate:
         """Return the least r whose r largest eigenvalues reach ``threshold`` of the trace.
 
-        Where the shares carry an error, 1.96 of the rank's reach the ranks that 1.96 of theirs,
-        more or less, would give.
+        If the shares carry an error e, the error of the rank is such that rank +- 1.96 errors
+        spans the ranks that follow from the shares +- 1.96 e.
 
         Parameters
         ----------
@@ -73,7 +73,7 @@ class Spectrum:
         Returns
         -------
         Estimate
-            The rank; missing where the known eigenvalues do not reach that far.
+            The rank; missing if the computed eigenvalues do not reach the threshold.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Spectrum:
         if self.trace.reason:
             return self.trace
         if self.trace.value <= 0:
-            return Estimate.missing(ZERO)
+            return Estimate.missing(ZERO, self.method)
         # Rounding must not ask for one eigenvalue more than there are.
         goal = threshold - 1e-12
         shares = np.cumsum(self.eigenvalues) / self.trace.value
@@ -101,7 +101,8 @@ class Spectrum:
         if reached < goal:
             return Estimate.missing(
                 f"the {len(shares)} computed eigenvalues hold {reached:.1%} of the trace, below "
-                f"{threshold:.0%}"
+                f"{threshold:.0%}",
+                self.method,
             )
         if self.shares is not None:
             shares = self.shares
@@ -112,18 +113,21 @@ class Spectrum:
         ):
             return Estimate.missing(
                 f"the first {rank} of {len(shares)} computed eigenvalues reach {threshold:.0%} of "
-                "the trace, but so may fewer: they have not converged"
+                "the trace, but so may fewer: they have not converged",
+                self.method,
             )
         if self.share_std_error is None:
-            return Estimate(float(rank))
+            return Estimate(float(rank), method=self.method)
         least, most = _rank_range(shares, 1.96 * self.share_std_error, goal)
-        # Rounded up, so that 1.96 of it reach the whole number and not just below.
+        # Rounded up, so that 1.96 errors reach the next whole number and do not end just below it.
         error = max(rank - least, most - rank) / 1.96 * (1 + 1e-12)
-        return Estimate(float(rank), error)
+        # Shares that are not sampled carry bounds.
+        method = "interval" if self.method == "exact" and error > 0 else self.method
+        return Estimate(float(rank), error, method=method)
 
 
 def _rank_range(shares: np.ndarray, error: np.ndarray, goal: float) -> tuple[int, int]:
-    """Return the ranks that the shares plus and minus an error would give."""
+    """Return the ranks that follow from the shares plus and minus an error."""
     enough = shares - error >= goal
     low = int(np.argmax(shares + error >= goal)) + 1
     return low, int(np.argmax(enough)) + 1 if enough.any() else len(shares)
@@ -140,47 +144,47 @@ def spectrum_of_gram(gram: Tensor | np.ndarray) -> Spectrum:
     Returns
     -------
     Spectrum
-        Complete and exact; all missing if the matrix is not finite.
+        Complete and exact; every number is missing if the matrix is not finite.
     """
     matrix = np.asarray(gram.cpu() if isinstance(gram, Tensor) else gram, dtype=np.float64)
     if not np.isfinite(matrix).all():
-        return missing_spectrum(OVERFLOW, "exact")
+        return missing_spectrum(OVERFLOW)
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1].clip(min=0)
     return spectrum_of_eigenvalues(values)
 
 
 def spectrum_of_eigenvalues(values: np.ndarray) -> Spectrum:
-    """Return the spectrum of a Gram whose non-zero eigenvalues are all known, in float64."""
+    """Return the spectrum of a Gram from all of its non-zero eigenvalues, in float64."""
     if not np.isfinite(values).all():
-        return missing_spectrum(OVERFLOW, "exact")
+        return missing_spectrum(OVERFLOW)
     scale = float(max(values.max(initial=0.0), np.finfo(float).tiny))
     unit = values / scale
     total, square = float(unit.sum()), float((unit**2).sum())
     trace, trace_square = _scaled(Estimate(total), scale, 1), _scaled(Estimate(square), scale, 2)
-    known = (trace, trace_square, exact_ratio(total, square))
-    return Spectrum(values, *known, method="exact", complete=True)
+    moments = (trace, trace_square, exact_ratio(total, square))
+    return Spectrum(values, *moments, method="exact", complete=True)
 
 
 def compressed_spectrum(values: np.ndarray, total: float, square: float) -> Spectrum:
-    """Return a spectrum of which tr G and tr G^2 are known, and eigenvalues nearly.
+    """Return the spectrum of a Gram from its exact moments and the eigenvalues of a part of it.
 
     Parameters
     ----------
     values : ndarray
-        Eigenvalues of a part of G, in descending order: none is above that of G, and what they
-        fall short of the trace bounds how far the cumulated shares may be too low. Ranks beyond
-        what they hold are missing.
+        Eigenvalues of the part, in descending order. None exceeds that of G, so what their sum
+        lacks of the trace bounds by how much the cumulative shares are too low. Ranks at shares
+        that they do not reach are missing.
     total, square : float
         tr G and tr G^2.
     """
     if not np.isfinite([total, square, *values[:1]]).all():
-        return missing_spectrum(OVERFLOW, "exact")
+        return missing_spectrum(OVERFLOW)
     least = np.cumsum(values) / total if total > 0 else np.zeros(len(values))
     doubt = max(1 - least[-1], 0.0) / 2 if len(least) else 0.0
-    known = (Estimate(total), Estimate(square), exact_ratio(total, square))
+    moments = (Estimate(total), Estimate(square), exact_ratio(total, square))
     return Spectrum(
         values,
-        *known,
+        *moments,
         method="exact",
         complete=False,
         shares=np.minimum(least + doubt, 1.0),
@@ -188,9 +192,9 @@ def compressed_spectrum(values: np.ndarray, total: float, square: float) -> Spec
     )
 
 
-def missing_spectrum(reason: str, method: str) -> Spectrum:
-    """Return a spectrum of which nothing is known, for a reason."""
-    nothing = Estimate.missing(reason)
+def missing_spectrum(reason: str, method: str = "exact") -> Spectrum:
+    """Return a spectrum without any number, for a reason."""
+    nothing = Estimate.missing(reason, method)
     return Spectrum(np.empty(0), nothing, nothing, nothing, method, complete=False)
 
 
@@ -202,78 +206,80 @@ def exact_ratio(total: float, square: float) -> Estimate:
 
 
 def _scaled(estimate: Estimate, scale: float, power: int) -> Estimate:
-    """Return an estimate times scale**power, or say that it is too large for a number."""
+    """Return an estimate times scale**power; missing if that overflows."""
     with np.errstate(over="ignore"):
         factor = np.float64(scale) ** power
         if estimate.reason or not np.isfinite(factor * estimate.value):
-            return Estimate.missing(estimate.reason or OVERFLOW)
-        return Estimate(float(factor * estimate.value), float(factor * estimate.std_error))
+            return Estimate.missing(estimate.reason or OVERFLOW, estimate.method)
+        value, error = float(factor * estimate.value), float(factor * estimate.std_error)
+        return Estimate(value, error, method=estimate.method)
 
 
 def sampled_spectrum(sketch: Sketch, axis: str) -> Spectrum:
-    """Return the spectrum on one axis as a sketch shows it."""
+    """Return the spectrum on one axis as estimated from a sketch."""
     if not sketch.finite:
         return missing_spectrum(OVERFLOW, "randomized")
-    found = _sampled_whole(sketch) if axis == "all" else _sampled_axis(sketch, axis)
+    spectrum = _sampled_whole(sketch) if axis == "all" else _sampled_axis(sketch, axis)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = found.eigenvalues * np.float64(sketch.magnitude) ** 2
-    if not np.isfinite(values).all():  # Their ratios are known, they themselves overflow.
-        found, values = replace(found, complete=False), np.empty(0)
+        values = spectrum.eigenvalues * np.float64(sketch.magnitude) ** 2
+    if not np.isfinite(values).all():  # The eigenvalues overflow, though their ratios do not.
+        spectrum, values = replace(spectrum, complete=False), np.empty(0)
     return replace(
-        found,
+        spectrum,
         eigenvalues=values,
-        trace=_scaled(found.trace, sketch.magnitude, 2),
-        square=_scaled(found.square, sketch.magnitude, 4),
+        trace=_scaled(spectrum.trace, sketch.magnitude, 2),
+        square=_scaled(spectrum.square, sketch.magnitude, 4),
     )
 
 
 def _sampled_whole(sketch: Sketch) -> Spectrum:
     order = np.argsort(-sketch.mode_values, kind="stable")
     values, residuals = sketch.mode_values[order], sketch.mode_residuals[order]
-    found = _from_moments(whole_moments(sketch), values)
-    if not found.trace.value > 0:
-        return found
-    relative = found.trace.std_error / found.trace.value
-    errors = np.cumsum(values) / found.trace.value * relative
-    # M is V^T M V, what is outside of V, and the residuals M V - V (V^T M V) that couple them.
-    lack = np.cumsum(residuals) + _unseen(sketch, found.square.std_error, values)
-    return replace(found, share_std_error=errors, share_lack=lack / found.trace.value)
+    spectrum = _from_moments(whole_moments(sketch), values)
+    if not spectrum.trace.value > 0:
+        return spectrum
+    relative = spectrum.trace.std_error / spectrum.trace.value
+    errors = np.cumsum(values) / spectrum.trace.value * relative
+    # M consists of V^T M V, the part outside of V, and M V - V (V^T M V) between the two.
+    lack = np.cumsum(residuals) + _unseen(sketch, spectrum.square.std_error, values)
+    return replace(spectrum, share_std_error=errors, share_lack=lack / spectrum.trace.value)
 
 
 def _unseen(sketch: Sketch, error: float, values: np.ndarray) -> np.ndarray:
     """Return by how much sums of leading eigenvalues may exceed those of the modes.
 
-    Copies of an equal eigenvalue are not seen from one start, nor what a trial has beyond its own
-    few modes. For each eigenvalue m outside of them, m - v is at most m^2 / 4v, and their squares
-    sum to what the random vectors measure there.
+    From one start only one of several equal eigenvalues is seen, and of each trial only its few
+    modes. An eigenvalue m outside of the modes adds at most m - v <= m^2 / 4v to a sum that ends
+    at v, and the random vectors measure the sum of all such m^2.
     """
     outside = float(sketch.squares.mean()) + 1.96 * error
     return outside / (4 * values.clip(min=1e-300))
 
 
 def _sampled_axis(sketch: Sketch, axis: str) -> Spectrum:
-    known, sampled = sketch.known[axis].double(), sketch.sampled[axis].double()
-    values, vectors = torch.linalg.eigh(known + sampled.mean(0))
+    exact, sampled = sketch.exact[axis].double(), sketch.sampled[axis].double()
+    values, vectors = torch.linalg.eigh(exact + sampled.mean(0))
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    found = _from_moments(axis_moments(sketch, axis), values.cpu().numpy())
-    shares, doubt = _bracketed_shares(known, sampled, values)
-    errors = widening(sketch.inner) * _share_errors(known, sampled, vectors)
-    return replace(found, complete=True, share_std_error=np.hypot(errors, doubt), shares=shares)
+    spectrum = _from_moments(axis_moments(sketch, axis), values.cpu().numpy())
+    shares, doubt = _bracketed_shares(exact, sampled, values)
+    errors = widening(sketch.inner) * _share_errors(exact, sampled, vectors)
+    return replace(spectrum, complete=True, share_std_error=np.hypot(errors, doubt), shares=shares)
 
 
 def _from_moments(moments: Moments, values: np.ndarray) -> Spectrum:
-    known = (moments.trace, moments.square, moments.effective_dimension)
-    return Spectrum(values, *known, method="randomized", complete=False)
+    estimates = (moments.trace, moments.square, moments.effective_dimension)
+    return Spectrum(values, *estimates, method="randomized", complete=False)
 
 
-def _share_errors(known: Tensor, sampled: Tensor, vectors: Tensor) -> np.ndarray:
-    """Return the standard errors of the cumulated shares along fixed eigenvectors.
+def _share_errors(exact: Tensor, sampled: Tensor, vectors: Tensor) -> np.ndarray:
+    """Return the standard errors of the cumulative shares along fixed eigenvectors.
 
-    To first order the eigenvectors' own error does not enter an eigenvalue, so the share of the
-    leading r directions is a ratio of sums over probes, with the error of a ratio.
+    To first order the error of the eigenvectors does not enter the eigenvalues. So the share of
+    the leading r directions is a ratio of sums over probes and has the error of a ratio.
     """
+    # v_r^T G_k v_r for every vector k, and v_r^T G_0 v_r of the modes, summed over the first r.
     along = torch.einsum("ir,kij,jr->kr", vectors, sampled, vectors).cumsum(1)
-    fixed = torch.einsum("ir,ij,jr->r", vectors, known, vectors).cumsum(0)
+    fixed = torch.einsum("ir,ij,jr->r", vectors, exact, vectors).cumsum(0)
     head = fixed + along
     total = head[:, -1:]
     share = head.mean(0) / total.mean(0).clamp(min=1e-300)
@@ -282,20 +288,20 @@ def _share_errors(known: Tensor, sampled: Tensor, vectors: Tensor) -> np.ndarray
 
 
 def _bracketed_shares(
-    known: Tensor, sampled: Tensor, values: Tensor
+    exact: Tensor, sampled: Tensor, values: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cumulated shares of the trace, and how far sampling may have biased them.
+    """Return the cumulative shares of the trace, and half the width of their bracket.
 
-    Noise spreads the eigenvalues of an averaged Gram: its leading ones hold too much. Half of the
-    probes, measured along the eigenvectors of the other half, hold too little. The truth lies
-    between; the middle is returned, and half the distance as its doubt.
+    Noise spreads the eigenvalues of an averaged Gram, so its leading ones hold too large a share.
+    One half of the probes, measured along the eigenvectors of the other half, gives too small a
+    share. The true share lies between the two; their middle is returned.
     """
     too_much = values.cumsum(0) / values.sum().clamp(min=1e-300)
     halves = (sampled[::2].mean(0), sampled[1::2].mean(0))
     too_little = torch.zeros_like(too_much)
     for mine, other in (halves, halves[::-1]):
-        vectors = torch.linalg.eigh(known + mine).eigenvectors.flip(1)
-        along = torch.einsum("ir,ij,jr->r", vectors, known + other, vectors).clamp(min=0)
+        vectors = torch.linalg.eigh(exact + mine).eigenvectors.flip(1)
+        along = torch.einsum("ir,ij,jr->r", vectors, exact + other, vectors).clamp(min=0)
         too_little += along.cumsum(0) / along.sum().clamp(min=1e-300) / 2
     middle, doubt = (too_much + too_little) / 2, (too_much - too_little).abs() / 2
     return middle.clamp(max=1).cpu().numpy(), doubt.cpu().numpy()

@@ -17,27 +17,28 @@ from kpflow_sklearn.networks.tangents import LayerBlock, MapBlock, coactivation_
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 
 ROUNDING = 1e-12
-#: Bytes of the unit Grams held at a time, and of the products they are made of, at most.
+#: Bytes that unit Grams held at a time, and the products they are made of, use at most.
 _MEMORY = 2**29
 
 
 def map_blocks(op: LinearOperator) -> list[tuple[MapBlock, slice]] | None:
     """Return the weight maps that make up K, each with the states of its layer.
 
-    None if K has other parts (a user's cell, a trained initial state), or is no K.
+    The result is None if K has other parts (a user's cell, a trained initial state), or if the
+    operator is not K.
     """
     if not isinstance(op, ParameterOperator):
         return None
-    found = []
+    blocks = []
     for block in op.jacobian.blocks:
         if not (isinstance(block, LayerBlock) and isinstance(block.block, MapBlock)):
             return None
-        found.append((block.block, block.states))
-    return found
+        blocks.append((block.block, block.states))
+    return blocks
 
 
 def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
-    """Return the weight maps of each layer, by the first of its states."""
+    """Return the weight maps of each layer, keyed by the first of its states."""
     layers: dict[int, list[MapBlock]] = {}
     for block, states in map_blocks(op) or []:
         layers.setdefault(states.start, []).append(block)
@@ -46,10 +47,10 @@ def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
 
 def unit_eigenvalues(op: LinearOperator, memory: int | None = None) -> np.ndarray:
     """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
-    found = [eigenvalues(grams).flatten() for _, _, grams in unit_grams(op, memory)]
-    if not found:
+    of_units = [eigenvalues(grams).flatten() for _, _, grams in unit_grams(op, memory)]
+    if not of_units:
         return np.empty(0)
-    values = torch.cat(found).clamp(min=0).sort(descending=True).values
+    values = torch.cat(of_units).clamp(min=0).sort(descending=True).values
     return values.cpu().numpy()
 
 
@@ -78,13 +79,14 @@ def parameter_moments(op: LinearOperator, memory: int | None = None) -> tuple[fl
             for k in range(j, len(blocks))
         }
         for i in range(0, rows, step):
-            # Rows before i were met already: by symmetry each later pair counts twice.
-            own, rest = slice(i, i + step), slice(i, rows)
-            activity = [u[own] @ u[rest].mT for u in features]
+            # By symmetry each pair of a row in the chunk and a later row counts twice.
+            chunk, rest = slice(i, i + step), slice(i, rows)
+            activity = [u[chunk] @ u[rest].mT for u in features]  # rows of U_j U_j^T
             for (j, k), w in weights.items():
-                found = (w[own] @ w[rest].mT).mul_(activity[j]).mul_(activity[k])
-                n = len(found)
-                twice = 2 * _sum(found) - _sum(found[:, :n])
+                # (U_j U_j^T) * (U_k U_k^T) * (W_jk W_jk^T) on these rows
+                pairs = (w[chunk] @ w[rest].mT).mul_(activity[j]).mul_(activity[k])
+                n = len(pairs)
+                twice = 2 * _sum(pairs) - _sum(pairs[:, :n])
                 square += twice * (1 if j == k else 2)
     n_valid = _n_valid(op)
     return trace / n_valid, square / n_valid**2
@@ -98,7 +100,7 @@ def unit_modes(
     Returns
     -------
     eigenvalues : ndarray of shape (k,)
-        In descending order; fewer than k if K has fewer that are not zero, none if it overflows.
+        In descending order; fewer than k if K has fewer non-zero ones, none if K overflows.
     eigenfunctions : Tensor of shape (k, n_trials, n_timesteps, n_states)
         Orthonormal.
     """
@@ -128,7 +130,7 @@ def unit_modes(
 def _unit_function(
     blocks: list[MapBlock], start: int, unit: int, vector: Tensor
 ) -> dict[int, Tensor]:
-    """Return the parts (T, B) of F_i v by the states they are of, of unit norm together."""
+    """Return F_i v, scaled to unit norm, as parts (T, B) keyed by the state they belong to."""
     parts: dict[int, Tensor] = {}
     for b, piece in zip(blocks, vector.split([b.n_columns for b in blocks]), strict=True):
         along = torch.stack([step.double() @ piece for step in b.features])
@@ -144,11 +146,11 @@ def unit_grams(
 ) -> Iterator[tuple[int, range, Tensor]]:
     """Yield F_i^T F_i / N, (units, n_columns, n_columns), in double, for groups of units.
 
-    With each comes the first state of its layer, and the numbers of its units.
+    Each group comes with the first state of its layer and the numbers of its units.
     """
     for start, blocks in _by_layer(op).items():
         n_columns = sum(b.n_columns for b in blocks)
-        # The Grams, and as much again for what becomes of them (a copy, in LAPACK).
+        # The Grams, and as much again for LAPACK's copy of them.
         size = max(1, _allowed(memory) // (16 * n_columns**2))
         for i in range(0, blocks[0].n_units, size):
             units = range(blocks[0].n_units)[i : i + size]
@@ -160,13 +162,13 @@ def _group_grams(blocks: list[MapBlock], units: range, memory: int | None) -> Te
     n_columns = sum(b.n_columns for b in blocks)
     first = blocks[0].features
     gram = first.new_zeros(len(units), n_columns, n_columns, dtype=torch.float64)
-    # What is kept of a step in double, and as much again for the products of its columns.
+    # Columns and sensitivities of a step in double, and as much again for their products.
     per_step = 16 * first.shape[1] * (n_columns + 2 * blocks[0].n_units)
     size = max(1, _allowed(memory) // (2 * per_step))
     for t in range(0, len(first), size):
         _add_grams(gram, blocks, units, slice(t, t + size), _allowed(memory) // 2)
-    for own in gram:  # One at a time: less memory.
-        own.copy_(own.triu() + own.triu(1).mT)
+    for one in gram:  # Mirrored one at a time, to save memory.
+        one.copy_(one.triu() + one.triu(1).mT)
     return gram
 
 
@@ -175,25 +177,28 @@ def _add_grams(
 ) -> None:
     """Add the upper half of F_i^T F_i: one matrix product gives a stretch of columns of all units.
 
-    (F_i^T F_i)_{jk} = sum over rows of W_jk,i u_j u_k^T. Rounded to single precision, the products
-    would look like directions of their own: they are made in double.
+    (F_i^T F_i)_{jk} = sum over rows of W_jk,i u_j u_k^T. The products are computed in double:
+    rounded to single precision, they would look like further directions.
     """
     widths = [b.n_columns for b in blocks]
     starts = np.cumsum([0, *widths]).tolist()
     features = [b.features[steps].flatten(0, 1).double() for b in blocks]
-    own = slice(units.start, units.stop)
+    of_group = slice(units.start, units.stop)
     for j, u in enumerate(features):
         for k in range(j, len(blocks)):
-            weights = _weights(blocks[j], blocks[k], gram.dtype, steps)[:, own].mT.contiguous()
+            weights = _weights(blocks[j], blocks[k], gram.dtype, steps)[
+                :, of_group
+            ].mT.contiguous()
             step = max(1, memory // (8 * len(u) * widths[k]))
             for a in range(0, widths[j], step):
-                # On the diagonal only the upper half is needed.
+                # Diagonal blocks need only their upper half.
                 first = a if j == k else 0
                 left, right = u[:, a : a + step], features[k][:, first:]
+                # u_j u_k^T of every row, (rows, columns), then one GEMM for all units of the group
                 products = (left[:, :, None] * right[:, None, :]).flatten(1)
-                found = (weights @ products).unflatten(1, (left.shape[1], right.shape[1]))
+                stretch = (weights @ products).unflatten(1, (left.shape[1], right.shape[1]))
                 rows = slice(starts[j] + a, starts[j] + a + left.shape[1])
-                gram[:, rows, starts[k] + first : starts[k + 1]] += found
+                gram[:, rows, starts[k] + first : starts[k + 1]] += stretch
 
 
 def _allowed(memory: int | None) -> int:
@@ -209,7 +214,7 @@ def _sum(v: Tensor) -> float:
 
 
 def _weights(a: MapBlock, b: MapBlock, dtype: torch.dtype, steps: slice = slice(None)) -> Tensor:
-    """Return sum over parts of S_a S_b, (T * B, n_units)."""
+    """Return W_ab = sum over parts of S_a S_b, (T * B, n_units)."""
     s, s_other = a.sensitivity[steps].to(dtype), b.sensitivity[steps].to(dtype)
     return (s * s_other).sum(2).flatten(0, 1)
 
@@ -218,8 +223,8 @@ def parameter_gram(op: LinearOperator, axis: str, memory: int | None = None) -> 
     """Return K reduced to one axis, by activity Gram times co-activation.
 
     Equation: tr_H K = (1/N) sum_j (U_j U_j^T) * (S_j S_j^T), elementwise; restricted to pairs of
-    one trial (time axis) or of one step (trial axis). The hidden axis keeps the pairs of parts of
-    a unit, (1/N) sum_j sum_bt |u_j|^2 S_jp S_jp'.
+    one trial (time axis) or of one step (trial axis). On the hidden axis only pairs of parts p, p'
+    of one unit are non-zero, (1/N) sum_j sum_bt |u_j|^2 S_jp S_jp'.
     """
     n_trials, n_timesteps, n_states = op.in_shape
     size = {"trial": n_trials, "time": n_timesteps, "hidden": n_states}[axis]
@@ -231,7 +236,7 @@ def parameter_gram(op: LinearOperator, axis: str, memory: int | None = None) -> 
         u, s = block.features, block.sensitivity.flatten(-2)
         if axis == "time":
             u, s = u.transpose(0, 1), s.transpose(0, 1)
-        # Two Grams of pairs, and copies of what they are of.
+        # Two Grams of pairs, and copies of their factors.
         entries = 2 * size**2 + 2 * size * (u.shape[-1] + s.shape[-1])
         chunk = max(1, _allowed(memory) // (entries * u.itemsize))
         for rows, weights in zip(u.split(chunk), s.split(chunk), strict=True):

@@ -15,7 +15,8 @@ from kpflow_sklearn.results._bottleneck import bottleneck_table
 from kpflow_sklearn.results._estimate import Estimate
 from kpflow_sklearn.results._table import COLUMNS, SCHEMA_VERSION, provenance, row, to_frame
 
-MISSING = Estimate.missing("the 5 computed eigenvalues hold 80.0% of the trace, below 95%")
+REASON = "the 5 computed eigenvalues hold 80.0% of the trace, below 95%"
+MISSING = Estimate.missing(REASON, "randomized")
 
 
 def example() -> pd.DataFrame:
@@ -24,8 +25,8 @@ def example() -> pd.DataFrame:
     rows = [
         row(0, "network", "", "loss", 0.1 + 0.2, n_trials=4),
         row(0, "K", "time", "rank", Estimate(2.0), reduction="trace", n_trials=4),
-        row(0, "P", "all", "rank", MISSING, method="randomized", n_trials=4),
-        row(10, "P", "all", "trace", Estimate(1e300, 5e-324), method="randomized", n_trials=4),
+        row(0, "P", "all", "rank", MISSING, n_trials=4),
+        row(10, "P", "all", "trace", Estimate(1e300, 5e-324, method="randomized"), n_trials=4),
     ]
     for i, (value, error) in enumerate(rng.standard_normal((500, 2))):
         rows.append(row(i, "PKP", "hidden", "trace", Estimate(value, abs(error)), n_trials=64))
@@ -53,40 +54,43 @@ def test_a_row_has_the_columns_of_the_schema():
 
 @pytest.mark.parametrize("number", [3, 3.0, np.float32(3), np.int64(3)])
 def test_plain_numbers_are_exact(number):
-    found = row(7, "P", "all", "trace", number, n_trials=4)
-    assert found["value"] == 3.0 and isinstance(found["value"], float)
-    assert found["std_error"] == 0.0
-    assert found["method"] == "exact" and found["reason"] == ""
-    assert (found["iteration"], found["operator"], found["axis"]) == (7, "P", "all")
+    measured = row(7, "P", "all", "trace", number, n_trials=4)
+    assert measured["value"] == 3.0 and isinstance(measured["value"], float)
+    assert measured["std_error"] == 0.0
+    assert measured["method"] == "exact" and measured["reason"] == ""
+    assert (measured["iteration"], measured["operator"], measured["axis"]) == (7, "P", "all")
 
 
 def test_an_estimate_keeps_its_error_and_method():
-    found = row(
+    measured = row(
         0,
         "P",
         "time",
         "trace",
-        Estimate(2.0, 0.5),
-        method="randomized",
+        Estimate(2.0, 0.5, method="randomized"),
         reduction="trace",
         n_trials=9,
     )
-    assert (found["value"], found["std_error"]) == (2.0, 0.5)
-    assert (found["method"], found["reduction"], found["n_trials"]) == ("randomized", "trace", 9)
+    assert (measured["value"], measured["std_error"]) == (2.0, 0.5)
+    assert (measured["method"], measured["reduction"], measured["n_trials"]) == (
+        "randomized",
+        "trace",
+        9,
+    )
 
 
 def test_a_missing_estimate_keeps_its_reason():
-    found = row(0, "P", "all", "rank", MISSING, n_trials=4)
-    assert np.isnan(found["value"]) and np.isnan(found["std_error"])
-    assert found["reason"] == MISSING.reason
+    measured = row(0, "P", "all", "rank", MISSING, n_trials=4)
+    assert np.isnan(measured["value"]) and np.isnan(measured["std_error"])
+    assert measured["reason"] == MISSING.reason
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("as_estimate", [False, True])
 def test_values_that_are_not_finite_are_missing_with_a_reason(value, as_estimate):
-    found = row(0, "K", "all", "trace", Estimate(value) if as_estimate else value, n_trials=4)
-    assert np.isnan(found["value"]) and np.isnan(found["std_error"])
-    assert found["reason"] == "not a finite number"
+    measured = row(0, "K", "all", "trace", Estimate(value) if as_estimate else value, n_trials=4)
+    assert np.isnan(measured["value"]) and np.isnan(measured["std_error"])
+    assert measured["reason"] == "not a finite number"
 
 
 # -------------------------------------------------------------------------------------- select
@@ -107,10 +111,10 @@ def test_select_is_indexed_by_iteration():
             )
         ]
     )
-    found = select(table, "K", "rank", "time")
-    assert list(found.columns) == ["value", "std_error", "method", "reason"]
-    assert found.index.name == "iteration"
-    assert found["value"].to_dict() == {0: 0.0, 5: 4.0}
+    measured = select(table, "K", "rank", "time")
+    assert list(measured.columns) == ["value", "std_error", "method", "reason"]
+    assert measured.index.name == "iteration"
+    assert measured["value"].to_dict() == {0: 0.0, 5: 4.0}
     assert list(select(table, "K", "rank")["value"]) == [0, 1, 4]
     assert len(select(table, "PKP", "rank", "time")) == 0
 
@@ -162,18 +166,20 @@ def test_a_file_says_where_it_comes_from(tmp_path):
 
 
 def test_provenance_names_schema_versions_and_what_is_added():
-    found = provenance(seed=3)
-    assert found["schema_version"] == str(SCHEMA_VERSION) == "2"
-    assert found["seed"] == "3"
+    measured = provenance(seed=3)
+    assert measured["schema_version"] == str(SCHEMA_VERSION) == "2"
+    assert measured["seed"] == "3"
     for name in ("python", "kpflow-sklearn", "torch", "numpy", "scikit-learn", "pandas"):
-        assert re.match(r"\d+\.\d+", found[name]) or found[name] == "not installed"
+        assert re.match(r"\d+\.\d+", measured[name]) or measured[name] == "not installed"
 
 
 def test_own_provenance_does_not_make_a_file_unreadable(tmp_path):
     path = tmp_path / "results.csv"
     write_results(example(), path, {"seed": "3"})
-    found = read_results(path)
-    assert found.attrs["seed"] == "3" and found.attrs["schema_version"] == str(SCHEMA_VERSION)
+    measured = read_results(path)
+    assert measured.attrs["seed"] == "3" and measured.attrs["schema_version"] == str(
+        SCHEMA_VERSION
+    )
 
 
 def test_provenance_of_several_lines_does_not_make_a_file_unreadable(tmp_path):
@@ -198,14 +204,14 @@ FOREIGN = {
 def test_foreign_files_are_refused(tmp_path, text, message):
     path = tmp_path / "foreign.csv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=f"foreign.csv is no results table .*{message}"):
+    with pytest.raises(ValueError, match=f"foreign.csv is not a results table .*{message}"):
         read_results(path)
 
 
 def test_an_empty_file_is_refused_by_name(tmp_path):
     path = tmp_path / "empty.csv"
     path.touch()
-    with pytest.raises(ValueError, match="empty.csv is no results table"):
+    with pytest.raises(ValueError, match="empty.csv is not a results table"):
         read_results(path)
 
 
@@ -237,26 +243,26 @@ VERDICTS = {
 
 @pytest.mark.parametrize("snapshot, narrower, ratio", VERDICTS.values(), ids=list(VERDICTS))
 def test_bottleneck(snapshot, narrower, ratio):
-    found = bottleneck_table(ranks(snapshot)).iloc[0]
-    assert found["narrower"] == narrower
-    assert found["ratio"] == pytest.approx(ratio)
+    measured = bottleneck_table(ranks(snapshot)).iloc[0]
+    assert measured["narrower"] == narrower
+    assert measured["ratio"] == pytest.approx(ratio)
 
 
 @pytest.mark.parametrize("snapshot", [(MISSING, 10, 5), (2, MISSING, 2), (MISSING,) * 3])
 def test_bottleneck_is_undecided_where_a_rank_is_missing(snapshot):
-    found = bottleneck_table(ranks(snapshot)).iloc[0]
-    assert found["narrower"] == "undecided" and np.isnan(found["ratio"])
+    measured = bottleneck_table(ranks(snapshot)).iloc[0]
+    assert measured["narrower"] == "undecided" and np.isnan(measured["ratio"])
 
 
 def test_bottleneck_over_training():
-    found = bottleneck_table(ranks((2, 50, 2), (6, 6, 6), (50, 5, 5)))
+    measured = bottleneck_table(ranks((2, 50, 2), (6, 6, 6), (50, 5, 5)))
     numbers = [f"{name}_rank{of}" for name in ("K", "P", "PKP") for of in ("", "_std_error")]
-    assert list(found.columns) == ["iteration", *numbers, "narrower", "ratio"]
-    assert list(found["iteration"]) == [0, 10, 20]
-    assert list(found["K_rank"]) == [2, 6, 50]
-    assert list(found["P_rank"]) == [50, 6, 5]
-    assert list(found["PKP_rank"]) == [2, 6, 5]
-    assert list(found["narrower"]) == ["K", "undecided", "P"]
+    assert list(measured.columns) == ["iteration", *numbers, "narrower", "ratio"]
+    assert list(measured["iteration"]) == [0, 10, 20]
+    assert list(measured["K_rank"]) == [2, 6, 50]
+    assert list(measured["P_rank"]) == [50, 6, 5]
+    assert list(measured["PKP_rank"]) == [2, 6, 5]
+    assert list(measured["narrower"]) == ["K", "undecided", "P"]
 
 
 def test_bottleneck_gives_the_standard_errors_of_its_ranks():
@@ -294,12 +300,12 @@ def test_errors_and_ratios_of_ranks_are_printed():
 
 def test_bottleneck_reads_the_time_axis_alone():
     other = ranks((50, 2, 2)).assign(axis="hidden")
-    found = bottleneck_table(pd.concat([other, ranks((2, 50, 2))], ignore_index=True))
-    assert len(found) == 1 and found["narrower"][0] == "K"
+    measured = bottleneck_table(pd.concat([other, ranks((2, 50, 2))], ignore_index=True))
+    assert len(measured) == 1 and measured["narrower"][0] == "K"
 
 
 @pytest.mark.parametrize("absent", ["K", "P", "PKP"])
 def test_bottleneck_needs_all_three_operators(absent):
     table = ranks((2, 50, 2))
-    found = bottleneck_table(table[table["operator"] != absent])
-    assert len(found) == 0 and "narrower" in found.columns
+    measured = bottleneck_table(table[table["operator"] != absent])
+    assert len(measured) == 0 and "narrower" in measured.columns

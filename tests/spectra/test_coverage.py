@@ -69,7 +69,7 @@ def network(cell: str, gain: float, shape: tuple[int, int, int] = (2, 20, 30)) -
 
 
 @cache
-def known(regime: str) -> tuple[LinearOperator, np.ndarray]:
+def operator_with_gram(regime: str) -> tuple[LinearOperator, np.ndarray]:
     """Return an operator and its dense natural Gram."""
     if regime == "P of 12 trials":
         op = network("gru", 1.3, (12, 10, 5)).P
@@ -86,7 +86,7 @@ def known(regime: str) -> tuple[LinearOperator, np.ndarray]:
 @cache
 def truth(regime: str, axis: str) -> dict[str, float]:
     """Return trace, square and effective dimension of the reduced Gram."""
-    op, whole = known(regime)
+    op, whole = operator_with_gram(regime)
     gram = reduce(whole, op.out_shape, axis, "trace")
     total, square = np.trace(gram), (gram**2).sum()
     return {"trace": total, "square": square, "effective_dimension": total**2 / square}
@@ -144,21 +144,21 @@ def sample(
 def _sample(
     regime: str, n_probes: int, n_modes: int, n_seeds: int, target: float
 ) -> dict[tuple[str, str], Sample]:
-    op, _ = known(regime)
+    op, _ = operator_with_gram(regime)
     axes = axes_of(regime)
-    found: dict[tuple[str, str], list] = {(a, q): [] for a in axes for q in QUANTITIES}
+    measured: dict[tuple[str, str], list] = {(a, q): [] for a in axes for q in QUANTITIES}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(operator_spectra, "TARGET", target)
         for seed in range(n_seeds):
             options = {"n_modes": n_modes, "n_probes": n_probes, "random_state": seed}
             shared = OperatorSpectra(op, axes=axes, method="randomized", **options)
             widened = widening(shared.sketch.inner)
-            for axis, quantity in found:
+            for axis, quantity in measured:
                 value, error, reason = getattr(shared.on(axis), quantity)
                 assert not reason
-                found[axis, quantity].append((value, error, widened))
+                measured[axis, quantity].append((value, error, widened))
     samples = {}
-    for (axis, quantity), rows in found.items():
+    for (axis, quantity), rows in measured.items():
         expected = truth(regime, axis)[quantity]
         values, errors, widened = np.array(rows).T
         samples[axis, quantity] = Sample(values - expected, errors, widened, expected)
@@ -222,8 +222,8 @@ def adaptive_cases() -> Iterator:
 @pytest.mark.slow
 @pytest.mark.parametrize("regime, axis, quantity", list(adaptive_cases()))
 def test_intervals_cover_the_truth_where_the_probes_suffice_for_a_target(regime, axis, quantity):
-    found = sample(regime, n_seeds=1000, target=TARGET)[axis, quantity]
-    assert found.n_covered >= 930
+    measured = sample(regime, n_seeds=1000, target=TARGET)[axis, quantity]
+    assert measured.n_covered >= 930
 
 
 @every_quantity(FAST)
@@ -234,10 +234,10 @@ def test_intervals_cover_the_truth(regime, axis, quantity):
 
 @every_quantity(FAST)
 def test_standard_error_is_the_size_of_the_error(regime, axis, quantity):
-    found = sample(regime)[axis, quantity]
+    measured = sample(regime)[axis, quantity]
     # A standard deviation from 200 draws errs by 5%, from skewed draws by up to twice that.
-    assert found.stated / found.rms == pytest.approx(1, abs=0.2)
-    assert (found.widened > 1 + 1.7 / 30).all()
+    assert measured.stated / measured.rms == pytest.approx(1, abs=0.2)
+    assert (measured.widened > 1 + 1.7 / 30).all()
 
 
 @pytest.mark.parametrize("axis", ["all", "time", "hidden"])
@@ -251,10 +251,10 @@ def test_error_falls_with_the_square_root_of_the_probes(axis):
 
 def test_relative_error_of_a_trace_is_that_of_the_effective_dimension():
     # sqrt(2 / (m d)) for m probes of a Gram of effective dimension d.
-    found = sample("slow", n_modes=0, n_probes=10)["all", "trace"]
-    expected = found.truth * np.sqrt(2 / (10 * truth("slow", "all")["effective_dimension"]))
-    assert found.rms == pytest.approx(expected, rel=0.2)
-    assert found.stated == pytest.approx(expected, rel=0.05)
+    measured = sample("slow", n_modes=0, n_probes=10)["all", "trace"]
+    expected = measured.truth * np.sqrt(2 / (10 * truth("slow", "all")["effective_dimension"]))
+    assert measured.rms == pytest.approx(expected, rel=0.2)
+    assert measured.stated == pytest.approx(expected, rel=0.05)
 
 
 # --------------------------------------------------------------------------------------- bias
@@ -280,7 +280,7 @@ def plain_samples(op: LinearOperator, n_probes: int, seed: int) -> torch.Tensor:
 
 
 def test_squares_of_estimates_would_be_biased():
-    op, m, expected = known("slow")[0], 10, truth("slow", "all")
+    op, m, expected = operator_with_gram("slow")[0], 10, truth("slow", "all")
     plug_in = np.empty(N_SEEDS)
     for seed in range(N_SEEDS):
         y = plain_samples(op, m, seed).movedim(1, 0).flatten(1)
@@ -294,7 +294,11 @@ def test_squares_of_estimates_would_be_biased():
 
 
 def test_effective_dimension_from_squares_of_estimates_would_be_too_low():
-    op, m, expected = known("slow")[0], 10, truth("slow", "time")["effective_dimension"]
+    op, m, expected = (
+        operator_with_gram("slow")[0],
+        10,
+        truth("slow", "time")["effective_dimension"],
+    )
     plug_in = np.empty(N_SEEDS)
     for seed in range(N_SEEDS):
         y = plain_samples(op, m, seed).flatten(1)
@@ -323,7 +327,7 @@ def test_probes_are_drawn_until_their_error_is_small(regime, monkeypatch):
     numbers = set()
     for seed in range(10):
         options = {"n_modes": 10, "n_probes": 15, "random_state": seed}
-        shared = OperatorSpectra(known(regime)[0], method="randomized", **options)
+        shared = OperatorSpectra(operator_with_gram(regime)[0], method="randomized", **options)
         dimensions = [shared.on(axis).effective_dimension for axis in AXES]
         n = shared.sketch.n_probes
         numbers.add(n)
@@ -347,7 +351,7 @@ NETWORKS = ("gru 1.3", "tanh 1.0", "tanh 1.6", "relu 1.0", "lstm 1.3", "leaky 1.
 def operator_and_eigenvalues(name: str) -> tuple[LinearOperator, np.ndarray]:
     """Return an operator and the eigenvalues of its dense Gram."""
     if name in SPECTRA:
-        return known(name)[0], descending_eigenvalues(known(name)[1])
+        return operator_with_gram(name)[0], descending_eigenvalues(operator_with_gram(name)[1])
     cell, gain, which = name.split()
     op = getattr(network(cell, float(gain)), which)
     dense = op.to_dense().numpy()
@@ -357,13 +361,13 @@ def operator_and_eigenvalues(name: str) -> tuple[LinearOperator, np.ndarray]:
 def rank_errors(name: str, threshold: float, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the errors of sampled ranks, and their standard errors."""
     op, values = operator_and_eigenvalues(name)
-    expected, found = count_leading(values, threshold), []
+    expected, measured = count_leading(values, threshold), []
     for seed in range(n_seeds):
         shared = OperatorSpectra(op, axes=("all",), method="randomized", random_state=seed)
         outside = float(shared.sketch.squares.mean())
-        found.append(sampled_rank(shared.sketcher, threshold, outside))
-    assert not any(f.reason for f in found)
-    return np.array([(f.value - expected, f.std_error) for f in found]).T
+        measured.append(sampled_rank(shared.sketcher, threshold, outside))
+    assert not any(f.reason for f in measured)
+    return np.array([(f.value - expected, f.std_error) for f in measured]).T
 
 
 RANKS = ("steep", "slow", "flat", *(f"{n} {o}" for n in NETWORKS for o in ("P", "PKP")))

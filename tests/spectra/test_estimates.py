@@ -80,33 +80,33 @@ def dense_blocks(v: Tensor, n_blocks: int) -> np.ndarray:
 @every_name
 def test_a_sketch_holds_what_it_says(name):
     sketcher = sketcher_of(name)
-    half, found = sketcher.half, sketcher.draw(0, 6)
+    half, measured = sketcher.half, sketcher.draw(0, 6)
     A = half.factor.to_dense().numpy() * half.root
     M = A.T @ A
     V = dense_blocks(sketcher.modes(half)[0], half.n_blocks)
     np.testing.assert_allclose(V @ V.T, np.eye(len(V)), atol=1e-12)
     w = half.white(range(4, 10)).flatten(1).numpy()
     w = w - (w @ V.T) @ V
-    y, known = A @ w.T, A @ V.T
-    np.testing.assert_allclose(found.inner, y.T @ y, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.outer, w @ M @ M @ w.T, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.traces, (y**2).sum(0), rtol=1e-9)
-    np.testing.assert_allclose(found.squares, ((A.T @ y) ** 2).sum(0), rtol=1e-9)
-    assert found.trace0 == pytest.approx((known**2).sum(), rel=1e-9)
-    assert found.square0 == pytest.approx(((A.T @ known) ** 2).sum(), rel=1e-9)
+    y, exact = A @ w.T, A @ V.T
+    np.testing.assert_allclose(measured.inner, y.T @ y, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(measured.outer, w @ M @ M @ w.T, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(measured.traces, (y**2).sum(0), rtol=1e-9)
+    np.testing.assert_allclose(measured.squares, ((A.T @ y) ** 2).sum(0), rtol=1e-9)
+    assert measured.trace0 == pytest.approx((exact**2).sum(), rel=1e-9)
+    assert measured.square0 == pytest.approx(((A.T @ exact) ** 2).sum(), rel=1e-9)
     values = np.linalg.eigvalsh(V @ M @ V.T)
-    np.testing.assert_allclose(np.sort(found.mode_values), values, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(np.sort(measured.mode_values), values, rtol=1e-9, atol=1e-12)
     if name == "lstm PKP":  # A = P J_theta
         left = solve("lstm").dense.P.numpy()
-        np.testing.assert_allclose(found.middles, ((left.T @ y) ** 2).sum(0), rtol=1e-9)
-        assert found.middle0 == pytest.approx(((left.T @ known) ** 2).sum(), rel=1e-9)
+        np.testing.assert_allclose(measured.middles, ((left.T @ y) ** 2).sum(0), rtol=1e-9)
+        assert measured.middle0 == pytest.approx(((left.T @ exact) ** 2).sum(), rel=1e-9)
     for axis in REDUCED:
         one = reduce(np.outer(y[:, 2], y[:, 2]), half.factor.out_shape, axis, "trace")
         if axis == "trial" and half.separable:
             one = np.diag(one.diagonal())
-        np.testing.assert_allclose(found.sampled[axis][2], one, rtol=1e-9, atol=1e-12)
-        expected = reduce(known @ known.T, half.factor.out_shape, axis, "trace")
-        np.testing.assert_allclose(found.known[axis], expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(measured.sampled[axis][2], one, rtol=1e-9, atol=1e-12)
+        expected = reduce(exact @ exact.T, half.factor.out_shape, axis, "trace")
+        np.testing.assert_allclose(measured.exact[axis], expected, rtol=1e-9, atol=1e-12)
 
 
 @every_name
@@ -124,14 +124,14 @@ def test_modes_lie_near_the_leading_eigenvectors(name):
 @every_axis
 def test_modes_that_span_the_space_leave_nothing_to_sample(name, axis):
     op = operator(name)
-    found = spectrum(op, axis, method="randomized", n_modes=10_000, random_state=0)
+    measured = spectrum(op, axis, method="randomized", n_modes=10_000, random_state=0)
     gram = reduce(gram_of(name), op.out_shape, axis, "trace")
     total, square = np.trace(gram), (gram**2).sum()
     for quantity, expected in zip(QUANTITIES, (total, square, total**2 / square), strict=True):
-        estimate = getattr(found, quantity)
+        estimate = getattr(measured, quantity)
         assert estimate.value == pytest.approx(expected, rel=1e-9)
         assert estimate.std_error <= 1e-9 * expected
-    assert found.rank().value == spectrum(op, axis).rank().value
+    assert measured.rank().value == spectrum(op, axis).rank().value
 
 
 @pytest.mark.parametrize("gram", ["natural", "square"])
@@ -140,9 +140,9 @@ def test_half_factors_of_every_operator_add_up_to_its_gram(which, gram):
     shared = randomized(operator_of("lstm", which), gram=gram, n_modes=10_000)
     expected = dense_gram(solve("lstm").dense, which, gram)
     for axis in REDUCED:
-        found = shared.sketch.known[axis].numpy() * shared.sketch.magnitude**2
+        measured = shared.sketch.exact[axis].numpy() * shared.sketch.magnitude**2
         reduced = reduce(expected, shared.op.out_shape, axis, "trace")
-        np.testing.assert_allclose(found, reduced, atol=1e-9 * abs(reduced).max(), rtol=0)
+        np.testing.assert_allclose(measured, reduced, atol=1e-9 * abs(reduced).max(), rtol=0)
 
 
 @pytest.mark.parametrize("name", ["matrix", "gru P", "lstm PKP"])
@@ -150,9 +150,9 @@ def test_modes_and_probes_share_out_the_gram_without_cross_terms(name):
     m = 1000
     sketch = sketcher_of(name).draw(0, m)
     for axis in REDUCED:
-        known = sketch.known[axis].numpy() * sketch.magnitude**2
-        rest = reduce(gram_of(name), operator(name).out_shape, axis, "trace") - known
-        assert np.linalg.eigvalsh(rest)[0] > -1e-9 * np.trace(known)
+        exact = sketch.exact[axis].numpy() * sketch.magnitude**2
+        rest = reduce(gram_of(name), operator(name).out_shape, axis, "trace") - exact
+        assert np.linalg.eigvalsh(rest)[0] > -1e-9 * np.trace(exact)
         sampled = sketch.sampled[axis].numpy() * sketch.magnitude**2
         distance = np.linalg.norm(sampled.mean(0) - rest)
         spread = np.sqrt(sampled.var(0).sum() / m)  # Expected of that distance.
@@ -162,13 +162,16 @@ def test_modes_and_probes_share_out_the_gram_without_cross_terms(name):
 # --------------------------------------------------------------------------------------- seeds
 
 
-def assert_same(found: Sketch, expected: Sketch) -> None:
+def assert_same(measured: Sketch, expected: Sketch) -> None:
     for what in ("traces", "squares", "middles", "trace0", "square0", "middle0"):
-        np.testing.assert_allclose(getattr(found, what), getattr(expected, what), rtol=1e-9)
-    np.testing.assert_allclose(found.mode_values, expected.mode_values, rtol=1e-6, atol=1e-9)
-    assert found.magnitude == pytest.approx(expected.magnitude, rel=1e-12)
-    for axis in expected.known:
-        for mine, other in ((found.known, expected.known), (found.sampled, expected.sampled)):
+        np.testing.assert_allclose(getattr(measured, what), getattr(expected, what), rtol=1e-9)
+    np.testing.assert_allclose(measured.mode_values, expected.mode_values, rtol=1e-6, atol=1e-9)
+    assert measured.magnitude == pytest.approx(expected.magnitude, rel=1e-12)
+    for axis in expected.exact:
+        for mine, other in (
+            (measured.exact, expected.exact),
+            (measured.sampled, expected.sampled),
+        ):
             np.testing.assert_allclose(mine[axis], other[axis], rtol=1e-9, atol=1e-11)
 
 
@@ -185,10 +188,10 @@ def test_sketches_do_not_depend_on_the_memory(name, axes):
     for memory in (2 * one, 1):
         part = sketcher_of(name, axes=axes, memory=memory)
         cuts.append((part._chunk, part._group))
-        found = part.draw(0, 6)
-        assert_same(found, expected)
-        np.testing.assert_allclose(found.inner, expected.inner, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(found.outer, expected.outer, rtol=1e-9, atol=1e-12)
+        measured = part.draw(0, 6)
+        assert_same(measured, expected)
+        np.testing.assert_allclose(measured.inner, expected.inner, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(measured.outer, expected.outer, rtol=1e-9, atol=1e-12)
         assert sampled_rank(part, 0.8) == pytest.approx(rank)
     assert cuts == ([(3, 6), (2, 6), (1, 6)] if cuttable else [(3, 6), (3, 2), (3, 1)])
 
@@ -249,8 +252,8 @@ def test_one_seed_gives_one_answer_and_another_seed_another():
 
 def test_unseeded_answers_differ_and_leave_the_global_generators_alone():
     numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    found = [randomized(operator("gru P"), random_state=None).on("all").trace for _ in range(2)]
-    assert found[0] != found[1]
+    measured = [randomized(operator("gru P"), random_state=None).on("all").trace for _ in range(2)]
+    assert measured[0] != measured[1]
     np.testing.assert_array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
     assert torch.equal(torch_state, torch.get_rng_state())
 
@@ -336,8 +339,8 @@ def test_ritz_values_of_an_earlier_space_are_remembered(r):
     earlier = space.ritz()
     space.reach(6 * r)
     assert space.dimension == 6 * r
-    for found, expected in zip(space.ritz(4 * r), earlier, strict=True):
-        np.testing.assert_allclose(found.abs(), expected.abs(), atol=1e-12)
+    for measured, expected in zip(space.ritz(4 * r), earlier, strict=True):
+        np.testing.assert_allclose(measured.abs(), expected.abs(), atol=1e-12)
 
 
 def test_a_new_start_shows_equal_eigenvalues_again():
@@ -391,20 +394,20 @@ def test_standard_errors_are_widened_by_the_skewness_of_the_samples(eigenvalues)
     m = 400
     w = np.random.default_rng(0).standard_normal((m, len(eigenvalues)))
     skewness = 8 * (eigenvalues**3).sum() ** 2 / (eigenvalues**2).sum() ** 3
-    found = m * (widening((w * eigenvalues) @ w.T) - 1)
-    assert found == pytest.approx(1.71 + 0.96 * skewness, rel=0.1)
+    measured = m * (widening((w * eigenvalues) @ w.T) - 1)
+    assert measured == pytest.approx(1.71 + 0.96 * skewness, rel=0.1)
 
 
 def test_widening_uses_pairs_of_different_vectors_alone():
     w = np.random.default_rng(0).standard_normal((40, 3))
     inner = w @ w.T
-    found = widening(inner)
+    measured = widening(inner)
     np.fill_diagonal(inner, 1e9)
-    assert widening(inner) == pytest.approx(found)
+    assert widening(inner) == pytest.approx(measured)
     assert widening(np.zeros((40, 40))) == pytest.approx(1 + 1.71 / 40)
 
 
-def hand_made(sampled: np.ndarray, known: np.ndarray) -> Sketch:
+def hand_made(sampled: np.ndarray, exact: np.ndarray) -> Sketch:
     """Return a sketch of one axis whose modes and vectors have the given Grams."""
     traces = np.trace(sampled, axis1=1, axis2=2)
     inner = np.diag(traces)
@@ -416,65 +419,65 @@ def hand_made(sampled: np.ndarray, known: np.ndarray) -> Sketch:
         inner=inner,
         outer=inner,
         sampled={"time": torch.as_tensor(sampled)},
-        trace0=np.trace(known),
+        trace0=np.trace(exact),
         square0=0.0,
         middle0=0.0,
-        known={"time": torch.as_tensor(known)},
+        exact={"time": torch.as_tensor(exact)},
         mode_values=np.empty(0),
     )
 
 
 def test_moments_on_an_axis_are_means_over_pairs_of_different_vectors():
     y = np.random.default_rng(0).standard_normal((6, 4, 3))
-    sampled, known = y @ y.swapaxes(1, 2), np.diag([3.0, 2.0, 0.0, 0.0])
-    found = axis_moments(hand_made(sampled, known), "time")
-    grams = known + sampled
+    sampled, exact = y @ y.swapaxes(1, 2), np.diag([3.0, 2.0, 0.0, 0.0])
+    measured = axis_moments(hand_made(sampled, exact), "time")
+    grams = exact + sampled
     pairs = [(a, b) for i, a in enumerate(grams) for b in grams[:i]]
     square = np.mean([np.trace(a @ b) for a, b in pairs])
     of_trace = np.mean([np.trace(a) * np.trace(b) for a, b in pairs])
-    assert found.trace.value == pytest.approx(np.trace(grams, axis1=1, axis2=2).mean())
-    assert found.square.value == pytest.approx(square)
+    assert measured.trace.value == pytest.approx(np.trace(grams, axis1=1, axis2=2).mean())
+    assert measured.square.value == pytest.approx(square)
     # To first order the mean of a ratio is off by some multiple of 1/m: the correction is small.
-    assert found.effective_dimension.value == pytest.approx(of_trace / square, rel=0.1)
-    assert found.effective_dimension.value != of_trace / square
+    assert measured.effective_dimension.value == pytest.approx(of_trace / square, rel=0.1)
+    assert measured.effective_dimension.value != of_trace / square
 
 
 # --------------------------------------------------------------------------- ranks on the axes
 
 
 def drawn_parts(n: int = 5, n_probes: int = 7) -> tuple[np.ndarray, np.ndarray]:
-    """Return a known part of a Gram (n, n), and sampled ones of the rest (n_probes, n, n)."""
-    known, *sampled = np.random.default_rng(3).normal(size=(n_probes + 1, n, 2 * n))
-    return known @ known.T, np.array([np.outer(a[:, 0], a[:, 0]) * 9 for a in sampled])
+    """Return a exact part of a Gram (n, n), and sampled ones of the rest (n_probes, n, n)."""
+    exact, *sampled = np.random.default_rng(3).normal(size=(n_probes + 1, n, 2 * n))
+    return exact @ exact.T, np.array([np.outer(a[:, 0], a[:, 0]) * 9 for a in sampled])
 
 
 def test_error_of_a_share_is_that_of_a_ratio_of_sums_over_probes():
-    known, sampled = drawn_parts()
-    vectors = np.linalg.eigh(known + sampled.mean(0))[1][:, ::-1]
-    k, n = len(sampled), len(known)
+    exact, sampled = drawn_parts()
+    vectors = np.linalg.eigh(exact + sampled.mean(0))[1][:, ::-1]
+    k, n = len(sampled), len(exact)
     expected = np.empty(n)
     for r in range(1, n + 1):
-        heads = [sum(v @ (known + s) @ v for v in vectors.T[:r]) for s in sampled]
-        totals = [np.trace(known + s) for s in sampled]
+        heads = [sum(v @ (exact + s) @ v for v in vectors.T[:r]) for s in sampled]
+        totals = [np.trace(exact + s) for s in sampled]
         share = np.sum(heads) / np.sum(totals)
         off = [head - share * total for head, total in zip(heads, totals, strict=True)]
         expected[r - 1] = np.sqrt(np.sum(np.square(off)) / (k - 1) / k) / np.mean(totals)
-    found = _share_errors(*map(torch.as_tensor, (known, sampled, vectors.copy())))
-    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)
+    measured = _share_errors(*map(torch.as_tensor, (exact, sampled, vectors.copy())))
+    np.testing.assert_allclose(measured, expected, rtol=1e-10, atol=1e-14)
     assert expected[0] > 0.01
 
 
 def test_shares_lie_between_those_of_all_probes_and_of_crossed_halves():
-    known, sampled = drawn_parts()
-    values = np.linalg.eigvalsh(known + sampled.mean(0))[::-1]
+    exact, sampled = drawn_parts()
+    values = np.linalg.eigvalsh(exact + sampled.mean(0))[::-1]
     too_much, too_little = np.cumsum(values) / values.sum(), 0
     even, odd = sampled[0::2].mean(0), sampled[1::2].mean(0)
     for mine, other in ((even, odd), (odd, even)):
-        vectors = np.linalg.eigh(known + mine)[1][:, ::-1]
-        along = np.array([v @ (known + other) @ v for v in vectors.T])
+        vectors = np.linalg.eigh(exact + mine)[1][:, ::-1]
+        along = np.array([v @ (exact + other) @ v for v in vectors.T])
         too_little = too_little + np.cumsum(along) / along.sum() / 2
     assert too_much[0] > too_little[0] + 0.01
-    shares, doubt = _bracketed_shares(*map(torch.as_tensor, (known, sampled, values.copy())))
+    shares, doubt = _bracketed_shares(*map(torch.as_tensor, (exact, sampled, values.copy())))
     np.testing.assert_allclose(shares, (too_much + too_little) / 2, rtol=1e-10)
     np.testing.assert_allclose(doubt, np.abs(too_much - too_little) / 2, atol=1e-12)
 
@@ -482,29 +485,29 @@ def test_shares_lie_between_those_of_all_probes_and_of_crossed_halves():
 @every_axis
 def test_a_sampled_spectrum_is_that_of_its_sketch(axis):
     sketch = sketcher_of("gru P").draw(0, 6)
-    found, unit = sampled_spectrum(sketch, axis), sketch.magnitude**2
+    measured, unit = sampled_spectrum(sketch, axis), sketch.magnitude**2
     if axis == "all":
         values, moments = np.sort(sketch.mode_values)[::-1], whole_moments(sketch)
         errors = np.cumsum(values) / moments.trace.value**2 * moments.trace.std_error
-        assert not found.complete and found.shares is None
+        assert not measured.complete and measured.shares is None
     else:
-        known, sampled = sketch.known[axis].double(), sketch.sampled[axis].double()
-        values, vectors = torch.linalg.eigh(known + sampled.mean(0))
+        exact, sampled = sketch.exact[axis].double(), sketch.sampled[axis].double()
+        values, vectors = torch.linalg.eigh(exact + sampled.mean(0))
         values, vectors, moments = values.flip(0), vectors.flip(1), axis_moments(sketch, axis)
-        shares, doubt = _bracketed_shares(known, sampled, values)
-        errors = np.hypot(widening(sketch.inner) * _share_errors(known, sampled, vectors), doubt)
-        np.testing.assert_allclose(found.shares, shares, rtol=1e-10)
-        assert found.complete
-    np.testing.assert_allclose(found.eigenvalues, unit * values, rtol=1e-10, atol=1e-12 * unit)
-    np.testing.assert_allclose(found.share_std_error, errors, rtol=1e-8, atol=1e-12)
+        shares, doubt = _bracketed_shares(exact, sampled, values)
+        errors = np.hypot(widening(sketch.inner) * _share_errors(exact, sampled, vectors), doubt)
+        np.testing.assert_allclose(measured.shares, shares, rtol=1e-10)
+        assert measured.complete
+    np.testing.assert_allclose(measured.eigenvalues, unit * values, rtol=1e-10, atol=1e-12 * unit)
+    np.testing.assert_allclose(measured.share_std_error, errors, rtol=1e-8, atol=1e-12)
     for estimate, moment, scale in (
-        (found.trace, moments.trace, unit),
-        (found.square, moments.square, unit**2),
-        (found.effective_dimension, moments.effective_dimension, 1),
+        (measured.trace, moments.trace, unit),
+        (measured.square, moments.square, unit**2),
+        (measured.effective_dimension, moments.effective_dimension, 1),
     ):
         assert estimate.value == pytest.approx(scale * moment.value, rel=1e-12)
         assert estimate.std_error == pytest.approx(scale * moment.std_error, rel=1e-12)
-    assert found.method == "randomized" and np.max(errors) > 0.01
+    assert measured.method == "randomized" and np.max(errors) > 0.01
 
 
 @every_axis
@@ -522,9 +525,9 @@ def test_sampled_ranks_are_off_by_one_at_most(name, axis):
     op = operator(name)
     expected = spectrum(op, axis).rank().value
     for seed in range(10):
-        found = randomized(op, n_modes=10, random_state=seed).rank(axis)
-        assert abs(found.value - expected) <= 1
-        assert np.isfinite(found.std_error)
+        measured = randomized(op, n_modes=10, random_state=seed).rank(axis)
+        assert abs(measured.value - expected) <= 1
+        assert np.isfinite(measured.std_error)
 
 
 @pytest.mark.parametrize("which, gain", [("slow", 0.5), ("flat", 0.0)])
@@ -532,10 +535,10 @@ def test_an_estimated_rank_is_not_biased_by_the_spread_of_sampled_eigenvalues(wh
     matrix = matrix_with(np.arange(1, 121) ** -gain)
     op = MatrixOperator(matrix, (1, 60, 2))
     exact = spectrum(op, "time", method="exact").rank().value
-    found = [randomized(op, random_state=seed).on("time").rank() for seed in range(8)]
-    claimed = np.mean([f.std_error for f in found])
-    assert abs(np.mean([f.value for f in found]) - exact) <= max(1, claimed)
-    assert all(abs(f.value - exact) <= 1.96 * f.std_error for f in found)
+    measured = [randomized(op, random_state=seed).on("time").rank() for seed in range(8)]
+    claimed = np.mean([f.std_error for f in measured])
+    assert abs(np.mean([f.value for f in measured]) - exact) <= max(1, claimed)
+    assert all(abs(f.value - exact) <= 1.96 * f.std_error for f in measured)
 
 
 def test_eigenvalues_that_have_not_converged_are_not_counted():
@@ -543,9 +546,9 @@ def test_eigenvalues_that_have_not_converged_are_not_counted():
     groups = [s * np.random.default_rng(3).uniform(0.7, 1.3, 15) for s in (1, 0.3, 0.1, 0.03)]
     op = MatrixOperator(matrix_with(np.sort(np.concatenate(groups))[::-1] ** 0.5), (1, 30, 2))
     exact = spectrum(op, method="exact").rank(0.6).value
-    found = [randomized(op, random_state=seed) for seed in range(10)]
-    assert all("have not converged" in each.on("all").rank(0.6).reason for each in found)
-    ranks = [each.rank("all", 0.6) for each in found]
+    measured = [randomized(op, random_state=seed) for seed in range(10)]
+    assert all("have not converged" in each.on("all").rank(0.6).reason for each in measured)
+    ranks = [each.rank("all", 0.6) for each in measured]
     assert sum(abs(r.value - exact) <= 1.96 * r.std_error for r in ranks) >= 9
     # A steep spectrum has converged long before.
     steep = randomized(MatrixOperator(matrix_with(0.5 ** np.arange(60)), (1, 30, 2)))
@@ -584,8 +587,8 @@ def test_equal_eigenvalues_are_not_counted_once(inputs, threshold):
     net = torch.nn.ModuleDict({"rnn": rnn, "out": torch.nn.Linear(16, 1, dtype=torch.float64)})
     op = linearize(net, inputs * torch.randn(4, 10, 3, dtype=torch.float64)).P
     exact = spectrum(op, method="exact").rank(threshold).value
-    found = [randomized(op, random_state=seed).rank("all", threshold) for seed in range(20)]
-    assert sum(abs(r.value - exact) <= 1.96 * r.std_error + 0.5 for r in found) >= 16
+    measured = [randomized(op, random_state=seed).rank("all", threshold) for seed in range(20)]
+    assert sum(abs(r.value - exact) <= 1.96 * r.std_error + 0.5 for r in measured) >= 16
 
 
 def test_rank_of_too_few_modes_is_counted_by_sampling():
@@ -601,8 +604,8 @@ def test_rank_of_too_few_modes_is_counted_by_sampling():
 
 
 def everything(shared: OperatorSpectra, axis: str) -> list[Estimate]:
-    found = shared.on(axis)
-    return [found.trace, found.square, found.effective_dimension, shared.rank(axis)]
+    measured = shared.on(axis)
+    return [measured.trace, measured.square, measured.effective_dimension, shared.rank(axis)]
 
 
 @pytest.mark.parametrize("n_modes", [0, 5, 60])
@@ -655,6 +658,6 @@ def test_no_modes_and_fewest_probes(name):
 def test_a_square_that_is_not_positive_is_missing():
     # Four vectors on four different steps have no pair with anything in common.
     sampled = np.stack([np.diag(row) for row in np.eye(4)])
-    found = axis_moments(hand_made(sampled, np.zeros((4, 4))), "time")
-    assert found.trace.value == 1 and found.square.value == 0
-    assert_missing(found.effective_dimension, NOISY)
+    measured = axis_moments(hand_made(sampled, np.zeros((4, 4))), "time")
+    assert measured.trace.value == 1 and measured.square.value == 0
+    assert_missing(measured.effective_dimension, NOISY)

@@ -19,7 +19,7 @@ from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.results import Estimate, select
 from kpflow_sklearn.spectra import OperatorSpectra, Spectrum, effective_dimension, spectrum, trace
 from kpflow_sklearn.spectra import _modes as modes
-from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
+from kpflow_sklearn.spectra import _routes as routes
 from kpflow_sklearn.spectra import _units as unit_blocks
 from kpflow_sklearn.spectra._gramians import propagator_gram
 from kpflow_sklearn.spectra._modes import Modes, leading_modes
@@ -160,17 +160,17 @@ def awkward(kind: str, shape: str) -> Solved:
     return compare(Case(f"{kind}, {shape}", cell, n_layers), a.edit(network), X)
 
 
-def known(solved: Solved, operator: str) -> tuple[LinearOperator, np.ndarray]:
+def operator_with_gram(solved: Solved, operator: str) -> tuple[LinearOperator, np.ndarray]:
     """Return an operator and its dense natural Gram."""
     return getattr(solved.linearization, operator), dense_gram(solved.dense, operator)
 
 
-def same_eigenvalues(found: np.ndarray, expected: np.ndarray) -> None:
+def same_eigenvalues(measured: np.ndarray, expected: np.ndarray) -> None:
     """Compare descending eigenvalues; those that are missing must be zero."""
-    n = max(len(found), len(expected))
-    found, expected = (np.pad(v, (0, n - len(v))) for v in (found, expected))
+    n = max(len(measured), len(expected))
+    measured, expected = (np.pad(v, (0, n - len(v))) for v in (measured, expected))
     scale = max(expected[0], 1e-300)
-    np.testing.assert_allclose(found, expected, atol=EIGENVALUES * scale, rtol=0)
+    np.testing.assert_allclose(measured, expected, atol=EIGENVALUES * scale, rtol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -187,27 +187,27 @@ def test_every_axis_in_awkward_shapes(kind, shape):
             (axis, r) for axis in AXES for r in ("trace", "mean") if (axis, r) != ("all", "mean")
         ]
         for axis, reduction in pairs:
-            found = spectrum(op, axis, gram=gram, reduction=reduction)
+            measured = spectrum(op, axis, gram=gram, reduction=reduction)
             expected = reduce(whole, op.out_shape, axis, reduction)
-            check_spectrum(found, expected, (operator, gram, axis, reduction))
+            check_spectrum(measured, expected, (operator, gram, axis, reduction))
 
 
 @every_mapped_awkward
 def test_structure_in_awkward_shapes(kind, shape, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
     solved = awkward(kind, shape)
     for operator in ("K", "P"):
-        op, whole = known(solved, operator)
+        op, whole = operator_with_gram(solved, operator)
         if not whole.any():
             assert spectrum(op).trace == Estimate(0.0)
             continue
         for axis in AXES:
-            found, expected = spectrum(op, axis), reduce(whole, op.out_shape, axis, "trace")
-            assert found.method == "exact" and found.complete
+            measured, expected = spectrum(op, axis), reduce(whole, op.out_shape, axis, "trace")
+            assert measured.method == "exact" and measured.complete
             total, square = np.trace(expected), (expected**2).sum()
-            assert found.trace.value == pytest.approx(total, rel=EIGENVALUES)
-            assert found.square.value == pytest.approx(square, rel=EIGENVALUES)
-            same_eigenvalues(found.eigenvalues, descending_eigenvalues(expected))
+            assert measured.trace.value == pytest.approx(total, rel=EIGENVALUES)
+            assert measured.square.value == pytest.approx(square, rel=EIGENVALUES)
+            same_eigenvalues(measured.eigenvalues, descending_eigenvalues(expected))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -215,14 +215,14 @@ def test_structure_in_awkward_shapes(kind, shape, monkeypatch):
 def test_hidden_gram_in_awkward_shapes(kind, shape, monkeypatch):
     solved = awkward(kind, shape)
     for operator, limit in product(OPERATORS, (1024, 0)):
-        op, whole = known(solved, operator)
-        monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", limit)
+        op, whole = operator_with_gram(solved, operator)
+        monkeypatch.setattr(routes, "DENSE_LIMIT", limit)
         shared = OperatorSpectra(op)
         if shared.route("hidden") != "sketch":
             expected = reduce(whole, op.out_shape, "hidden", "trace")
-            found = shared.hidden_gram().numpy()
+            measured = shared.hidden_gram().numpy()
             scale = max(abs(expected).max(), 1e-300)
-            np.testing.assert_allclose(found, expected, atol=EIGENVALUES * scale, rtol=0)
+            np.testing.assert_allclose(measured, expected, atol=EIGENVALUES * scale, rtol=0)
 
 
 # ------------------------------------------------------------------------- K by its unit blocks
@@ -232,7 +232,7 @@ MEMORY = (1, 3000, 2**28)
 
 @every_mapped_case
 def test_unit_eigenvalues_and_moments_match_dense(name, monkeypatch):
-    op, gram = known(solve(name), "K")
+    op, gram = operator_with_gram(solve(name), "K")
     expected = descending_eigenvalues(gram)
     total, square = np.trace(gram), (gram**2).sum()
     for memory in MEMORY:
@@ -243,7 +243,7 @@ def test_unit_eigenvalues_and_moments_match_dense(name, monkeypatch):
 
 @every_mapped_awkward
 def test_unit_eigenvalues_and_moments_in_awkward_shapes(kind, shape, monkeypatch):
-    op, gram = known(awkward(kind, shape), "K")
+    op, gram = operator_with_gram(awkward(kind, shape), "K")
     expected = descending_eigenvalues(gram)
     for memory in (1, 2**28):
         monkeypatch.setattr(unit_blocks, "_MEMORY", memory)
@@ -283,7 +283,7 @@ def check_pairs(values: np.ndarray, flat: np.ndarray, gram: np.ndarray, k: int) 
 @every_mapped_case
 @pytest.mark.parametrize("k", [1, 7, 200])
 def test_unit_modes_match_dense(name, k, monkeypatch):
-    op, gram = known(solve(name), "K")
+    op, gram = operator_with_gram(solve(name), "K")
     for memory in (1, 3000):
         monkeypatch.setattr(unit_blocks, "_MEMORY", memory)
         values, functions = unit_blocks.unit_modes(op, k)
@@ -294,7 +294,7 @@ def test_unit_modes_match_dense(name, k, monkeypatch):
 @every_mapped_awkward
 def test_unit_modes_in_awkward_shapes(kind, shape):
     solved = awkward(kind, shape)
-    op, gram = known(solved, "K")
+    op, gram = operator_with_gram(solved, "K")
     for k in (1, 6, 200):
         values, functions = unit_blocks.unit_modes(op, k)
         check_pairs(values, functions.flatten(1).numpy(), gram, k)
@@ -303,19 +303,19 @@ def test_unit_modes_in_awkward_shapes(kind, shape):
 
 
 def test_equal_units_repeat_their_eigenvalues():
-    op, gram = known(awkward("tanh", "identical units"), "K")
+    op, gram = operator_with_gram(awkward("tanh", "identical units"), "K")
     values = unit_blocks.unit_eigenvalues(op).reshape(-1, 3)
     np.testing.assert_allclose(values, values[:, :1].repeat(3, 1), atol=1e-15)
-    found, functions, _ = leading_modes(op, 6)
-    np.testing.assert_allclose(found[:3], found[0], rtol=1e-12)
+    measured, functions, _ = leading_modes(op, 6)
+    np.testing.assert_allclose(measured[:3], measured[0], rtol=1e-12)
     assert len({int((f**2).sum((0, 1)).argmax()) for f in functions[:3]}) == 3
 
 
 def test_dead_units_have_no_modes():
     op = awkward("relu", "dead units").linearization.K
-    found = leading_modes(op, 200)
-    assert len(found.eigenvalues) > 0
-    assert not found.eigenfunctions[..., 1:].any()
+    measured = leading_modes(op, 200)
+    assert len(measured.eigenvalues) > 0
+    assert not measured.eigenfunctions[..., 1:].any()
 
 
 @pytest.mark.parametrize("kind", ["tanh", "gru-2layers"])
@@ -327,15 +327,15 @@ def test_float32_units_agree_to_rounding(kind):
     expected = descending_eigenvalues(gram)
     values = unit_blocks.unit_eigenvalues(single)
     np.testing.assert_allclose(values[:10], expected[:10], atol=1e-6 * expected[0])
-    found = unit_blocks.parameter_moments(single)
-    assert found == pytest.approx((np.trace(gram), (gram**2).sum()), rel=1e-5)
+    measured = unit_blocks.parameter_moments(single)
+    assert measured == pytest.approx((np.trace(gram), (gram**2).sum()), rel=1e-5)
 
 
 # ----------------------------------------------------------------------- P by Gramian recursions
 
 
-def check_propagator_gram(found: tuple, gram: np.ndarray, shape: tuple, rel: float) -> None:
-    hidden, by_trial, square = found
+def check_propagator_gram(measured: tuple, gram: np.ndarray, shape: tuple, rel: float) -> None:
+    hidden, by_trial, square = measured
     expected = reduce(gram, shape, "hidden", "trace")
     scale = abs(expected).max()
     np.testing.assert_allclose(hidden, expected, atol=rel * scale, rtol=0)
@@ -353,14 +353,14 @@ def chunks_of(op: LinearOperator, n: int) -> int:
 
 @every_case
 def test_propagator_gram_matches_dense_in_every_chunk(name):
-    op, gram = known(solve(name), "P")
+    op, gram = operator_with_gram(solve(name), "P")
     for memory in (1, chunks_of(op, 2), 2**29):
         check_propagator_gram(propagator_gram(op, memory), gram, op.in_shape, TOLERANCE)
 
 
 @every_awkward
 def test_propagator_gram_in_awkward_shapes(kind, shape):
-    op, gram = known(awkward(kind, shape), "P")
+    op, gram = operator_with_gram(awkward(kind, shape), "P")
     for memory in (1, 2**29):
         check_propagator_gram(propagator_gram(op, memory), gram, op.in_shape, TOLERANCE)
 
@@ -390,9 +390,9 @@ def resting(n_timesteps: int, gain: float, dtype: torch.dtype) -> Linearization:
 def test_propagator_gram_that_overflows_single_precision(n_timesteps, memory):
     single = resting(n_timesteps, 8.0, torch.float32).P
     double = resting(n_timesteps, 8.0, torch.float64).P
-    expected, found = propagator_gram(double, memory), propagator_gram(single, memory)
+    expected, measured = propagator_gram(double, memory), propagator_gram(single, memory)
     assert expected[2] > torch.finfo(torch.float32).max  # And in double it does not.
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(measured, expected, strict=True):
         assert np.isfinite(np.asarray(a)).all()
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10 * np.max(np.asarray(b)))
 
@@ -408,18 +408,18 @@ def test_relu_network_that_overflows_single_precision():
 
 
 def test_spectrum_of_a_propagator_that_overflows_single_precision(monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
     single, double = (
         OperatorSpectra(resting(40, 8.0, d).P) for d in (torch.float32, torch.double)
     )
     for axis in ("trial", "hidden"):
         assert single.route(axis) == "gramians"
-        found, expected = single.on(axis), double.on(axis)
-        assert found.trace.value == pytest.approx(expected.trace.value, rel=1e-9)
-        assert found.effective_dimension.value == pytest.approx(
+        measured, expected = single.on(axis), double.on(axis)
+        assert measured.trace.value == pytest.approx(expected.trace.value, rel=1e-9)
+        assert measured.effective_dimension.value == pytest.approx(
             expected.effective_dimension.value, rel=1e-9
         )
-        assert found.rank() == expected.rank()
+        assert measured.rank() == expected.rank()
 
 
 # -------------------------------------------------------------------------- K by its compression
@@ -427,22 +427,22 @@ def test_spectrum_of_a_propagator_that_overflows_single_precision(monkeypatch):
 
 @every_mapped_case
 def test_K_by_compression_matches_dense(name, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "_CHEAP", 0)
-    op, gram = known(solve(name), "K")
+    monkeypatch.setattr(routes, "CHEAP", 0)
+    op, gram = operator_with_gram(solve(name), "K")
     shared = OperatorSpectra(op)
     assert shared.route("all") == "compression"
     assert [shared.route(axis) for axis in AXES[1:]] == ["units"] * 3
-    found, expected = shared.on("all"), descending_eigenvalues(gram)
+    measured, expected = shared.on("all"), descending_eigenvalues(gram)
     total, square = expected.sum(), (expected**2).sum()
-    assert found.method == "exact"
+    assert measured.method == "exact"
     for estimate, value in (
-        (found.trace, total),
-        (found.square, square),
-        (found.effective_dimension, total**2 / square),
+        (measured.trace, total),
+        (measured.square, square),
+        (measured.effective_dimension, total**2 / square),
     ):
         assert estimate.value == pytest.approx(value, rel=EIGENVALUES) and estimate.std_error == 0
     # What was left out is 1e-8 of the squared activity.
-    same = np.pad(found.eigenvalues, (0, max(0, len(expected) - len(found.eigenvalues))))
+    same = np.pad(measured.eigenvalues, (0, max(0, len(expected) - len(measured.eigenvalues))))
     np.testing.assert_allclose(same[: len(expected)], expected, atol=1e-7 * total)
     for threshold in (0.5, 0.8, 0.95, 0.99):
         assert shared.rank("all", threshold) == Estimate(count_leading(expected, threshold))
@@ -450,61 +450,65 @@ def test_K_by_compression_matches_dense(name, monkeypatch):
 
 def test_rank_beyond_the_eigenvalues_of_a_compression_is_bracketed():
     # All eigenvalues: 0.5, 0.3, 0.1 and five of 0.02, of which the compression knows three.
-    found = compressed_spectrum(np.array([0.5, 0.3, 0.1]), 1.0, 0.352)
-    rank = found.rank(0.945)
+    measured = compressed_spectrum(np.array([0.5, 0.3, 0.1]), 1.0, 0.352)
+    rank = measured.rank(0.945)
     assert rank.reason or abs(rank.value - 6) <= 2 * rank.std_error
 
 
 @every_mapped_awkward
 def test_compression_in_awkward_shapes(kind, shape, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "_CHEAP", 0)
-    op, gram = known(awkward(kind, shape), "K")
-    found, expected = spectrum(op), descending_eigenvalues(gram)
+    monkeypatch.setattr(routes, "CHEAP", 0)
+    op, gram = operator_with_gram(awkward(kind, shape), "K")
+    measured, expected = spectrum(op), descending_eigenvalues(gram)
     if not gram.any():
-        assert found.trace == Estimate(0.0)
-        assert found.rank().reason == found.effective_dimension.reason == "the operator is zero"
+        assert measured.trace == Estimate(0.0)
+        assert (
+            measured.rank().reason == measured.effective_dimension.reason == "the operator is zero"
+        )
         return
     dimension = expected.sum() ** 2 / (expected**2).sum()
-    assert found.trace.value == pytest.approx(expected.sum(), rel=EIGENVALUES)
-    assert found.effective_dimension.value == pytest.approx(dimension, rel=EIGENVALUES)
+    assert measured.trace.value == pytest.approx(expected.sum(), rel=EIGENVALUES)
+    assert measured.effective_dimension.value == pytest.approx(dimension, rel=EIGENVALUES)
     for threshold in (0.5, 0.8, 0.95, 0.99):
-        rank, truth = found.rank(threshold), count_leading(expected, threshold)
+        rank, truth = measured.rank(threshold), count_leading(expected, threshold)
         # Where shares lie on the threshold, rounding decides, and the bracket holds both.
         shares = np.cumsum(expected) / expected.sum()
         assert rank == Estimate(truth) or abs(shares - threshold).min() < 1e-6, threshold
 
 
 def test_compressed_spectrum_brackets_what_was_left_out():
-    found = compressed_spectrum(np.array([5.0, 3.0, 1.0]), 10.0, 36.0)
-    assert found.trace == Estimate(10.0) and found.square == Estimate(36.0)
-    assert found.effective_dimension == Estimate(100 / 36)
-    np.testing.assert_allclose(found.shares, [0.55, 0.85, 0.95])
-    np.testing.assert_allclose(found.share_std_error, 0.05)
-    assert found.rank(0.4) == Estimate(1.0)  # 0.5 to 0.6 are held by one.
-    low, high = found.rank(0.55), found.rank(0.82)
+    measured = compressed_spectrum(np.array([5.0, 3.0, 1.0]), 10.0, 36.0)
+    assert measured.trace == Estimate(10.0) and measured.square == Estimate(36.0)
+    assert measured.effective_dimension == Estimate(100 / 36)
+    np.testing.assert_allclose(measured.shares, [0.55, 0.85, 0.95])
+    np.testing.assert_allclose(measured.share_std_error, 0.05)
+    assert measured.rank(0.4) == Estimate(1.0)  # 0.5 to 0.6 are held by one.
+    low, high = measured.rank(0.55), measured.rank(0.82)
     assert low.value == 1 and low.std_error >= 0.5  # Two, if none of the rest belongs to it.
     assert high.value == 2 and high.std_error >= 0.5
-    assert found.rank(0.7) == Estimate(2.0)
-    missing = found.rank(0.97)
+    assert measured.rank(0.7) == Estimate(2.0)
+    missing = measured.rank(0.97)
     assert np.isnan(missing.value) and "below 97%" in missing.reason
 
 
 def test_compressed_spectrum_of_nothing():
     for values in (np.empty(0), np.zeros(3)):
-        found = compressed_spectrum(values, 0.0, 0.0)
-        assert found.trace == Estimate(0.0)
-        assert found.effective_dimension.reason == found.rank().reason == "the operator is zero"
-    found = compressed_spectrum(np.array([np.inf]), np.inf, np.inf)
-    for missing in (found.trace, found.effective_dimension, found.rank()):
+        measured = compressed_spectrum(values, 0.0, 0.0)
+        assert measured.trace == Estimate(0.0)
+        assert (
+            measured.effective_dimension.reason == measured.rank().reason == "the operator is zero"
+        )
+    measured = compressed_spectrum(np.array([np.inf]), np.inf, np.inf)
+    for missing in (measured.trace, measured.effective_dimension, measured.rank()):
         assert np.isnan(missing.value) and missing.reason == "the numbers overflow"
 
 
 # ------------------------------------------------------------------------------- leading modes
 
 
-def check_modes(found: Modes, gram: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def check_modes(measured: Modes, gram: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Check what holds for modes however far they converged; return their residuals."""
-    values, functions, residuals = found
+    values, functions, residuals = measured
     assert functions.shape == (len(values), *shape) and residuals.shape == values.shape
     flat = functions.reshape(len(values), -1)
     expected = descending_eigenvalues(gram)
@@ -523,40 +527,40 @@ def check_modes(found: Modes, gram: np.ndarray, shape: tuple[int, ...]) -> np.nd
 @pytest.mark.parametrize("operator", ["P", "PKP"])
 def test_reported_residuals_are_those_of_the_dense_matrix(name, operator, monkeypatch):
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
-    op, gram = known(solve(name), operator)
+    op, gram = operator_with_gram(solve(name), operator)
     rank = np.linalg.matrix_rank(gram, hermitian=True)
-    found = leading_modes(op, 4, tolerance=0.3, random_state=0)
-    assert len(found.eigenvalues) == min(4, rank)
-    check_modes(found, gram, op.out_shape)
+    measured = leading_modes(op, 4, tolerance=0.3, random_state=0)
+    assert len(measured.eigenvalues) == min(4, rank)
+    check_modes(measured, gram, op.out_shape)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @every_case
 def test_small_operators_are_diagonalised(name, operator):
-    op, gram = known(solve(name), operator)
-    found = leading_modes(op, 6)
-    assert not found.residuals.any()
-    check_modes(found._replace(residuals=found.residuals), gram, op.out_shape)
+    op, gram = operator_with_gram(solve(name), operator)
+    measured = leading_modes(op, 6)
+    assert not measured.residuals.any()
+    check_modes(measured._replace(residuals=measured.residuals), gram, op.out_shape)
     expected = descending_eigenvalues(gram)[:6]
-    np.testing.assert_allclose(found.eigenvalues, expected, atol=EIGENVALUES * expected[0])
+    np.testing.assert_allclose(measured.eigenvalues, expected, atol=EIGENVALUES * expected[0])
 
 
-def check_converged(found: Modes, gram: np.ndarray, k: int, tolerance: float) -> None:
+def check_converged(measured: Modes, gram: np.ndarray, k: int, tolerance: float) -> None:
     expected = descending_eigenvalues(gram)
-    assert (found.residuals <= tolerance * 1.01).all()
+    assert (measured.residuals <= tolerance * 1.01).all()
     np.testing.assert_allclose(
-        found.eigenvalues, expected[:k], atol=(10 * tolerance**2 + 1e-12) * expected[0], rtol=0
+        measured.eigenvalues, expected[:k], atol=(10 * tolerance**2 + 1e-12) * expected[0], rtol=0
     )
 
 
 @every_case
 def test_modes_of_P_converge(name, monkeypatch):
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
-    op, gram = known(solve(name), "P")
+    op, gram = operator_with_gram(solve(name), "P")
     for k, tolerance in ((1, 1e-3), (5, 1e-6)):
-        found = leading_modes(op, k, tolerance=tolerance, random_state=0)
-        check_modes(found, gram, op.out_shape)
-        check_converged(found, gram, k, tolerance)
+        measured = leading_modes(op, k, tolerance=tolerance, random_state=0)
+        check_modes(measured, gram, op.out_shape)
+        check_converged(measured, gram, k, tolerance)
 
 
 WIDE = {"tanh": 8, "relu": 8, "leaky_voltage": 10, "gru": 6, "lstm": 6}
@@ -578,9 +582,9 @@ def test_modes_converge_to_the_tolerance(cell, operator, tolerance, monkeypatch)
     half = (lin.P @ lin.J_theta).to_dense() if operator == "PKP" else lin.P.to_dense()
     gram = (half @ half.T).numpy() / (lin.n_valid if operator == "PKP" else 1)
     for k in (1, 3):
-        found = leading_modes(op, k, tolerance=tolerance, random_state=0)
-        check_modes(found, gram, op.out_shape)
-        check_converged(found, gram, k, tolerance)
+        measured = leading_modes(op, k, tolerance=tolerance, random_state=0)
+        check_modes(measured, gram, op.out_shape)
+        check_converged(measured, gram, k, tolerance)
 
 
 @pytest.mark.parametrize("cell", ["relu", "gru", "lstm"])
@@ -590,22 +594,22 @@ def test_modes_do_not_depend_on_the_memory(cell, operator, monkeypatch):
     op = getattr(wide(cell), operator)
     whole = leading_modes(op, 3, tolerance=1e-9, random_state=0)
     for memory in (1, 60_000):
-        found = leading_modes(op, 3, tolerance=1e-9, memory_limit=memory, random_state=0)
-        np.testing.assert_allclose(found.eigenvalues, whole.eigenvalues, rtol=1e-10)
-        np.testing.assert_allclose(found.eigenfunctions, whole.eigenfunctions, atol=1e-6)
-        assert (found.residuals < 1e-8).all()
+        measured = leading_modes(op, 3, tolerance=1e-9, memory_limit=memory, random_state=0)
+        np.testing.assert_allclose(measured.eigenvalues, whole.eigenvalues, rtol=1e-10)
+        np.testing.assert_allclose(measured.eigenfunctions, whole.eigenfunctions, atol=1e-6)
+        assert (measured.residuals < 1e-8).all()
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm-3layers-ragged-trained_z0"])
 @pytest.mark.parametrize("operator", ["P", "PKP"])
 def test_modes_in_chunks_match_dense(name, operator, monkeypatch):
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
-    op, gram = known(solve(name), operator)
+    op, gram = operator_with_gram(solve(name), operator)
     for memory in (1, 5000):
-        found = leading_modes(op, 4, memory_limit=memory, random_state=0)
-        check_modes(found, gram, op.out_shape)
+        measured = leading_modes(op, 4, memory_limit=memory, random_state=0)
+        check_modes(measured, gram, op.out_shape)
         expected = descending_eigenvalues(gram)
-        np.testing.assert_allclose(found.eigenvalues, expected[:4], atol=1e-4 * expected[0])
+        np.testing.assert_allclose(measured.eigenvalues, expected[:4], atol=1e-4 * expected[0])
 
 
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
@@ -613,36 +617,36 @@ def test_modes_in_chunks_match_dense(name, operator, monkeypatch):
 def test_identical_trials_repeat_the_modes_of_P(cell, memory, monkeypatch):
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
     solved = awkward(cell, "identical trials")
-    op, gram = known(solved, "P")
-    found = leading_modes(op, 6, tolerance=1e-6, memory_limit=memory, random_state=0)
-    check_modes(found, gram, op.out_shape)
-    check_converged(found, gram, 6, 1e-6)
-    np.testing.assert_allclose(found.eigenvalues[:3], found.eigenvalues[0], rtol=1e-9)
+    op, gram = operator_with_gram(solved, "P")
+    measured = leading_modes(op, 6, tolerance=1e-6, memory_limit=memory, random_state=0)
+    check_modes(measured, gram, op.out_shape)
+    check_converged(measured, gram, 6, 1e-6)
+    np.testing.assert_allclose(measured.eigenvalues[:3], measured.eigenvalues[0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("shape", ["one trial", "one step", "one unit", "one feature"])
 @pytest.mark.parametrize("kind", [*KINDS, "user"])
 def test_modes_of_P_in_awkward_shapes(kind, shape, monkeypatch):
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
-    op, gram = known(awkward(kind, shape), "P")
-    found = leading_modes(op, 3, tolerance=1e-6, random_state=0)
-    check_modes(found, gram, op.out_shape)
-    check_converged(found, gram, 3, 1e-6)
+    op, gram = operator_with_gram(awkward(kind, shape), "P")
+    measured = leading_modes(op, 3, tolerance=1e-6, random_state=0)
+    check_modes(measured, gram, op.out_shape)
+    check_converged(measured, gram, 3, 1e-6)
 
 
 def test_modes_of_what_overflows_are_none():
     for dtype in (torch.float32, torch.float64):
         lin = resting(500, 60.0, dtype)
         for op in (lin.P, lin.PKP):
-            found = leading_modes(op, 3, random_state=0)
-            assert [len(x) for x in found] == [0, 0, 0]
+            measured = leading_modes(op, 3, random_state=0)
+            assert [len(x) for x in measured] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_converged_modes_are_the_leading_ones(seed, monkeypatch):
     # Of ragged trials a shorter one may be done before a longer one has shown its own.
     monkeypatch.setattr(modes, "DENSE_LIMIT", 0)
-    op, gram = known(solve("relu-ragged"), "P")
+    op, gram = operator_with_gram(solve("relu-ragged"), "P")
     for k in (1, 3, 6):
         check_converged(leading_modes(op, k, random_state=seed), gram, k, 1e-3)
 
@@ -653,8 +657,8 @@ def test_modes_of_PKP_of_few_parameters_converge(cell, k, monkeypatch):
     lin = linearize(network_of(cell, hidden_size=4 - 2 * (cell == "lstm")), inputs(6, 12, 2))
     half = (lin.P @ lin.J_theta).to_dense()
     gram = (half @ half.T / lin.n_valid).numpy()
-    found = leading_modes(lin.PKP, k, random_state=0)
-    check_converged(found, gram, k, 1e-3)
+    measured = leading_modes(lin.PKP, k, random_state=0)
+    check_converged(measured, gram, k, 1e-3)
 
 
 @pytest.mark.parametrize("cell", ["leaky", "leaky_voltage"])
@@ -663,8 +667,8 @@ def test_equal_modes_within_a_trial_are_all_found(cell, monkeypatch):
     network = network_of(cell, gain=0.0)  # J = (1 - alpha) I: every mode occurs once a unit.
     lin = linearize(network, inputs(2, 8, N_FEATURES))
     P = lin.P.to_dense()
-    found = leading_modes(lin.P, 6, random_state=0)
-    check_converged(found, (P @ P.T).numpy(), 6, 1e-3)
+    measured = leading_modes(lin.P, 6, random_state=0)
+    check_converged(measured, (P @ P.T).numpy(), 6, 1e-3)
 
 
 def test_there_are_no_more_float32_modes_than_the_rank(monkeypatch):
@@ -758,9 +762,9 @@ def label(route: Route) -> str:
 
 @pytest.mark.parametrize("route", ROUTES, ids=label)
 def test_routes(route, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", route.dense_limit)
-    monkeypatch.setattr(operator_spectra, "EXACT_LIMIT", route.exact_limit)
-    monkeypatch.setattr(operator_spectra, "_CHEAP", route.cheap)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", route.dense_limit)
+    monkeypatch.setattr(routes, "EXACT_LIMIT", route.exact_limit)
+    monkeypatch.setattr(routes, "CHEAP", route.cheap)
     op = route_operator(route)
     shared = OperatorSpectra(op, random_state=0, n_probes=4, n_modes=2, **dict(route.options))
     for axis in route.axes:
@@ -776,13 +780,13 @@ def test_routes(route, monkeypatch):
                 assert "fewer trials or use method='auto'" in str(error.value)
             continue
         assert shared.route(axis) == route.expected, axis
-        found = shared.on(axis)
-        assert found.method == ("randomized" if route.expected == "sketch" else "exact")
-        assert np.isfinite(found.trace.value) and not found.trace.reason
+        measured = shared.on(axis)
+        assert measured.method == ("randomized" if route.expected == "sketch" else "exact")
+        assert np.isfinite(measured.trace.value) and not measured.trace.reason
 
 
 def test_a_mask_or_a_composition_changes_no_route(monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
     assert OperatorSpectra(operator_of("gru-ragged", "K")).route("all") == "units"
     assert OperatorSpectra(operator_of("gru-ragged", "P")).route("hidden") == "gramians"
     lin = solve("gru").linearization
@@ -844,7 +848,7 @@ def long_run(
 def check_table(op: LinearOperator, axes: tuple[str, ...], **options: object) -> list[Estimate]:
     """Check that no number is NaN or infinite without a reason; return them."""
     shared = OperatorSpectra(op, axes=axes, n_probes=4, n_modes=4, random_state=0, **options)
-    found = []
+    measured = []
     for axis in axes:
         on = shared.on(axis)
         numbers = [on.trace, on.square, on.effective_dimension, shared.rank(axis)]
@@ -854,8 +858,8 @@ def check_table(op: LinearOperator, axes: tuple[str, ...], **options: object) ->
                 assert np.isnan(x.value) and np.isnan(x.std_error)
             else:
                 assert np.isfinite(x.value) and np.isfinite(x.std_error), (axis, x)
-        found += numbers
-    return found
+        measured += numbers
+    return measured
 
 
 LONG = ("tanh", "tanh, at rest", "relu, decaying")
@@ -926,72 +930,77 @@ def test_growth_beyond_a_precision_is_named(precision, method):
     for op in (lin.P, lin.PKP):
         for axis in ("trial", "hidden"):
             shared = OperatorSpectra(op, axes=(axis,), method=method, random_state=0)
-            found = shared.on(axis)
-            for x in (found.trace, found.square, found.effective_dimension, shared.rank(axis)):
+            measured = shared.on(axis)
+            for x in (
+                measured.trace,
+                measured.square,
+                measured.effective_dimension,
+                shared.rank(axis),
+            ):
                 assert np.isfinite(x.value) or x.reason == "the numbers overflow"
 
 
 @pytest.mark.parametrize("operator", ["K", "P"])
 def test_exact_eigenvalues_of_what_overflows_are_missing(operator, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
     if operator == "P":
         op = resting(60, 60.0, torch.float32).P
     else:
         # States of 1e200, whose squares overflow.
         network = with_weights(network_of("relu"), weight=500.0, bias=1.0)
         op = linearize(network, abs(inputs(2, 60, N_FEATURES))).K
-    found = spectrum(op)
-    assert found.trace.reason == found.rank().reason == "the numbers overflow"
+    measured = spectrum(op)
+    assert measured.trace.reason == measured.rank().reason == "the numbers overflow"
 
 
 def test_sampled_eigenvalues_of_what_overflows_are_missing():
     matrix = np.zeros((60, 60))
     matrix[0, 0] = 1e200
-    found = spectrum(MatrixOperator(matrix, (3, 5, 4)), "time", method="randomized")
-    assert found.trace.reason == "the numbers overflow"
-    assert found.effective_dimension.value == pytest.approx(1)
-    assert np.isfinite(found.eigenvalues).all()
+    measured = spectrum(MatrixOperator(matrix, (3, 5, 4)), "time", method="randomized")
+    assert measured.trace.reason == "the numbers overflow"
+    assert measured.effective_dimension.value == pytest.approx(1)
+    assert np.isfinite(measured.eigenvalues).all()
 
 
 def test_dimension_at_the_edge_of_all_numbers():
     values = np.full(8, 4e153)
-    found = compressed_spectrum(values, 8 * 4e153, 8 * 4e153**2)
-    assert found.effective_dimension.value == pytest.approx(8)
+    measured = compressed_spectrum(values, 8 * 4e153, 8 * 4e153**2)
+    assert measured.effective_dimension.value == pytest.approx(8)
 
 
 def test_spectrum_reports_of_every_exact_route_are_complete(monkeypatch):
-    found: dict[str, Spectrum] = {}
+    measured: dict[str, Spectrum] = {}
     op = operator_of("lstm", "K")
-    found["units"] = spectrum(op)
-    monkeypatch.setattr(operator_spectra, "_CHEAP", 0)
-    found["compression"] = spectrum(op)
+    measured["units"] = spectrum(op)
+    monkeypatch.setattr(routes, "CHEAP", 0)
+    measured["compression"] = spectrum(op)
     matrix = solve("lstm").dense.K.numpy()
     root = np.linalg.cholesky(matrix + 1e-14 * np.eye(len(matrix)))
-    found["matrix"] = spectrum(MatrixOperator(root, op.out_shape))
-    for route, one in found.items():
+    measured["matrix"] = spectrum(MatrixOperator(root, op.out_shape))
+    for route, one in measured.items():
         assert one.complete == (route != "compression") and one.method == "exact", route
-        assert one.trace.value == pytest.approx(found["units"].trace.value, rel=1e-8)
-        assert one.rank(0.9) == found["units"].rank(0.9), route
+        assert one.trace.value == pytest.approx(measured["units"].trace.value, rel=1e-8)
+        assert one.rank(0.9) == measured["units"].rank(0.9), route
 
 
 @pytest.mark.parametrize("method", ["auto", "randomized"])
 def test_spectrum_of_a_large_inverse(method, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
-    found = trace(solve("gru").linearization.P.inverse(), method=method, random_state=0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
+    measured = trace(solve("gru").linearization.P.inverse(), method=method, random_state=0)
     expected = float((solve("gru").dense.P_inverse ** 2).sum())
-    assert abs(found.value - expected) <= 4 * found.std_error + 1e-9 * expected
+    assert abs(measured.value - expected) <= 4 * measured.std_error + 1e-9 * expected
 
 
 def test_an_exact_trace_serves_every_axis(monkeypatch):
     # Partial traces keep it: an estimate beside it would be a second value of one number.
-    monkeypatch.setattr(operator_spectra, "trial_cost", lambda op, axis: np.inf)
+    monkeypatch.setattr(routes, "trial_cost", lambda op, axis: np.inf)
     trials = np.random.default_rng(0).standard_normal((12, 40, 2))
     big = RecurrentTrainer(hidden_size=48, max_iter=1, snapshots=[0], random_state=0)
-    found = KPFlowAnalyzer(big, random_state=0).fit(trials).results_
-    traces = found[found["quantity"] == "trace"]
+    measured = KPFlowAnalyzer(big, random_state=0).fit(trials).results_
+    traces = measured[measured["quantity"] == "trace"]
     for name in ("K", "P"):
         of_one = traces[traces["operator"] == name]
         assert of_one["value"].nunique() == 1 and (of_one["std_error"] == 0).all()
         assert (of_one["method"] == "exact").all()
-    on_time = select(found, "P", "effective_dimension", "time")
+    on_time = select(measured, "P", "effective_dimension", "time")
     assert on_time["method"].item() == "randomized"

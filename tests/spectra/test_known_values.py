@@ -47,8 +47,8 @@ def wide(cell: str, seed: int) -> Linearization:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_P_of_a_wide_tanh_network_has_rank_85_of_90(seed):
-    found = rank(wide("tanh", seed).P, "time", random_state=0)
-    assert found.value == 85 and found.std_error <= 1
+    measured = rank(wide("tanh", seed).P, "time", random_state=0)
+    assert measured.value == 85 and measured.std_error <= 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -58,8 +58,8 @@ def test_K_of_a_wide_tanh_network_has_rank_2_to_3(seed):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_KK_of_a_wide_tanh_network_has_rank_1(seed):
-    found = rank(wide("tanh", seed).K, "time", gram="square", random_state=0)
-    assert (found.value, found.std_error) == (1, 0)
+    measured = rank(wide("tanh", seed).K, "time", gram="square", random_state=0)
+    assert (measured.value, measured.std_error) == (1, 0)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,8 +95,8 @@ def published_rank(cell: str, seed: int, n_computed: int) -> float:
 )
 def test_published_ranks_of_P_are_reproduced(cell, n_computed, expected):
     # The published figures are of one other seed; over seeds they move by about 1.
-    found = [published_rank(cell, seed, n_computed) for seed in range(3)]
-    assert np.mean(found) == pytest.approx(expected, abs=1.5)
+    measured = [published_rank(cell, seed, n_computed) for seed in range(3)]
+    assert np.mean(measured) == pytest.approx(expected, abs=1.5)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ def test_averaged_P_of_a_wide_network(cell, expected):
 @cache
 def ranks(gain: float) -> dict[str, np.ndarray]:
     """Return the time-axis ranks of K, P and PKP* of 60 steps, one a seed."""
-    found: dict[str, list[float]] = {"K": [], "P": [], "PKP": []}
+    measured: dict[str, list[float]] = {"K": [], "P": [], "PKP": []}
     for seed in SEEDS:
         lin = untrained("tanh", 64, 20, gain, "normal", seed)
-        for name, values in found.items():
+        for name, values in measured.items():
             values.append(rank(getattr(lin, name), "time", random_state=0).value)
-    return {name: np.array(values) for name, values in found.items()}
+    return {name: np.array(values) for name, values in measured.items()}
 
 
 # Known of one seed: K, P and PKP* have 2, 57, 2 at gain 0.5; 51, 9, 9 at 2; and 54, 5, 5 at 3.
@@ -127,29 +127,29 @@ GAINS = {0.5: ((1, 4), (50, 60)), 2.0: ((25, 60), (4, 20)), 3.0: ((40, 60), (2, 
 
 @pytest.mark.parametrize("gain, ranges", GAINS.items(), ids=str)
 def test_K_is_narrow_at_low_gain_and_P_at_high_gain(gain, ranges):
-    found = ranks(gain)
+    measured = ranks(gain)
     for name, (low, high) in zip(("K", "P"), ranges, strict=True):
-        assert ((low <= found[name]) & (found[name] <= high)).all(), name
+        assert ((low <= measured[name]) & (measured[name] <= high)).all(), name
 
 
 @pytest.mark.parametrize("gain", GAINS)
 def test_PKP_follows_the_narrower_operator(gain):
-    found = ranks(gain)
-    narrower = np.minimum(found["K"], found["P"])
-    assert (abs(found["PKP"] - narrower) <= 2).all()
-    assert (found["PKP"] <= np.maximum(found["K"], found["P"])).all()
+    measured = ranks(gain)
+    narrower = np.minimum(measured["K"], measured["P"])
+    assert (abs(measured["PKP"] - narrower) <= 2).all()
+    assert (measured["PKP"] <= np.maximum(measured["K"], measured["P"])).all()
 
 
 def test_PKP_is_not_bounded_by_the_narrower_operator():
-    found = ranks(1.0)
-    assert (found["PKP"] > np.minimum(found["K"], found["P"])).any()
+    measured = ranks(1.0)
+    assert (measured["PKP"] > np.minimum(measured["K"], measured["P"])).any()
 
 
 def test_at_moderate_gain_no_operator_is_narrow_for_every_seed():
-    found = ranks(1.5)
-    assert (found["K"] < found["P"]).any() and (found["K"] > found["P"]).any()
-    assert found["K"].mean() == pytest.approx(29, abs=15)
-    assert found["P"].mean() == pytest.approx(28, abs=15)
+    measured = ranks(1.5)
+    assert (measured["K"] < measured["P"]).any() and (measured["K"] > measured["P"]).any()
+    assert measured["K"].mean() == pytest.approx(29, abs=15)
+    assert measured["P"].mean() == pytest.approx(28, abs=15)
 
 
 def test_ranks_cross_as_the_gain_grows():

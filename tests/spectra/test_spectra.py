@@ -20,7 +20,7 @@ from kpflow_sklearn.spectra import (
     spectrum,
     trace,
 )
-from kpflow_sklearn.spectra import _operator_spectra as operator_spectra
+from kpflow_sklearn.spectra import _routes as routes
 from kpflow_sklearn.spectra._modes import leading_modes
 from kpflow_sklearn.spectra._spectrum import (
     compressed_spectrum,
@@ -61,14 +61,14 @@ def test_every_axis_and_reduction_matches_dense(name, operator, gram):
     op = operator_of(name, operator)
     whole = dense_gram(solve(name).dense, operator, gram)
     for axis, reduction in product(AXES, ("trace", "mean")):
-        found = spectrum(op, axis, gram=gram, reduction=reduction)
+        measured = spectrum(op, axis, gram=gram, reduction=reduction)
         expected = reduce(whole, op.out_shape, axis, reduction, solve(name).case.mask)
-        check_spectrum(found, expected, (axis, reduction))
+        check_spectrum(measured, expected, (axis, reduction))
 
 
 @every_mapped_case
 def test_K_by_its_units_and_activity_matches_dense(name, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
     op, whole = operator_of(name, "K"), dense_gram(solve(name).dense, "K")
     for axis in AXES:
         check_spectrum(spectrum(op, axis), reduce(whole, op.out_shape, axis, "trace"), axis)
@@ -76,21 +76,21 @@ def test_K_by_its_units_and_activity_matches_dense(name, monkeypatch):
 
 @every_case
 def test_P_by_gramian_recursions_matches_dense(name, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(operator_spectra, "EXACT_LIMIT", 0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "EXACT_LIMIT", 0)
     op, whole = operator_of(name, "P"), dense_gram(solve(name).dense, "P")
     shared = OperatorSpectra(op)
     for axis in ("trial", "hidden"):
         check_spectrum(shared.on(axis), reduce(whole, op.out_shape, axis, "trace"), axis)
-    found = shared.on("all")
-    check_moments(found, whole, "all")
-    assert len(found.eigenvalues) == 0
-    assert "the 0 computed eigenvalues hold 0.0% of the trace" in found.rank().reason
+    measured = shared.on("all")
+    check_moments(measured, whole, "all")
+    assert len(measured.eigenvalues) == 0
+    assert "the 0 computed eigenvalues hold 0.0% of the trace" in measured.rank().reason
 
 
 @every_case
 def test_P_trial_by_trial_matches_dense(name, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
     op, whole = operator_of(name, "P"), dense_gram(solve(name).dense, "P")
     shared = OperatorSpectra(op)
     for axis in ("all", "time"):
@@ -101,8 +101,8 @@ def test_P_trial_by_trial_matches_dense(name, monkeypatch):
 @every_case
 @every_operator
 def test_structure_is_what_makes_a_large_spectrum_exact(name, operator, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(operator_spectra, "EXACT_LIMIT", 0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "EXACT_LIMIT", 0)
     exact_axes = {"K": AXES if name in MAPPED else (), "P": ("all", "trial", "hidden"), "PKP": ()}
     shared = OperatorSpectra(operator_of(name, operator), random_state=0)
     for axis in AXES:
@@ -114,14 +114,14 @@ def test_structure_is_what_makes_a_large_spectrum_exact(name, operator, monkeypa
 @every_operator
 def test_hidden_gram_matches_dense(name, operator):
     op = operator_of(name, operator)
-    found = OperatorSpectra(op).hidden_gram().numpy()
+    measured = OperatorSpectra(op).hidden_gram().numpy()
     expected = reduce(dense_gram(solve(name).dense, operator), op.out_shape, "hidden", "trace")
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE * abs(expected).max(), rtol=0)
+    np.testing.assert_allclose(measured, expected, atol=TOLERANCE * abs(expected).max(), rtol=0)
 
 
 @every_operator
 def test_a_large_operator_may_be_forced_to_be_exact(operator, monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
     op, whole = operator_of("gru", operator), dense_gram(solve("gru").dense, operator)
     for axis in AXES:
         expected = reduce(whole, op.out_shape, axis, "trace")
@@ -130,10 +130,10 @@ def test_a_large_operator_may_be_forced_to_be_exact(operator, monkeypatch):
 
 def test_functions_return_what_the_spectrum_says():
     op = operator_of("lstm", "PKP")
-    found = spectrum(op, "hidden", gram="square")
-    assert trace(op, "hidden", gram="square") == found.trace
-    assert effective_dimension(op, "hidden", gram="square") == found.effective_dimension
-    assert rank(op, "hidden", rank_threshold=0.8, gram="square") == found.rank(0.8)
+    measured = spectrum(op, "hidden", gram="square")
+    assert trace(op, "hidden", gram="square") == measured.trace
+    assert effective_dimension(op, "hidden", gram="square") == measured.effective_dimension
+    assert rank(op, "hidden", rank_threshold=0.8, gram="square") == measured.rank(0.8)
     assert rank(op) == spectrum(op, "time").rank(0.95) == spectrum(op, "time").rank()
     whole = spectrum(op, "all")
     np.testing.assert_array_equal(spectrum(op).eigenvalues, whole.eigenvalues)
@@ -149,9 +149,9 @@ def test_single_precision_agrees_to_its_rounding(operator):
     for axis in AXES:
         whole = dense_gram(solve("gru").dense, operator)
         expected = descending_eigenvalues(reduce(whole, op.out_shape, axis, "trace"))
-        found = spectrum(op, axis)
-        assert found.eigenvalues.dtype == np.float64
-        assert found.trace.value == pytest.approx(expected.sum(), rel=1e-5)
+        measured = spectrum(op, axis)
+        assert measured.eigenvalues.dtype == np.float64
+        assert measured.trace.value == pytest.approx(expected.sum(), rel=1e-5)
 
 
 def test_trailing_padding_changes_no_spectrum():
@@ -161,10 +161,10 @@ def test_trailing_padding_changes_no_spectrum():
     short, long = linearize(network, X), linearize(network, padded, mask)
     for operator, axis in product(OPERATORS, AXES):
         expected = spectrum(getattr(short, operator), axis)
-        found = spectrum(getattr(long, operator), axis)
-        assert found.trace.value == pytest.approx(expected.trace.value, rel=TOLERANCE)
-        assert found.square.value == pytest.approx(expected.square.value, rel=TOLERANCE)
-        assert found.rank() == expected.rank()
+        measured = spectrum(getattr(long, operator), axis)
+        assert measured.trace.value == pytest.approx(expected.trace.value, rel=TOLERANCE)
+        assert measured.square.value == pytest.approx(expected.square.value, rel=TOLERANCE)
+        assert measured.rank() == expected.rank()
 
 
 # --------------------------------------------------------------------------------- reductions
@@ -199,60 +199,60 @@ def test_whole_space_has_nothing_to_reduce():
 # --------------------------------------------------------------------- rank and missing values
 
 
-def known_part(values: list[float], total: float) -> Spectrum:
+def leading_part(values: list[float], total: float) -> Spectrum:
     """Return a spectrum of which only the leading values are known."""
     nothing = Estimate.missing("not asked")
-    return Spectrum(np.array(values), Estimate(total), nothing, nothing, "randomized", False)
+    return Spectrum(np.array(values), Estimate(total), nothing, nothing, "exact", False)
 
 
 def test_rank_counts_against_the_whole_trace():
-    found = known_part([3.0, 1.0], total=10.0)
-    assert found.rank(0.3) == Estimate(1.0)
-    assert found.rank(0.4) == Estimate(2.0)
-    missing = found.rank(0.95)
+    measured = leading_part([3.0, 1.0], total=10.0)
+    assert measured.rank(0.3) == Estimate(1.0)
+    assert measured.rank(0.4) == Estimate(2.0)
+    missing = measured.rank(0.95)
     assert np.isnan(missing.value) and np.isnan(missing.std_error)
     assert missing.reason == "the 2 computed eigenvalues hold 40.0% of the trace, below 95%"
 
 
 def test_rank_of_too_few_modes_is_missing_not_smaller():
     op, truth = operator_of("gru", "P"), spectrum(operator_of("gru", "P"))
-    found = spectrum(op, method="randomized", n_modes=8, random_state=0)
-    assert len(found.eigenvalues) == 2 * 3 < truth.rank().value  # Two of each trial.
-    assert re.match("the 6 computed eigenvalues hold .*%", found.rank().reason)
+    measured = spectrum(op, method="randomized", n_modes=8, random_state=0)
+    assert len(measured.eigenvalues) == 2 * 3 < truth.rank().value  # Two of each trial.
+    assert re.match("the 6 computed eigenvalues hold .*%", measured.rank().reason)
 
 
 @pytest.mark.parametrize("n", [1, 3, 10, 60])
 def test_repeated_eigenvalues_are_counted_exactly(n):
-    found = spectrum_of_eigenvalues(np.full(n, 0.1))
+    measured = spectrum_of_eigenvalues(np.full(n, 0.1))
     for r in range(1, n + 1):
-        assert found.rank(r / n) == Estimate(r)
-    assert found.effective_dimension.value == pytest.approx(n)
+        assert measured.rank(r / n) == Estimate(r)
+    assert measured.effective_dimension.value == pytest.approx(n)
 
 
 def test_identity_has_full_rank_and_dimension():
     op = MatrixOperator(np.eye(60), (3, 5, 4))
     for axis, n in zip(AXES, (60, 3, 5, 4), strict=True):
-        found = spectrum(op, axis)
-        np.testing.assert_allclose(found.eigenvalues, 60 / n)
-        assert found.effective_dimension.value == pytest.approx(n)
-        assert found.rank(1.0) == Estimate(n)
+        measured = spectrum(op, axis)
+        np.testing.assert_allclose(measured.eigenvalues, 60 / n)
+        assert measured.effective_dimension.value == pytest.approx(n)
+        assert measured.rank(1.0) == Estimate(n)
 
 
 def test_one_mode_has_rank_one_on_every_axis():
     mode = np.einsum("b,t,h->bth", [1.0, 2, 3], [1.0, -1, 0, 2, 1], [1.0, 1, 1, -1]).ravel()
     op = MatrixOperator(np.outer(mode, mode), (3, 5, 4))
     for axis in AXES:
-        found = spectrum(op, axis)
-        assert found.rank(0.999) == Estimate(1)
-        assert found.effective_dimension.value == pytest.approx(1)
+        measured = spectrum(op, axis)
+        assert measured.rank(0.999) == Estimate(1)
+        assert measured.effective_dimension.value == pytest.approx(1)
 
 
 def test_zero_operator_has_no_dimension_and_says_so():
     op = MatrixOperator(np.zeros((60, 60)), (3, 5, 4))
     for axis, reduction in product(AXES, ("trace", "mean")):
-        found = spectrum(op, axis, reduction=reduction)
-        assert found.trace == Estimate(0.0) and found.square == Estimate(0.0)
-        for missing in (found.effective_dimension, found.rank()):
+        measured = spectrum(op, axis, reduction=reduction)
+        assert measured.trace == Estimate(0.0) and measured.square == Estimate(0.0)
+        for missing in (measured.effective_dimension, measured.rank()):
             assert np.isnan(missing.value) and missing.reason == "the operator is zero"
 
 
@@ -260,9 +260,9 @@ def test_zero_operator_has_no_dimension_and_says_so():
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_K_without_trainable_parameters_is_zero(axis, n_layers):
     lin = solve("tanh" if n_layers == 1 else "tanh-2layers").linearization
-    found = spectrum(ParameterOperator(lin.tangent, []), axis)
-    assert found.trace == Estimate(0.0)
-    assert found.effective_dimension.reason == "the operator is zero"
+    measured = spectrum(ParameterOperator(lin.tangent, []), axis)
+    assert measured.trace == Estimate(0.0)
+    assert measured.effective_dimension.reason == "the operator is zero"
 
 
 @pytest.mark.parametrize("scale", [1e-100, 1e-40, 1e40, 1e100])
@@ -279,36 +279,48 @@ def test_effective_dimension_and_rank_do_not_depend_on_the_scale(scale, axis):
 
 
 def test_a_number_that_overflows_is_missing_and_the_others_are_not():
-    found = spectrum(MatrixOperator(1e100 * np.eye(60), (3, 5, 4)))
-    assert found.trace.value == pytest.approx(60e200)
-    assert np.isnan(found.square.value) and found.square.reason == "the numbers overflow"
-    assert found.effective_dimension.value == pytest.approx(60)
+    measured = spectrum(MatrixOperator(1e100 * np.eye(60), (3, 5, 4)))
+    assert measured.trace.value == pytest.approx(60e200)
+    assert np.isnan(measured.square.value) and measured.square.reason == "the numbers overflow"
+    assert measured.effective_dimension.value == pytest.approx(60)
 
 
 @pytest.mark.parametrize("method", ["exact", "randomized"])
 @pytest.mark.parametrize("axis", AXES)
 def test_a_gram_that_overflows_is_missing_and_says_so(axis, method):
     op = MatrixOperator(1e308 * np.ones((60, 60)), (3, 5, 4))
-    found = spectrum(op, axis, method=method, random_state=0)
-    for missing in (found.trace, found.square, found.effective_dimension, found.rank()):
+    measured = spectrum(op, axis, method=method, random_state=0)
+    for missing in (
+        measured.trace,
+        measured.square,
+        measured.effective_dimension,
+        measured.rank(),
+    ):
         assert np.isnan(missing.value) and missing.reason == "the numbers overflow"
-    assert found.method == method
+    assert measured.method == method
 
 
 def test_a_spectrum_of_which_nothing_is_known_says_so():
-    for found in (
+    for measured in (
         spectrum_of_gram(np.full((2, 2), np.nan)),
         spectrum_of_eigenvalues(np.array([np.inf, 1.0])),
         compressed_spectrum(np.array([np.inf]), np.inf, np.inf),
     ):
-        assert found.method == "exact" and not found.complete and len(found.eigenvalues) == 0
-        for missing in (found.trace, found.square, found.effective_dimension, found.rank()):
+        assert (
+            measured.method == "exact" and not measured.complete and len(measured.eigenvalues) == 0
+        )
+        for missing in (
+            measured.trace,
+            measured.square,
+            measured.effective_dimension,
+            measured.rank(),
+        ):
             assert missing.reason == "the numbers overflow"
 
 
 def test_rounding_below_zero_is_no_eigenvalue():
-    found = spectrum_of_gram(np.diag([1.0, -1e-17]))
-    np.testing.assert_array_equal(found.eigenvalues, [1, 0])
+    measured = spectrum_of_gram(np.diag([1.0, -1e-17]))
+    np.testing.assert_array_equal(measured.eigenvalues, [1, 0])
 
 
 def test_rank_and_1_96_of_its_errors_reach_all_that_the_shares_allow():
@@ -317,8 +329,12 @@ def test_rank_and_1_96_of_its_errors_reach_all_that_the_shares_allow():
 
     def ranked(error, threshold):
         shares = Estimate(1.0), nothing, nothing, "randomized", True, np.full(10, error)
-        found = Spectrum(values, *shares).rank(threshold)
-        return found.value, found.value - 1.96 * found.std_error, 1.96 * found.std_error
+        measured = Spectrum(values, *shares).rank(threshold)
+        return (
+            measured.value,
+            measured.value - 1.96 * measured.std_error,
+            1.96 * measured.std_error,
+        )
 
     # Shares 0.4 + 0.196 and 0.7 - 0.196 reach a half.
     assert ranked(0.1, 0.5) == pytest.approx((5, 3, 2))
@@ -475,8 +491,8 @@ def test_exact_refuses_what_is_too_large():
 
 
 def test_exact_refuses_the_time_axis_of_a_large_P_only(monkeypatch):
-    monkeypatch.setattr(operator_spectra, "DENSE_LIMIT", 0)
-    monkeypatch.setattr(operator_spectra, "EXACT_LIMIT", 19)  # One trial has 20 entries.
+    monkeypatch.setattr(routes, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(routes, "EXACT_LIMIT", 19)  # One trial has 20 entries.
     shared = OperatorSpectra(operator_of("gru", "P"), method="exact")
     for axis in ("all", "trial", "hidden"):
         assert shared.on(axis).method == "exact"
