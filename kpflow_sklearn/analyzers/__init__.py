@@ -1,9 +1,9 @@
-"""The three estimators that explain a training: one folder each.
+"""The three estimators that explain how a network was trained, with one folder each.
 
-``kpflow`` measures K, P and PKP* over training, ``alignment`` what sub-tasks do to each other,
-``gram`` the layerwise kernels of feed-forward networks. Shared by them: ``_base``, the fitting of
-the trainer; ``_trials``, the analysed trials; ``_verification``, the identities checked on the
-user's network.
+``kpflow`` measures K, P and PKP* over training, ``alignment`` compares sub-tasks, and ``gram``
+measures the layerwise kernels of feed-forward networks. All three share ``_base``, which fits the
+trainer. The first two share ``_recurrent``, their base class, and ``_trials``, the choice of the
+analysed trials. ``_verification`` checks the identities behind the analysis on a given network.
 """
 
 from kpflow_sklearn.analyzers.alignment import TaskAlignmentAnalyzer

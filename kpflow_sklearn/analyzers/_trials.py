@@ -1,4 +1,4 @@
-"""The choice of the trials that every snapshot is analysed on."""
+"""The trials on which all snapshots are analysed, and their choice."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from kpflow_sklearn._common.memory import explained
 from kpflow_sklearn.networks import RecurrentNetwork, TargetEncoder, Targets, to_tensors
 from kpflow_sklearn.operators import Linearization
 
-#: What to do where the analysis as such does not fit.
+#: Advice for analyses that run out of memory.
 FEWER = "Analyse fewer or shorter trials (analysis_trials, X_analysis), or in float32."
 
 
 @dataclass(frozen=True)
 class AnalysisTrials:
-    """The trials that every snapshot is analysed on.
+    """The trials on which all snapshots are analysed.
 
     Attributes
     ----------
     X : ndarray of shape (n_trials, n_timesteps, n_features)
         Inputs.
     targets : Targets
-        What is asked.
-    mask : ndarray of bool or None
-        Valid steps.
+        Targets and their weights in the loss.
+    mask : ndarray of bool, shape (n_trials, n_timesteps), or None
+        True at the valid steps; None if all steps are valid.
     index : ndarray of int, shape (n_trials,), or None
-        Their places among the trials given to ``fit``; None for trials of their own.
+        Indices of these trials in the X given to ``fit``; None for trials given as X_analysis.
     """
 
     X: np.ndarray
@@ -40,32 +40,32 @@ class AnalysisTrials:
 
     @property
     def size(self) -> str:
-        """How many trials and steps there are, in words."""
+        """The number of trials and steps, in words for an error message."""
         return f"the linearization on {self.X.shape[0]} trials of {self.X.shape[1]} steps"
 
     def linearize(self, network: RecurrentNetwork, iteration: int) -> Linearization:
-        """Return a network linearized on these trials.
+        """Return the linearization of a network on these trials.
 
         Parameters
         ----------
         network : RecurrentNetwork
             The network as it was at ``iteration``.
         iteration : int
-            Named where the states overflow.
+            Iteration to name in the error if the states overflow.
 
         Returns
         -------
         Linearization
-            States and operators.
+            The states and the operators.
 
         Raises
         ------
         ValueError
             If the states overflow.
         MemoryError
-            If the states or their derivatives do not fit.
+            If the states or their derivatives do not fit into memory.
         """
-        with explained(f"{self.size} took more than there is. {FEWER}"):
+        with explained(f"{self.size} does not fit. {FEWER}"):
             lin = Linearization(network, *to_tensors(self.X, self.mask, network))
         if not lin.states.isfinite().all():
             raise ValueError(
@@ -90,7 +90,7 @@ def choose_trials(
     X_analysis: ArrayLike | None = None,
     y_analysis: ArrayLike | None = None,
 ) -> AnalysisTrials:
-    """Return the trials to analyse: those given for it, or a seeded choice from X."""
+    """Return the trials to analyse: those of X_analysis, or a seeded choice from X."""
     if X_analysis is None and y_analysis is not None:
         raise ValueError("y_analysis was given without X_analysis.")
     if X_analysis is not None:
@@ -108,7 +108,7 @@ def choose_trials(
     index = choose_index(len(X), n_trials, tasks, conditions, seed)
     if loss_weight is not None:
         loss_weight = as_array(loss_weight, "loss_weight")
-    # Once whole, so that every trial is checked; then the chosen ones, with weights of their own.
+    # Encode all trials so that each is checked, then the chosen ones with their own normalization.
     encoder.encode(X, y, mask=valid, loss_weight=loss_weight, single_step=single_step)
     if loss_weight is not None and not loss_weight[index].any():
         raise ValueError(
@@ -126,19 +126,19 @@ def choose_trials(
 
 
 def check_analysed(X_analysis: ArrayLike, single_step: bool) -> np.ndarray:
-    """Return trials given for the analysis alone, (n_trials, n_timesteps, n_features).
+    """Return the argument X_analysis as trials, (n_trials, n_timesteps, n_features).
 
     Parameters
     ----------
     X_analysis : array-like
-        Trials.
+        The trials.
     single_step : bool
-        Whether X is of two dimensions, and they may be.
+        Whether X has two dimensions, so that X_analysis may have two as well.
 
     Returns
     -------
     ndarray
-        Finite floats.
+        The trials as finite floats.
     """
     array = as_array(X_analysis, "X_analysis")
     array = array[:, None, :] if single_step and array.ndim == 2 else array
@@ -152,18 +152,19 @@ def choose_index(
     conditions: ArrayLike | None,
     seed: int,
 ) -> np.ndarray:
-    """Return sorted trial indices, each task in equal share as far as its trials reach.
+    """Return the sorted indices of randomly chosen trials, equally many per task if possible.
 
-    Of tasks with ``conditions`` the same conditions are taken, those of most tasks first.
+    With ``conditions`` the same conditions are chosen for all tasks, beginning with those that
+    occur in most tasks.
 
     Parameters
     ----------
     n_available, n_trials : int
-        How many trials there are, and how many to take.
+        Number of trials to choose from, and number of trials to choose.
     tasks, conditions : array-like of shape (n_available,), optional
-        Labels.
+        Labels of the trials.
     seed : int
-        Of the choice.
+        Seed of the choice.
 
     Returns
     -------
@@ -176,7 +177,7 @@ def choose_index(
         labels = np.asarray(tasks)
         if conditions is not None:
             order = _by_condition(labels, np.asarray(conditions), order, rng)
-        # The first trial of every task comes first, then the second of every task, and so on.
+        # The first trial of each task comes first, then the second of each task, and so on.
         order = order[np.argsort(_turns(labels, order)[order], kind="stable")]
     return np.sort(order[: min(n_trials, n_available)])
 
@@ -185,19 +186,19 @@ def _by_condition(
     labels: np.ndarray, conditions: np.ndarray, order: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Sort trials by condition, those of most tasks first, one of each task and condition."""
-    known, codes = np.unique(conditions, return_inverse=True)
+    names, codes = np.unique(conditions, return_inverse=True)
     task = np.unique(labels, return_inverse=True)[1]
-    pairs = task * len(known) + codes
-    n_tasks = np.bincount(np.unique(pairs) % len(known), minlength=len(known))
-    rank = np.lexsort((rng.permutation(len(known)), -n_tasks)).argsort()
+    pairs = task * len(names) + codes
+    n_tasks = np.bincount(np.unique(pairs) % len(names), minlength=len(names))
+    rank = np.lexsort((rng.permutation(len(names)), -n_tasks)).argsort()
     order = order[np.argsort(rank[codes[order]], kind="stable")]
     return order[np.argsort(_turns(pairs, order)[order], kind="stable")]
 
 
 def _turns(labels: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return for each trial how many of its label come before it in ``order``."""
+    """Return, for each trial, the number of trials with its label before it in ``order``."""
     turn = np.empty(len(labels), dtype=int)
     for label in np.unique(labels):
-        mine = order[labels[order] == label]
-        turn[mine] = np.arange(len(mine))
+        members = order[labels[order] == label]
+        turn[members] = np.arange(len(members))
     return turn

@@ -1,4 +1,4 @@
-"""The identities behind the analysis, checked on the network at hand, in float64."""
+"""Checks of the identities behind the analysis on a given network, in float64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kpflow_sklearn.networks import Objective, RecurrentNetwork, to_tensors
 from kpflow_sklearn.operators import Linearization, ParameterOperator
 from kpflow_sklearn.spectra import OperatorSpectra, map_blocks, parameter_gram
 
-#: Errors of identities in float64, relative to the size of what is compared.
+#: Tolerance for identities in float64, relative to the size of their sides.
 ROUNDING = 1e-9
 
 
@@ -31,9 +31,9 @@ def verify_network(
     Parameters
     ----------
     network : RecurrentNetwork
-        The network; a float64 copy is checked.
+        The network, of which a float64 copy is checked.
     trials : AnalysisTrials
-        Trials and targets.
+        The trials and their targets.
     objective : Objective
         The loss.
     random_state : int, RandomState or None, default=0
@@ -42,7 +42,7 @@ def verify_network(
     Returns
     -------
     DataFrame
-        Columns identity, error, tolerance, passed.
+        One row per identity, with columns identity, error, tolerance and passed.
     """
     network = copy.deepcopy(network).double().cpu()
     checks = _Checks(network, trials, objective, draw_seed(random_state))
@@ -61,31 +61,31 @@ def verify_network(
 
 
 def table_of_checks(rows: list[tuple[str, float, float]]) -> pd.DataFrame:
-    """Return (identity, error, tolerance) as a table, with whether each holds."""
+    """Return rows (identity, error, tolerance) as a table, with a column ``passed``."""
     table = pd.DataFrame(rows, columns=["identity", "error", "tolerance"])
     unknown = table["error"].isna()
     if unknown.any():
         raise ValueError(
-            "X, y or the network's weights are too large to verify in float64: of "
-            f"{table['identity'][unknown].iloc[0]!r} both sides overflow; scale them down."
+            "X, y or the network's weights are too large to verify in float64: both sides of "
+            f"{table['identity'][unknown].iloc[0]!r} overflow; scale them down."
         )
     table["passed"] = table["error"] <= table["tolerance"]
     return table
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference, relative to the largest entry expected.
+def relative(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest expected entry.
 
-    Infinity where the identity fails by overflow or NaN on the side that it is checked for; NaN
-    where the other side overflows, and nothing can be said.
+    The result is infinite if only ``actual`` overflows, so that the identity fails, and NaN if
+    ``expected`` overflows, so that nothing can be said.
     """
-    if torch.isfinite(expected).all() and not torch.isfinite(found).all():
+    if torch.isfinite(expected).all() and not torch.isfinite(actual).all():
         return float("inf")
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
 
 
 def trained_parameters(network: RecurrentNetwork) -> dict[str, Tensor]:
-    """Return theta by the names of the parameters."""
+    """Return the trainable parameters theta by name, with a trained initial state among them."""
     named: dict[str, Tensor] = {
         n: p for n, p in network.recurrent.named_parameters() if p.requires_grad
     }
@@ -97,13 +97,13 @@ def trained_parameters(network: RecurrentNetwork) -> dict[str, Tensor]:
 def derivatives(
     of: Tensor, theta: list[Tensor], along: Tensor | None = None, **options: bool
 ) -> list[Tensor]:
-    """Differentiate automatically: as autograd.grad, with 0 for parameters that play no part."""
-    found = torch.autograd.grad(of, theta, along, allow_unused=True, retain_graph=True, **options)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(theta, found, strict=True)]
+    """Return the derivatives by `torch.autograd.grad`, with zeros for unused parameters."""
+    grads = torch.autograd.grad(of, theta, along, allow_unused=True, retain_graph=True, **options)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(theta, grads, strict=True)]
 
 
 class _Checks:
-    """One linearization, and the test vectors that the identities share."""
+    """The linearization and the test vectors that all identities share."""
 
     def __init__(
         self, network: RecurrentNetwork, trials: AnalysisTrials, objective: Objective, seed: int
@@ -120,6 +120,7 @@ class _Checks:
             self.p, self.q = self.p * self.mask[..., None], self.q * self.mask[..., None]
 
     def _predicted_gradient(self) -> dict[str, Tensor]:
+        """Return J_theta* P* Err by the names of the parameters."""
         flat = self.lin.J_theta.T @ (self.lin.P.T @ self.error)
         return self.lin.J_theta.to_parameters(flat)
 
@@ -129,35 +130,35 @@ class _Checks:
         states = self.network.states(self.X)
         loss = self.objective.value(self.network, states, self.targets, self.mask)
         predicted = self._predicted_gradient()
-        found = derivatives(loss, list(theta.values()))
-        pairs = [(predicted[name], g) for name, g in zip(theta, found, strict=True)]
+        gradient = derivatives(loss, list(theta.values()))
+        pairs = [(predicted[name], g) for name, g in zip(theta, gradient, strict=True)]
         size = max(float(g.abs().max()) for _, g in pairs)
         return max(float((a - g).abs().max()) for a, g in pairs) / max(size, 1e-300)
 
     def adjoint(self) -> float:
-        """Return the relative difference of the two inner products with P."""
+        """Return the relative difference between <p, P q> and <P* p, q>."""
         return _difference(self.p, self.lin.P @ self.q, self.lin.P.T @ self.p, self.q)
 
     def symmetry(self) -> float:
-        """Return the relative difference of the two inner products with K."""
+        """Return the relative difference between <p, K q> and <K p, q>."""
         return _difference(self.p, self.lin.K @ self.q, self.lin.K @ self.p, self.q)
 
     def inverse(self) -> float:
-        """Return the relative error of undoing P."""
+        """Return the relative error of P^-1 P q."""
         back = self.lin.P.inverse() @ (self.lin.P @ self.q)
         return float((back - self.q).abs().max() / (self.lin.P @ self.q).abs().max())
 
     def components(self) -> float:
-        """Return the relative error of the sum over weight maps."""
+        """Return the relative error of sum_j K_j q against K q."""
         whole: Any = self.lin.K @ self.q
         total: Any = sum(op @ self.q for op in self.lin.K.components.values())
         return float((total - whole).abs().max() / whole.abs().max().clamp(min=1e-300))
 
     def one_step(self) -> tuple[float, float]:
-        """Return the relative error of a small gradient step's effect, and what it may be.
+        """Return the relative error of a small gradient step's effect, and its tolerance.
 
-        The error is linear in the step, so a step ten times larger bounds it: for a smooth
-        network the ratio is ten, and five is asked for.
+        The error is linear in the step size, so that the error of a step ten times larger bounds
+        it: for a smooth network it is ten times as large, and the tolerance is a fifth of it.
         """
         predicted = -(self.lin.PKP @ self.error)
         size = float(predicted.norm())
@@ -182,7 +183,7 @@ class _Checks:
         return float((change - predicted).norm() / predicted.norm())
 
     def trace(self) -> float:
-        """Return the distance of two routes to tr K, in standard errors of the random one."""
+        """Return the error of the randomized tr K in its own standard errors."""
         spectra = OperatorSpectra(
             self.lin.K, axes=("all",), method="randomized", n_probes=100, random_state=self.seed
         )
@@ -191,15 +192,16 @@ class _Checks:
         return abs(estimate.value - exact) / max(estimate.std_error, ROUNDING * exact, 1e-300)
 
     def unit_blocks(self) -> float:
-        """Return the largest response of other units to a push on one (0, exactly)."""
+        """Return the largest entry of K q on other units, for q on unit 0 (exactly 0)."""
         n_states = self.q.shape[-1]
         start = self.lin.tangent.slices[0].start
         first = self.lin.tangent.layers[0]
         push = torch.zeros_like(self.q)
-        own = torch.arange(start, first.n_states, first.n_units)
-        push[..., own] = self.q[..., own]
+        # The states of unit 0 of the first layer: h_0, or (h_0, c_0) of an LSTM.
+        unit = torch.arange(start, first.n_states, first.n_units)
+        push[..., unit] = self.q[..., unit]
         others = torch.ones(n_states, dtype=torch.bool)
-        others[own] = False
+        others[unit] = False
         return float((self.lin.K @ push)[..., others].abs().max()) if others.any() else 0.0
 
 
@@ -209,10 +211,11 @@ def _difference(p: Tensor, Aq: Tensor, Ap: Tensor, q: Tensor) -> float:
 
 
 def _exact_trace(op: ParameterOperator) -> float:
-    """Return tr K, from its structure or else from the columns of J_theta."""
+    """Return tr K from its unit blocks, or else from the columns of J_theta."""
     if map_blocks(op) is not None:
         return float(parameter_gram(op, "time").trace())
     n = op.jacobian.shape[1]
     eye = torch.eye(n, dtype=op.dtype, device=op.device)
+    # tr K = (1/N) sum_k |J_theta e_k|^2, for 64 parameters e_k at a time.
     total = sum(float(((op.jacobian @ rows) ** 2).sum()) for rows in eye.split(64))
     return total / op.tangent.n_valid

@@ -1,9 +1,9 @@
-"""Feed-forward networks by their fields: kernels, closed dynamics, attribution of steps.
+"""Feed-forward networks through their fields: kernels, closed dynamics, attribution of steps.
 
-``_network`` is the network, ``_recognition`` finds it in a torch module, ``_fields`` are
-activities and adjoints, ``_kernel`` is the layerwise kernel, ``_closed`` the systems that close
-without weights, ``_simulation`` runs them, ``_attribution`` splits one step among layers,
-``_weight_grams`` are the Grams of deeper layers' weights.
+``_network`` defines the network and ``_recognition`` recognises it in a torch module. ``_fields``
+computes activities and adjoints, ``_kernel`` the layerwise kernel from them. ``_closed`` contains
+the systems of fields that evolve without weights, and ``_simulation`` runs them. ``_attribution``
+splits the change of the outputs among layers, and ``_weight_grams`` measures the Grams of weights.
 """
 
 from kpflow_sklearn.feedforward._attribution import (

@@ -1,4 +1,4 @@
-"""What each layer did in a step between two states of a network, however the step was made."""
+"""Attribution of a change of the outputs to layers, for any step between two networks."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from torch import Tensor, nn
 from kpflow_sklearn.feedforward._fields import Fields, forward_fields
 from kpflow_sklearn.feedforward._network import FeedForwardNetwork, is_piecewise_linear, slope
 
-_CLOSE = 1e-6  # Below, the quotient of differences loses more digits than the middle slope.
+#: Relative change of h below which the slope midway is more accurate than Delta phi / Delta h.
+_CLOSE = 1e-6
 
 
 @torch.no_grad()
 def attribute_step(
     before: FeedForwardNetwork, after: FeedForwardNetwork, X: Tensor
 ) -> dict[str, Tensor]:
-    """Split the change of the outputs over the layers, exactly, for a step of any size.
+    """Split the change of the outputs among the layers, exactly, for a step of any size.
 
-    Equation: Delta f = sum_l bbar_l . (Delta W_l xbar_{l-1} + Delta b_l). xbar and Wbar are means
-    of the two ends, and bbar is carried down by Wbar and the secant gates Delta phi / Delta h; the
-    split of the step back is the same with the sign turned. It holds for any optimizer and any
-    elementwise activation. The readout is a layer like the others (zero if it stood still).
+    Equation: Delta f = sum_l bbar_l . (Delta W_l xbar_{l-1} + Delta b_l). Here xbar and Wbar are
+    means over the two ends of the step, and bbar is carried down by Wbar and the secant gates
+    Delta phi / Delta h. The equation holds for any optimizer and any elementwise activation; the
+    reverse step has the same shares with opposite signs. The readout is a layer like the others.
 
     Parameters
     ----------
     before, after : FeedForwardNetwork
-        The two ends, of one architecture.
+        The networks at the two ends of the step, with the same architecture.
     X : Tensor of shape (n_samples, n_features)
         Inputs.
 
     Returns
     -------
     dict of str to Tensor of shape (n_samples, n_outputs)
-        Share of each layer in Delta f, "1" to "L" and "readout".
+        The share of each layer, "1" to "L" and "readout", in Delta f. It is zero for a layer
+        whose parameters did not change.
     """
     first, last = forward_fields(before, X), forward_fields(after, X)
     ends = zip(before.linears, after.linears, strict=True)
@@ -41,6 +43,7 @@ def attribute_step(
         for ((_, old), (_, new)), x, x_new in zip(ends, first.X, last.X, strict=True)
     ]
     shares = {"readout": moved[-1]}
+    # c is Cbar_l and b is Bbar_l = Dbar_l * Cbar_l, (n_samples, n_outputs, n_l), from l = L down.
     c = _mean(before.readout, after.readout).expand(len(X), -1, -1)
     for k in reversed(range(before.depth)):
         gates = secant_gates(before.activations[k], first.H[k], last.H[k])
@@ -51,28 +54,30 @@ def attribute_step(
 
 
 def _mean(old: nn.Linear, new: nn.Linear) -> Tensor:
+    """Return Wbar."""
     return (old.weight + new.weight) / 2
 
 
 def _change(old: nn.Linear, new: nn.Linear, x: Tensor) -> Tensor:
+    """Return Delta W x + Delta b, (n_samples, n_l)."""
     moved = x @ (new.weight - old.weight).mT
     return moved if old.bias is None else moved + (new.bias - old.bias)
 
 
 def secant_gates(phi: nn.Module, h: Tensor, h_new: Tensor) -> Tensor:
-    """Return Delta phi / Delta h, and the slope where h stood still."""
+    """Return Delta phi / Delta h elementwise, or the slope where h does not change."""
     change = h_new - h
-    still = change == 0
+    is_small = change == 0
     if not is_piecewise_linear(phi):
-        still = change.abs() <= _CLOSE * (1 + h.abs())
-    quotient = (phi(h_new) - phi(h)) / torch.where(still, 1.0, change)
-    return torch.where(still, slope(phi, (h + h_new) / 2), quotient)
+        is_small = change.abs() <= _CLOSE * (1 + h.abs())
+    quotient = (phi(h_new) - phi(h)) / torch.where(is_small, 1.0, change)
+    return torch.where(is_small, slope(phi, (h + h_new) / 2), quotient)
 
 
 def gate_flips(
     network: FeedForwardNetwork, before: Fields, after: Fields
 ) -> dict[str, int | None]:
-    """Count the (sample, unit) pairs whose gate differs; None for smooth activations."""
+    """Count, per layer, the (sample, unit) pairs whose gate differs; None if phi is smooth."""
     return {
         str(k + 1): int((before.D[k] != after.D[k]).sum()) if is_piecewise_linear(phi) else None
         for k, phi in enumerate(network.activations)
@@ -80,34 +85,35 @@ def gate_flips(
 
 
 def conserves_balance(network: FeedForwardNetwork) -> dict[str, str]:
-    """Say for each hidden layer why the flow does not conserve its `balance`; "" where it does."""
-    found = {}
+    """Return why the flow does not conserve each hidden layer's `balance`; empty if it does."""
+    reasons = {}
     for k, (name, linear) in enumerate(network.linears[:-1]):
         above = network.linears[k + 1][1]
         frozen_bias = linear.bias is not None and not linear.bias.requires_grad
         if not is_piecewise_linear(network.activations[k]):
-            found[name] = "the activation is not positively homogeneous"
+            reasons[name] = "the activation is not positively homogeneous"
         elif not (linear.weight.requires_grad and above.weight.requires_grad):
             layer = "the readout" if above is network.readout else "a layer"
-            found[name] = f"{layer} of the pair does not train"
+            reasons[name] = f"{layer} of the pair does not train"
         elif frozen_bias and bool(linear.bias.abs().max() > 0):
-            found[name] = "the bias does not train"
+            reasons[name] = "the bias does not train"
         else:
-            found[name] = ""
-    return found
+            reasons[name] = ""
+    return reasons
 
 
 @torch.no_grad()
 def balance(network: FeedForwardNetwork) -> dict[str, Tensor]:
     """Return |W_{l+1}[:, i]|^2 - |W_l[i, :]|^2 - b_l[i]^2 for each unit i of each hidden layer.
 
-    Gradient flow conserves it between layers that train, with a positively homogeneous activation
-    (ReLU, leaky ReLU, identity); finite steps do not, so its drift measures their size.
+    Gradient flow conserves this balance between layers that train, if the activation is positively
+    homogeneous (ReLU, leaky ReLU or identity). Finite steps do not, so the drift of the balance
+    measures how far training was from the flow.
     """
-    found = {}
+    balances = {}
     for k, (name, linear) in enumerate(network.linears[:-1]):
         above = network.linears[k + 1][1].weight
         value = (above**2).sum(0) - (linear.weight**2).sum(1)
         trained_bias = linear.bias is not None and linear.bias.requires_grad
-        found[name] = value - linear.bias**2 if trained_bias else value
-    return found
+        balances[name] = value - linear.bias**2 if trained_bias else value
+    return balances

@@ -1,9 +1,9 @@
 """The kernel of a feed-forward network: dr/dt = -K r under gradient flow on sum r^2 / 2.
 
-K = J J^T with J = df/dtheta is a sum over layers, K_l = Q_{l-1} * S_l elementwise, with Q_{l-1}
-the Gram of the layer's inputs (and ones, for a trained bias) and S_l = B_l B_l^T. This holds for
-any depth, any elementwise activation, any number of outputs; a trained readout is one more layer
-with S = 1.
+K = J J^T with J = df/dtheta is a sum over layers of K_l = Q_{l-1} * S_l, an elementwise product.
+Q_{l-1} is the Gram of the layer's inputs (and of ones, for a trained bias), and S_l = B_l B_l^T.
+This holds for any depth, elementwise activation and number of outputs. A trained readout is one
+more layer, with S = 1.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from kpflow_sklearn.networks.tangents import (
     push_forward,
 )
 
-_CACHE = 2**28  # Bytes of fields that are kept between products.
+_CACHE = 2**28  # Bytes of fields kept between products.
 
 
 class FeedForwardKernel:
-    """K of one network on one set of samples, without its matrix unless asked for.
+    """The kernel K of one network on one set of samples, as an operator.
 
-    Vectors have one entry for each sample and output, sample after sample.
+    Vectors have one entry per sample and output, sample after sample.
 
     Parameters
     ----------
     network : FeedForwardNetwork
-        In the state to be described; not to be changed afterwards.
+        The network, which must not be changed afterwards.
     X : Tensor of shape (n_samples, n_features)
         Inputs.
     chunk : int, default=1024
-        Samples whose fields are made at a time.
+        Number of samples whose fields are computed at a time.
     cache : int
-        Bytes of fields that may be kept; beyond, each product makes them anew, so that memory
-        grows with n_samples only by the vectors themselves.
+        Bytes of fields that may be kept. If they need more, each product computes them anew, and
+        only the vectors themselves take memory in proportion to n_samples.
     """
 
     def __init__(
@@ -71,17 +71,9 @@ class FeedForwardKernel:
         return iter(self._kept) if self._kept is not None else self._make_factors(self.X)
 
     def pull(self, v: Tensor) -> dict[str, Tensor]:
-        """Return J^T v by layer: changes of the trained columns of [W_l, b_l].
+        """Return J^T v by layer, as changes of the p trained columns of [W_l, b_l].
 
-        Parameters
-        ----------
-        v : Tensor of shape (n_entries,) or (n_entries, k)
-            Directions of the outputs.
-
-        Returns
-        -------
-        dict of str to Tensor of shape (q, p) or (k, q, p)
-            For each layer in ``names``.
+        For v of shape (n_entries,) or (n_entries, k) they are (q, p) or (k, q, p).
         """
         total: dict[str, Tensor] = {}
         start = 0
@@ -90,19 +82,19 @@ class FeedForwardKernel:
             start += len(rows)
             for name, u, s in factors:
                 if v.ndim == 1:
-                    found = pull_back(u, s, rows)
+                    part = pull_back(u, s, rows)
                 else:
-                    found = torch.stack([pull_back(u, s, column) for column in rows.T])
-                total[name] = total[name].add_(found) if name in total else found
+                    part = torch.stack([pull_back(u, s, column) for column in rows.T])
+                total[name] = total[name].add_(part) if name in total else part
         return total
 
     def push(self, changes: dict[str, Tensor], X: Tensor | None = None) -> dict[str, Tensor]:
-        """Return J dtheta by layer, on these samples or on others, for what `pull` returns."""
+        """Return J dtheta by layer, on the kernel's samples or on X; `pull` gives such changes."""
         pieces: dict[str, list[Tensor]] = {name: [] for name in changes}
         for factors in self._factors() if X is None else self._make_factors(X):
             for name, u, s in factors:
                 pieces[name].append(push_forward(u, s, changes[name]))
-        return {name: _columns(torch.cat(found, dim=-1)) for name, found in pieces.items()}
+        return {name: _columns(torch.cat(parts, dim=-1)) for name, parts in pieces.items()}
 
     def layer_products(self, v: Tensor) -> dict[str, Tensor]:
         """Return K_l v for each layer l."""
@@ -113,7 +105,7 @@ class FeedForwardKernel:
         return self.product_at(None, v)
 
     def product_at(self, X: Tensor | None, v: Tensor) -> Tensor:
-        """Return K(X, own samples) v; None stands for the own samples."""
+        """Return K between X and the kernel's samples, times v; X is the latter if None."""
         products = self.push(self.pull(v), X).values()
         return torch.stack(list(products)).sum(0)
 
@@ -126,8 +118,8 @@ class FeedForwardKernel:
         return total
 
     def quadratic_forms(self, v: Tensor) -> dict[str, float]:
-        """Return v^T K_l v = |J_l^T v|^2 for each layer: one backward pass."""
-        return {name: float((found**2).sum()) for name, found in self.pull(v).items()}
+        """Return v^T K_l v = |J_l^T v|^2 for each layer, by one backward pass."""
+        return {name: float((pulled**2).sum()) for name, pulled in self.pull(v).items()}
 
     def dense(self) -> dict[str, Tensor]:
         """Return each K_l as a matrix (n_entries, n_entries)."""
@@ -136,5 +128,5 @@ class FeedForwardKernel:
 
 
 def _columns(v: Tensor) -> Tensor:
-    """Return directions as columns: (k, n) as (n, k), and (n,) as it is."""
+    """Return directions as columns: (k, n) becomes (n, k), and (n,) is unchanged."""
     return v if v.ndim == 1 else v.mT

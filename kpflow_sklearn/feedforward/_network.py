@@ -1,4 +1,4 @@
-"""A feed-forward network as its layers: weights, biases, elementwise activations, readout."""
+"""The feed-forward network: linear layers, elementwise activations and a readout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.random import torch_generator
 
-#: phi(c h) = c phi(h) for c > 0, so that phi(h) = phi'(h) h, with slopes constant but for flips.
+#: Activations with phi(c h) = c phi(h) for c > 0. Their slopes change only where a gate flips.
 PIECEWISE_LINEAR: tuple[type[nn.Module], ...] = (nn.ReLU, nn.LeakyReLU, nn.Identity)
 SMOOTH: tuple[type[nn.Module], ...] = (
     nn.Tanh,
@@ -21,7 +21,7 @@ SMOOTH: tuple[type[nn.Module], ...] = (
     nn.ELU,
 )
 
-#: Activations by name, with the variance gain that keeps the size of activity through layers.
+#: Activations by name, with the gain k of the weights' variance that preserves activity.
 ACTIVATIONS: dict[str, tuple[type[nn.Module], float]] = {
     "relu": (nn.ReLU, 2.0),
     "leaky_relu": (nn.LeakyReLU, 2.0),
@@ -37,17 +37,17 @@ ACTIVATIONS: dict[str, tuple[type[nn.Module], float]] = {
 class FeedForwardNetwork(nn.Module):
     """f(x) = X_L a^T + c with X_l = phi_l(H_l) and H_l = X_{l-1} W_l^T + b_l, l = 1..L.
 
-    What trains is what ``requires_grad`` says, tensor by tensor; a readout (a, c) that does not is
+    A parameter trains if its ``requires_grad`` is True; a readout (a, c) that does not train is
     called fixed.
 
     Parameters
     ----------
     hidden : sequence of Linear
-        W_l and b_l.
+        The hidden layers, with W_l and b_l.
     activations : sequence of Module
-        phi_l, elementwise.
+        The elementwise activations phi_l.
     readout : Linear
-        a and c.
+        The readout, with a and c.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class FeedForwardNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """Floating-point type of the weights."""
         return self.readout.weight.dtype
 
     @property
     def trains_readout(self) -> bool:
-        """Whether anything of the readout trains."""
+        """Whether a parameter of the readout trains."""
         return any(p.requires_grad for p in self.readout.parameters())
 
     @property
     def linears(self) -> list[tuple[str, nn.Linear]]:
-        """The layers "1" to "L" and "readout"."""
+        """The linear layers by name, "1" to "L" and "readout"."""
         named: list[Any] = [(str(k + 1), linear) for k, linear in enumerate(self.hidden)]
         return [*named, ("readout", self.readout)]
 
@@ -97,12 +97,12 @@ class FeedForwardNetwork(nn.Module):
 
 
 def is_piecewise_linear(phi: nn.Module) -> bool:
-    """Tell whether an activation has gates: slopes that change by flips alone."""
+    """Return whether an activation has gates, that is, slopes that change only by flips."""
     return isinstance(phi, PIECEWISE_LINEAR)
 
 
 def slope(phi: nn.Module, h: Tensor) -> Tensor:
-    """Return phi'(h), elementwise; at a kink as autograd has it (0 for ReLU)."""
+    """Return phi'(h) elementwise; at a kink it is that of autograd (0 for ReLU)."""
     with torch.enable_grad():
         h = h.detach().requires_grad_(True)
         return torch.autograd.grad(phi(h).sum(), h)[0]
@@ -120,19 +120,20 @@ def build_feedforward(
     dtype: torch.dtype,
     seed: int,
 ) -> FeedForwardNetwork:
-    """Return a network with weights from its own generator.
+    """Return a network with random weights, drawn with ``seed``.
 
-    W_l has entries N(0, g^2 k / fan_in), with g = ``init_scale`` and k = 2 for ReLU and its like,
-    else 1; biases are zero; the readout is N(0, 1 / fan_in) with offset c = 0.
+    The entries of W_l are N(0, g^2 k / fan_in), where g is ``init_scale`` and k the gain of the
+    activation (see ``ACTIVATIONS``). Biases are zero. The entries of the readout are
+    N(0, 1 / fan_in), with offset c = 0.
     """
     kind, gain = ACTIVATIONS[activation]
     generator = torch_generator(seed)
     sizes = [n_features, *hidden_sizes]
 
     def linear(n_in: int, n_out: int, std: float, with_bias: bool) -> nn.Linear:
-        # "skip_init" draws nothing from torch's global generator.
+        # "skip_init" leaves torch's global generator untouched.
         layer: Any = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=with_bias, dtype=dtype)
-        # Drawn in double, so that both precisions start from the same weights.
+        # Weights are drawn in double precision, so that float32 starts from the same ones.
         drawn = torch.randn(n_out, n_in, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             layer.weight.copy_(std * drawn)

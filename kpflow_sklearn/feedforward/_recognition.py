@@ -1,4 +1,4 @@
-"""A `torch.nn.Sequential` made elsewhere, recognised as a feed-forward network."""
+"""Recognition of a user's `torch.nn.Sequential` as a feed-forward network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ SUPPORTED = "Linear, " + ", ".join(kind.__name__ for kind in PIECEWISE_LINEAR + 
 
 
 def recognise_feedforward(module: nn.Module) -> FeedForwardNetwork:
-    """View a plain multilayer perceptron as its layers; the weights are shared, not copied.
+    """Return a multilayer perceptron as a network of layers, with shared, not copied, weights.
 
     Parameters
     ----------
     module : Module
-        A ``torch.nn.Sequential`` of ``Linear`` and elementwise activations (nested ones too) that
-        ends in a ``Linear``, the readout; two ``Linear`` in a row have the identity between them.
+        A ``torch.nn.Sequential``, possibly nested, of ``Linear`` layers and elementwise
+        activations, which ends in a ``Linear`` layer, the readout. Two ``Linear`` layers in a row
+        have the identity between them.
 
     Returns
     -------
@@ -31,8 +32,8 @@ def recognise_feedforward(module: nn.Module) -> FeedForwardNetwork:
     Raises
     ------
     UnsupportedNetworkError
-        If a layer is of another kind, which the message names; if there is no hidden layer, a
-        weight is used twice, or nothing trains.
+        If a layer is of another kind, if there is no hidden layer, if a weight is used twice, or
+        if no parameter trains.
     """
     if isinstance(module, FeedForwardNetwork):
         return module
@@ -62,15 +63,15 @@ def recognise_feedforward(module: nn.Module) -> FeedForwardNetwork:
         )
     if len(linears) < 2:
         raise UnsupportedNetworkError(
-            "the network must have at least one hidden layer (Linear, activation, Linear), got a "
-            "single Linear, depth 0."
+            "the network must have at least one hidden layer (Linear, activation, Linear), got "
+            "only one Linear, depth 0."
         )
-    _refuse_shared(linears)
+    _check_parameters(linears)
     return FeedForwardNetwork(linears[:-1], activations, linears[-1])
 
 
 def _flat(module: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers by name, those of nested Sequentials in their place."""
+    """Yield the layers with their names, in order, including those of nested Sequentials."""
     if type(module).forward is not nn.Sequential.forward:
         _refuse(prefix.rstrip("."), module, "its forward is not that of torch.nn.Sequential")
     for name, layer in module._modules.items():
@@ -86,20 +87,20 @@ def _refuse(name: str, layer: nn.Module, why: str) -> None:
 
 
 def _not_in_place(phi: nn.Module) -> nn.Module:
-    """Return a copy that leaves its input, H_l, as it is."""
-    own: Any = copy.deepcopy(phi)
-    if hasattr(own, "inplace"):
-        own.inplace = False
-    return own
+    """Return a copy that does not overwrite its input, H_l."""
+    copied: Any = copy.deepcopy(phi)
+    if hasattr(copied, "inplace"):
+        copied.inplace = False
+    return copied
 
 
-def _refuse_shared(linears: list[nn.Linear]) -> None:
-    """Refuse a weight used twice: K then has cross terms between layers."""
+def _check_parameters(linears: list[nn.Linear]) -> None:
+    """Reject shared weights, which add cross terms between layers to K, and frozen networks."""
     parameters = [p for linear in linears for p in linear.parameters()]
     if len({id(p) for p in parameters}) < len(parameters):
         raise UnsupportedNetworkError(
-            "two layers share a weight or bias; the kernel is a sum over layers only if each has "
-            "its own."
+            "two layers share a weight or bias, but the kernel is a sum over layers only if no "
+            "parameter is shared."
         )
     if not any(p.requires_grad for p in parameters):
         raise UnsupportedNetworkError(

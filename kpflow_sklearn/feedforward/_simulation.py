@@ -1,10 +1,10 @@
-"""Training followed by a closed system of fields, and what is kept of it."""
+"""Training simulated by a closed system of fields."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,30 +16,32 @@ from kpflow_sklearn.feedforward._network import FeedForwardNetwork
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a closed system of fields says of training.
+    """The course of training according to a closed system of fields.
 
     Attributes
     ----------
     n_steps : int
-        Steps made; fewer than asked for only if ``stopped`` says why.
+        Number of steps made. It is lower than requested only if ``stopped`` says why.
     loss : ndarray of shape (n_steps + 1,)
-        Before each step, and after the last; finite, and empty if it overflows at the start.
+        Loss before each step and after the last one, up to the last finite value; empty if the
+        loss overflows at the start.
     flips : ndarray of shape (n_steps,)
-        Number of (sample, unit) gates of the lowest layer that each step flipped (of slopes that
-        it changed, for a smooth activation).
+        Number of (sample, unit) gates of the lowest layer that each step flipped or, for a smooth
+        activation, of slopes that it changed.
     recorded : list of int
-        The numbers of steps after which the rest was kept; the last one too if ``stopped``.
+        Steps after which outputs and fields were recorded. If the simulation ended early, the last
+        step made is recorded as well.
     outputs : list of ndarray of shape (n_samples,) or (n_samples, n_outputs)
-        f on the training rows.
+        f on the training rows, at each recorded step.
     outputs_new : list of ndarray
-        f on the rows that are only predicted; NaN where they are no longer followed.
+        f on the rows that are only predicted; NaN for rows that the system no longer describes.
     fields : list of dict of str to ndarray
-        H_1, and for two hidden layers C_1, on the training rows.
+        H_1 and, for two hidden layers, C_1 on the training rows.
     followed_new : ndarray of int, shape (n_new,)
-        For how many steps each of those rows was followed: of two hidden layers, until a gate of
-        its upper one flipped.
+        Number of steps for which the system describes each predicted row. For two hidden layers
+        this ends when a gate of the upper layer flips on that row.
     stopped : str
-        Why the simulation ended early, or "".
+        Why the simulation ended early; empty if it did not.
     """
 
     n_steps: int
@@ -65,24 +67,24 @@ def simulate_fields(
     record: Sequence[int] | None = None,
     as_column: bool = False,
 ) -> Simulation:
-    """Follow full-batch gradient descent by the closed system of the network's fields.
+    """Simulate full-batch gradient descent by the closed system of the network's fields.
 
     Parameters
     ----------
     network : FeedForwardNetwork
-        Where to start.
+        The network at the start.
     X, y : Tensor
         Training rows, (n_samples, n_features) and (n_samples, n_outputs).
     learning_rate : float
         Step size on L = sum r^2 / (2 n_samples).
     n_steps : int
-        How many steps.
+        Number of steps.
     X_new : Tensor of shape (n_new, n_features), optional
         Rows that are only predicted.
     record : sequence of int, optional
-        After how many steps to keep fields and outputs; default after the last.
+        Steps after which outputs and fields are recorded; by default only the last.
     as_column : bool, default=False
-        Whether outputs keep the second axis.
+        Whether the recorded outputs keep their second axis.
 
     Returns
     -------
@@ -101,53 +103,60 @@ def simulate_fields(
     losses: list[float] = []
     flips: list[int] = []
     followed = np.zeros(len(rows) - n, dtype=np.int64)
-    states: dict[int, _State] = {}
-    stopped, gates, last = "", system.gates(), None
+    recorded: dict[int, _State] = {}
+    last: _State | None = None
+    stopped = ""
     for step in range(n_steps + 1):
-        now = _State.of(system, n)
-        loss = float(((now.f[:n] - y) ** 2).sum()) / (2 * n)
+        state = _State.of(system, n)
+        residuals = state.f[:n] - y
+        loss = float((residuals**2).sum()) / (2 * n)
         if not np.isfinite(loss):
             stopped = f"the loss overflows in step {step}; take a smaller learning_rate"
             break
         losses.append(loss)
-        last = now
-        if step:
-            before, gates = gates, system.gates()
-            flips.append(int((before != gates).sum()))
-            followed += now.followed
+        if last is not None:
+            flips.append(int((state.gates != last.gates).sum()))
+            followed += state.followed
+        last = state
         if step in wanted:
-            states[step] = now
-        if step < n_steps and not system.advance(now.f[:n] - y, learning_rate / n):
+            recorded[step] = state
+        if step < n_steps and not system.advance(residuals, learning_rate / n):
             stopped = f"a gate of the second layer flips in step {step + 1}"
             break
     if stopped and last is not None:
-        states[len(losses) - 1] = last
-    outputs = [
-        state.f.numpy() if as_column else state.f[:, 0].numpy() for state in states.values()
-    ]
+        recorded[len(losses) - 1] = last
     return Simulation(
         n_steps=len(flips),
         loss=np.array(losses),
         flips=np.array(flips, dtype=np.int64),
-        recorded=list(states),
-        outputs=[f[:n] for f in outputs],
-        outputs_new=[f[n:] for f in outputs],
-        fields=[state.fields for state in states.values()],
         followed_new=followed,
         stopped=stopped,
+        **_records(recorded, n, as_column),
     )
 
 
 class _State(NamedTuple):
-    """What is kept of a closed system after a step; f of rows it has lost is NaN."""
+    """The state of a closed system after a step; f is NaN on rows that it no longer describes."""
 
     f: Tensor
+    gates: Tensor
     fields: dict[str, np.ndarray]
     followed: np.ndarray
 
     @classmethod
     def of(cls, system: ClosedFields, n: int) -> _State:
-        known = system.followed()
-        f = torch.where(known[:, None], system.outputs(), torch.nan)
+        followed = system.followed()
+        f = torch.where(followed[:, None], system.outputs(), torch.nan)
         fields = {name: value[:n].numpy() for name, value in system.fields().items()}
-        return cls(f, fields, known[n:].numpy())
+        return cls(f, system.gates(), fields, followed[n:].numpy())
+
+
+def _records(states: dict[int, _State], n: int, as_column: bool) -> dict[str, Any]:
+    """Return the recorded steps with their outputs and fields, under the names of `Simulation`."""
+    outputs = [(state.f if as_column else state.f[:, 0]).numpy() for state in states.values()]
+    return {
+        "recorded": list(states),
+        "outputs": [f[:n] for f in outputs],
+        "outputs_new": [f[n:] for f in outputs],
+        "fields": [state.fields for state in states.values()],
+    }

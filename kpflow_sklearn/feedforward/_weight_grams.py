@@ -1,4 +1,4 @@
-"""Weight Grams of pairs of samples, G_mn = W_l^T D_m D_n W_l, by their traces and norms alone."""
+"""Traces and norms of the weight Grams G_mn = W_l^T D_m D_n W_l of pairs of samples."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 from kpflow_sklearn.results import OVERFLOW, Estimate
 
-LEAST_PAIRS = 30  # Of fewer drawn ones the spread is not known well enough for an error.
-# All pairs are measured up to so many, and so many multiplications for one layer.
+LEAST_PAIRS = 30  # The spread of fewer drawn pairs does not give a reliable standard error.
+# All pairs are measured up to this number of pairs, and of multiplications per layer.
 _MOST_PAIRS, _MOST_WORK = 4.5e6, 1e10
 _DRAWN_PAIRS = 10_000
-_CHUNK = 2**16  # Pairs whose products of slopes are held at a time.
+_CHUNK = 2**16  # Pairs of samples whose products of slopes are held at a time.
 _UNIT_PAIRS = 4096  # Pairs of units whose products of slopes are held at a time.
 
 
 @dataclass(frozen=True)
 class GramPairs:
-    """Numbers of the weight Grams of some pairs of samples.
+    """Traces and norms of the weight Grams of pairs of samples.
 
     Attributes
     ----------
@@ -34,15 +34,15 @@ class GramPairs:
 
     @property
     def alignment(self) -> Tensor:
-        """(tr G / |G|_F)^2, the effective dimension where G is positive semidefinite."""
+        """(tr G / |G|_F)^2, the effective dimension of G if it is positive semidefinite."""
         return self.trace**2 / self.square
 
 
 def pairwise_grams(weight: Tensor, slopes: Tensor, pairs: Tensor) -> GramPairs:
-    """Return trace and squared norm of G_mn = W^T D_m D_n W, without any G.
+    """Return the trace and the squared norm of each G_mn = W^T D_m D_n W, without forming it.
 
-    Equations: with p = D_m * D_n elementwise, tr G = p . diag(W W^T) and
-    |G|_F^2 = p^T (W W^T)^(2) p, the square elementwise.
+    Equations: tr G = p . diag(W W^T) and |G|_F^2 = p^T (W W^T)^(2) p, with p = D_m * D_n and the
+    square taken elementwise.
 
     Parameters
     ----------
@@ -51,38 +51,24 @@ def pairwise_grams(weight: Tensor, slopes: Tensor, pairs: Tensor) -> GramPairs:
     slopes : Tensor of shape (n_samples, n_l)
         D_l, for any elementwise activation.
     pairs : Tensor of int, shape (n_pairs, 2)
-        m and n.
-
-    Returns
-    -------
-    GramPairs
-        One entry a pair.
+        Indices m and n of the samples of each pair.
     """
     gram = weight @ weight.mT
     squared = gram**2
     traces, squares = [], []
     for some in pairs.split(_CHUNK):
-        p = slopes[some[:, 0]] * slopes[some[:, 1]]
+        p = slopes[some[:, 0]] * slopes[some[:, 1]]  # (pairs of the chunk, n_l).
         traces.append(p @ gram.diagonal())
         squares.append(((p @ squared) * p).sum(1))
     return GramPairs(torch.cat(traces), torch.cat(squares))
 
 
 def every_gram(weight: Tensor, slopes: Tensor) -> GramPairs:
-    """Return what `pairwise_grams` does for all pairs m < n of samples, several times faster.
+    """Return the same as `pairwise_grams` for all pairs m < n of samples, several times faster.
 
     Equations: tr G = sum_i g_ii D_mi D_ni and |G|_F^2 = sum_ij g_ij^2 (D_mi D_mj) (D_ni D_nj) with
-    g = W W^T: products of matrices, with a row for each sample.
-
-    Parameters
-    ----------
-    weight, slopes : Tensor
-        As in `pairwise_grams`.
-
-    Returns
-    -------
-    GramPairs
-        One entry a pair, in the order of `choose_pairs`.
+    g = W W^T. Both are products of matrices with one row per sample. The pairs are in the order
+    of `choose_pairs`.
     """
     gram = weight @ weight.mT
     i, j = torch.triu_indices(len(gram), len(gram))
@@ -90,7 +76,7 @@ def every_gram(weight: Tensor, slopes: Tensor) -> GramPairs:
     weights = gram[i, j] ** 2 * twice
     square = slopes.new_zeros(len(slopes), len(slopes))
     for some in torch.arange(len(i)).split(_UNIT_PAIRS):
-        both = slopes[:, i[some]] * slopes[:, j[some]]
+        both = slopes[:, i[some]] * slopes[:, j[some]]  # D_mi D_mj, (n_samples, pairs of units).
         square += (both * weights[some]) @ both.mT
     trace = (slopes * gram.diagonal()) @ slopes.mT
     m, n = torch.triu_indices(len(slopes), len(slopes), 1)
@@ -100,33 +86,33 @@ def every_gram(weight: Tensor, slopes: Tensor) -> GramPairs:
 def choose_pairs(
     n_samples: int, gram_pairs: int | None, seed: int, width: int = 0
 ) -> tuple[Tensor, bool]:
-    """Return pairs m < n of samples, and whether these are all there are.
+    """Return pairs of different samples, and whether they are all pairs.
 
     Parameters
     ----------
     n_samples : int
-        A single sample is paired with itself.
+        Number of samples. A single sample is paired with itself.
     gram_pairs : int or None
-        All pairs are taken if there are no more than this, else so many are drawn, each on its
-        own. None takes all unless that is much work.
+        Number of pairs to draw, independently of each other; if there are no more than this, all
+        pairs m < n are taken. None takes all pairs unless that is expensive.
     seed : int
-        Of the draws.
+        Seed of the draws.
     width : int
-        Units of the widest layer whose Grams are asked for; 0 if there is none.
+        Number of units of the widest layer whose weight Grams are needed; 0 if there is none.
 
     Returns
     -------
     pairs : Tensor of int, shape (n_pairs, 2)
-        m and n.
+        Indices m and n of the samples of each pair.
     complete : bool
-        Whether these are all.
+        Whether these are all pairs.
     """
     n_all = n_samples * (n_samples - 1) // 2
     if n_all == 0:
         return torch.zeros(1, 2, dtype=torch.long), True
     if gram_pairs is None:
-        little = n_all <= _MOST_PAIRS and 0 < n_all * width**2 <= _MOST_WORK
-        gram_pairs = n_all if little else _DRAWN_PAIRS
+        is_cheap = n_all <= _MOST_PAIRS and 0 < n_all * width**2 <= _MOST_WORK
+        gram_pairs = n_all if is_cheap else _DRAWN_PAIRS
     if n_all <= gram_pairs:
         return torch.triu_indices(n_samples, n_samples, 1).mT, True
     rng = np.random.default_rng(seed)
@@ -136,40 +122,39 @@ def choose_pairs(
 
 
 def mean_over_pairs(values: Tensor, complete: bool) -> Estimate:
-    """Return the mean over all pairs of samples, from all or from those that were drawn.
+    """Return the mean over all pairs of samples, from the values of all or of drawn pairs.
 
-    Drawn pairs are independent, so the standard error is s / sqrt(n), here times Student's
-    t / 1.96: value +- 1.96 std_error holds the mean over all pairs in 95 of 100 cases.
+    Drawn pairs are independent, so the standard error is s / sqrt(n). It is multiplied by
+    Student's t / 1.96, so that value +- 1.96 std_error contains the mean over all pairs with a
+    probability of 95%. The mean is missing if there are no values, or if those of drawn pairs give
+    no standard error.
 
     Parameters
     ----------
     values : Tensor of shape (n_pairs,)
-        One for each pair that has such a value.
+        One value per pair for which it is defined.
     complete : bool
         Whether all pairs were measured.
-
-    Returns
-    -------
-    Estimate
-        Missing where there are no pairs, or where drawn ones tell no error.
     """
-    n = len(values)
+    n, method = len(values), "exact" if complete else "randomized"
     if not n:
-        return Estimate.missing("no two samples share an active unit")
+        return Estimate.missing("no two samples share an active unit", method)
     mean = float(values.mean())
     if not np.isfinite(mean):
-        return Estimate.missing(OVERFLOW)
+        return Estimate.missing(OVERFLOW, method)
     if complete:
         return Estimate(mean)
     alive = int((values != 0).sum())
-    if alive < LEAST_PAIRS:  # A mean of few values and many zeros has no reliable error.
+    if alive < LEAST_PAIRS:  # A few values among many zeros give no reliable error.
         return Estimate.missing(
-            f"only {alive} of the drawn pairs share an active unit, fewer than {LEAST_PAIRS} tell "
-            "no error; raise gram_pairs"
+            f"only {alive} of the drawn pairs share an active unit, but a standard error needs "
+            f"{LEAST_PAIRS}; raise gram_pairs",
+            method,
         )
     spread = float(values.std())
     if spread <= 1e-12 * abs(mean):
         return Estimate.missing(
-            "the drawn pairs are all alike and tell no error; raise gram_pairs"
+            "the drawn pairs are all alike and give no standard error; raise gram_pairs", method
         )
-    return Estimate(mean, spread / n**0.5 * float(stdtrit(n - 1, 0.975)) / 1.96)
+    error = spread / n**0.5 * float(stdtrit(n - 1, 0.975)) / 1.96
+    return Estimate(mean, error, method=method)

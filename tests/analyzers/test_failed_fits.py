@@ -1,4 +1,4 @@
-"""A fit that fails leaves an estimator as it was: never a mix of two fits."""
+"""A fit that fails leaves the estimator unchanged: never a mix of two fits."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def test_data_that_are_refused_change_nothing(estimator, first, second):
 
 
 def test_labels_that_are_refused_change_nothing():
-    found = TaskAlignmentAnalyzer(TANH(), random_state=0).fit(X, Y, tasks=TASKS)
-    before = dict(vars(found))
+    fitted = TaskAlignmentAnalyzer(TANH(), random_state=0).fit(X, Y, tasks=TASKS)
+    before = dict(vars(fitted))
     with pytest.raises(ValueError, match="tasks"):
-        found.fit(WIDER, Y, tasks=TASKS[:3])
-    assert_unchanged(found, before)
+        fitted.fit(WIDER, Y, tasks=TASKS[:3])
+    assert_unchanged(fitted, before)
 
 
 @pytest.mark.parametrize(("make", "step"), [(TANH, ()), (LAYER, (0,))])
@@ -114,38 +114,38 @@ def test_a_warm_start_that_fails_does_not_move_the_network(monkeypatch):
     ("make", "module", "name", "data"),
     [
         (partial(KPFlowAnalyzer, TANH()), analyzer, "lyapunov_spectrum", (WIDER, Y)),
-        (partial(TaskAlignmentAnalyzer, TANH()), task_analyzer, "alignment_rows", (WIDER, Y)),
+        (partial(TaskAlignmentAnalyzer, TANH()), task_analyzer, "AlignmentHistory", (WIDER, Y)),
         (partial(GramFlowAnalyzer, LAYER()), gram_analyzer, "mode_rows", (WIDER[:, 0], Y[:, 0])),
     ],
     ids=["kpflow", "alignment", "gram"],
 )
 def test_an_analysis_that_fails_leaves_the_training_alone(make, module, name, data, how):
-    """What took long is kept, and nothing that was found of an earlier one stays beside it."""
+    """The training is kept, and no result of an earlier analysis stays beside it."""
     wider, y = data
-    found = make(random_state=0).fit(wider[..., :2], y)
+    fitted = make(random_state=0).fit(wider[..., :2], y)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(how):
         break_in(patch, module, name, 0, how)
-        found.fit(wider, y)
-    assert found.n_features_in_ == found.trainer_.n_features_in_ == 3
-    assert found.predict(wider).shape == y.shape
-    assert not hasattr(found, "results_") and not hasattr(found, "components_")
+        fitted.fit(wider, y)
+    assert fitted.n_features_in_ == fitted.trainer_.n_features_in_ == 3
+    assert fitted.predict(wider).shape == y.shape
+    assert not hasattr(fitted, "results_") and not hasattr(fitted, "components_")
     with pytest.raises(ValueError, match="not fitted yet"):
-        found.transform(wider)
+        fitted.transform(wider)
     expected = make(random_state=0).fit(wider, y)
-    assert found.fit(wider, y).results_.equals(expected.results_)
-    check_is_fitted(found, "results_")
+    assert fitted.fit(wider, y).results_.equals(expected.results_)
+    check_is_fitted(fitted, "results_")
 
 
 def test_an_interrupted_feedforward_training_says_so(monkeypatch):
     assert LAYER().fit(X[:, 0], Y[:, 0]).interrupted_ is False
     break_in(monkeypatch, torch.Tensor, "backward", 2, KeyboardInterrupt)
     with pytest.warns(ConvergenceWarning, match="interrupted at iteration 3"):
-        found = LAYER().fit(X[:, 0], Y[:, 0])
-    assert found.interrupted_ and found.n_iter_ == 0
+        fitted = LAYER().fit(X[:, 0], Y[:, 0])
+    assert fitted.interrupted_ and fitted.n_iter_ == 0
 
 
 class Named(KPFlowAnalyzer):
-    """Sets an attribute of its own before it fits."""
+    """Sets an additional attribute before it fits."""
 
     def fit(self, X, y=None, **options):
         self.name_ = "of a subclass"
@@ -153,8 +153,8 @@ class Named(KPFlowAnalyzer):
 
 
 def test_what_a_subclass_sets_stays_and_what_a_fit_found_goes():
-    found = Named(TANH(), axes=("time",), random_state=0).fit(X, Y)
-    assert found.name_ == "of a subclass" and hasattr(found, "results_")
-    found.set_params(operators=("K",), trainer=TANH(max_iter=1, snapshots=[1])).fit(WIDER, Y)
-    assert found.name_ == "of a subclass" and found.n_features_in_ == 3
-    assert set(found.results_["iteration"]) == {1}
+    fitted = Named(TANH(), axes=("time",), random_state=0).fit(X, Y)
+    assert fitted.name_ == "of a subclass" and hasattr(fitted, "results_")
+    fitted.set_params(operators=("K",), trainer=TANH(max_iter=1, snapshots=[1])).fit(WIDER, Y)
+    assert fitted.name_ == "of a subclass" and fitted.n_features_in_ == 3
+    assert set(fitted.results_["iteration"]) == {1}

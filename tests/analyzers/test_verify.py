@@ -1,4 +1,4 @@
-"""verify of the analyzers of tasks and layers; and what every row of results_ says of itself."""
+"""The method verify of the analyzers of tasks and layers, and the methods in results_."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from kpflow_sklearn import (
     RecurrentTrainer,
     TaskAlignmentAnalyzer,
 )
-from kpflow_sklearn.analyzers.alignment._sub_tasks import SubTasks
 from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
 from kpflow_sklearn.analyzers.gram._snapshot import GramSnapshot
 from kpflow_sklearn.feedforward import FeedForwardKernel
@@ -39,8 +38,8 @@ def recurrent(cell: Any = "gru", **options) -> RecurrentTrainer:
 
 def tasks_of(cell: Any = "gru", y=Y, tasks=TASKS, fit=None, **options) -> pd.DataFrame:
     source, fit = recurrent(cell, **options), fit or {}
-    found = TaskAlignmentAnalyzer(source, random_state=0).fit(X, y, tasks=tasks, **fit)
-    return found.verify(X, y, tasks=tasks, **fit)
+    fitted = TaskAlignmentAnalyzer(source, random_state=0).fit(X, y, tasks=tasks, **fit)
+    return fitted.verify(X, y, tasks=tasks, **fit)
 
 
 def layers_of(sizes: tuple = (6, 5), **options) -> pd.DataFrame:
@@ -67,13 +66,16 @@ OF_TASKS: dict[str, tuple[Callable[[], pd.DataFrame], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", OF_TASKS)
-def test_tasks_verify_on_every_network(name):
-    make, n_rows = OF_TASKS[name]
-    table = make()
+def check_verified(table: pd.DataFrame, n_rows: int) -> None:
     assert list(table) == ["identity", "error", "tolerance", "passed"]
     assert table["passed"].all(), table
     assert table["identity"].is_unique and len(table) == n_rows
+
+
+@pytest.mark.parametrize("name", OF_TASKS)
+def test_tasks_verify_on_every_network(name):
+    make, n_rows = OF_TASKS[name]
+    check_verified(make(), n_rows)
 
 
 def test_without_sub_tasks_the_operators_alone_are_verified():
@@ -97,30 +99,27 @@ OF_LAYERS = {
 
 @pytest.mark.parametrize("name", OF_LAYERS)
 def test_layers_verify_on_every_network(name):
-    table = layers_of(**OF_LAYERS[name])
-    assert list(table) == ["identity", "error", "tolerance", "passed"]
-    assert table["passed"].all(), table
-    assert table["identity"].is_unique and len(table) == 6
+    check_verified(layers_of(**OF_LAYERS[name]), 6)
 
 
 def test_verify_takes_other_rows_and_refuses_those_that_do_not_fit():
-    found = GramFlowAnalyzer(FeedForwardTrainer((5,), max_iter=3)).fit(ROWS, VALUES)
+    fitted = GramFlowAnalyzer(FeedForwardTrainer((5,), max_iter=3)).fit(ROWS, VALUES)
     other = rng.standard_normal((300, 4)), rng.standard_normal((300, 2))
-    assert found.verify(*other)["passed"].all()
+    assert fitted.verify(*other)["passed"].all()
     with pytest.raises(ValueError, match=r"y must have 2 output"):
-        found.verify(ROWS, VALUES[:, 0])
+        fitted.verify(ROWS, VALUES[:, 0])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        found.verify(other[0], VALUES)
+        fitted.verify(other[0], VALUES)
 
 
 def times(factor: float) -> Callable[[Callable], Callable]:
     return lambda function: lambda *args, **options: _scaled(function(*args, **options), factor)
 
 
-def _scaled(found: Any, factor: float) -> Any:
-    if isinstance(found, dict):
-        return {name: factor * value for name, value in found.items()}
-    return factor * found
+def _scaled(result: Any, factor: float) -> Any:
+    if isinstance(result, dict):
+        return {name: factor * value for name, value in result.items()}
+    return factor * result
 
 
 GRADIENTS, MAPS = "interference = <grad", "interference = its sum over weight maps"
@@ -145,7 +144,7 @@ def with_changes_of(another: Callable) -> Callable[[Callable], Callable]:
 
 OF_TASKS_BROKEN = {
     "gradients": (TaskFlow, "_gradients", times(1.01), {GRADIENTS, SUM, STATES, FLOWS}),
-    "counts": (SubTasks, "n_valid", times(1.01), {GRADIENTS, SUM, STATES, FLOWS}),
+    "counts": (TaskFlow, "_count_steps", times(1.01), {GRADIENTS, SUM, STATES, FLOWS}),
     "a map left out": (TaskFlow, "gradients", without_one, {GRADIENTS, SUM, MAPS}),
     # Tasks of as many trials each: the sum over them cannot tell them apart.
     "tasks exchanged": (TaskFlow, "__init__", with_changes_of(lambda c: c.flip(0)), {STATES}),
@@ -162,9 +161,9 @@ OF_TASKS_BROKEN = {
 @pytest.mark.parametrize("name", OF_TASKS_BROKEN)
 def test_verify_notices_what_is_wrong_with_tasks(name, monkeypatch):
     owner, attribute, broken, expected = OF_TASKS_BROKEN[name]
-    found = TaskAlignmentAnalyzer(recurrent(), random_state=0).fit(X, Y, tasks=TASKS)
+    fitted = TaskAlignmentAnalyzer(recurrent(), random_state=0).fit(X, Y, tasks=TASKS)
     monkeypatch.setattr(owner, attribute, broken(getattr(owner, attribute)))
-    table = found.verify(X, Y, tasks=TASKS)
+    table = fitted.verify(X, Y, tasks=TASKS)
     failed = set(table["identity"][~table["passed"]])
     starts = (GRADIENTS, SUM, STATES, FLOWS, MAPS)
     assert {start for start in starts if any(f.startswith(start) for f in failed)} == expected
@@ -179,53 +178,50 @@ OF_LAYERS_BROKEN = {
 }
 
 
+def layers_that_fail() -> set[str]:
+    """Return the identities of layers that fail."""
+    table = layers_of()
+    return set(table["identity"][~table["passed"]])
+
+
 @pytest.mark.parametrize("name", OF_LAYERS_BROKEN)
 def test_verify_notices_what_is_wrong_with_layers(name, monkeypatch):
     owner, attribute, expected = OF_LAYERS_BROKEN[name]
-    source = FeedForwardTrainer((6, 5), max_iter=5, snapshots=2, random_state=0)
-    found = GramFlowAnalyzer(source, random_state=0).fit(ROWS, VALUES)
     monkeypatch.setattr(owner, attribute, times(1.01)(getattr(owner, attribute)))
-    table = found.verify(ROWS, VALUES)
-    failed = set(table["identity"][~table["passed"]])
-    assert all(any(f.startswith(start) for f in failed) for start in expected), table
+    failed = layers_that_fail()
+    assert all(any(f.startswith(start) for f in failed) for start in expected), failed
     assert len(failed) == len(expected)
 
 
 def test_verify_notices_a_wrong_attribution(monkeypatch):
-    source = FeedForwardTrainer((6, 5), max_iter=5, snapshots=2, random_state=0)
-    found = GramFlowAnalyzer(source, random_state=0).fit(ROWS, VALUES)
     step = GramSnapshot.step
-    monkeypatch.setattr(
-        GramSnapshot, "step", lambda *args: tuple(_scaled(d, 1.01) for d in step(*args))
-    )
-    table = found.verify(ROWS, VALUES)
-    assert table["identity"][~table["passed"]].tolist() == [
-        "layers' shares of the change of the loss sum to it"
-    ]
+    scaled = lambda *args: tuple(_scaled(d, 1.01) for d in step(*args))  # noqa: E731
+    monkeypatch.setattr(GramSnapshot, "step", scaled)
+    assert layers_that_fail() == {"layers' shares of the change of the loss sum to it"}
 
 
 # ------------------------------------------------------------------------- exact or estimated
 
+
+def kpflow(**options) -> pd.DataFrame:
+    return KPFlowAnalyzer(recurrent(), random_state=0, **options).fit(X, Y).results_
+
+
+def alignment() -> pd.DataFrame:
+    return TaskAlignmentAnalyzer(recurrent(), random_state=0).fit(X, Y, tasks=TASKS).results_
+
+
+def gram(**options) -> pd.DataFrame:
+    source = FeedForwardTrainer((6, 5), max_iter=3)
+    return GramFlowAnalyzer(source, random_state=0, **options).fit(ROWS, VALUES).results_
+
+
 ANALYSES: dict[str, Callable[[], pd.DataFrame]] = {
-    "KPFlowAnalyzer": lambda: KPFlowAnalyzer(recurrent(), random_state=0).fit(X, Y).results_,
-    "KPFlowAnalyzer, randomized": lambda: (
-        KPFlowAnalyzer(recurrent(), method="randomized", n_probes=4, random_state=0)
-        .fit(X, Y)
-        .results_
-    ),
-    "TaskAlignmentAnalyzer": lambda: (
-        TaskAlignmentAnalyzer(recurrent(), random_state=0).fit(X, Y, tasks=TASKS).results_
-    ),
-    "GramFlowAnalyzer": lambda: (
-        GramFlowAnalyzer(FeedForwardTrainer((6, 5), max_iter=3), random_state=0)
-        .fit(ROWS, VALUES)
-        .results_
-    ),
-    "GramFlowAnalyzer, pairs drawn": lambda: (
-        GramFlowAnalyzer(FeedForwardTrainer((6, 5), max_iter=3), gram_pairs=40, random_state=0)
-        .fit(ROWS, VALUES)
-        .results_
-    ),
+    "KPFlowAnalyzer": kpflow,
+    "KPFlowAnalyzer, randomized": lambda: kpflow(method="randomized", n_probes=4),
+    "TaskAlignmentAnalyzer": alignment,
+    "GramFlowAnalyzer": gram,
+    "GramFlowAnalyzer, pairs drawn": lambda: gram(gram_pairs=40),
 }
 
 
@@ -233,8 +229,8 @@ ANALYSES: dict[str, Callable[[], pd.DataFrame]] = {
 def test_every_row_says_whether_it_is_exact(name):
     table = ANALYSES[name]()
     assert set(table["method"]) <= {"exact", "randomized"}
-    known = table["reason"] == ""
-    assert (table["std_error"][known & (table["method"] == "exact")] == 0).all()
+    has_value = table["reason"] == ""
+    assert (table["std_error"][has_value & (table["method"] == "exact")] == 0).all()
     # An estimate may turn out to have no error; but whatever has one is an estimate.
     assert (table["method"][table["std_error"] > 0] == "randomized").all()
     estimated = "randomized" in name or "drawn" in name

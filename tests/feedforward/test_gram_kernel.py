@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from itertools import product
 
 import pytest
 import torch
@@ -36,10 +37,11 @@ def case(depth=2, n_outputs=1, n=9, **options):
     return module, samples(n)
 
 
-def close(found, expected, tolerance=1e-12):
-    found, expected = torch.as_tensor(found), torch.as_tensor(expected)
-    assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), 1)
+def close(actual, expected, tolerance=1e-12):
+    actual, expected = torch.as_tensor(actual), torch.as_tensor(expected)
+    assert actual.shape == expected.shape
+    scale = max(float(expected.abs().max()), 1)
+    assert float((actual - expected).abs().max()) <= tolerance * scale
 
 
 # -------------------------------------------------------------------------------- the kernel
@@ -51,11 +53,10 @@ def close(found, expected, tolerance=1e-12):
 @pytest.mark.parametrize("train_readout", [False, True], ids=["fixed", "trained"])
 def test_layer_kernels_are_those_of_autograd(depth, bias, n_outputs, train_readout):
     module, X = case(depth, n_outputs, bias=bias, train_readout=train_readout)
+    kernels = FeedForwardKernel(recognise_feedforward(module), X).dense()
+    assert list(kernels) == [str(k + 1) for k in range(depth)] + ["readout"] * train_readout
     expected = oracle.layer_kernels(module, X)
-    found = FeedForwardKernel(recognise_feedforward(module), X).dense()
-    names = [str(k + 1) for k in range(depth)] + ["readout"] * train_readout
-    assert list(found) == names
-    for mine, theirs in zip(found.values(), expected.values(), strict=True):
+    for mine, theirs in zip(kernels.values(), expected.values(), strict=True):
         close(mine, theirs)
 
 
@@ -64,18 +65,19 @@ def test_layer_kernels_are_those_of_autograd(depth, bias, n_outputs, train_reado
 )
 def test_the_kernel_holds_for_any_elementwise_activation(activation):
     module, X = case(3, 2, activation=activation)
-    found = FeedForwardKernel(recognise_feedforward(module), X)
-    close(sum(found.dense().values()), oracle.kernel(module, X))
+    kernels = FeedForwardKernel(recognise_feedforward(module), X).dense()
+    close(sum(kernels.values()), oracle.kernel(module, X))
 
 
 @pytest.mark.parametrize("frozen", ["0.weight", "2.weight", "2.bias", "0.bias"])
-def test_what_does_not_train_is_left_out(frozen):
+def test_frozen_parameters_are_left_out(frozen):
     module, X = case(2, 2)
     dict(module.named_parameters())[frozen].requires_grad_(False)
     kernel = FeedForwardKernel(recognise_feedforward(module), X)
-    close(sum(kernel.dense().values()), oracle.kernel(module, X))
+    K = oracle.kernel(module, X)
+    close(sum(kernel.dense().values()), K)
     v = samples(9, 2, seed=4).flatten()
-    close(kernel @ v, oracle.kernel(module, X) @ v)
+    close(kernel @ v, K @ v)
 
 
 @depths
@@ -85,14 +87,13 @@ def test_products_traces_and_forms_need_no_matrix(depth, chunk, cache):
     kernel = FeedForwardKernel(recognise_feedforward(module), X, chunk=chunk, cache=cache)
     expected = list(oracle.layer_kernels(module, X).values())
     v = samples(9, 3, seed=5).flatten()
-    for product, K in zip(kernel.layer_products(v).values(), expected, strict=True):
-        close(product, K @ v)
+    for Kv, K in zip(kernel.layer_products(v).values(), expected, strict=True):
+        close(Kv, K @ v)
     V = torch.stack([v, v.flip(0)], dim=1)
     close(kernel @ V, sum(expected) @ V)
-    for trace, K in zip(kernel.traces().values(), expected, strict=True):
-        assert trace == pytest.approx(float(K.trace()), rel=1e-12)
-    for form, K in zip(kernel.quadratic_forms(v).values(), expected, strict=True):
-        assert form == pytest.approx(float(v @ K @ v), rel=1e-12)
+    traces, forms = kernel.traces().values(), kernel.quadratic_forms(v).values()
+    assert list(traces) == pytest.approx([float(K.trace()) for K in expected], rel=1e-12)
+    assert list(forms) == pytest.approx([float(v @ K @ v) for K in expected], rel=1e-12)
 
 
 def test_products_with_other_samples():
@@ -155,8 +156,8 @@ def test_fields_move_as_the_equations_say(depth, bias):
 def stretch(module, theta, start, stop):
     """Return the function of some of the module's layers, which keep their names."""
     part = module[start:stop]
-    own = {n: theta[n] for n, _ in part.named_parameters() if n in theta}
-    return lambda x: functional_call(part, own, (x,))
+    values = {n: theta[n] for n, _ in part.named_parameters() if n in theta}
+    return lambda x: functional_call(part, values, (x,))
 
 
 @depths
@@ -166,28 +167,16 @@ def test_pair_operators_cut_the_kernel_at_any_layer(depth):
     F, M, A, B, _ = oracle.pair_operators(module, X)
     network = recognise_feedforward(module)
     K = sum(FeedForwardKernel(network, X).dense().values())
+    r, pairs = samples(4, 1, seed=3), list(product(range(4), repeat=2))
+    d_h, d_c = field_rates(network, forward_fields(network, X), r)
     for layer in range(1, depth + 1):
+        F_l, M_l = (torch.stack([op[layer, *pair] for pair in pairs]) for op in (F, M))
+        F_l, M_l = F_l.unflatten(0, (4, 4)), M_l.unflatten(0, (4, 4))
         b, x = B[layer - 1], A[layer]
-        found = torch.tensor(
-            [
-                [
-                    float(b[m] @ F[layer, m, n] @ b[n] + x[m] @ M[layer, m, n] @ x[n])
-                    for n in range(4)
-                ]
-                for m in range(4)
-            ],
-            dtype=torch.float64,
-        )
-        close(found, K)
-    fields = forward_fields(network, X)
-    r = samples(4, 1, seed=3)
-    d_h, d_c = field_rates(network, fields, r)
-    for layer in range(1, depth + 1):
-        b, x = B[layer - 1], A[layer]
-        push = [-sum(r[n] * (F[layer, m, n] @ b[n]) for n in range(4)) for m in range(4)]
-        pull = [-sum(r[n] * (M[layer, m, n] @ x[n]) for n in range(4)) for m in range(4)]
-        close(d_h[layer - 1], torch.stack(push))
-        close(d_c[layer - 1][:, 0], torch.stack(pull))
+        inner = "mi,mnij,nj->mn"
+        close(torch.einsum(inner, b, F_l, b) + torch.einsum(inner, x, M_l, x), K)
+        close(d_h[layer - 1], -torch.einsum("n,mnij,nj->mi", r[:, 0], F_l, b))
+        close(d_c[layer - 1][:, 0], -torch.einsum("n,mnij,nj->mi", r[:, 0], M_l, x))
 
 
 @pytest.mark.parametrize(
@@ -224,8 +213,8 @@ def test_pairwise_grams_are_those_of_the_matrices(activation):
     network = recognise_feedforward(module)
     W, D = network.hidden[1].weight.detach(), forward_fields(network, X).D[1]
     pairs = torch.combinations(torch.arange(9), with_replacement=True)
-    found = pairwise_grams(W, D, pairs)
-    for (m, n), trace, square in zip(pairs, found.trace, found.square, strict=True):
+    grams = pairwise_grams(W, D, pairs)
+    for (m, n), trace, square in zip(pairs, grams.trace, grams.square, strict=True):
         gram = W.T @ torch.diag(D[m]) @ torch.diag(D[n]) @ W
         assert float(trace) == pytest.approx(float(gram.trace()), rel=1e-12)
         assert float(square) == pytest.approx(float((gram**2).sum()), rel=1e-12)
@@ -293,8 +282,7 @@ def test_shared_weights_sum_over_pairs_of_steps():
     b2 = (1 - h2**2) * a
     b1 = (1 - h1**2) * (b2 @ W)
     steps = [(X, b1), (h1, b2)]
-    found = sum(coactivation_gram(*row, column) for row in steps for column in steps)
-    close(found, J @ J.T)
+    close(sum(coactivation_gram(*row, column) for row in steps for column in steps), J @ J.T)
 
 
 # ------------------------------------------------------------------------------- at full size

@@ -1,9 +1,9 @@
 """Which sub-tasks share a subspace, which interfere, and when: TaskAlignmentAnalyzer.
 
-``_analyzer`` is the estimator, ``_sub_tasks`` the sub-tasks (their trials and targets),
-``_task_flow`` what each task's error does to all, ``_similarity`` cosines and overlaps,
-``_grouping`` groups of tasks, ``_history`` alignment over training, ``_rows`` the rows of
-``results_``, ``_verification`` its identities.
+``_analyzer`` holds the estimator, ``_sub_tasks`` checks labels and divides the trials by them,
+``_task_flow`` measures what the error of each task does to all at one snapshot, with the cosines
+and overlaps of ``_similarity``, ``_grouping`` forms groups of tasks, ``_history`` describes the
+alignment over training, and ``_verification`` checks the identities.
 """
 
 from kpflow_sklearn.analyzers.alignment._analyzer import TaskAlignmentAnalyzer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,104 +11,106 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn._common.callbacks import FitTask, warn_caller, with_callbacks
-from kpflow_sklearn._common.checks import (
-    check_labels,
-    check_periods,
-    check_positive_int,
-    check_verbose,
-)
+from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
+from kpflow_sklearn._common.checks import check_periods, check_positive_int, check_verbose
 from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.memory import explained
 from kpflow_sklearn._common.random import draw_seed
-from kpflow_sklearn.analyzers._base import RecurrentAnalyzer
-from kpflow_sklearn.analyzers._trials import FEWER, AnalysisTrials, check_analysed, choose_index
+from kpflow_sklearn.analyzers._recurrent import RecurrentAnalyzer
+from kpflow_sklearn.analyzers._trials import FEWER, AnalysisTrials, check_analysed
 from kpflow_sklearn.analyzers.alignment._history import AlignmentHistory
-from kpflow_sklearn.analyzers.alignment._rows import alignment_rows
 from kpflow_sklearn.analyzers.alignment._sub_tasks import (
     SubTasks,
-    match_conditions,
-    tasks_by_label,
-    tasks_by_output,
+    check_tasks,
+    classes_as_tasks,
+    divide,
 )
 from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
 from kpflow_sklearn.analyzers.alignment._verification import verify_tasks
-from kpflow_sklearn.networks import as_labels
 from kpflow_sklearn.results import to_frame
 
 
 class TaskAlignmentAnalyzer(RecurrentAnalyzer):
     """Find which sub-tasks of a recurrent network share a subspace, and which interfere.
 
-    The error of each sub-task moves the states of every other one by delta_ij = -P_i K_ij P_j*
-    Err_j. How these changes align, summed over training, tells which tasks will come to share
-    their dynamics, as a rule long before their states do.
+    Under gradient descent the error of sub-task j changes the states on the trials of sub-task i
+    by delta_ij = -P_i K_ij P_j* Err_j. The alignment of these changes, accumulated over training,
+    tells which sub-tasks will come to share their dynamics, usually long before their states do.
 
     Parameters
     ----------
     trainer : RecurrentTrainer, SavedTraining, FrozenEstimator or torch.nn.Module, optional
-        Where the network comes from; it is cloned and fitted. A module is analysed as it is.
-        None trains a GRU of 64 units.
+        The source of the network, which is cloned and fitted. A module is analysed as it is,
+        without training, like ``SavedTraining(module)``. The default None trains a GRU with 64
+        units.
     n_groups : int, optional
-        Number of groups that tasks are put into; default the one of best silhouette.
+        Number of groups into which the sub-tasks are put. By default it is the number with the
+        best silhouette score.
     analysis_trials : int, default=64
-        Number of trials analysed, drawn from X in equal share of the tasks, unless
-        ``X_analysis`` is given to `fit`.
+        Number of trials that are analysed. They are drawn from X, equally many of each sub-task as
+        far as possible, unless ``X_analysis`` is given to `fit`.
     random_state : int, RandomState or None, default=None
-        Seed of the choice of trials, and of a trainer whose own is None.
+        Seed of the choice of trials. It is also passed to a trainer whose random_state is None.
     verbose : bool or int, default=False
-        Whether to show a progress bar over snapshots (and a default trainer its own).
+        Whether to show a progress bar over the snapshots. A default trainer then shows its own
+        progress bar, too.
 
     Attributes
     ----------
     tasks_ : ndarray of shape (n_tasks,)
         Names of the sub-tasks.
     alignment_matrices_ : dict of str to DataFrame (task x other_task)
-        At the last snapshot: "interference" <g_i, g_j>, "gradient" its cosine, "flow"
-        cos(delta_ii, delta_ij), "update" cos(delta_ii, delta_jj), "state" cos(Z_i, Z_j).
-        Without ``conditions`` the last two are the overlap of second moments,
-        tr(C_i C_j) / (|C_i| |C_j|). "state" is missing where tasks are outputs. An entry is NaN
-        where ``results_`` says why.
+        Matrices at the last snapshot: "interference" <g_i, g_j> of the sub-tasks' gradients,
+        "gradient" its cosine, "flow" cos(delta_ii, delta_ij), "update" cos(delta_ii, delta_jj) and
+        "state" cos(Z_i, Z_j). Without ``conditions`` the last two are overlaps of second moments,
+        tr(C_i C_j) / (|C_i| |C_j|). "state" does not exist if the sub-tasks are outputs. NaN marks
+        an entry for which ``results_`` gives a reason.
     alignment_history_ : dict of str to DataFrame ((iteration, task) x other_task)
-        The same at every snapshot; ``.loc[iteration]`` is one matrix.
+        The same matrices at every snapshot; ``.loc[iteration]`` selects one.
     cumulative_alignment_ : dict of str to DataFrame ((iteration, task) x other_task)
-        Their means over training up to each snapshot, weighted by iterations.
+        Means of these matrices over training up to each snapshot, weighted by iterations.
     groups_ : Series of int, indexed by task
-        The final groups: of the final states, or, where tasks are outputs, of the cumulative
-        operators. Average linkage on 1 - alignment.
+        The final groups, by average linkage on 1 - alignment. They are formed from the states at
+        the last snapshot or, if the sub-tasks are outputs, from the cumulative operators.
     grouping_history_ : DataFrame
-        For each source (states, their cumulative mean, cumulative operators and gradients) and
-        iteration: groups, whether they are the final ones, the margin of the final groups (NaN
-        where no group holds two tasks, all are in one, or the alignment is unknown), and its
-        chance level over permuted task labels (NaN too for the groups' own matrix).
+        One row per source (states, cumulative states, cumulative operators and cumulative
+        gradients) and iteration: the groups, whether they are the final ones, the margin of the
+        final groups, and its chance level over permuted task labels. The margin is NaN if no group
+        holds two tasks, all tasks are in one group, or an alignment is missing; the chance level
+        is also NaN for the matrix from which the final groups were formed.
     transition_ : int or None
-        The iteration from which the groups of the states stay the final ones, at the earliest the
-        first snapshot; None if there are no groups to tell apart, or a single snapshot.
+        Iteration from which on the states show the final groups, at the earliest that of the first
+        snapshot. It is None if there are no groups to tell apart, or only one snapshot.
     lead_ : int or None
-        By how many iterations the cumulative update alignment (flow, if unmatched) shows the
-        final groups for good before the states do; None if it never does.
+        Number of iterations by which the cumulative update alignment (without ``conditions``, the
+        flow alignment) shows the final groups for good before the states do. It is None if either
+        of them never does.
     interference_by_map_ : DataFrame
-        Interference split by weight map: iteration, weight_map, task, other_task, value. All but
-        "readout", whose weights do not move the states, sum to the interference. A value is NaN
-        where it overflows.
+        Interference split by weight map, with columns iteration, weight_map, task, other_task and
+        value. All maps but "readout", whose weights do not move the states, sum to the
+        interference. NaN marks a value that overflows.
     interference_by_period_ : DataFrame or None
-        Interference split by the periods at whose steps the weights act on the states; the error
-        may come later, carried back by P*.
+        Interference split by the periods in which the weights act on the states. The error itself
+        may occur later, because P* carries it back in time. None without ``periods``.
     results_ : DataFrame
-        All matrices and losses of the tasks, tidy; ``reduction`` says how trials were compared.
+        All matrices and losses of the sub-tasks, with one row per iteration, quantity and pair of
+        tasks. The column ``reduction`` says how trials of different tasks were compared.
     components_ : list of ndarray of shape (n_directions, n_states)
-        For each task the directions that hold 95% of its own flow delta_jj, at the last snapshot.
+        For each sub-task, the directions that contain 95% of its own change delta_jj at the last
+        snapshot.
     mean_state_ : ndarray of shape (n_states,)
-        Mean state of the analysed trials.
+        Mean state of the analysed trials at the last snapshot.
     trainer_, network_, snapshots_, loss_curve_, n_iter_, classes_, n_features_in_
-        As of `KPFlowAnalyzer`.
+        As in `KPFlowAnalyzer`.
 
     Notes
     -----
-    -eta <g_i, g_j> is the change of L_i by a gradient step of rate eta on L_j alone, where L_j
-    is (1/N_j) sum of w l over the N_j valid steps of task j: negative entries mean that j hurts i.
-    Only recurrent weights (and a trained initial state) move the states; the gradient of the
-    readout is reported apart.
+    The loss of sub-task i is L_i = (1/N_i) sum of w l over the N_i valid steps of its trials. A
+    gradient step on L_j alone, with learning rate eta, changes L_i by -eta <g_i, g_j> to first
+    order. A negative interference therefore means that learning task j hurts task i.
+
+    Only the recurrent weights and a trained initial state move the states. The gradient of the
+    readout is reported separately, in ``interference_by_map_``.
 
     Examples
     --------
@@ -154,35 +157,39 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
-            Inputs; a 2-D X is taken as trials of a single step, with a UserWarning.
+            Inputs. A 2-D X of shape (n_trials, n_features) is treated as trials of a single step,
+            with a UserWarning.
         y : array-like, optional
-            Targets, in the forms that `RecurrentTrainer.fit` takes.
+            Targets, in one of the forms that `KPFlowAnalyzer.fit` describes.
         tasks : array-like of shape (n_trials,), optional
-            The sub-task of each trial, strings or integers; of ``X_analysis``, where that is
-            given. Without it the outputs are the sub-tasks or, for one class a trial, the
-            classes.
+            The sub-task of each trial, as strings or integers. Without it the outputs are the
+            sub-tasks or, if y holds one class per trial, the classes.
         conditions : array-like of shape (n_trials,), optional
-            What trials of different tasks have in common, a stimulus say: update and state then
-            compare trials of equal condition. Of ``X_analysis``, where that is given.
+            Labels that trials of different sub-tasks share, for example their stimulus. "update"
+            and "state" then compare trials of the same condition.
         periods : mapping of str to (start, stop), optional
-            Periods of a trial in steps, by which interference is split; what they leave out is
-            "rest".
+            Periods of a trial, in steps, by which the interference is split. Steps outside all
+            periods form the period "rest".
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps, a prefix of each trial.
+            True at the valid steps, which must be a prefix of each trial; all steps by default.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
-            w >= 0, what each step costs.
+            Weights w >= 0 of the steps, or of each step's outputs, in the loss; 1 by default.
         X_analysis, y_analysis : array-like, optional
-            Trials to analyse instead of a choice from X, whole and of equal weight.
+            Trials to analyse instead of a choice from X, and their targets, in the same forms as X
+            and y. All of their steps are valid and have weight 1. ``tasks`` and ``conditions``
+            then label these trials instead of those in X.
 
         Returns
         -------
         TaskAlignmentAnalyzer
-            Itself.
+            The fitted analyzer itself.
 
         Raises
         ------
         ValueError
             If a parameter or an array is not as described; the message names it.
+        MemoryError
+            If memory runs out.
 
         Examples
         --------
@@ -195,7 +202,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         >>> analyzer.fit(X, y, tasks=tasks).alignment_matrices_["interference"].shape
         (4, 4)
         """
-        # On a copy: this estimator stays as it is until it is trained.
+        # The checks see a copy, so that this estimator is unchanged if one of them fails.
         analysed, _, single_step = self._stand_in()._check_trials(X, reset=True)
         if X_analysis is not None:
             analysed = check_analysed(X_analysis, single_step)
@@ -204,97 +211,31 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         if self.n_groups is not None:
             check_positive_int(self.n_groups, "n_groups")
         seed = draw_seed(self.random_state)
-        labels = self._check_labels(tasks, conditions, analysed)
-        if labels is not None:
-            self._check_choice(labels, conditions, X_analysis is None, seed)
+        n_chosen = self.analysis_trials if X_analysis is None else None
+        limits = {"n_groups": self.n_groups, "n_chosen": n_chosen}
+        labels = check_tasks(tasks, conditions, len(analysed), seed=seed, **limits)
         steps = check_periods(periods, analysed.shape[1])
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
-            if labels is None and self._has_a_class_each():
-                asked: Any = y if X_analysis is None else y_analysis
-                labels = as_labels(asked, "y").ravel()
-                self._check_choice(labels, None, X_analysis is None, seed)
+            encoder = self.trainer_.encoder_
+            if labels.tasks is None:
+                y_analysed = y if X_analysis is None else y_analysis
+                labels = classes_as_tasks(encoder, y_analysed, **limits)
             trials = self._choose_trials(
                 X,
                 y,
                 seed,
                 mask=mask,
                 loss_weight=loss_weight,
-                tasks=labels if X_analysis is None else None,
-                conditions=conditions if X_analysis is None else None,
                 X_analysis=X_analysis,
                 y_analysis=y_analysis,
+                tasks=labels.tasks,
+                conditions=labels.conditions,
             )
-            sub_tasks = self._sub_tasks(labels, conditions, trials)
+            sub_tasks = divide(trials, labels, encoder, self.n_groups)
             with explained(f"{len(sub_tasks.names)} sub-tasks and {trials.size}. {FEWER}"):
                 self._analyse(trials, sub_tasks, steps, task)
         return self
-
-    def _check_labels(
-        self, tasks: ArrayLike | None, conditions: ArrayLike | None, X: np.ndarray
-    ) -> np.ndarray | None:
-        """Return the labels, all that is wrong with them named before anything is trained."""
-        if tasks is None:
-            if conditions is not None:
-                raise ValueError("conditions match trials of different tasks: give tasks too.")
-            return None
-        labels = check_labels(tasks, "tasks", len(X))
-        n_tasks = len(np.unique(labels))
-        if n_tasks < 2:
-            raise ValueError(
-                f"tasks must name at least two sub-tasks, got {labels[:1].tolist()} only."
-            )
-        self._check_n_groups(n_tasks)
-        if conditions is not None:
-            match_conditions(labels, check_labels(conditions, "conditions", len(labels)))
-        return labels
-
-    def _check_choice(
-        self, labels: np.ndarray, conditions: ArrayLike | None, is_chosen: bool, seed: int
-    ) -> None:
-        """Refuse a choice that would leave out a task, or all conditions that two share."""
-        if not is_chosen:
-            return
-        n_tasks = len(np.unique(labels))
-        if n_tasks > self.analysis_trials:
-            raise ValueError(
-                f"analysis_trials={self.analysis_trials} leaves some of the {n_tasks} tasks "
-                "without a trial; raise it."
-            )
-        if conditions is not None:
-            index = choose_index(len(labels), self.analysis_trials, labels, conditions, seed)
-            match_conditions(labels[index], np.asarray(conditions)[index])
-
-    def _check_n_groups(self, n_tasks: int) -> None:
-        if self.n_groups is not None and self.n_groups > n_tasks:
-            raise ValueError(f"n_groups must be at most {n_tasks} tasks, got {self.n_groups}.")
-
-    def _has_a_class_each(self) -> bool:
-        encoder = self.trainer_.encoder_
-        return encoder.loss_ == "cross_entropy" and encoder.form_ == "last_step"
-
-    def _sub_tasks(
-        self, labels: np.ndarray | None, conditions: ArrayLike | None, trials: AnalysisTrials
-    ) -> SubTasks:
-        encoder = self.trainer_.encoder_
-        if labels is None:
-            if encoder.loss_ == "cross_entropy":
-                raise ValueError(
-                    "tasks must be given for classes at every step, as y has: their outputs have "
-                    "no losses of their own."
-                )
-            found = tasks_by_output(trials.targets, encoder.n_outputs_)
-        else:
-            chosen = slice(None) if trials.index is None else trials.index
-            matched = None if conditions is None else np.asarray(conditions)[chosen]
-            found = tasks_by_label(labels[chosen], trials.targets, matched)
-        if len(found.names) < 2:
-            warn_caller(
-                "there is a single sub-task, so that nothing can be compared; give tasks.",
-                UserWarning,
-            )
-        self._check_n_groups(len(found.names))
-        return found
 
     @undone_if_it_fails
     def _analyse(
@@ -304,22 +245,36 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         periods: dict[str, np.ndarray] | None,
         task: FitTask,
     ) -> None:
+        """Measure every snapshot, and set the attributes that describe the measurements."""
         rows: list[dict[str, Any]] = []
-        series: dict[str, list[np.ndarray]] = {}
+        matrices: dict[str, list[np.ndarray]] = defaultdict(list)
         by_map, by_period = [], []
         for iteration, network in self._networks(task):
             lin = trials.linearize(network, iteration)
             flow = TaskFlow(lin, tasks, self.trainer_.objective_)
-            matrices = flow.matrices()
-            for kind, matrix in matrices.items():
-                finite = np.where(np.isfinite(matrix), matrix, np.nan)
-                series.setdefault(kind, []).append(finite)
-            rows += alignment_rows(iteration, flow, matrices)
+            rows += flow.rows(iteration)
+            for kind, matrix in flow.matrices.items():
+                matrices[kind].append(np.where(np.isfinite(matrix), matrix, np.nan))
             by_map.append(flow.interference_by_map().assign(iteration=iteration))
             if periods is not None:
-                found = flow.interference_by_period(periods)
-                by_period.append(found.assign(iteration=iteration))
-        self._describe(tasks, {kind: np.stack(found) for kind, found in series.items()})
+                split = flow.interference_by_period(periods)
+                by_period.append(split.assign(iteration=iteration))
+        history = AlignmentHistory(
+            [snapshot.iteration for snapshot in self.snapshots_],
+            tasks.names,
+            {kind: np.stack(series) for kind, series in matrices.items()},
+            tasks.conditions is not None,
+            self.n_groups,
+        )
+        self.tasks_ = tasks.names
+        self.alignment_history_ = {k: history.frame(m) for k, m in history.matrices.items()}
+        self.cumulative_alignment_ = {k: history.frame(m) for k, m in history.cumulative().items()}
+        last = history.iterations[-1]
+        self.alignment_matrices_ = {k: t.loc[last] for k, t in self.alignment_history_.items()}
+        index = pd.Index(tasks.names, name="task")
+        self.groups_ = pd.Series(history.final_groups, index=index, name="group")
+        self.grouping_history_ = history.groupings()
+        self.transition_, self.lead_ = history.transition, history.lead
         self.results_ = to_frame(rows)
         self.interference_by_map_ = _joined(by_map)
         self.interference_by_period_ = _joined(by_period) if periods is not None else None
@@ -327,58 +282,31 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         states = lin.states if lin.mask is None else lin.states[lin.mask]
         self.mean_state_ = states.flatten(0, -2).double().mean(0).cpu().numpy()
 
-    def _describe(self, tasks: SubTasks, matrices: dict[str, np.ndarray]) -> None:
-        """Set what is read off the matrices of all snapshots."""
-        history = AlignmentHistory(
-            [snapshot.iteration for snapshot in self.snapshots_],
-            tasks.names,
-            matrices,
-            tasks.conditions is not None,
-            self.n_groups,
-        )
-        self.tasks_ = tasks.names
-        self.alignment_history_ = {kind: history.frame(m) for kind, m in matrices.items()}
-        self.cumulative_alignment_ = {
-            kind: history.frame(m) for kind, m in history.cumulative().items()
-        }
-        last = history.iterations[-1]
-        self.alignment_matrices_ = {
-            kind: table.loc[last] for kind, table in self.alignment_history_.items()
-        }
-        index = pd.Index(tasks.names, name="task")
-        self.groups_ = pd.Series(history.final_groups, index=index, name="group")
-        self.grouping_history_ = history.groupings()
-        self.transition_ = history.lasting_from("state")
-        called = history.lasting_from(f"cumulative {history.operator_kind}")
-        known = self.transition_ is not None and called is not None
-        self.lead_ = self.transition_ - called if known else None  # type: ignore[operator]
-
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
-        """Return how much of each trial's states lies where each task's flow moves them.
+        """Return the share of each trial's states that lies in each sub-task's subspace.
 
-        Equation: sum_t |C_j (z_t - z)|^2 / sum_t |z_t - z|^2, with z the mean state and the rows
-        of C_j the ``components_`` of task j.
+        Equation: sum_t |C_j (z_t - m)|^2 / sum_t |z_t - m|^2, where m is ``mean_state_`` and the
+        rows of C_j are the ``components_`` of sub-task j.
 
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
             Inputs.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps.
+            True at the valid steps, which must be a prefix of each trial; all steps by default.
 
         Returns
         -------
         ndarray of shape (n_trials, n_tasks)
-            Share, 0 to 1, of the sum over steps of |z - mean_state_|^2 inside the span of
-            ``components_`` of each task; 0 for a trial that stays at the mean.
+            Shares between 0 and 1; 0 for a trial that stays at the mean state.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the analyzer has not been fitted.
         ValueError
-            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
-            on fit.
+            If X or mask has the wrong shape or contains NaN or infinity, or if the number of
+            features of X differs from that of `fit`.
 
         Examples
         --------
@@ -394,6 +322,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         check_is_fitted(self, "components_")
         _, valid, _ = self._check_trials(X, mask)
         states = self.trainer_.trajectories(X, mask=mask)
+        # z_t - m, (n_trials, n_timesteps, n_states), zero at steps that are not valid.
         centred = states.astype(np.float64) - self.mean_state_
         if valid is not None:
             centred *= valid[..., None]
@@ -416,29 +345,30 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
-            Inputs; at most ``analysis_trials`` trials are used.
+            Inputs. At most ``analysis_trials`` of the trials are used.
         y : array-like, optional
-            Targets, in the form given to `fit`.
+            Targets, in the form of the y given to `fit`.
         tasks : array-like of shape (n_trials,), optional
-            The sub-task of each trial. Without it the outputs or classes are the sub-tasks, as on
-            fit; for classes at every step the operators alone are checked.
+            The sub-task of each trial. Without it the outputs or classes are the sub-tasks, as in
+            `fit`. If y has a class at every step, only the operators are checked.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps, a prefix of each trial.
+            True at the valid steps, which must be a prefix of each trial; all steps by default.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
-            w >= 0, what each step costs.
+            Weights w >= 0 of the steps, or of each step's outputs, in the loss; 1 by default.
 
         Returns
         -------
         DataFrame
-            Columns identity, error (relative unless said otherwise), tolerance, passed.
+            One row per identity, with columns identity, error (relative unless the identity says
+            otherwise), tolerance and passed.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the analyzer has not been fitted.
         ValueError
-            If an array has the wrong shape, or holds NaN or infinity, or X has other features
-            than on fit.
+            If an array has the wrong shape or contains NaN or infinity, or if the number of
+            features of X differs from that of `fit`.
 
         Examples
         --------
@@ -453,17 +383,18 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         True
         """
         table = super().verify(X, y, mask=mask, loss_weight=loss_weight)
-        labels = self._check_labels(tasks, None, self._check_trials(X)[0])
-        if labels is None and self.trainer_.encoder_.loss_ == "cross_entropy":
-            if not self._has_a_class_each():
-                return table
-            asked: Any = y
-            labels = as_labels(asked, "y").ravel()
-        options = {"mask": mask, "loss_weight": loss_weight, "tasks": labels}
-        trials = self._choose_trials(X, y, 0, **options)
-        sub_tasks = self._sub_tasks(labels, None, trials)
-        more = verify_tasks(self.network_, trials, sub_tasks, self.trainer_.objective_)
-        return pd.concat([table, more], ignore_index=True)
+        encoder = self.trainer_.encoder_
+        labels = check_tasks(tasks, None, len(self._check_inputs(X)), n_groups=self.n_groups)
+        if labels.tasks is None:
+            labels = classes_as_tasks(encoder, y, n_groups=self.n_groups)
+        if labels.tasks is None and encoder.loss_ == "cross_entropy":
+            return table
+        trials = self._choose_trials(
+            X, y, 0, mask=mask, loss_weight=loss_weight, tasks=labels.tasks
+        )
+        sub_tasks = divide(trials, labels, encoder, self.n_groups)
+        of_tasks = verify_tasks(self.network_, trials, sub_tasks, self.trainer_.objective_)
+        return pd.concat([table, of_tasks], ignore_index=True)
 
     @property
     def _n_features_out(self) -> int:
@@ -471,6 +402,6 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
 
 
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Put the tables of all snapshots under each other, the iteration first."""
+    """Concatenate the tables of all snapshots, with the iteration as first column."""
     table = pd.concat(tables, ignore_index=True)
     return table[["iteration", *table.columns.drop("iteration")]]

@@ -1,4 +1,4 @@
-"""Groups of tasks: from a matrix of similarities, and when over training they came to stay."""
+"""Groups of tasks, from a matrix of similarities, and the time from which on they last."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ _DECIMALS = 12
 
 
 def group_tasks(similarity: np.ndarray, n_groups: int | None = None) -> np.ndarray:
-    """Return the groups of average linkage on 1 - similarity.
+    """Group the tasks by average linkage on 1 - similarity.
 
     Parameters
     ----------
     similarity : ndarray of shape (n_tasks, n_tasks)
-        At most 1; it is symmetrised. A task that has no similarity to any other (NaN) is a group
-        of its own, beyond ``n_groups``.
+        Similarities of at most 1, which are symmetrised. A task with no similarity to any other
+        (all NaN) forms a group of its own, not counted in ``n_groups``.
     n_groups : int, optional
-        How many groups of the others; default the number of best silhouette, of the smallest
-        where several are best, and one group where all are equally far. Two tasks are two groups.
+        Number of groups of the other tasks. By default it is the number with the best silhouette
+        score, the smallest of several best ones; if all tasks are equally far apart, they form
+        one group. Two tasks form two groups.
 
     Returns
     -------
@@ -33,20 +34,20 @@ def group_tasks(similarity: np.ndarray, n_groups: int | None = None) -> np.ndarr
         Group of each task, numbered in order of appearance.
     """
     apart = np.where(np.eye(len(similarity), dtype=bool), np.nan, similarity + similarity.T)
-    known = np.isfinite(apart).any(1)
+    comparable = np.isfinite(apart).any(1)
     groups = len(similarity) + np.arange(len(similarity))
-    if known.sum() < 2:
+    if comparable.sum() < 2:
         return _in_order(groups)
-    # What is unknown of a pair counts as far as can be.
-    distance = np.nan_to_num(1 - apart[np.ix_(known, known)] / 2, nan=2.0).clip(min=0)
+    # A pair without a similarity counts as the largest distance, that of a cosine of -1.
+    distance = np.nan_to_num(1 - apart[np.ix_(comparable, comparable)] / 2, nan=2.0).clip(min=0)
     np.fill_diagonal(distance, 0.0)
-    groups[known] = _cut(distance, n_groups)
+    groups[comparable] = _cut(distance, n_groups)
     return _in_order(groups)
 
 
 def _cut(distance: np.ndarray, n_groups: int | None) -> np.ndarray:
     n_tasks = len(distance)
-    # Distances that differ by rounding alone are equal, and so are the means that linkage takes.
+    # Distances, and means of them, that differ only by rounding are made equal.
     distance = np.round(distance, _DECIMALS)
     tree = linkage(squareform(distance, checks=False), method="average")
     tree[:, 2] = np.round(tree[:, 2], _DECIMALS)
@@ -54,8 +55,8 @@ def _cut(distance: np.ndarray, n_groups: int | None) -> np.ndarray:
         return cut_tree(tree, n_clusters=min(n_groups, n_tasks)).ravel()
     if n_tasks == 2:
         return np.arange(2)
-    # At the height that leaves k groups; equal heights leave fewer, or a single one. Not by
-    # "maxclust", which finds one group of any three tasks up to SciPy 1.11.
+    # Cut at the height that leaves k groups; ties leave fewer groups, or only one. The criterion
+    # "maxclust" does not serve: up to SciPy 1.11 it forms one group of any three tasks.
     cuts = [fcluster(tree, tree[n_tasks - k - 1, 2], "distance") for k in range(2, n_tasks)]
     cuts = [cut for cut in cuts if len(np.unique(cut)) > 1]
     if not cuts:
@@ -65,26 +66,13 @@ def _cut(distance: np.ndarray, n_groups: int | None) -> np.ndarray:
 
 
 def _in_order(labels: np.ndarray) -> np.ndarray:
-    """Return groups numbered by appearance, so that equal groupings are equal arrays."""
+    """Return the groups in order of first appearance: equal groupings become equal arrays."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
 
 
 def first_lasting(groupings: Sequence[np.ndarray], final: np.ndarray) -> int | None:
-    """Return the place of the first grouping from which on all equal ``final``; None if absent.
-
-    Parameters
-    ----------
-    groupings : sequence of ndarray
-        Over training.
-    final : ndarray
-        A grouping.
-
-    Returns
-    -------
-    int or None
-        Index into ``groupings``.
-    """
+    """Return the index of the first grouping from which on all equal ``final``, or None."""
     same = [bool(np.array_equal(grouping, final)) for grouping in groupings]
     if not same or not same[-1]:
         return None
@@ -92,19 +80,20 @@ def first_lasting(groupings: Sequence[np.ndarray], final: np.ndarray) -> int | N
 
 
 def margin(similarity: np.ndarray, groups: np.ndarray) -> float:
-    """Return mean similarity within groups less mean similarity between them.
+    """Return the mean similarity within groups minus the mean similarity between them.
 
     Parameters
     ----------
     similarity : ndarray of shape (n_tasks, n_tasks)
-        Its diagonal is not used.
+        Similarities of the tasks; the diagonal is not used.
     groups : ndarray of int, shape (n_tasks,)
-        A grouping.
+        Group of each task.
 
     Returns
     -------
     float
-        NaN where no pair is within a group, none between two, or a similarity is NaN.
+        The margin; NaN if no group has two tasks, if there is only one group, or if a
+        similarity is NaN.
     """
     together = groups[:, None] == groups
     pair = ~np.eye(len(groups), dtype=bool)
@@ -114,23 +103,23 @@ def margin(similarity: np.ndarray, groups: np.ndarray) -> float:
 
 
 def chance_of_margin(similarity: np.ndarray, groups: np.ndarray) -> float:
-    """Return the share of all assignments of the tasks to groups with at least this margin.
+    """Return the share of permuted task labels with at least the margin of the groups.
 
-    The tasks' labels are permuted: all permutations up to 7 tasks, 5000 drawn ones beyond. Of
-    four tasks in two pairs the smallest share there can be is 1/3. It says something only where
-    the groups were not cut from this very matrix.
+    All permutations are counted for up to 7 tasks, and 5000 drawn ones for more. The smallest
+    possible share for four tasks in two pairs is 1/3. The share is informative only if the groups
+    were not formed from the same matrix.
 
     Parameters
     ----------
     similarity : ndarray of shape (n_tasks, n_tasks)
-        A matrix.
+        Similarities of the tasks.
     groups : ndarray of int, shape (n_tasks,)
-        A grouping.
+        Group of each task.
 
     Returns
     -------
     float
-        Above 0; NaN where the margin is.
+        A share above 0; NaN if the margin is NaN.
     """
     observed = margin(similarity, groups)
     if np.isnan(observed):
@@ -147,20 +136,7 @@ def chance_of_margin(similarity: np.ndarray, groups: np.ndarray) -> float:
 
 
 def describe_groups(names: np.ndarray, groups: np.ndarray) -> str:
-    """Return a grouping in words, as "A + B | C".
-
-    Parameters
-    ----------
-    names : ndarray of shape (n_tasks,)
-        Tasks.
-    groups : ndarray of int, shape (n_tasks,)
-        Group of each.
-
-    Returns
-    -------
-    str
-        Groups in order, separated by bars.
-    """
+    """Return a grouping in the form "A + B | C"."""
     return " | ".join(
         " + ".join(str(name) for name in names[groups == g]) for g in range(groups.max() + 1)
     )

@@ -18,20 +18,20 @@ from kpflow_sklearn.analyzers.alignment._grouping import (
 
 @dataclass(frozen=True)
 class AlignmentHistory:
-    """The matrices of every snapshot.
+    """The alignment matrices of all snapshots.
 
     Attributes
     ----------
     iterations : list of int
-        Of the snapshots.
+        Iterations of the snapshots.
     names : ndarray of shape (n_tasks,)
-        Tasks.
+        Names of the tasks.
     matrices : dict of str to ndarray of shape (n_snapshots, n_tasks, n_tasks)
-        One for each kind.
+        The matrices of each kind.
     matched : bool
-        Whether update compares matched trials.
+        Whether update compares trials of matched conditions.
     n_groups : int or None
-        How many groups to make; None for the best silhouette.
+        Number of groups to form; None for the number of best silhouette.
     """
 
     iterations: list[int]
@@ -43,17 +43,18 @@ class AlignmentHistory:
     def cumulative(self) -> dict[str, np.ndarray]:
         """Return the mean of each matrix over training up to each snapshot.
 
-        The matrices between two snapshots are taken as the mean of both, weighted by the
-        iterations between (trapezoidal rule), and the sum is divided by all iterations so far.
-        The first snapshot stands for itself. NaN entries are left out of the mean.
+        The integral over iterations, by the trapezoidal rule, is divided by the number of
+        iterations so far; at the first snapshot the mean is the matrix itself. Intervals at
+        whose ends an entry is NaN are left out of its mean.
         """
         steps = np.diff(self.iterations).astype(float)[:, None, None]
         out = {}
         for kind, series in self.matrices.items():
+            # Between snapshots: (n_snapshots - 1, n_tasks, n_tasks), as is everything below.
             between = (series[1:] + series[:-1]) / 2
-            known = np.isfinite(between)
-            total = np.cumsum(np.where(known, between, 0) * steps, axis=0)
-            weight = np.cumsum(known * steps, axis=0)
+            is_finite = np.isfinite(between)
+            total = np.cumsum(np.where(is_finite, between, 0) * steps, axis=0)
+            weight = np.cumsum(is_finite * steps, axis=0)
             with np.errstate(invalid="ignore", divide="ignore"):
                 mean = total / weight
             out[kind] = np.concatenate([series[:1], mean])
@@ -61,32 +62,41 @@ class AlignmentHistory:
 
     @property
     def operator_kind(self) -> str:
-        """The matrix by which the operators call the groups: update if matched, else flow."""
+        """The matrix that shows the groups of the operators: update if matched, else flow."""
         return "update" if self.matched else "flow"
 
     @property
     def final_groups(self) -> np.ndarray:
-        """The groups of the final states; of outputs, which share theirs, of the operators."""
+        """The groups of the defining source at the last snapshot, (n_tasks,)."""
         if self.defining_source == "state":
             return group_tasks(self.matrices["state"][-1], self.n_groups)
         return group_tasks(self.cumulative()[self.operator_kind][-1], self.n_groups)
 
     @property
     def defining_source(self) -> str:
-        """Where the final groups come from."""
+        """The source of the final groups.
+
+        Outputs share all states, so their groups are those of the cumulative operators.
+        """
         return "state" if "state" in self.matrices else f"cumulative {self.operator_kind}"
 
-    def groupings(self) -> pd.DataFrame:
-        """Return the groups that each source shows at each snapshot.
+    @property
+    def transition(self) -> int | None:
+        """The iteration from which the groups of the states stay the final ones, or None."""
+        return self.lasting_from("state")
 
-        Returns
-        -------
-        DataFrame
-            Columns iteration, source ("state", "cumulative state", "cumulative update" or
-            "cumulative flow", "cumulative gradient"), groups, is_final, margin (of the final
-            groups: mean similarity within less that between) and chance (share of permuted
-            task labels with at least that margin; NaN for the matrix that the final groups were
-            cut from).
+    @property
+    def lead(self) -> int | None:
+        """By how many iterations the cumulative operators show the final groups earlier."""
+        operators, states = self.lasting_from(f"cumulative {self.operator_kind}"), self.transition
+        return None if states is None or operators is None else states - operators
+
+    def groupings(self) -> pd.DataFrame:
+        """Return the groups that each source shows at each snapshot, as ``grouping_history_``.
+
+        The sources are "state", "cumulative state", "cumulative update" or "cumulative flow", and
+        "cumulative gradient". The columns ``margin`` and ``chance`` are those of the final groups;
+        ``chance`` is NaN for the matrix from which the final groups were formed.
         """
         cumulative, final = self.cumulative(), self.final_groups
         sources = {f"cumulative {self.operator_kind}": cumulative[self.operator_kind]}
@@ -115,18 +125,11 @@ class AlignmentHistory:
         return pd.DataFrame(rows)
 
     def lasting_from(self, source: str) -> int | None:
-        """Return the first iteration from which a source's groups stay the final ones.
+        """Return the iteration from which on a source of `groupings` shows the final groups.
 
-        Parameters
-        ----------
-        source : str
-            One of those that `groupings` names.
-
-        Returns
-        -------
-        int or None
-            None if they are others at the end, if there are no groups to tell apart (fewer than
-            three tasks, all in one group or each in its own), or but one snapshot.
+        It is None if the source shows other groups at the last snapshot, if there are no groups to
+        tell apart (fewer than three tasks, one group, or one group per task), or if there is only
+        one snapshot.
         """
         n_groups = self.final_groups.max() + 1
         if len(self.iterations) < 2 or n_groups in (1, len(self.names)) or len(self.names) < 3:
@@ -136,21 +139,13 @@ class AlignmentHistory:
             return None
         series = self.matrices[kind] if source == kind else self.cumulative()[kind]
         groupings = [group_tasks(matrix, self.n_groups) for matrix in series]
-        place = first_lasting(groupings, self.final_groups)
-        return None if place is None else self.iterations[place]
+        first = first_lasting(groupings, self.final_groups)
+        return None if first is None else self.iterations[first]
 
     def frame(self, series: np.ndarray) -> pd.DataFrame:
-        """Return matrices over training as a table, rows (iteration, task), columns tasks.
+        """Return matrices (n_snapshots, n_tasks, n_tasks) as a table with rows (iteration, task).
 
-        Parameters
-        ----------
-        series : ndarray of shape (n_snapshots, n_tasks, n_tasks)
-            Matrices.
-
-        Returns
-        -------
-        DataFrame
-            ``.loc[iteration]`` is one of them.
+        ``.loc[iteration]`` is the matrix of one snapshot, with one column per task.
         """
         index = pd.MultiIndex.from_product(
             [self.iterations, self.names], names=["iteration", "task"]

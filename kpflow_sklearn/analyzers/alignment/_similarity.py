@@ -1,4 +1,4 @@
-"""How alike vectors and trajectories are: cosines, over matched trials or of second moments."""
+"""Similarity of trajectories: cosines of vectors, of matched trials and of second moments."""
 
 from __future__ import annotations
 
@@ -9,51 +9,52 @@ from torch import Tensor
 
 
 def cosines(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Return the cosines between rows of ``a`` and of ``b`` (default ``a``).
+    """Return the cosines between the rows of ``a`` and those of ``b`` (``a`` by default).
 
     Parameters
     ----------
     a, b : Tensor of shape (n, size) and (m, size)
-        Vectors.
+        The vectors, as rows.
 
     Returns
     -------
     Tensor of shape (n, m)
-        Within -1 to 1; NaN for a zero vector.
+        Cosines between -1 and 1; NaN for a zero vector.
     """
     a, b = (_unit(v) for v in (a, a if b is None else b))
     return (a @ b.T).clamp(-1, 1)
 
 
 def _unit(v: Tensor) -> Tensor:
-    """Return unit rows; scaled first, so that squares neither overflow nor vanish."""
+    """Return the rows at unit length, scaled first so that no square overflows or vanishes."""
     v = v.double()
-    v = v / v.abs().amax(1, keepdim=True)  # A zero row becomes NaN, and stays so.
+    v = v / v.abs().amax(1, keepdim=True)  # A zero row becomes NaN.
     return v / v.norm(dim=1, keepdim=True)
 
 
 def moment_overlap(signals: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
     """Return tr(C_i C_j) / (|C_i| |C_j|) of the hidden second moments C of trajectories.
 
-    It needs no matching of trials: 1 where the second moments are proportional, 0 where the
-    signals live in orthogonal subspaces.
+    C is the sum over trials and steps of the outer products of the states, so trials need not be
+    matched. The overlap is 1 if the second moments are proportional, and 0 if the signals live in
+    orthogonal subspaces.
 
     Parameters
     ----------
     signals : sequence of Tensor (n_trials, n_timesteps, n_states)
-        One a task, of any number of trials.
+        One signal per task, on any number of trials.
     masks : sequence of Tensor (n_trials, n_timesteps) or None
-        Valid steps.
+        Valid steps of each signal.
 
     Returns
     -------
     Tensor of shape (n_tasks, n_tasks)
-        Within 0 to 1; NaN for a zero signal.
+        Overlaps between 0 and 1; NaN for a zero signal.
     """
     moments = []
     for signal, mask in zip(signals, masks, strict=True):
         flat = (signal if mask is None else signal * mask[..., None]).flatten(0, 1).double()
-        flat = flat / flat.abs().max()
+        flat = flat / flat.abs().max()  # The scale cancels in the overlap.
         moments.append((flat.mT @ flat).flatten())
     return cosines(torch.stack(moments))
 
@@ -63,24 +64,24 @@ def matched_cosines(
 ) -> Tensor:
     """Return the cosine of signal i on task i with signal j on task j, condition by condition.
 
-    Trials of one task and condition are averaged; two tasks are compared on the conditions they
-    share and on the steps at which both have a valid trial.
+    Trials of the same task and condition are averaged. Two tasks are compared on the conditions
+    that they share, at the steps at which both have a valid trial.
 
     Parameters
     ----------
     signals : Tensor of shape (n_tasks, n_trials, n_timesteps, n_states)
-        One a task.
+        One signal per task, on all trials.
     member : Tensor of bool, shape (n_tasks, n_trials)
         The trials of each task.
     conditions : Tensor of int, shape (n_trials,)
-        Number of each trial's condition.
+        Index of each trial's condition.
     mask : Tensor of bool, shape (n_trials, n_timesteps), or None
         Valid steps.
 
     Returns
     -------
     Tensor of shape (n_tasks, n_tasks)
-        NaN where a signal is zero.
+        Cosines between -1 and 1; NaN for a zero signal.
     """
     n_tasks, n_trials, n_timesteps, _ = signals.shape
     valid = torch.ones(n_trials, n_timesteps, dtype=torch.bool) if mask is None else mask.cpu()
@@ -91,6 +92,7 @@ def matched_cosines(
         values = signal[trials].double().cpu() * steps[..., None]
         count = torch.zeros(n_conditions, n_timesteps, dtype=torch.float64)
         count.index_add_(0, index, steps)
+        # Means over the trials of each condition, (n_conditions, n_timesteps, n_states).
         total = values.new_zeros(n_conditions, *values.shape[1:]).index_add_(0, index, values)
         means.append(total / count.clamp(min=1)[..., None])
         present.append(count > 0)

@@ -1,55 +1,50 @@
-"""Sub-tasks: which trials, or which outputs, each of them is judged by."""
+"""The sub-tasks: the labels that define them, and the trials and targets of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
-from kpflow_sklearn._common.checks import plain_repr
-from kpflow_sklearn._common.tensors import as_tensor
-from kpflow_sklearn.networks import Objective, Targets
-from kpflow_sklearn.operators import Linearization
+from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.checks import check_labels, plain_repr
+from kpflow_sklearn.analyzers._trials import AnalysisTrials, choose_index
+from kpflow_sklearn.networks import TargetEncoder, Targets, as_labels
 
 
-class TaskLosses(NamedTuple):
-    """The loss of each sub-task, and its derivatives.
+@dataclass(frozen=True)
+class TaskLabels:
+    """The sub-task and the condition of each trial that may be analysed.
 
     Attributes
     ----------
-    values : Tensor of shape (n_tasks,)
-        L_j = (1/N_j) sum of w l over the task's valid steps.
-    errors : Tensor of shape (n_tasks, n_trials, n_timesteps, n_states)
-        Err_j = w dl/dz, zero where the task has no say.
-    readout : Tensor of shape (n_tasks, n_readout_parameters)
-        Gradient of L_j by the readout's trained parameters.
+    tasks : ndarray of shape (n_trials,), or None
+        Label of each trial's sub-task; None if the outputs are the sub-tasks.
+    conditions : ndarray of shape (n_trials,), or None
+        Label of each trial's condition, shared by trials of different sub-tasks.
     """
 
-    values: Tensor
-    errors: Tensor
-    readout: Tensor
+    tasks: np.ndarray | None = None
+    conditions: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class SubTasks:
-    """What the analysed trials are divided into.
+    """The sub-tasks into which the analysed trials, or the outputs, are divided.
 
     Attributes
     ----------
     names : ndarray of shape (n_tasks,)
-        Sorted labels, or the numbers of the outputs.
+        Sorted labels, or the indices of the outputs.
     member : ndarray of bool, shape (n_tasks, n_trials)
-        The trials of each task; all of them, where tasks are outputs.
+        The trials of each task. If tasks are outputs, all trials belong to each.
     targets : list of Targets
-        For each task the weights and values it is judged by.
+        The target values and loss weights of each task.
     by_output : bool
         Whether the tasks are outputs rather than groups of trials.
     conditions : ndarray of int, shape (n_trials,), or None
-        What trials of different tasks have in common.
+        Index of each trial's condition; trials of different tasks are compared if it is equal.
     """
 
     names: np.ndarray
@@ -58,128 +53,147 @@ class SubTasks:
     by_output: bool
     conditions: np.ndarray | None = None
 
-    def n_valid(self, mask: Tensor | None, n_timesteps: int) -> Tensor:
-        """Return N_j, the number of valid steps of each task's trials, (n_tasks,)."""
-        member = torch.as_tensor(self.member).double()
-        if mask is None:
-            return member.sum(1) * n_timesteps
-        return member @ mask.sum(1).double().cpu()
 
-    def losses(self, lin: Linearization, objective: Objective) -> TaskLosses:
-        """Return the loss of each task and its derivatives by states and readout.
+def check_tasks(
+    tasks: ArrayLike | None,
+    conditions: ArrayLike | None,
+    n_trials: int,
+    *,
+    n_groups: int | None = None,
+    n_chosen: int | None = None,
+    seed: int = 0,
+) -> TaskLabels:
+    """Check the labels that a user gives to trials, before anything is trained.
 
-        Parameters
-        ----------
-        lin : Linearization
-            The network on the analysed trials.
-        objective : Objective
-            The loss; a penalty on rates belongs to trials and so to no single output.
+    The labels must name at least two tasks, and at least ``n_groups``. The analysed trials must
+    include every task and, for any two tasks, a condition that they share.
 
-        Returns
-        -------
-        TaskLosses
-            One of each for every task.
-        """
-        if self.by_output:
-            objective = Objective(objective.loss)
-        readout = [p for p in lin.network.readout.parameters() if p.requires_grad]
-        z = lin.states.detach().requires_grad_()
-        counts = self.n_valid(lin.mask, z.shape[1])
-        values, errors, by_readout = [], [], []
-        for member, targets, count in zip(self.member, self.targets, counts, strict=True):
-            valid = as_tensor(member, z.dtype, z.device)[:, None]
-            valid = valid if lin.mask is None else valid * lin.mask
-            with torch.enable_grad():
-                total = (objective.step_losses(lin.network, z, targets) * valid).sum()
-                error, *slopes = torch.autograd.grad(total, [z, *readout])
-            values.append(total.detach().double() / count.item())
-            errors.append(error)
-            pieces = [z.new_empty(0), *(slope.flatten() for slope in slopes)]
-            by_readout.append(torch.cat(pieces).double() / count.item())
-        return TaskLosses(torch.stack(values), torch.stack(errors), torch.stack(by_readout))
+    Parameters
+    ----------
+    tasks, conditions : array-like of shape (n_trials,), or None
+        Labels of the sub-tasks and of the conditions.
+    n_trials : int
+        Number of labelled trials.
+    n_groups : int, optional
+        Number of groups into which the sub-tasks are to be put.
+    n_chosen : int, optional
+        Number of trials that `choose_index` will choose for the analysis, with ``seed``. By
+        default all labelled trials are analysed.
+    seed : int, default=0
+        Seed of the choice.
+    """
+    if tasks is None:
+        if conditions is not None:
+            raise ValueError("conditions match trials of different tasks; give tasks too.")
+        return TaskLabels()
+    labels = check_labels(tasks, "tasks", n_trials)
+    n_tasks = len(np.unique(labels))
+    if n_tasks < 2:
+        raise ValueError(
+            f"tasks must name at least two sub-tasks, got only {labels[:1].tolist()}."
+        )
+    _check_counts(n_tasks, n_groups, n_chosen)
+    if conditions is None:
+        return TaskLabels(labels)
+    matched = check_labels(conditions, "conditions", n_trials)
+    index = choose_index(n_trials, n_chosen or n_trials, labels, matched, seed)
+    _check_shared(labels[index], matched[index])
+    return TaskLabels(labels, matched)
+
+
+def classes_as_tasks(
+    encoder: TargetEncoder,
+    y: ArrayLike | None,
+    *,
+    n_groups: int | None = None,
+    n_chosen: int | None = None,
+) -> TaskLabels:
+    """Return the classes of the trials as labels; no labels unless y has one class per trial.
+
+    There must be at least ``n_groups`` classes, and at most ``n_chosen``.
+    """
+    if y is None or encoder.loss_ != "cross_entropy" or encoder.form_ != "last_step":
+        return TaskLabels()
+    classes = as_labels(y, "y").ravel()
+    _check_counts(len(np.unique(classes)), n_groups, n_chosen)
+    return TaskLabels(classes)
+
+
+def _check_counts(n_tasks: int, n_groups: int | None, n_chosen: int | None) -> None:
+    """Check that the tasks suffice for the groups, and the chosen trials for the tasks."""
+    if n_groups is not None and n_groups > n_tasks:
+        raise ValueError(f"n_groups must be at most {n_tasks} tasks, got {n_groups}.")
+    if n_chosen is not None and n_tasks > n_chosen:
+        raise ValueError(
+            f"analysis_trials={n_chosen} leaves some of the {n_tasks} tasks without a trial; "
+            "raise it."
+        )
+
+
+def _check_shared(tasks: np.ndarray, conditions: np.ndarray) -> None:
+    """Check that any two tasks have trials of a common condition."""
+    names, task = np.unique(tasks, return_inverse=True)
+    distinct, condition = np.unique(conditions, return_inverse=True)
+    occurs = np.zeros((len(names), len(distinct)), dtype=int)
+    occurs[task, condition] = 1
+    disjoint = np.argwhere(occurs @ occurs.T == 0)
+    if len(disjoint):
+        i, j = disjoint[0]
+        raise ValueError(
+            "conditions must be labels that any two tasks share, but among the trials to "
+            f"analyse, {plain_repr(names[i])} and {plain_repr(names[j])} share none; leave "
+            "conditions out to compare second moments instead."
+        )
+
+
+def divide(
+    trials: AnalysisTrials,
+    labels: TaskLabels,
+    encoder: TargetEncoder,
+    n_groups: int | None = None,
+) -> SubTasks:
+    """Divide the analysed trials by their labels or, without labels, by the outputs.
+
+    Outputs cannot be sub-tasks if the loss is the cross entropy. There must be at least
+    ``n_groups`` sub-tasks; a single one is allowed, with a UserWarning.
+    """
+    if labels.tasks is not None:
+        chosen = slice(None) if trials.index is None else trials.index
+        conditions = None if labels.conditions is None else labels.conditions[chosen]
+        tasks = tasks_by_label(labels.tasks[chosen], trials.targets, conditions)
+    elif encoder.loss_ == "cross_entropy":
+        raise ValueError(
+            "tasks must be given if y has a class at every step, because the outputs of a "
+            "classifier have no losses of their own."
+        )
+    else:
+        tasks = tasks_by_output(trials.targets, encoder.n_outputs_)
+    _check_counts(len(tasks.names), n_groups, None)
+    if len(tasks.names) < 2:
+        warn_caller(
+            "there is only one sub-task, so nothing can be compared; give tasks.", UserWarning
+        )
+    return tasks
 
 
 def tasks_by_label(
     labels: ArrayLike, targets: Targets, conditions: ArrayLike | None = None
 ) -> SubTasks:
-    """Return the sub-tasks of trials that carry a label each.
-
-    Parameters
-    ----------
-    labels : array-like of shape (n_trials,)
-        Strings or integers.
-    targets : Targets
-        Of the same trials.
-    conditions : array-like of shape (n_trials,), optional
-        Labels that trials of different tasks share.
-
-    Returns
-    -------
-    SubTasks
-        One for each label.
-
-    Raises
-    ------
-    ValueError
-        If two tasks have no condition in common.
-    """
+    """Return one sub-task per label; its trials are those that carry the label."""
     names, codes = np.unique(np.asarray(labels), return_inverse=True)
     member = codes == np.arange(len(names))[:, None]
-    matched = None if conditions is None else match_conditions(labels, conditions)
+    matched = None if conditions is None else np.unique(conditions, return_inverse=True)[1]
     return SubTasks(names, member, [targets] * len(names), False, matched)
 
 
-def match_conditions(labels: ArrayLike, conditions: ArrayLike) -> np.ndarray:
-    """Return the number of each trial's condition, if any two tasks share one.
-
-    Parameters
-    ----------
-    labels, conditions : array-like of shape (n_trials,)
-        Task and condition of each trial.
-
-    Returns
-    -------
-    ndarray of int, shape (n_trials,)
-        Numbers from 0 on.
-
-    Raises
-    ------
-    ValueError
-        If two tasks have no condition in common.
-    """
-    names, codes = np.unique(np.asarray(labels), return_inverse=True)
-    known, matched = np.unique(np.asarray(conditions), return_inverse=True)
-    seen = np.zeros((len(names), len(known)), dtype=int)
-    seen[codes, matched] = 1
-    alone = np.argwhere(seen @ seen.T == 0)
-    if len(alone):
-        i, j = alone[0]
-        raise ValueError(
-            "conditions must have labels that any two tasks share, but among the trials to "
-            f"analyse {plain_repr(names[i])} and {plain_repr(names[j])} share none; leave "
-            "conditions out to compare second moments instead."
-        )
-    return matched
-
-
 def tasks_by_output(targets: Targets, n_outputs: int) -> SubTasks:
-    """Return the outputs as sub-tasks: all trials count for each, and match themselves.
+    """Return one sub-task per output of an mse loss; their losses sum to the whole loss.
 
-    Parameters
-    ----------
-    targets : Targets
-        Of an mse loss, the mean over ``n_outputs`` outputs.
-    n_outputs : int
-        Their number.
-
-    Returns
-    -------
-    SubTasks
-        One for each output; their losses sum to the whole.
+    Every trial belongs to each sub-task and is a condition of its own.
     """
     n_trials = len(targets.values)
     weight = targets.weight if targets.weight.ndim == 3 else targets.weight[..., None]
-    own = np.eye(n_outputs, dtype=weight.dtype)
-    each = [Targets(targets.values, weight * own[j]) for j in range(n_outputs)]
+    # Task j weights the outputs by row j of the identity, w_bt e_j.
+    each = [Targets(targets.values, weight * e_j) for e_j in np.eye(n_outputs, dtype=weight.dtype)]
     member = np.ones((n_outputs, n_trials), dtype=bool)
     return SubTasks(np.arange(n_outputs), member, each, True, np.arange(n_trials))

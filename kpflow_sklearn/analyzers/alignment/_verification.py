@@ -1,4 +1,4 @@
-"""The identities behind the alignment of sub-tasks, checked on the network at hand."""
+"""Checks of the identities behind the alignment of sub-tasks on a given network."""
 
 from __future__ import annotations
 
@@ -25,40 +25,41 @@ from kpflow_sklearn.operators import Linearization
 def verify_tasks(
     network: RecurrentNetwork, trials: AnalysisTrials, tasks: SubTasks, objective: Objective
 ) -> pd.DataFrame:
-    """Check the gradients and flows of sub-tasks on a network and trials.
+    """Check the gradients and flows of the sub-tasks against automatic differentiation.
 
     Parameters
     ----------
     network : RecurrentNetwork
-        The network; a float64 copy is checked.
+        The network, of which a float64 copy is checked.
     trials : AnalysisTrials
-        Trials and targets.
+        The trials and their targets.
     tasks : SubTasks
-        Who is judged by what.
+        The sub-tasks: their trials and targets.
     objective : Objective
         The loss.
 
     Returns
     -------
     DataFrame
-        Columns identity, error, tolerance, passed.
+        One row per identity, with columns identity, error, tolerance and passed.
     """
     network = copy.deepcopy(network).double().cpu()
-    if tasks.by_output:  # A penalty on rates belongs to no single output.
+    if tasks.by_output:  # A penalty on the rates does not belong to any one output.
         objective = Objective(objective.loss)
     X, mask = to_tensors(trials.X, trials.mask, network)
     lin = Linearization(network, X, mask)
     flow = TaskFlow(lin, tasks, objective)
     interference = flow.gradients @ flow.gradients.T
-    # N_j is counted here anew: whatever made the flow may have miscounted.
+    # N_j is counted independently of the flow, which may have miscounted.
     steps = torch.ones(X.shape[:2], dtype=X.dtype) if mask is None else mask.to(X.dtype)
     valid = [torch.as_tensor(member)[:, None] * steps for member in tasks.member]
-    counts = torch.stack([own.sum() for own in valid])
+    counts = torch.stack([task_steps.sum() for task_steps in valid])
     shares = torch.ones_like(counts) if tasks.by_output else counts / steps.sum()
 
     by_autograd = _Autograd(network, X)
     losses = _losses(by_autograd.states, network, tasks, objective, valid)
     gradients = torch.stack([by_autograd.gradient(loss) for loss in losses])
+    # The derivative of the states along grad L_j, (n_tasks, n_trials, n_timesteps, n_states).
     moved = torch.stack([by_autograd.push(g) for g in gradients]) * steps[..., None]
     whole = by_autograd.gradient(
         objective.value(network, by_autograd.states, trials.targets, mask)
@@ -78,12 +79,12 @@ def verify_tasks(
         ("interference = its sum over weight maps", maps, interference),
     ]
     return table_of_checks(
-        [(identity, relative(found, expected), ROUNDING) for identity, found, expected in rows]
+        [(identity, relative(actual, expected), ROUNDING) for identity, actual, expected in rows]
     )
 
 
 class _Autograd:
-    """Derivatives of the states in theta by automatic differentiation alone."""
+    """Derivatives of the states with respect to theta, by automatic differentiation alone."""
 
     def __init__(self, network: RecurrentNetwork, X: Tensor) -> None:
         self.theta = list(trained_parameters(network).values())
@@ -94,8 +95,8 @@ class _Autograd:
         return _flat(derivatives(value, self.theta))
 
     def push(self, direction: Tensor) -> Tensor:
-        """Return how the states move with the parameters, to first order."""
-        # The reverse of the reverse: J^T v is linear in v, and its derivative is J.
+        """Return the derivative of the states along a direction of the parameters."""
+        # J^T v is linear in v, so the gradient of its product with the direction is J direction.
         v = torch.zeros_like(self.states, requires_grad=True)
         pulled = _flat(derivatives(self.states, self.theta, v, create_graph=True))
         return derivatives(pulled @ direction, [v])[0]
@@ -112,8 +113,8 @@ def _losses(
     objective: Objective,
     valid: list[Tensor],
 ) -> list[Tensor]:
-    """Return L_j of the states, counted and averaged without the code of the flow."""
-    found = []
-    for own, targets in zip(valid, tasks.targets, strict=True):
-        found.append((objective.step_losses(network, states, targets) * own).sum() / own.sum())
-    return found
+    """Return each L_j as a function of the states, without using the code of the flow."""
+    return [
+        (objective.step_losses(network, states, targets) * steps).sum() / steps.sum()
+        for steps, targets in zip(valid, tasks.targets, strict=True)
+    ]

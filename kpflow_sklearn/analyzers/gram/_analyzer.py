@@ -1,123 +1,134 @@
-"""GramFlowAnalyzer: what each layer of a feed-forward network does in gradient descent."""
+"""GramFlowAnalyzer: how each layer of a feed-forward network takes part in gradient descent."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._common.arrays import naming
-from kpflow_sklearn._common.callbacks import CallbackSupportMixin, FitTask, with_callbacks
+from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
 from kpflow_sklearn._common.checks import check_positive_int, check_real, check_verbose
-from kpflow_sklearn._common.estimators import Estimator, undone_if_it_fails
+from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.memory import explained
 from kpflow_sklearn._common.random import draw_seed
+from kpflow_sklearn.analyzers._base import Analyzer
 from kpflow_sklearn.analyzers.gram._course import GramTraining
-from kpflow_sklearn.analyzers.gram._modes import eigenpairs, mode_rows
-from kpflow_sklearn.analyzers.gram._snapshot import GramSettings
-from kpflow_sklearn.analyzers.gram._tables import layer_table, mode_table
-from kpflow_sklearn.feedforward import LEAST_PAIRS, Simulation, check_closed, choose_pairs
+from kpflow_sklearn.analyzers.gram._modes import eigenpairs, mode_rows, mode_table
+from kpflow_sklearn.analyzers.gram._snapshot import GramSettings, layer_table
+from kpflow_sklearn.feedforward import LEAST_PAIRS, Simulation, choose_pairs
 from kpflow_sklearn.results import to_frame
 from kpflow_sklearn.training import as_feedforward_trainer, check_table, check_values
 
-#: Rows that `verify` takes, at most.
+#: Largest number of rows that `verify` uses.
 N_VERIFIED = 256
 
 
-class GramFlowAnalyzer(
-    ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, TransformerMixin, Estimator
-):
+class GramFlowAnalyzer(Analyzer):
     """Explain gradient descent on a feed-forward network by its layerwise Gram kernels.
 
     Under gradient descent on L = (1/2N) sum r^2 the residuals r = f - y move by
-    dr/dt = -(1/N) K r. K is a sum over layers, K_l = Q_{l-1} * S_l elementwise: the Gram of what
-    enters the layer, times the co-activation of what the layer does to the output. `fit` trains
-    the network, takes each snapshot apart by layers on the rows of X, and predicts training.
+    dr/dt = -(1/N) K r. The kernel K is a sum over the layers of elementwise products
+    K_l = Q_{l-1} * S_l. Here Q_{l-1} is the Gram matrix of the layer's inputs, and the
+    co-activation S_l is that of the derivatives of the output with respect to the layer's
+    preactivations. `fit` trains the network, computes these kernels at each snapshot on the rows
+    of X, and predicts the loss curve.
 
     Parameters
     ----------
     trainer : FeedForwardTrainer, SavedTraining, FrozenEstimator or torch.nn.Module, optional
-        Where the network comes from; it is cloned and fitted. A ``torch.nn.Sequential`` of Linear
-        and elementwise activations is analysed as it is, alone or with its checkpoints as
-        ``SavedTraining(module, checkpoints)``. None trains one hidden layer of 64 units.
+        The source of the network, which is cloned and fitted. A ``torch.nn.Sequential`` of Linear
+        layers and elementwise activations is analysed as it is, without training; to analyse it
+        together with its checkpoints, pass ``SavedTraining(module, checkpoints)``. The default
+        None trains a network with one hidden layer of 64 units.
     n_components : int, default=10
-        Leading eigenvectors of K, for `transform` and ``mode_table_``.
+        Number of leading eigenvectors of K that `transform` and ``mode_table_`` use.
     rank_threshold : float, default=0.95
-        Share of the trace of K that defines its rank.
+        Share of the trace of K that defines its rank: the rank is the least number of leading
+        eigenvalues whose sum reaches this share.
     gram_pairs : int or None, default=None
-        Pairs of samples whose weight Grams W_l^T D_m D_n W_l are measured: all, exactly, if there
-        are no more, else so many drawn at random, at least 30. None takes all where that is
-        little work (up to 2000 samples for layers of 64 units, 500 for 256), else 10 000.
+        Number of pairs of samples for which the weight Grams W_l^T D_m D_n W_l are measured (at
+        least 30). The pairs are drawn at random, unless there are at most this many: then all
+        pairs are taken and the result is exact. None takes all pairs when this is little work
+        (up to 2000 samples for layers of 64 units, up to 500 for 256 units), and otherwise 10 000.
     max_kernel_size : int, default=1500
-        Largest n_samples * n_outputs for which the matrix K is formed during `fit`; beyond, only
-        its leading eigenvalues are computed, by products.
+        Largest n_samples * n_outputs for which `fit` forms K as a matrix. For larger problems only
+        the leading eigenvalues are computed, from matrix-vector products.
     random_state : int, RandomState or None, default=None
-        Seed of the pairs, of the iteration for eigenvectors, and of a trainer whose own is None.
+        Seed of the pairs and of the iterative eigensolver. It is also passed to a trainer whose
+        random_state is None.
     verbose : bool or int, default=False
-        Whether to show a progress bar over snapshots (and a default trainer its own).
+        Whether to show a progress bar over the snapshots. A default trainer then shows its own
+        progress bar, too.
 
     Attributes
     ----------
     results_ : DataFrame
-        One row for each (iteration, operator, quantity), with operators "K", "K_1" to "K_L",
-        "K_readout" if it trains or moved between snapshots, and "network": value, std_error (0 if
-        exact), method, and the reason where a value is missing.
+        All measurements, with one row per iteration, operator and quantity. The operators are
+        "K", "K_1" to "K_L", "K_readout" if the readout is trained or moved between snapshots, and
+        "network". The columns include the value, std_error (0 if exact), method, and the reason
+        if a value is missing.
     layer_table_ : DataFrame
-        The layers' part of it, a row for each (iteration, layer), a column for each quantity; NaN
-        where ``results_`` holds a reason.
+        The rows of ``results_`` about layers as a table with one row per (iteration, layer) and
+        one column per quantity. NaN marks a value for which ``results_`` gives a reason.
     mode_table_ : DataFrame
-        A row for each (iteration, mode): eigenvalue of K, amplitude of the residuals on its
-        eigenvector then and at the next snapshot, and what K, standing still, predicts for it if
-        training was gradient descent on these rows; ``reason`` says why a number is missing, or
-        what to think of it.
+        One row per iteration and leading eigenvector (mode) of K: the eigenvalue, the amplitude
+        of the residuals along the mode at this snapshot and at the next one, and the amplitude
+        predicted with K held constant (only if training was gradient descent on these rows). The
+        column ``reason`` says why a number is missing or should be read with care.
     eigenvalues_ : ndarray of shape (k,)
-        Of K at the last snapshot, descending: all if the matrix was formed, else the leading ones.
+        Eigenvalues of K at the last snapshot in descending order: all of them if K was formed as
+        a matrix, otherwise the leading ones.
     eigenvectors_ : ndarray of shape (n_samples * n_outputs, n_components_)
-        The leading ones, none if K overflows; the entry of largest magnitude is positive.
+        Leading eigenvectors of K at the last snapshot, as columns; there are none if K overflows.
+        The sign is such that the entry of largest magnitude is positive.
     n_components_ : int
-        Their number.
+        Number of eigenvectors in ``eigenvectors_``.
     kernel_ : ndarray of shape (n_samples * n_outputs, n_samples * n_outputs)
-        K = J J^T at the last snapshot, sample after sample; computed when asked for.
+        K = J J^T at the last snapshot. The outputs of a sample are adjacent rows. The matrix is
+        computed on access.
     layer_kernels_ : dict of str to ndarray
-        Its terms K_l, "1" to "L" and "readout" if it trains; computed when asked for.
+        The terms K_l of K, with keys "1" to "L", and "readout" if the readout is trained. They
+        are computed on access.
     loss_curve_ : ndarray of shape (n_iter_,)
-        The trainer's: loss of each update's batch, before the update.
+        Training loss of each update's batch before the update, as recorded by the trainer.
     predicted_loss_curve_ : ndarray of shape (n_iter_,) or None
-        The same predicted from the first snapshot alone (and the kernels of later ones); NaN
-        before it, infinite where it overflows. None if nothing predicts it, as for rows that the
-        trainer was not fitted on, for the reason in ``prediction_``.
+        Prediction of ``loss_curve_`` from the first snapshot (and the kernels of later
+        snapshots). It is NaN before the first snapshot and infinite after an overflow. None if no
+        prediction is possible, for example when the trainer was fitted on other rows; the reason
+        is in ``prediction_``.
     prediction_ : str
-        What predicted it: "closed fields" (exact, for one hidden layer and a fixed readout),
-        "kernel, frozen between snapshots" (elsewhere, two hidden layers too), or "none"; with a
-        remark after a colon, as where a frozen kernel diverges.
+        How ``predicted_loss_curve_`` was computed: "closed fields" (exact; for one hidden layer
+        with a fixed readout), "kernel, frozen between snapshots" (all other networks, also those
+        with two hidden layers), or "none". A remark may follow after a colon, for example that
+        the prediction with a frozen kernel diverges.
     trainer_ : estimator
         The fitted trainer.
     network_ : FeedForwardNetwork
-        Its network.
+        The trained network.
     snapshots_ : list of Snapshot
-        Its states over training.
+        Parameters of the network over training.
     n_iter_ : int
         Number of parameter updates.
     X_fit_ : ndarray of shape (n_samples, n_features)
-        The rows analysed.
+        The analysed rows.
     n_features_in_ : int
         Number of columns of X.
 
     Notes
     -----
-    K, its layers, and the attribution of steps hold for any depth, any elementwise activation and
-    a trained readout too. Gates, flips and balance are those of piecewise linear activations
-    (ReLU, leaky ReLU, identity). `simulate` needs a fixed readout and one hidden layer, or two
-    until the first gate of the upper one flips. The decay is that of plain full-batch gradient
-    descent: momentum, Adam and minibatches are not this flow, but the attribution of their steps
-    is exact all the same. All is computed in float64, whatever the network's dtype.
+    The kernel K, its terms and the attribution of steps are defined for networks of any depth with
+    any elementwise activation, and also when the readout is trained. Gates, flips and balance are
+    properties of piecewise linear activations (ReLU, leaky ReLU, identity). `simulate` needs a
+    fixed readout and one hidden layer, or two until the first gate of the upper one flips. The
+    decay of the loss is that of plain full-batch gradient descent: momentum, Adam and minibatches
+    are not this flow, although the attribution of their steps is exact as well. All computations
+    use float64, whatever the network's dtype.
 
     Examples
     --------
@@ -132,6 +143,8 @@ class GramFlowAnalyzer(
     >>> analyzer.layer_table_.index.tolist()
     [(0, '1'), (0, '2'), (50, '1'), (50, '2')]
     """
+
+    _as_trainer = staticmethod(as_feedforward_trainer)
 
     def __init__(
         self,
@@ -153,7 +166,7 @@ class GramFlowAnalyzer(
         self.verbose = verbose
 
     def __sklearn_tags__(self) -> Tags:
-        """Return the tags: several outputs are taken, and y is needed."""
+        """Return the tags: y is required and may have several outputs."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         tags.target_tags.required = True
@@ -168,17 +181,18 @@ class GramFlowAnalyzer(
         X : array-like of shape (n_samples, n_features)
             Inputs.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
+            Real-valued targets.
 
         Returns
         -------
         GramFlowAnalyzer
-            Itself.
+            The fitted analyzer itself.
 
         Raises
         ------
         UnsupportedNetworkError
-            If a module has a layer of a kind that the analysis cannot take; the message names it.
+            If the network contains a layer of a kind that cannot be analysed; the message names
+            the layer.
         ValueError
             If a parameter or an array is not as described; the message names it.
 
@@ -199,58 +213,45 @@ class GramFlowAnalyzer(
             check_positive_int(self.gram_pairs, "gram_pairs", minimum=LEAST_PAIRS)
         check_positive_int(self.max_kernel_size, "max_kernel_size")
         check_verbose(self.verbose)
-        # On a copy: this estimator stays as it is until it is trained.
-        inputs = check_table(self._stand_in(), X, reset=True)
+        # Check on a copy, so that this estimator is unchanged until the trainer is fitted.
+        inputs = self._stand_in()._check_inputs(X, reset=True)
         targets = check_values(y, inputs)
         seed = draw_seed(self.random_state)
         with FitTask.root(self, 2, X=X, y=y) as task:
-            self._fit_trainer(X, y, targets.shape[1], seed, task)
-            # Copies: the caller may change the arrays, and what is computed later must not.
+            self._fit_trainer(X, y, seed, task)
+            # Keep copies: kernel_ and simulate use these rows after the caller's may have changed.
             self.X_fit_, self._y_fit = inputs.copy(), targets.copy()
             with explained(
-                f"the kernel on {len(inputs)} rows took more than there is. Give fewer rows, or "
+                f"the kernel on {len(inputs)} rows does not fit. Give fewer rows, or "
                 f"lower max_kernel_size={self.max_kernel_size} or gram_pairs={self.gram_pairs}."
             ):
                 self._analyse(self._settings(len(inputs), seed), task)
         return self
 
+    def _check_inputs(
+        self, X: ArrayLike, mask: ArrayLike | None = None, *, reset: bool = False
+    ) -> np.ndarray:
+        """Return X as a table, (n_samples, n_features)."""
+        return check_table(self, X, reset=reset)
+
+    @undone_if_it_fails
+    def _fit_trainer(
+        self, X: ArrayLike, y: ArrayLike | None, seed: int, task: FitTask, **options: Any
+    ) -> None:
+        super()._fit_trainer(X, y, seed, task, **options)
+        n_outputs = check_values(y, self._check_inputs(X)).shape[1]
+        if self.network_.n_outputs != n_outputs:
+            raise ValueError(
+                f"y has {n_outputs} outputs, but the frozen trainer's network has "
+                f"{self.network_.n_outputs}."
+            )
+
     def _settings(self, n_samples: int, seed: int) -> GramSettings:
         width = max((linear.out_features for linear in self.network_.hidden[1:]), default=0)
         pairs, all_pairs = choose_pairs(n_samples, self.gram_pairs, seed, width)
         return GramSettings(
-            self.n_components,
-            self.rank_threshold,
-            self.max_kernel_size,
-            pairs,
-            all_pairs,
-            seed,
+            self.n_components, self.rank_threshold, self.max_kernel_size, pairs, all_pairs, seed
         )
-
-    @undone_if_it_fails
-    def _fit_trainer(
-        self, X: ArrayLike, y: ArrayLike, n_outputs: int, seed: int, task: FitTask
-    ) -> None:
-        check_table(self, X, reset=True)
-        trainer = as_feedforward_trainer(
-            self.trainer, clone=clone, random_state=seed, verbose=self.verbose
-        )
-        training = task.part("training")
-        with training.handed_to(trainer), training:
-            trainer.fit(X, y)
-        if trainer.n_features_in_ != self.n_features_in_:
-            raise ValueError(
-                f"X has {self.n_features_in_} features, but the frozen trainer is expecting "
-                f"{trainer.n_features_in_} features as input."
-            )
-        if trainer.network_.n_outputs != n_outputs:
-            raise ValueError(
-                f"y has {n_outputs} outputs, but the frozen trainer's network has "
-                f"{trainer.network_.n_outputs}."
-            )
-        self._forget_fit()
-        self.trainer_ = trainer
-        self.network_, self.snapshots_ = trainer.network_, trainer.snapshots_
-        self.loss_curve_, self.n_iter_ = trainer.loss_curve_, trainer.n_iter_
 
     @property
     def _training(self) -> GramTraining:
@@ -265,17 +266,17 @@ class GramFlowAnalyzer(
         largest: list[float] = []
         leading = (np.empty(0), np.empty((0, 0)))
         for snapshot in task.analysis(self.snapshots_, verbose=self.verbose):
-            found = training.at(snapshot)
-            first = first or found
-            spectrum, values, vectors = eigenpairs(found.kernel, settings)
-            rows += found.kernel_rows(settings, spectrum)
-            rows += found.layer_rows(settings)
-            rows += found.step_rows(previous, first)
+            current = training.at(snapshot)
+            first = first or current
+            spectrum, values, vectors = eigenpairs(current.kernel, settings)
+            rows += current.kernel_rows(settings, spectrum)
+            rows += current.layer_rows(settings)
+            rows += current.step_rows(previous, first)
             if previous is not None:
-                modes += mode_rows(previous, leading, found, *training.descent)
-            previous, leading = found, (values, vectors)
+                modes += mode_rows(previous, leading, current, *training.descent)
+            previous, leading = current, (values, vectors)
             largest.append(float(values[0]) if len(values) else np.nan)
-        modes += mode_rows(found, leading, None, *training.descent)
+        modes += mode_rows(current, leading, None, *training.descent)
         self.eigenvalues_, self.eigenvectors_ = spectrum.eigenvalues.copy(), vectors
         self._leading_values = values
         self.n_components_ = len(values)
@@ -286,19 +287,19 @@ class GramFlowAnalyzer(
 
     @property
     def layer_kernels_(self) -> dict[str, np.ndarray]:
-        """Each K_l at the last snapshot, (n_samples * n_outputs) squared.
+        """Terms K_l of the kernel at the last snapshot, square of size n_samples * n_outputs.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the analyzer has not been fitted.
         """
         check_is_fitted(self, "results_")
         return self._training.at(self.snapshots_[-1]).layer_kernels()
 
     @property
     def kernel_(self) -> np.ndarray:
-        """K at the last snapshot, (n_samples * n_outputs) squared."""
+        """Kernel K at the last snapshot, square of size n_samples * n_outputs."""
         return np.sum(list(self.layer_kernels_.values()), axis=0)
 
     def transform(self, X: ArrayLike) -> np.ndarray:
@@ -312,16 +313,17 @@ class GramFlowAnalyzer(
         Returns
         -------
         ndarray of shape (n_samples, n_outputs * n_components_)
-            K(X, X_fit_) u_i / sqrt(lambda_i) for each output; zero where lambda_i is zero. With
-            T of several outputs as ``T.reshape(n_samples * n_outputs, -1)``, inner products of
-            rows approximate K.
+            K(X, X_fit_) u_i / sqrt(lambda_i) for each output and component i, or zero if lambda_i
+            is zero. For several outputs, let T be the result reshaped to
+            (n_samples * n_outputs, n_components_): the inner products of its rows approximate K.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the analyzer has not been fitted.
         ValueError
-            If X has the wrong shape, holds NaN or infinity, or has other features than on fit.
+            If X has the wrong shape, contains NaN or infinity, or differs from the X of `fit` in
+            its number of features.
 
         Examples
         --------
@@ -335,16 +337,16 @@ class GramFlowAnalyzer(
         (6, 3)
         """
         check_is_fitted(self, "results_")
-        inputs = check_table(self, X, reset=False)
-        found = self._training.project(
+        inputs = self._check_inputs(X)
+        projected = self._training.project(
             self.snapshots_[-1], inputs, self._leading_values, self.eigenvectors_
         )
-        if not np.isfinite(found).all():
+        if not np.isfinite(projected).all():
             raise ValueError(
                 "X is too large for the kernel in float64, got values up to "
                 f"{abs(inputs).max():.3g}; scale X down."
             )
-        return found
+        return projected
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict targets with the trained network.
@@ -357,14 +359,15 @@ class GramFlowAnalyzer(
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            In the form of the y given to `fit`.
+            Predictions, in the form of the y given to `fit`.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the analyzer has not been fitted.
         ValueError
-            If X has the wrong shape, holds NaN or infinity, or has other features than on fit.
+            If X has the wrong shape, contains NaN or infinity, or differs from the X of `fit` in
+            its number of features.
 
         Examples
         --------
@@ -377,14 +380,12 @@ class GramFlowAnalyzer(
         >>> analyzer.predict(X).shape
         (6,)
         """
-        check_is_fitted(self, "trainer_")
-        check_table(self, X, reset=False)
-        return self.trainer_.predict(X)
+        return self._trainer_for(X).predict(X)
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Return the trained network's R^2, averaged over outputs.
 
-        Equation: 1 - sum (y - f)^2 / sum (y - mean y)^2 of each output.
+        Equation: 1 - sum (y - f)^2 / sum (y - mean y)^2 for each output.
 
         Parameters
         ----------
@@ -396,15 +397,15 @@ class GramFlowAnalyzer(
         Returns
         -------
         float
-            The score; 1 is best.
+            The score; the best value is 1.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the analyzer has not been fitted.
         ValueError
-            If X or y have the wrong shape, hold NaN or infinity, or X has other features than on
-            fit.
+            If X or y has the wrong shape or contains NaN or infinity, or if the number of features
+            of X differs from that of `fit`.
 
         Examples
         --------
@@ -417,9 +418,7 @@ class GramFlowAnalyzer(
         >>> analyzer.score(X, y) < 1
         True
         """
-        check_is_fitted(self, "trainer_")
-        check_table(self, X, reset=False)
-        return self.trainer_.score(X, y)
+        return self._trainer_for(X).score(X, y)
 
     def verify(self, X: ArrayLike, y: ArrayLike) -> pd.DataFrame:
         """Check the identities behind the analysis on the trained network, in float64.
@@ -427,22 +426,22 @@ class GramFlowAnalyzer(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Inputs; the first 256 rows are used.
+            Inputs. Only the first 256 rows are used.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
 
         Returns
         -------
         DataFrame
-            Columns identity, error (relative), tolerance, passed.
+            One row per identity, with columns identity, error (relative), tolerance and passed.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the analyzer has not been fitted.
         ValueError
-            If X or y have the wrong shape, hold NaN or infinity, or X has other features than
-            on fit.
+            If X or y has the wrong shape or contains NaN or infinity, or if the number of features
+            of X differs from that of `fit`.
 
         Examples
         --------
@@ -456,14 +455,15 @@ class GramFlowAnalyzer(
         True
         """
         check_is_fitted(self, "results_")
-        inputs = check_table(self, X, reset=False)
+        inputs = self._check_inputs(X)
         targets = check_values(y, inputs, self.network_.n_outputs)
         return GramTraining(self.trainer_, inputs[:N_VERIFIED], targets[:N_VERIFIED]).verify()
 
     def attribute(self, first: int, last: int) -> pd.DataFrame:
-        """Split what happened between any two snapshots over the layers, exactly.
+        """Attribute the change between two snapshots to the layers, exactly.
 
-        Equation: Delta f = sum_l bbar_l . (Delta W_l xbar_{l-1} + Delta b_l), by secant gates.
+        Equation: Delta f = sum_l bbar_l . (Delta W_l xbar_{l-1} + Delta b_l), with secant slopes
+        of the activations.
 
         Parameters
         ----------
@@ -473,16 +473,18 @@ class GramFlowAnalyzer(
         Returns
         -------
         DataFrame
-            Indexed by layer ("1" to "L" and "readout"): ``loss_change``, which adds up to the
-            change of the loss for any optimizer and any step, and ``output_change``, the root mean
-            square of the layer's share of Delta f.
+            One row per layer ("1" to "L" and "readout"). The column ``loss_change`` is the layer's
+            share of the change of the loss; the shares sum to this change for any optimizer and
+            any step. The column ``output_change`` is the root mean square of the layer's share of
+            Delta f.
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the analyzer has not been fitted.
         ValueError
-            If there is no snapshot of such an iteration; the message lists them.
+            If there is no snapshot of one of the iterations; the message lists the iterations of
+            all snapshots.
 
         Examples
         --------
@@ -497,8 +499,9 @@ class GramFlowAnalyzer(
         (['1', 'readout'], True)
         """
         check_is_fitted(self, "results_")
-        return self._training.attribute(
-            self._snapshot(first, "first"), self._snapshot(last, "last")
+        training = self._training
+        return training.attribute(
+            training.snapshot(first, "first"), training.snapshot(last, "last")
         )
 
     def simulate(
@@ -510,37 +513,42 @@ class GramFlowAnalyzer(
         learning_rate: float | None = None,
         record: Sequence[int] | None = None,
     ) -> Simulation:
-        """Follow gradient descent by the fields on the rows of X alone: no weight enters a step.
+        """Simulate gradient descent in terms of the preactivations on the rows of X alone.
 
-        Equation: H_1 <- H_1 - (eta / N) Q_0 ((r a) * phi'(H_1)), exact for one hidden layer at any
-        step size while gates come and go. Two hidden layers are followed by (H_1, C_1) until the
-        first gate of the upper one flips.
+        Equation: H_1 <- H_1 - (eta / N) Q_0 ((r a) * phi'(H_1)), where no weight matrix appears.
+        For one hidden layer it is exact at any step size, also when gates flip. Two hidden layers
+        are described by (H_1, C_1) until the first gate of the upper layer flips.
 
         Parameters
         ----------
         n_steps : int
-            Updates to follow.
+            Number of updates to simulate.
         X_new : array-like of shape (n_new, n_features), optional
-            Rows to predict along, which do not take part in training.
+            Additional rows whose outputs are predicted. They do not take part in training.
         start : int, optional
-            Iteration of the snapshot to start from; default the first.
+            Iteration of the snapshot to start from; by default the first snapshot.
         learning_rate : float, optional
-            Step size; default that of the trainer's fit, if it was such a descent on these rows.
+            Step size eta. By default it is the trainer's learning rate, provided that the trainer
+            used full-batch gradient descent on these rows.
         record : sequence of int, optional
-            After how many steps to keep outputs and fields; default after the last.
+            Numbers of steps after which outputs and fields are kept; by default only after the
+            last step.
 
         Returns
         -------
         Simulation
-            loss (n_steps + 1,), and outputs, outputs_new and fields after the recorded steps. It
-            stops where the system ceases to be closed or the loss overflows, and says so.
+            The loss, of shape (n_steps + 1,), and the outputs, outputs_new and fields after the
+            recorded steps. The simulation stops early, and says why, when the equations cease to
+            be closed or the loss overflows.
 
         Raises
         ------
+        NotFittedError
+            If the analyzer has not been fitted.
         ValueError
-            If the fields of the network do not determine their own change (three hidden layers,
-            or two of a smooth activation), if its readout trains, or if the trainer's updates are
-            no full-batch gradient descent on these rows and no learning_rate is given.
+            If the preactivations do not determine their own change (three hidden layers, or two
+            with a smooth activation), if the readout is trained, or if learning_rate is None and
+            the trainer did not use full-batch gradient descent on these rows.
 
         Examples
         --------
@@ -558,30 +566,13 @@ class GramFlowAnalyzer(
         if record is not None:
             _check_record(record, n_steps)
         training = self._training
-        snapshot = self.snapshots_[0] if start is None else self._snapshot(start, "start")
-        check_closed(training.at(snapshot).network)
-        if learning_rate is None:
-            learning_rate, remark = training.descent
-            if learning_rate is None or remark:
-                why_not = remark.removeprefix("full-batch descent; ")
-                raise ValueError(
-                    f"learning_rate must be given: {why_not}, and simulate follows plain "
-                    "full-batch gradient descent."
-                )
-        check_real(learning_rate, "learning_rate", 0, open_minimum=True)
+        snapshot = self.snapshots_[0] if start is None else training.snapshot(start, "start")
+        training.check_closed(snapshot)
+        eta = training.step_size() if learning_rate is None else learning_rate
+        check_real(eta, "learning_rate", 0, open_minimum=True)
         with naming("X_new"):
-            new = None if X_new is None else check_table(self, X_new, reset=False)
-        return training.simulate(snapshot, n_steps, new, learning_rate, record)
-
-    def _snapshot(self, iteration: int, name: str) -> Any:
-        is_whole = isinstance(iteration, Integral) and not isinstance(iteration, bool)
-        for snapshot in self.snapshots_:
-            if is_whole and snapshot.iteration == iteration:
-                return snapshot
-        known = ", ".join(str(s.iteration) for s in self.snapshots_)
-        raise ValueError(
-            f"{name}: there is no snapshot of iteration {iteration!r}; there are {known}."
-        )
+            new = None if X_new is None else self._check_inputs(X_new)
+        return training.simulate(snapshot, n_steps, new, eta, record)
 
     @property
     def _n_features_out(self) -> int:
@@ -589,7 +580,7 @@ class GramFlowAnalyzer(
 
 
 def _check_record(record: Sequence[int], n_steps: int) -> None:
-    """Refuse what is no sequence of whole numbers of steps."""
+    """Check that ``record`` is a sequence of integers between 0 and ``n_steps``."""
     with naming("record"):
         steps = np.asarray(record)
     if steps.ndim != 1 or (len(steps) and steps.dtype.kind not in "iu"):

@@ -1,9 +1,10 @@
-"""A whole training run of a feed-forward network, on the rows on which it is analysed."""
+"""The training run of a feed-forward network, evaluated on the analysed rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -22,21 +23,23 @@ from kpflow_sklearn.analyzers.gram._prediction import (
 )
 from kpflow_sklearn.analyzers.gram._snapshot import GramSnapshot
 from kpflow_sklearn.analyzers.gram._verification import verify_kernel
-from kpflow_sklearn.feedforward import Simulation, simulate_fields
+from kpflow_sklearn.feedforward import Simulation, check_closed, simulate_fields
 from kpflow_sklearn.training import Snapshot
 
 NO_UPDATE = "no update was made after the first snapshot; keep an earlier one"
 
 
 class GramTraining:
-    """The snapshots of a trainer on rows X, y; numpy in, numpy and pandas out.
+    """The snapshots of a fitted trainer, evaluated on rows X, y.
+
+    Arguments are NumPy arrays, results are NumPy arrays or pandas tables.
 
     Parameters
     ----------
     trainer : FeedForwardModel
-        Fitted.
+        The fitted trainer.
     X, y : ndarray
-        The rows analysed, (n_samples, n_features) and (n_samples, n_outputs).
+        The analysed rows, (n_samples, n_features) and (n_samples, n_outputs).
     """
 
     def __init__(self, trainer: Any, X: np.ndarray, y: np.ndarray) -> None:
@@ -46,15 +49,37 @@ class GramTraining:
 
     @cached_property
     def descent(self) -> tuple[float | None, str]:
-        """The step size if training was gradient descent on these rows; and a remark on it."""
+        """The step size if training was gradient descent on these rows, and a remark on it."""
         return plain_descent(getattr(self.trainer, "_record", None), *self._arrays)
 
     @cached_property
     def readout_moved(self) -> bool:
-        """Whether the readout differs between snapshots: else the layers' shares do not add up."""
+        """Whether the readout differs between snapshots and so has a share in their changes."""
         first, *later = [s.state for s in self.trainer.snapshots_]
         names = [name for name in first if name.startswith("readout.")]
         return any(not torch.equal(first[name], s[name]) for s in later for name in names)
+
+    def step_size(self) -> float:
+        """Return the step size of the trainer's fit, or raise if it was not plain descent."""
+        rate, remark = self.descent
+        if rate is None or remark:
+            reason = remark.removeprefix("full-batch descent; ")
+            raise ValueError(
+                f"learning_rate must be given: {reason}, and simulate follows plain full-batch "
+                "gradient descent."
+            )
+        return rate
+
+    def snapshot(self, iteration: int, name: str) -> Snapshot:
+        """Return the snapshot of an iteration; the error for a wrong one begins with ``name``."""
+        is_whole = isinstance(iteration, Integral) and not isinstance(iteration, bool)
+        snapshots = {s.iteration: s for s in self.trainer.snapshots_}
+        if is_whole and iteration in snapshots:
+            return snapshots[iteration]
+        raise ValueError(
+            f"{name}: there is no snapshot of iteration {iteration!r}; the snapshots are of "
+            f"iterations {', '.join(map(str, snapshots))}."
+        )
 
     def at(self, snapshot: Snapshot) -> GramSnapshot:
         """Return the analysis of one snapshot."""
@@ -66,25 +91,30 @@ class GramTraining:
     def project(
         self, snapshot: Snapshot, X: np.ndarray, values: np.ndarray, vectors: np.ndarray
     ) -> np.ndarray:
-        """Return K(X, own rows) u / sqrt(lambda), (n_samples, n_outputs * k)."""
-        if not len(values):  # K was not finite, or no eigenvector converged.
+        """Return K(X, X_fit) u_i / sqrt(lambda_i), (n_samples, n_outputs * k)."""
+        if not len(values):  # K is not finite, or no eigenvector converged.
             return np.zeros((len(X), 0))
         kernel = self.at(snapshot).kernel
         along = kernel.product_at(as_tensor(X, torch.float64), as_tensor(vectors)).numpy()
-        sound = values > ROUNDING * values.max(initial=0.0)
-        scale = np.where(sound, 1 / np.sqrt(np.where(sound, values, 1.0)), 0.0)
+        # 1 / sqrt(lambda_i), or 0 for eigenvalues that are zero up to rounding.
+        positive = values > ROUNDING * values.max(initial=0.0)
+        scale = np.where(positive, 1 / np.sqrt(np.where(positive, values, 1.0)), 0.0)
         return (along * scale).reshape(len(X), -1)
 
     def verify(self) -> pd.DataFrame:
-        """Return the identities of the kernel, checked on the first and last snapshots."""
+        """Check the identities of the last snapshot's kernel and of the change since the first."""
         first, last = self.trainer.snapshots_[0], self.trainer.snapshots_[-1]
         return verify_kernel(self.at(last), self.at(first))
 
     def attribute(self, first: Snapshot, last: Snapshot) -> pd.DataFrame:
-        """Return each layer's share in what happened between two snapshots."""
+        """Return each layer's share of the change between two snapshots."""
         changes, sizes = self.at(last).step(self.at(first))
         table = pd.DataFrame({"loss_change": changes, "output_change": sizes})
         return table.rename_axis(index="layer")
+
+    def check_closed(self, snapshot: Snapshot) -> None:
+        """Check that the fields of a snapshot's network determine their own change."""
+        check_closed(self.at(snapshot).network)
 
     def simulate(
         self,
@@ -94,7 +124,7 @@ class GramTraining:
         learning_rate: float,
         record: Sequence[int] | None = None,
     ) -> Simulation:
-        """Follow gradient descent from a snapshot by closed fields."""
+        """Simulate gradient descent from a snapshot by the closed equations of the fields."""
         return simulate_fields(
             self.at(snapshot).network,
             self.X,
@@ -107,19 +137,19 @@ class GramTraining:
         )
 
     def predicted_losses(self, largest: Sequence[float]) -> tuple[np.ndarray | None, str]:
-        """Return the predicted loss before each update, or None, and what predicted it.
+        """Return the predicted loss before each update, if any, and the method of prediction.
 
         Parameters
         ----------
         largest : sequence of float
-            Largest eigenvalue of K at each snapshot, NaN where it is not known.
+            Largest eigenvalue of K at each snapshot; NaN if it is unknown.
 
         Returns
         -------
         losses : ndarray of shape (n_iter,) or None
-            NaN before the first snapshot, infinite where the prediction diverges.
+            NaN before the first snapshot, and infinite from where the prediction overflows.
         prediction : str
-            What predicted them, with a remark after a colon.
+            The method, possibly followed by a colon and a remark.
         """
         rate, remark = self.descent
         if rate is None:
@@ -132,17 +162,17 @@ class GramTraining:
             remark = "; ".join(filter(None, [remark, f"from iteration {first.iteration} on"]))
         how = closed_or_kernel(first.network)
         if how == CLOSED:
-            n_steps = n_iter - first.iteration
-            found = self.simulate(snapshots[0], n_steps, None, rate)
+            simulation = self.simulate(snapshots[0], n_iter - first.iteration, None, rate)
             losses = np.full(n_iter, np.nan)
-            losses[first.iteration :] = np.inf  # Beyond where the simulation stopped.
-            known = found.loss[:n_steps]
-            losses[first.iteration : first.iteration + len(known)] = known
-            remark = "; ".join(filter(None, [remark, found.stopped]))
+            losses[first.iteration :] = np.inf  # Overwritten up to where the simulation stopped.
+            simulated = simulation.loss[: n_iter - first.iteration]
+            losses[first.iteration : first.iteration + len(simulated)] = simulated
+            warning = simulation.stopped
         else:
-            kernels = (self.at(s).kernel for s in snapshots)  # One in memory at a time.
+            kernels = (self.at(s).kernel for s in snapshots)  # Only one is in memory at a time.
             starts = [s.iteration for s in snapshots]
             losses = kernel_losses(starts, kernels, first.residuals, len(self.X), rate, n_iter)
             rates = [rate * value / len(self.X) for value in largest]
-            remark = "; ".join(filter(None, [remark, unstable_remark(starts, rates, n_iter)]))
+            warning = unstable_remark(starts, rates, n_iter)
+        remark = "; ".join(filter(None, [remark, warning]))
         return losses, f"{how}: {remark}" if remark else how

@@ -1,10 +1,12 @@
-"""The leading eigenvectors of K, and what becomes of the residuals along them."""
+"""The leading eigenvectors of K (modes), and the residuals along them over training."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
@@ -14,33 +16,38 @@ from kpflow_sklearn.feedforward import FeedForwardKernel
 from kpflow_sklearn.results import OVERFLOW, Estimate
 from kpflow_sklearn.spectra import Spectrum, missing_spectrum, spectrum_of_eigenvalues
 
+#: Share of the largest eigenvalue below which an eigenvalue counts as zero.
 ROUNDING = 1e-12
 GROWS = (
-    "eta lambda / N is above 2, so that K standing still makes it grow: keep more early snapshots "
-    "or lower learning_rate"
+    "eta lambda / N is above 2, so that the prediction with a constant K grows: keep more early "
+    "snapshots or lower learning_rate"
+)
+MODE_COLUMNS = (
+    *("iteration", "mode", "eigenvalue", "amplitude", "loss_share"),
+    *("next_iteration", "next_amplitude", "predicted_amplitude", "reason"),
 )
 
 
 def eigenpairs(
     kernel: FeedForwardKernel, settings: GramSettings
 ) -> tuple[Spectrum, np.ndarray, np.ndarray]:
-    """Return the spectrum of K, its leading eigenvalues and eigenvectors.
+    """Return the spectrum of K with its leading eigenvalues and eigenvectors.
 
     Parameters
     ----------
     kernel : FeedForwardKernel
-        K.
+        The kernel K.
     settings : GramSettings
-        How many, and up to which size the matrix may be formed.
+        The number of eigenpairs, and the size up to which K may be formed as a matrix.
 
     Returns
     -------
     spectrum : Spectrum
-        Complete where the matrix was formed.
+        The spectrum of K, complete if the matrix was formed.
     eigenvalues : ndarray of shape (k,)
-        The leading ones, in descending order; none if K is not finite.
+        Leading eigenvalues in descending order; none if K is not finite.
     eigenvectors : ndarray of shape (n_entries, k)
-        Their entry of largest magnitude is positive.
+        The eigenvectors as columns; the entry of largest magnitude of each is positive.
     """
     n = kernel.n_entries
     k = min(settings.n_components, n)
@@ -52,7 +59,7 @@ def eigenpairs(
         values, vectors = np.linalg.eigh(matrix.numpy())
         values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
         spectrum = spectrum_of_eigenvalues(values)
-    elif total == 0:  # Nothing for an iteration to find: any orthonormal basis will do.
+    elif total == 0:  # K = 0: any orthonormal vectors are eigenvectors.
         values, vectors = np.zeros(k), np.eye(n, k)
         spectrum = spectrum_of_eigenvalues(values)
     else:
@@ -70,7 +77,7 @@ def eigenpairs(
 
 
 def _leading(kernel: FeedForwardKernel, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return leading eigenpairs from products alone; those that converged."""
+    """Return the leading eigenpairs that converged, computed from products with K alone."""
     n = kernel.n_entries
 
     def product(v: np.ndarray) -> np.ndarray:
@@ -95,9 +102,9 @@ def mode_rows(
     learning_rate: float | None,
     remark: str,
 ) -> list[dict[str, Any]]:
-    """Return for each leading mode of K its residual at a snapshot and at the next.
+    """Return the amplitude of the residuals along each mode at a snapshot and at the next.
 
-    Equation: a = u . r, and under K frozen at the snapshot a_next = (1 - eta lambda / N)^steps a.
+    Equation: a = u . r, and with a constant K a_next = (1 - eta lambda / N)^steps a.
     """
     values, vectors = leading
     r = before.residuals.numpy()
@@ -106,7 +113,7 @@ def mode_rows(
     rows = []
     for i, value in enumerate(values):
         a = float(vectors[:, i] @ r)
-        found: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "iteration": before.iteration,
             "mode": i,
             "eigenvalue": float(value),
@@ -119,29 +126,34 @@ def mode_rows(
         }
         if after is not None:
             measured = float(vectors[:, i] @ following)
-            found["next_iteration"] = after.iteration
-            found["reason"] = remark if np.isfinite(measured) else OVERFLOW
-            found["next_amplitude"] = measured if np.isfinite(measured) else np.nan
+            entry["next_iteration"] = after.iteration
+            entry["reason"] = remark if np.isfinite(measured) else OVERFLOW
+            entry["next_amplitude"] = measured if np.isfinite(measured) else np.nan
             if learning_rate is not None:
                 rate = learning_rate * value / len(before.X)
                 predicted, grows = _decayed(a, rate, after.iteration - before.iteration)
-                found["predicted_amplitude"] = predicted
-                found["reason"] = "; ".join(filter(None, [found["reason"], grows]))
-        rows.append(found)
+                entry["predicted_amplitude"] = predicted
+                entry["reason"] = "; ".join(filter(None, [entry["reason"], grows]))
+        rows.append(entry)
     return rows
 
 
+def mode_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows of `mode_rows` as a table."""
+    return pd.DataFrame(rows, columns=list(MODE_COLUMNS)).astype({"next_iteration": "Int64"})
+
+
 def _shares(vectors: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """Return (u . r)^2 / |r|^2 for each eigenvector; 0 where r is."""
+    """Return (u . r)^2 / |r|^2 for each eigenvector u, or 0 if r = 0."""
     size = np.abs(r).max()
     if not size > 0:
         return np.zeros(vectors.shape[1])
-    unit = r / size  # Else squares of large residuals overflow.
+    unit = r / size  # Keeps the squares of large residuals from overflowing.
     return (vectors.T @ unit) ** 2 / (unit @ unit)
 
 
 def _decayed(amplitude: float, rate: float, n_steps: int) -> tuple[float, str]:
-    """Return (1 - rate)^n_steps times an amplitude, and why that is no decay if it is none."""
+    """Return (1 - rate)^n_steps times an amplitude, with a remark if this grows."""
     with np.errstate(over="ignore", invalid="ignore"):
         predicted = float(np.float64(1 - rate) ** n_steps * amplitude)
     finite = predicted if np.isfinite(predicted) else np.nan

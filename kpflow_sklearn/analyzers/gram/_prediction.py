@@ -1,4 +1,4 @@
-"""Training predicted: by closed fields where they close, else by the kernel between snapshots."""
+"""Predictions of the loss curve, and whether training was gradient descent on given rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from kpflow_sklearn.training import TrainingRecord
 CLOSED = "closed fields"
 KERNEL = "kernel, frozen between snapshots"
 NONE = "none"
-STABLE = 2.0  # Of eta lambda / N: beyond, |1 - eta lambda / N| > 1.
+#: Largest eta lambda / N for which |1 - eta lambda / N| <= 1.
+STABLE = 2.0
 
 
 def kernel_losses(
@@ -26,30 +27,30 @@ def kernel_losses(
     learning_rate: float,
     n_iter: int,
 ) -> np.ndarray:
-    """Return the loss before each update as the kernels of the snapshots predict it.
+    """Return the loss before each update as predicted by the kernels of the snapshots.
 
-    From the residuals at the first snapshot, r <- r - (eta / N) K r with the K of the latest
-    snapshot; no later residual enters.
+    Starting with the residuals of the first snapshot, each update is r <- r - (eta / N) K r with
+    the kernel K of the latest snapshot. The residuals of later snapshots are not used.
 
     Parameters
     ----------
     starts : sequence of int
         Iteration of each snapshot.
     kernels : iterable of FeedForwardKernel
-        The kernel of each.
+        Kernel of each snapshot.
     residuals : Tensor of shape (n_samples * n_outputs,)
-        At the first of them.
+        Residuals r at the first snapshot.
     n_samples : int
-        N.
+        Number N of samples.
     learning_rate : float
-        eta.
+        Step size eta.
     n_iter : int
         Number of updates.
 
     Returns
     -------
     ndarray of shape (n_iter,)
-        NaN before the first snapshot; inf where the prediction diverges.
+        The losses: NaN before the first snapshot, and inf from where the prediction overflows.
     """
     losses = np.full(n_iter, np.nan)
     stops = [*starts[1:], n_iter]
@@ -64,21 +65,21 @@ def kernel_losses(
 
 
 def unstable_remark(starts: Sequence[int], rates: Sequence[float], n_iter: int) -> str:
-    """Say between which iterations a frozen kernel makes the loss grow for ever, "" if nowhere.
+    """Return a remark on the iterations between which a frozen kernel makes the loss diverge.
 
     Parameters
     ----------
     starts : sequence of int
         Iteration of each snapshot.
     rates : sequence of float
-        eta lambda_max / N at each; NaN where it is not known.
+        eta lambda_max / N at each snapshot; NaN if it is unknown.
     n_iter : int
         Number of updates.
 
     Returns
     -------
     str
-        The remark.
+        The remark, or "" if the loss cannot diverge.
     """
     spans: list[list[int]] = []
     for start, stop, rate in zip(starts, [*starts[1:], n_iter], rates, strict=True):
@@ -88,50 +89,51 @@ def unstable_remark(starts: Sequence[int], rates: Sequence[float], n_iter: int) 
             spans[-1][1] = stop
         else:
             spans.append([start, stop])
-    said = []
+    remarks = []
     if spans:
         where = ", ".join(f"{start} to {stop}" for start, stop in spans)
-        said.append(
+        remarks.append(
             f"the frozen kernel diverges from iteration {where}, where eta lambda_max / N is "
             "above 2; keep more early snapshots or lower learning_rate"
         )
     unknown = [str(start) for start, rate in zip(starts, rates, strict=True) if np.isnan(rate)]
     if unknown:
-        said.append(f"lambda_max is not known at iteration {', '.join(unknown)}: it may diverge")
-    return "; ".join(said)
+        where = ", ".join(unknown)
+        remarks.append(f"lambda_max is unknown at iteration {where}: the prediction may diverge")
+    return "; ".join(remarks)
 
 
 def plain_descent(
     record: TrainingRecord | None, X: np.ndarray, y: np.ndarray
 ) -> tuple[float | None, str]:
-    """Return the step size of a fit that was gradient descent on some rows, or why there is none.
+    """Return the step size of a fit if it was gradient descent on the given rows.
 
     Parameters
     ----------
     record : TrainingRecord or None
-        Of the fit, if it is known.
+        Record of the fit, or None if the network was trained elsewhere.
     X, y : ndarray
         The rows, (n_samples, n_features) and (n_samples, n_outputs).
 
     Returns
     -------
     learning_rate : float or None
-        None if the updates are no gradient descent on these rows, or are not known.
+        The step size, or None if training was not gradient descent on these rows or is unknown.
     remark : str
-        The reason; or that training used batches, if it did.
+        The reason for None, or a remark that training used minibatches; otherwise "".
     """
     if record is None:
-        return None, "how the network was trained is not known"
+        return None, "it is unknown how the network was trained"
     if record.optimizer not in ("sgd", torch.optim.SGD):
         name = getattr(record.optimizer, "__name__", record.optimizer)
         return None, f"optimizer {name!r} is not gradient descent"
     if record.digest != values_digest(X, y):
-        return None, "the rows analysed are not those that the trainer was fitted on"
+        return None, "the trainer was fitted on other rows than those analysed"
     batch = record.batch_size
-    remark = "" if batch is None else f"full-batch descent; training took batches of {batch}"
+    remark = "" if batch is None else f"full-batch descent; training used batches of {batch}"
     return record.learning_rate, remark
 
 
 def closed_or_kernel(network: FeedForwardNetwork) -> str:
-    """Return which of the two predicts training from the first snapshot to the last."""
+    """Return the method that predicts training from the first snapshot to the last."""
     return CLOSED if network.depth == 1 and not why_not_closed(network) else KERNEL

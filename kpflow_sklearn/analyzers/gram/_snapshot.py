@@ -1,4 +1,4 @@
-"""Everything that is measured at one snapshot of a feed-forward network, and between two."""
+"""All measurements of one snapshot of a feed-forward network, and of the change between two."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -28,30 +29,35 @@ from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate, row
 from kpflow_sklearn.spectra import Spectrum
 
 GRAM_QUANTITIES = ("gram_trace", "gram_norm", "gram_effective_dimension")
-CHUNK = 2048  # Samples whose fields are held at a time.
+LAYER_COLUMNS = (
+    *("trace", "trace_share", "decay", "decay_share", "loss_change", "output_change"),
+    *("active_share", "gate_flips", "balance_drift", *GRAM_QUANTITIES),
+)
+#: Number of samples whose fields are in memory at a time.
+CHUNK = 2048
 SMOOTH = "a smooth activation has no gates"
-INDEFINITE = "slopes of both signs make some G indefinite, with no effective dimension"
+INDEFINITE = "slopes of both signs make some G indefinite: it has no effective dimension"
 FIRST = "there is no earlier snapshot to compare with"
 
 
 @dataclass(frozen=True)
 class GramSettings:
-    """What to measure at each snapshot.
+    """Settings of the measurements at each snapshot.
 
     Attributes
     ----------
     n_components : int
-        Leading eigenpairs of K.
+        Number of leading eigenpairs of K.
     rank_threshold : float
         Share of the trace that defines the rank.
     max_kernel_size : int
-        Largest number of rows of K for which its matrix is formed.
+        Largest number of rows of K for which it is formed as a matrix.
     pairs : Tensor of int, shape (n_pairs, 2)
         Pairs of samples whose weight Grams are measured.
     all_pairs : bool
-        Whether these are all there are.
+        Whether ``pairs`` contains all pairs.
     seed : int
-        Of the iteration for eigenvectors.
+        Seed of the iterative eigensolver.
     """
 
     n_components: int
@@ -63,18 +69,18 @@ class GramSettings:
 
 
 class GramSnapshot:
-    """One snapshot on the analysed samples, in double precision whatever the network's is.
+    """A snapshot evaluated on the analysed samples, in float64 whatever the network's dtype.
 
     Parameters
     ----------
     network : FeedForwardNetwork
-        In its state then.
+        The network at this snapshot.
     iteration : int
-        Parameter updates before it.
+        Number of parameter updates before it.
     X, y : Tensor
-        Samples, (n_samples, n_features) and (n_samples, n_outputs), in double.
+        The samples, (n_samples, n_features) and (n_samples, n_outputs), in float64.
     with_readout : bool, default=False
-        Whether the readout is a layer of the tables even if it does not train.
+        Whether the tables list the readout as a layer even if it is not trained.
     """
 
     def __init__(
@@ -95,36 +101,36 @@ class GramSnapshot:
 
     @property
     def fields(self) -> Iterator[Fields]:
-        """The fields of a few samples at a time: all of them may not fit into memory."""
+        """The fields of `CHUNK` samples at a time, as those of all may not fit into memory."""
         return (forward_fields(self.network, rows) for rows in self.X.split(CHUNK))
 
     @property
     def loss(self) -> float:
-        """L = sum r^2 / 2N."""
+        """The loss L = (1/2N) sum r^2."""
         return float((self.residuals**2).sum()) / (2 * len(self.X))
 
     @property
     def layer_names(self) -> list[str]:
-        """The hidden layers, and the readout if it trains or moved."""
+        """Names of the hidden layers, and of the readout if it is trained or moved."""
         hidden = [str(k + 1) for k in range(self.network.depth)]
         return [*hidden, "readout"] if self.with_readout else hidden
 
     def layer_kernels(self) -> dict[str, np.ndarray]:
-        """Return each K_l as a matrix."""
+        """Return the terms K_l as matrices."""
         return {name: matrix.numpy() for name, matrix in self.kernel.dense().items()}
 
-    def _row(self, operator: str, quantity: str, value: Any, method: str = "exact") -> dict:
-        about: dict[str, Any] = {"method": method, "n_trials": len(self.X)}
+    def _row(self, operator: str, quantity: str, value: Any) -> dict:
         if not isinstance(value, Estimate) and not np.isfinite(value):
             value = Estimate.missing(OVERFLOW)
-        return row(self.iteration, operator, "sample", quantity, value, **about)
+        return row(self.iteration, operator, "sample", quantity, value, n_trials=len(self.X))
 
     def kernel_rows(self, settings: GramSettings, spectrum: Spectrum) -> list[dict[str, Any]]:
-        """Return what is measured of K and each K_l."""
-        # A layer that does not train has K_l = 0.
+        """Return the rows about K and each K_l."""
         names = self.layer_names
+        # tr K_l and r^T K_l r for each layer; a layer that is not trained has K_l = 0.
         traces = dict.fromkeys(names, 0.0) | self.kernel.traces()
         forms = dict.fromkeys(names, 0.0) | self.kernel.quadratic_forms(self.residuals)
+        # The layer's share of -dL/dt, as dL/dt = -(1/N^2) r^T K r.
         decays = {name: form / len(self.X) ** 2 for name, form in forms.items()}
         square = spectrum.square
         norm = square if square.reason else Estimate(square.value**0.5)
@@ -147,10 +153,10 @@ class GramSnapshot:
         return rows
 
     def layer_rows(self, settings: GramSettings) -> list[dict[str, Any]]:
-        """Return what is measured of the hidden layers' activity and weight Grams."""
+        """Return the rows about the activity and the weight Grams of the hidden layers."""
         active = [[int((h > 0).sum()) for h in fields.H] for fields in self.fields]
         pairs, paired = settings.pairs, self.X
-        if not settings.all_pairs:  # Of the samples, only those drawn.
+        if not settings.all_pairs:  # Slopes are needed of the samples in these pairs alone.
             drawn, pairs = settings.pairs.unique(return_inverse=True)
             paired = self.X[drawn]
         slopes = forward_fields(self.network, paired).D
@@ -160,21 +166,20 @@ class GramSnapshot:
             share = sum(counts[k] for counts in active) / (len(self.X) * linear.out_features)
             rows.append(self._row(label, "active_share", share))
             if k == 0:
-                nothing = Estimate.missing("weight Grams act between hidden layers")
-                rows += [self._row(label, quantity, nothing) for quantity in GRAM_QUANTITIES]
+                missing = Estimate.missing("weight Grams act between hidden layers")
+                rows += [self._row(label, quantity, missing) for quantity in GRAM_QUANTITIES]
                 continue
-            # All slopes of the identity are 1, and any pair stands for all.
+            # All slopes of the identity are 1, so that all pairs have the same weight Gram.
             identity = isinstance(self.network.activations[k], torch.nn.Identity)
             complete = settings.all_pairs or identity
-            found = _weight_grams(linear.weight.detach(), slopes[k], pairs, complete)
-            method = "exact" if complete else "randomized"
-            rows += [self._row(label, name, value, method) for name, value in found.items()]
+            means = _weight_grams(linear.weight.detach(), slopes[k], pairs, complete)
+            rows += [self._row(label, name, value) for name, value in means.items()]
         return rows
 
     def step_rows(
         self, previous: GramSnapshot | None, first: GramSnapshot
     ) -> list[dict[str, Any]]:
-        """Return what happened since the previous snapshot, and the balance since the first."""
+        """Return the rows about the change since the previous and since the first snapshot."""
         missing = Estimate.missing(FIRST)
         names = self.layer_names
         hidden = [str(k + 1) for k in range(self.network.depth)]
@@ -196,11 +201,13 @@ class GramSnapshot:
         return rows
 
     def step(self, previous: GramSnapshot) -> tuple[dict[str, float], dict[str, float]]:
-        """Return each layer's share in the change of the loss, and the size of its Delta f.
+        """Return each layer's share of the change of the loss, and the size of its Delta f.
 
-        Delta L = (1/N) sum (r + Delta f / 2) . Delta f is linear in the layers' shares of Delta f,
-        so that they add up to it exactly. Sizes are root mean squares.
+        With r the residuals before, Delta L = (1/N) sum (r + Delta f / 2) . Delta f. For a given
+        first factor this is linear in Delta f, so that the shares of the layers, which sum to
+        Delta f, give shares that sum to Delta L. The size of Delta f is its root mean square.
         """
+        # r + Delta f / 2, the mean of the residuals before and after, (n_samples * n_outputs,).
         middle = (self.residuals + previous.residuals) / 2
         names = [name for name, _ in self.network.linears]
         changes, squares = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
@@ -215,39 +222,41 @@ class GramSnapshot:
         return changes, {name: square**0.5 for name, square in squares.items()}
 
     def _flips(self, previous: GramSnapshot) -> dict[str, Estimate]:
+        """Return the number of gates of each layer that differ from the previous snapshot's."""
         pieces = [
             gate_flips(self.network, before, after)
             for before, after in zip(previous.fields, self.fields, strict=True)
         ]
-        found = {}
+        flips = {}
         for name in pieces[0]:
             counts = [piece[name] for piece in pieces]
-            known = [count for count in counts if count is not None]
-            smooth = len(known) < len(counts)
-            found[name] = Estimate.missing(SMOOTH) if smooth else Estimate(float(sum(known)))
-        return found
+            numbers = [count for count in counts if count is not None]
+            is_smooth = len(numbers) < len(counts)
+            flips[name] = Estimate.missing(SMOOTH) if is_smooth else Estimate(float(sum(numbers)))
+        return flips
 
     def _balance_drift(self, first: GramSnapshot) -> dict[str, Estimate]:
+        """Return the root mean square change of each layer's balance, relative to its weights."""
         now, then = balance(self.network), balance(first.network)
-        found = {}
-        for k, (name, why_not) in enumerate(conserves_balance(self.network).items()):
+        drifts = {}
+        for k, (name, reason) in enumerate(conserves_balance(self.network).items()):
             weight = first.network.linears[k][1].weight.detach()
             size = float((weight**2).sum(1).mean())
             drift = float(((now[name] - then[name]) ** 2).mean().sqrt())
-            found[name] = Estimate.missing(why_not) if why_not else _ratio(drift, size)
-        return found
+            drifts[name] = Estimate.missing(reason) if reason else _ratio(drift, size)
+        return drifts
 
 
 def _weight_grams(
     weight: Tensor, slopes: Tensor, pairs: Tensor, complete: bool
 ) -> dict[str, Estimate]:
-    """Return the means over pairs of samples of what is measured of G_mn."""
+    """Return the means of the `GRAM_QUANTITIES` of G_mn over pairs of samples m, n."""
     n = len(slopes)
     if len(pairs) == n * (n - 1) // 2 and complete:
         grams = every_gram(weight, slopes)
     else:
         grams = pairwise_grams(weight, slopes, pairs)
-    # A unit whose slope has either sign gives some pair a negative product of slopes.
+    # G_mn = W^T D_m D_n W is indefinite for some pair if a unit has slopes of both signs.
     indefinite = bool(((slopes < 0).any(0) & (slopes > 0).any(0)).any())
     ratio = mean_over_pairs(grams.alignment[grams.square > 0], complete)
     means = (
@@ -266,3 +275,15 @@ def _ratio(part: float, whole: float) -> Estimate:
     if not np.isfinite([part, whole]).all():
         return Estimate.missing(OVERFLOW)
     return Estimate(part / whole) if whole > 0 else Estimate.missing(ZERO)
+
+
+def layer_table(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows about layers as a table with one row per (iteration, layer)."""
+    rows = results[results["operator"].str.startswith("K_")]
+    rows = rows.assign(layer=rows["operator"].str.removeprefix("K_"))
+    order = list(dict.fromkeys(zip(rows["iteration"], rows["layer"], strict=True)))
+    table = rows.pivot(index=["iteration", "layer"], columns="quantity", values="value")
+    columns = [name for name in LAYER_COLUMNS if name in table]
+    table = table[columns].reindex(pd.MultiIndex.from_tuples(order, names=table.index.names))
+    table.columns.name = None
+    return table

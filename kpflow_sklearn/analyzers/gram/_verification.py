@@ -1,4 +1,4 @@
-"""The identities behind the layerwise kernel, checked on the network at hand, in float64."""
+"""Checks of the identities behind the layerwise kernel on a given network, in float64."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from kpflow_sklearn.analyzers._verification import ROUNDING, relative, table_of_
 from kpflow_sklearn.analyzers.gram._snapshot import GramSnapshot
 from kpflow_sklearn.feedforward import FeedForwardNetwork
 
-#: Rows whose outputs are differentiated one by one.
+#: Number of rows whose outputs are differentiated one by one.
 _N_SINGLE = 16
 
 
 def verify_kernel(last: GramSnapshot, first: GramSnapshot, seed: int = 0) -> pd.DataFrame:
-    """Check the identities of the kernel of one snapshot, and of what led to it.
+    """Check the identities of the kernel of a snapshot, and of the change since an earlier one.
 
     Parameters
     ----------
     last : GramSnapshot
-        On the samples to check with.
+        The snapshot, on the samples to check with.
     first : GramSnapshot
-        An earlier one on the same samples, or the same.
+        An earlier snapshot on the same samples, or the same snapshot.
     seed : int, default=0
-        Of the test vectors.
+        Seed of the test vectors.
 
     Returns
     -------
     DataFrame
-        Columns identity, error, tolerance, passed.
+        One row per identity, with columns identity, error, tolerance and passed.
     """
     u, v = torch.randn(2, len(last.residuals), generator=torch_generator(seed)).double()
     kernel, r = last.kernel, last.residuals
@@ -76,7 +76,7 @@ def _squares(parts: dict[str, Tensor], names: list[str]) -> Tensor:
 
 
 def _pulled(network: FeedForwardNetwork, X: Tensor, v: Tensor) -> dict[str, Tensor]:
-    """Return J^T v of each layer that trains, by automatic differentiation."""
+    """Return J^T v of each trained layer, by automatic differentiation."""
     named = {
         name: [p for p in linear.parameters() if p.requires_grad]
         for name, linear in network.linears
@@ -91,7 +91,7 @@ def _pulled(network: FeedForwardNetwork, X: Tensor, v: Tensor) -> dict[str, Tens
 
 
 def _trace_error(at: GramSnapshot) -> float:
-    """Return the relative error of the traces on some rows, each output differentiated."""
+    """Return the relative error of tr K_l on `_N_SINGLE` rows, by differentiating each output."""
     rows = at.X[:_N_SINGLE]
     part = GramSnapshot(at.network, at.iteration, rows, at.y[:_N_SINGLE])
     names = part.kernel.names
@@ -101,6 +101,7 @@ def _trace_error(at: GramSnapshot) -> float:
 
 
 def _sum_error(at: GramSnapshot, v: Tensor) -> float:
+    """Return the relative error of sum_l K_l v against K v, by the dense matrix if it is small."""
     parts = torch.stack(list(at.kernel.layer_products(v).values())).sum(0)
     dense = torch.stack(list(at.kernel.dense().values())).sum(0) if len(v) <= 1000 else None
     whole = at.kernel @ v if dense is None else dense @ v
@@ -108,10 +109,11 @@ def _sum_error(at: GramSnapshot, v: Tensor) -> float:
 
 
 def _one_step(at: GramSnapshot) -> tuple[float, float]:
-    """Return the relative error of a small gradient step's effect, and what it may be.
+    """Return the relative error of a small gradient step's effect, and its tolerance.
 
-    The error is linear in the step: a step ten times larger bounds it. Rows with a unit exactly at
-    the kink of a ReLU, as with all units below it silent, have no derivative and are left out.
+    The error is linear in the step size, so that the error of a step ten times larger bounds it.
+    The network has no derivative on rows with a unit exactly at the kink of a ReLU (for example
+    if all units below it are silent); such rows are left out.
     """
     predicted = -(at.kernel @ at.residuals) / len(at.X)
     smooth = torch.cat([torch.stack([(h != 0).all(1) for h in f.H]).all(0) for f in at.fields])
@@ -119,7 +121,7 @@ def _one_step(at: GramSnapshot) -> tuple[float, float]:
     size = float(predicted.norm())
     if size == 0:
         return 0.0, ROUNDING
-    # So small that few gates flip.
+    # The step is so small that few gates flip.
     eta = 1e-6 * max(float(at.residuals.norm()), 1e-300) / size
     small, large = (_step_error(at, step, predicted, smooth) for step in (eta, 10 * eta))
     return small, max(large / 5, 1e-5)

@@ -1,7 +1,7 @@
 """Ranks and dimensions of K, P and PKP* over training: KPFlowAnalyzer.
 
-``_analyzer`` is the estimator, ``_snapshot`` analyses one snapshot, ``_weight_maps`` compares the
-weight maps, ``_agreement`` compares the predicted with the real change of the states.
+``_analyzer`` is the estimator, ``_snapshot`` analyses one snapshot, ``_weight_maps`` makes the
+table of weight maps, and ``_agreement`` compares PKP* with PP*.
 """
 
 from kpflow_sklearn.analyzers.kpflow._analyzer import KPFlowAnalyzer

@@ -1,4 +1,4 @@
-"""KPFlowAnalyzer: train a recurrent network, or take a trained one, and read K and P off it."""
+"""KPFlowAnalyzer: measure the operators K, P and PKP* of a recurrent network over training."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from kpflow_sklearn._common.checks import (
 from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.memory import explained
 from kpflow_sklearn._common.random import draw_seed
-from kpflow_sklearn.analyzers._base import RecurrentAnalyzer
+from kpflow_sklearn.analyzers._recurrent import RecurrentAnalyzer
 from kpflow_sklearn.analyzers._trials import FEWER, AnalysisTrials
 from kpflow_sklearn.analyzers.kpflow._snapshot import (
-    OPERATORS,
     Motion,
     SnapshotAnalysis,
     SpectralSettings,
@@ -32,125 +31,151 @@ from kpflow_sklearn.analyzers.kpflow._snapshot import (
 )
 from kpflow_sklearn.lyapunov import N_FOLLOWED, lyapunov_spectrum
 from kpflow_sklearn.preprocessing import POOLINGS, pooled
-from kpflow_sklearn.results import Estimate, bottleneck_table, row, select, to_frame
+from kpflow_sklearn.results import (
+    OPERATORS,
+    Estimate,
+    bottleneck_table,
+    row,
+    select,
+    to_frame,
+)
 from kpflow_sklearn.spectra import AXES, GRAMS, METHODS, N_PROBES, REDUCTIONS
 
 
 class KPFlowAnalyzer(RecurrentAnalyzer):
     """Explain gradient descent on a recurrent network by its operators K and P.
 
-    Under gradient descent the states of a recurrent network move by -eta PKP* Err: the error is
-    carried back in time by P*, turned into a feasible change of each step by the parameter
-    operator K, and carried forward by the propagator P. `fit` trains the network, linearizes
-    every snapshot on the same trials and measures rank and effective dimension of K, P and PKP*.
+    Under gradient descent the states of a recurrent network move by -eta PKP* Err. The adjoint P*
+    propagates the error signal Err back in time, the parameter operator K turns the result into
+    the change of each step that the parameters can make, and the propagator P carries these
+    changes forward in time. `fit` trains the network, linearizes it at every snapshot on the same
+    trials and measures the rank and the effective dimension of K, P and PKP*.
 
-    Equations: K = (1/N) J_theta J_theta^T and (P q)_t = q_t + J_t (P q)_{t-1}. With G = K, PP*
-    or PKP*, reduced to an axis, the effective dimension is (tr G)^2 / tr G^2 and the rank the
-    least r whose r largest eigenvalues reach ``rank_threshold`` of tr G.
+    Equations: K = (1/N) J_theta J_theta^T and (P q)_t = q_t + J_t (P q)_{t-1}. The Gram G of an
+    operator is K, PP* or PKP*, reduced to an axis. Its effective dimension is (tr G)^2 / tr G^2,
+    and its rank is the least r for which the r largest eigenvalues sum to ``rank_threshold`` times
+    tr G.
 
     Parameters
     ----------
     trainer : RecurrentTrainer, SavedTraining, FrozenEstimator or torch.nn.Module, optional
-        Where the network comes from; it is cloned and fitted. A module is analysed as it is, as
-        by ``SavedTraining(module)``. None trains a GRU of 64 units.
+        The source of the network, which is cloned and fitted. A module is analysed as it is,
+        without training, like ``SavedTraining(module)``. The default None trains a GRU with 64
+        units.
     n_components : int, default=5
-        Leading modes kept of each operator, and directions that `transform` projects on (at most
-        the number of states).
+        Number of leading eigenfunctions computed for each operator, and number of directions on
+        which `transform` projects (at most the number of states).
     operators : sequence of {"K", "P", "PKP"}, default=("K", "P", "PKP")
-        What to measure.
+        Operators to measure.
     axes : sequence of {"all", "trial", "time", "hidden"}, default=("all", "time", "hidden")
-        Kept axes of the Grams; the time axis is always measured.
+        Axes to which the Grams are reduced; "all" keeps the whole space. The time axis is always
+        measured.
     rank_threshold : float, default=0.95
         Share of the whole trace that defines the rank.
     gram : {"natural", "square"}, default="natural"
-        K, PKP* and PP*, or OO* for each operator.
+        Definition of the Grams: "natural" takes K, PP* and PKP*; "square" takes OO* for each
+        operator O.
     reduction : {"trace", "mean"}, default="trace"
-        How a Gram is reduced to an axis: partial trace, or Gram of the averaged signal.
+        How a Gram is reduced to an axis: "trace" takes the partial trace over the other axes,
+        "mean" takes the Gram of the signal averaged over them.
     method : {"auto", "exact", "randomized"}, default="auto"
-        "auto" is exact where that is cheap; ``results_`` says which was used.
+        How spectra are computed. "auto" computes them exactly where that is cheap and otherwise
+        estimates them with random vectors. The column ``method`` of ``results_`` says which was
+        used.
     n_probes : int, default=30
-        Random vectors of an estimate; up to four times as many are drawn where the standard error
-        of an effective dimension would exceed 2%.
+        Number of random vectors per estimate. Up to four times as many are used if the standard
+        error of an effective dimension would otherwise exceed 2%.
     activity_tol : float, default=1e-6
-        Largest part (relative Frobenius norm) of each weight map's activity that PKP* may leave
-        out: the less varied the activity, the fewer products it then takes. ``results_`` holds the
-        share of tr K so lost, ``activity_error``, about the square of this.
+        Tolerance for a low-rank factor of each weight map's activity in PKP*, as a relative
+        Frobenius norm. The less varied the activity is, the more computation this saves. The share
+        of tr K that is lost, about the square of this tolerance, is the quantity
+        ``activity_error`` of ``results_``.
     analysis_trials : int, default=64
-        Number of trials analysed, drawn from X (stratified by ``tasks``), unless ``X_analysis``
-        is given to `fit`.
+        Number of trials that are analysed. They are drawn from X (stratified by ``tasks``), unless
+        ``X_analysis`` is given to `fit`.
     memory_limit : int, optional
-        Bytes that chunks of trials may take, beyond the linearized network itself (its states,
-        derivatives and error signals, some tens of times the size of X with H features) and the
-        eigenfunctions returned; default a quarter of what is free. Results do not
-        depend on it beyond rounding, eigenfunctions beyond their `eigenpair_residual`.
-        Where memory runs out all the same, chunks are halved.
+        Memory in bytes for chunks of trials; by default a quarter of the free memory. The
+        linearized network and the eigenfunctions are not included: the states, derivatives and
+        error signals of a network with H states need roughly 10 to 100 times the memory of an
+        array (n_trials, n_timesteps, H). If memory runs out nevertheless, the chunks are halved.
+        The results do not depend on this limit beyond rounding, and the eigenfunctions not beyond
+        their ``eigenpair_residual``.
     pooling : {"last", "mean", "flatten"}, default="last"
-        How `transform` reduces the steps of a trial.
+        How `transform` combines the steps of a trial: it takes the last valid step, takes the mean
+        over the valid steps, or concatenates all steps.
     random_state : int, RandomState or None, default=None
-        Seed of the choice of trials, of the estimates, and of a trainer whose own is None.
+        Seed of the choice of trials and of the random vectors. It is also passed to a trainer
+        whose random_state is None.
     verbose : bool or int, default=False
-        Whether to show a progress bar over snapshots (and a default trainer its own).
+        Whether to show a progress bar over the snapshots. A default trainer then shows its own
+        progress bar, too.
 
     Attributes
     ----------
     results_ : DataFrame
-        One row for each (iteration, operator, axis, quantity): value, std_error (0 if exact),
-        method, reduction, n_trials, and the reason where a value is missing.
+        All measurements, with one row per iteration, operator, axis and quantity. The columns
+        include value, std_error (0 if exact), method, reduction, n_trials, and the reason if a
+        value is missing.
     k_rank_, p_rank_, pkp_rank_ : float
-        Time-axis ranks at the last snapshot; None for an operator not measured, NaN where
-        ``results_`` says why.
+        Ranks on the time axis at the last snapshot. A rank is None if the operator was not
+        measured, and NaN if ``results_`` gives a reason for its absence.
     effective_dimensions_ : DataFrame
-        Operator x axis, at the last snapshot; NaN where ``results_`` says why.
+        Effective dimensions at the last snapshot, with one row per operator and one column per
+        axis. NaN marks a value for which ``results_`` gives a reason.
     spectra_ : DataFrame
-        Leading eigenvalues of each operator on each axis at the last snapshot (at most 500):
-        operator, axis, index, eigenvalue, share of the trace (NaN if that is zero or too large),
-        method.
+        Leading eigenvalues (at most 500) of each operator on each axis at the last snapshot, with
+        columns operator, axis, index, eigenvalue, share and method. The share is that of the
+        trace; it is NaN if the trace is zero or overflows.
     bottleneck_ : DataFrame
-        For each iteration the time-axis ranks (NaN where ``results_`` says why), their standard
-        errors, which operator is the narrower one, and how many times.
+        One row per iteration: the ranks on the time axis (NaN if ``results_`` gives a reason) with
+        their standard errors, the narrower one of the operators K and P, and the ratio of their
+        ranks.
     signal_dimensions_ : DataFrame
-        For each iteration the effective dimension (hidden axis, uncentred) of Err, P*Err, KP*Err,
-        PKP*Err and of the states Z; NaN where the signal is zero.
+        Effective dimensions of the signals Err, P*Err, KP*Err, PKP*Err and of the states Z on the
+        hidden axis, uncentred, with one row per iteration. NaN marks a signal that is zero.
     weight_maps_ : DataFrame
-        For each weight map the dimensions of its activity, sensitivity and K_j, with the bounds
-        that hold; NaN where one of them is zero; empty for a user's cell or a trained initial
+        One row per weight map: ranks and effective dimensions of its activity u_j, its sensitivity
+        S_j and its term K_j of K, with upper bounds on the ranks. A dimension is NaN if the
+        quantity itself is zero. The table is empty for a user-defined cell or a trained initial
         state.
     singular_values_ : dict of str to ndarray of shape (k,)
         Largest singular values of each operator at the last snapshot.
     eigenfunctions_ : dict of str to ndarray of shape (k, n_trials, n_timesteps, n_states)
-        The eigenfunctions of K, PKP* and PP* that belong to them; the entry of largest magnitude
-        is positive.
+        Eigenfunctions of K, PKP* and PP* that belong to ``singular_values_``. The sign is such
+        that the entry of largest magnitude is positive.
     components_ : ndarray of shape (n_components_, n_states)
-        Leading eigenvectors of hidden-axis PKP*: the directions in which training can move the
-        states.
+        Leading eigenvectors of PKP* on the hidden axis, as rows: the directions in which training
+        can move the states.
     n_components_ : int
-        Their number.
+        Number of rows of ``components_``.
     lyapunov_exponents_, lyapunov_std_error_ : ndarray of shape (n_states,)
-        Per unit of time (``dt`` of the trainer), at the last snapshot, over the analysed trials
-        (256 of them, evenly spaced, if there are more); empty for trials of a single step.
+        Lyapunov exponents at the last snapshot with their standard errors, per unit of time
+        (``dt`` of the trainer). They are averaged over the analysed trials, or over 256 evenly
+        spaced ones of them if there are more. Both arrays are empty for trials of a single step.
     kaplan_yorke_dimension_, kaplan_yorke_std_error_ : float
-        Of these exponents; the error is the bootstrap's over trials. None where there are none.
+        Kaplan-Yorke dimension of these exponents with its bootstrap standard error over trials.
+        Both are None if there are no exponents.
     loss_curve_ : ndarray of shape (n_iter_,)
-        The trainer's.
+        Training loss of each update's batch, as recorded by the trainer.
     n_iter_ : int
         Number of parameter updates.
     trainer_ : estimator
         The fitted trainer.
     network_ : Module
-        Its network.
+        The trained network.
     snapshots_ : list of Snapshot
-        Its states over training.
+        Parameters of the network over training.
     classes_ : ndarray of shape (n_classes,)
-        Labels, for a classification only.
+        Class labels. The attribute exists only for classification.
     n_features_in_ : int
         Size of the last axis of X.
 
     Notes
     -----
     PKP* describes plain full-batch gradient descent on the analysed trials. Minibatches, momentum,
-    clipping, Adam, weight decay and constraints are not this flow; the quantity
-    ``flow_agreement``, the cosine of the predicted change of the states with the measured one up
-    to the next snapshot, tells how far the description carries.
+    gradient clipping, Adam, weight decay and constraints are not part of this flow. The quantity
+    ``flow_agreement`` measures how well the flow describes the training at hand: it is the cosine
+    of the predicted change of the states with their measured change up to the next snapshot.
 
     Examples
     --------
@@ -217,22 +242,38 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
-            Inputs; a 2-D X is taken as trials of a single step, with a UserWarning.
+            Inputs. A 2-D X of shape (n_trials, n_features) is treated as trials of a single step,
+            with a UserWarning.
         y : array-like, optional
-            Targets, in the forms that `RecurrentTrainer.fit` takes.
+            Targets. Their shape and dtype decide what the network learns:
+
+            - floats of shape (n_trials, n_timesteps, n_outputs): the output at every step, with
+              the mean squared error as loss;
+            - integers of shape (n_trials, n_timesteps): a class label for every step, with the
+              cross entropy as loss;
+            - floats of shape (n_trials,): one value per trial, at its last valid step;
+            - integers, booleans or strings of shape (n_trials,): one class label per trial, at its
+              last valid step;
+            - floats of shape (n_trials, n_outputs), if X is 2-D: the outputs at the single step;
+            - None: the next input is predicted at every step, or the input itself is
+              reconstructed if trials have a single step.
+
+            The trainer's parameter ``loss`` can override the choice of the loss.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps, a prefix of each trial.
+            True at the valid steps, which must be a prefix of each trial; all steps by default.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
-            w >= 0, what each step costs.
+            Weights w >= 0 of the steps, or of each step's outputs, in the loss; 1 by default.
         tasks : array-like of shape (n_trials,), optional
-            A label a trial; the analysed trials hold each label in equal share.
+            One label per trial. The analysed trials are drawn such that all labels have equally
+            many trials, as far as possible.
         X_analysis, y_analysis : array-like, optional
-            Trials to analyse instead of a choice from X, whole and of equal weight.
+            Trials to analyse instead of a choice from X, and their targets, in the same forms as X
+            and y. All of their steps are valid and have weight 1.
 
         Returns
         -------
         KPFlowAnalyzer
-            Itself.
+            The fitted analyzer itself.
 
         Raises
         ------
@@ -255,6 +296,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         seed = draw_seed(self.random_state)
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
+            self._n_timesteps = self._check_inputs(X).shape[1]
             trials = self._choose_trials(
                 X,
                 y,
@@ -265,7 +307,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
                 X_analysis=X_analysis,
                 y_analysis=y_analysis,
             )
-            with explained(f"{trials.size} took more than there is. {FEWER}"):
+            with explained(f"{trials.size} does not fit. {FEWER}"):
                 self._analyse(trials, self._settings(seed), task)
         return self
 
@@ -307,52 +349,52 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         decay = float(getattr(self.trainer_, "weight_decay", 0.0))
         objective = self.trainer_.objective_
         for iteration, network in self._networks(task):
-            found = SnapshotAnalysis(network, iteration, trials, objective, self.activity_tol)
-            spectra = found.spectra(settings)
-            rows += found.rows(spectra, settings)
-            if decay:  # Not part of PKP*: reported, so that it is not overlooked.
+            snapshot = SnapshotAnalysis(network, iteration, trials, objective, self.activity_tol)
+            spectra = snapshot.spectra(settings)
+            rows += snapshot.rows(spectra, settings)
+            if decay:  # Reported so that it is not overlooked, as it is not part of PKP*.
                 n = len(trials.X)
-                rows.append(row(found.iteration, "network", "", "weight_decay", decay, n_trials=n))
-            signals.append(found.signal_dimensions())
+                rows.append(row(iteration, "network", "", "weight_decay", decay, n_trials=n))
+            signals.append(snapshot.signal_dimensions())
             if previous is not None:
-                agreement = previous.flow_agreement(found.motion)
+                agreement = previous.flow_agreement(snapshot.motion)
                 rows.append(_agreement_row(previous.iteration, agreement, trials))
-            previous = found.motion
+            previous = snapshot.motion
         nothing_later = Estimate.missing("there is no later snapshot to compare with")
-        rows.append(_agreement_row(found.iteration, nothing_later, trials))
-        rows += self._keep_modes(found, settings)
-        self.components_ = found.hidden_components(self.n_components, settings, spectra)
+        rows.append(_agreement_row(snapshot.iteration, nothing_later, trials))
+        rows += self._keep_modes(snapshot, settings)
+        self.components_ = snapshot.hidden_components(self.n_components, settings, spectra)
         self.n_components_ = len(self.components_)
         self.results_ = to_frame(rows)
         self.spectra_ = spectrum_table(spectra, settings)
         self.signal_dimensions_ = pd.DataFrame(signals).set_index("iteration")
-        self._describe_last(found, settings)
+        self._describe_last(snapshot, settings)
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
         """Project the states of trials on ``components_``.
 
-        Equation: C z_t, with the rows of C the components, then pooled over the valid steps t.
+        Equation: C z_t, pooled over the valid steps t; the rows of C are the components.
 
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)
             Inputs.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps.
+            True at the valid steps, which must be a prefix of each trial; all steps by default.
 
         Returns
         -------
         ndarray of shape (n_trials, n_components_)
-            Projections at the last valid step or averaged over valid steps, or of shape
-            (n_trials, n_timesteps * n_components_) for ``pooling="flatten"``.
+            Projections at the last valid step or averaged over the valid steps. With
+            ``pooling="flatten"`` the shape is (n_trials, n_timesteps * n_components_).
 
         Raises
         ------
         NotFittedError
-            Before `fit`.
+            If the analyzer has not been fitted.
         ValueError
-            If X or mask have the wrong shape, hold NaN or infinity, or X has other features than
-            on fit.
+            If X or mask has the wrong shape or contains NaN or infinity, or if the number of
+            features of X differs from that of `fit`.
 
         Examples
         --------
@@ -383,7 +425,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     def _keep_modes(
         self, last: SnapshotAnalysis, settings: SpectralSettings
     ) -> list[dict[str, Any]]:
-        """Set the leading eigenpairs of the last snapshot; return rows of their residuals."""
+        """Set the leading eigenpairs of the last snapshot and return the rows of residuals."""
         rows = []
         self.singular_values_, self.eigenfunctions_ = {}, {}
         for name in settings.operators:
@@ -399,11 +441,11 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         return rows
 
     def _describe_last(self, last: SnapshotAnalysis, settings: SpectralSettings) -> None:
-        """Set the other attributes that belong to the last snapshot."""
+        """Set the other attributes that describe the last snapshot."""
         at_last = self.results_[self.results_["iteration"] == last.iteration]
         for name in OPERATORS:
-            found = select(at_last, name, "rank", "time")["value"]
-            setattr(self, f"{name.lower()}_rank_", float(found.iloc[0]) if len(found) else None)
+            rank = select(at_last, name, "rank", "time")["value"]
+            setattr(self, f"{name.lower()}_rank_", float(rank.iloc[0]) if len(rank) else None)
         dimensions = at_last[at_last["quantity"] == "effective_dimension"]
         table = dimensions.pivot(index="operator", columns="axis", values="value")
         self.effective_dimensions_ = table.loc[list(settings.operators), list(settings.axes)]

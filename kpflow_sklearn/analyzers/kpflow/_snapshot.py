@@ -1,4 +1,4 @@
-"""Everything measured of one snapshot: spectra, signals, weight maps, Lyapunov exponents."""
+"""All measurements of one snapshot: spectra, signals, modes, weight maps and their rows."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from kpflow_sklearn.spectra import (
     spectrum_of_gram,
 )
 
-OPERATORS = ("K", "P", "PKP")
-#: Largest number of eigenvalues kept of each spectrum.
+#: Largest number of eigenvalues listed for each spectrum.
 N_LISTED = 500
-_N_AT_A_TIME = 64  # Trials.
+#: Number of trials to which P is applied at a time.
+_N_AT_A_TIME = 64
 SIGNALS = ("Err", "P*Err", "KP*Err", "PKP*Err", "Z")
 
 
 class Motion(NamedTuple):
-    """Where the states are at a snapshot, and where gradient descent would move them.
+    """The states at a snapshot, and the direction in which gradient descent would move them.
 
     Attributes
     ----------
     iteration : int
-        Of the snapshot.
+        Iteration of the snapshot.
     push : Tensor of shape (n_trials, n_timesteps, n_states)
-        PKP*Err, minus the direction in which they move.
-    states : Tensor of the same shape
-        Z.
+        PKP*Err; gradient descent moves the states in the direction -PKP*Err.
+    states : Tensor of shape (n_trials, n_timesteps, n_states)
+        The states Z.
     """
 
     iteration: int
@@ -49,14 +49,14 @@ class Motion(NamedTuple):
     states: Tensor
 
     def flow_agreement(self, later: Motion) -> Estimate:
-        """Return the cosine of -PKP*Err with the change of the states up to a later snapshot."""
+        """Return the cosine of -PKP*Err with the change of Z up to a later snapshot."""
         reason = "the states did not change, or no change is predicted"
         return _cosine(-self.push, later.states - self.states, reason)
 
 
 @dataclass(frozen=True)
 class SpectralSettings:
-    """How the operators are measured, in the words of `KPFlowAnalyzer`'s parameters."""
+    """Settings of the measurements, named like the parameters of `KPFlowAnalyzer`."""
 
     operators: tuple[str, ...]
     axes: tuple[str, ...]
@@ -70,20 +70,20 @@ class SpectralSettings:
 
 
 class SnapshotAnalysis:
-    """A network at one iteration, linearized on the analysis trials.
+    """A network at one iteration, linearized on the analysed trials.
 
     Parameters
     ----------
     network : RecurrentNetwork
-        The network at that iteration.
+        The network at this iteration.
     iteration : int
-        Number of parameter updates before it.
+        Number of parameter updates before the snapshot.
     trials : AnalysisTrials
-        What it is linearized on.
+        The trials on which the network is linearized.
     objective : Objective
         The loss.
     activity_tol : float, default=0.0
-        Activity left out of K where it enters PKP* (see `ParameterOperator.compress`).
+        Tolerance for the low-rank activity of the K in PKP* (see `ParameterOperator.compress`).
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class SnapshotAnalysis:
         mask = lin.mask
         with torch.no_grad():
             self.loss = float(objective.value(network, lin.states, trials.targets, mask))
+        # PKP* uses K with low-rank activity U_j; the operator K itself is measured uncompressed.
         K = lin.K.compress(activity_tol) if activity_tol else lin.K  # noqa: N806
         self.operators: dict[str, LinearOperator] = {
             "K": lin.K,
@@ -106,6 +107,7 @@ class SnapshotAnalysis:
             "PKP": TangentKernel(K, lin.P),
         }
         self.activity_error = K.activity_error
+        # Err, P*Err, KP*Err, PKP*Err and Z, each (n_trials, n_timesteps, n_states), zero off mask.
         error = objective.error(network, lin.states, trials.targets, mask)
         states = lin.states if mask is None else lin.states * mask[..., None]
         adjoint = lin.P.T @ error
@@ -115,7 +117,7 @@ class SnapshotAnalysis:
 
     @property
     def longest_trial(self) -> int:
-        """Number of valid steps of the longest trial."""
+        """The number of valid steps of the longest trial."""
         mask = self.trials.mask
         return self.trials.X.shape[1] if mask is None else int(mask.sum(1).max())
 
@@ -142,25 +144,20 @@ class SnapshotAnalysis:
         n_trials = len(self.trials.X)
         out = [row(self.iteration, "network", "", "loss", self.loss, n_trials=n_trials)]
         for name in settings.operators:
-            trace = _known_trace(spectra[name], settings)
+            exact_trace = _exact_trace(spectra[name], settings)
             for axis in settings.axes:
-                found = spectra[name].on(axis)
+                spectrum = spectra[name].on(axis)
                 about: dict[str, Any] = {
                     "reduction": "" if axis == "all" else settings.reduction,
                     "n_trials": n_trials,
                 }
                 quantities = {
-                    "trace": trace or found.trace,
-                    "norm": _root(found.square),
-                    "effective_dimension": found.effective_dimension,
+                    "trace": exact_trace or spectrum.trace,  # tr G
+                    "norm": _root(spectrum.square),  # |G|_F = (tr G^2)^(1/2)
+                    "effective_dimension": spectrum.effective_dimension,  # (tr G)^2 / tr G^2
                     "rank": spectra[name].rank(axis, settings.rank_threshold),
                 }
                 for quantity, estimate in quantities.items():
-                    # The rank may be counted by random vectors where the rest is exact.
-                    method = "randomized" if estimate.std_error > 0 else found.method
-                    if quantity == "trace" and estimate.std_error == 0:
-                        method = "exact"
-                    about["method"] = method
                     out.append(row(self.iteration, name, axis, quantity, estimate, **about))
         agreements = {
             "direction_agreement": self.direction_agreement(),
@@ -169,32 +166,33 @@ class SnapshotAnalysis:
         if {"P", "PKP"} <= set(settings.operators) and settings.gram == "natural":
             agreements["operator_agreement"] = kernel_agreement(spectra["PKP"], spectra["P"])
         for quantity, estimate in agreements.items():
-            method = "randomized" if estimate.std_error > 0 else "exact"
-            about = {"method": method, "n_trials": n_trials}
-            out.append(row(self.iteration, "PKP", "all", quantity, estimate, **about))
+            out.append(row(self.iteration, "PKP", "all", quantity, estimate, n_trials=n_trials))
         return out
 
     def direction_agreement(self) -> Estimate:
         """Return the cosine of PKP*Err with PP*Err.
 
-        The second is how the states would move if every push on them could be made; a small
-        cosine says that the parameters misdirect the correction.
+        The states would move by -PP*Err if each step could be changed freely. A small cosine means
+        that the parameters misdirect this correction.
         """
-        free, adjoint = torch.empty_like(self.signals["P*Err"]), self.signals["P*Err"]
+        adjoint = self.signals["P*Err"]
+        # PP*Err, (n_trials, n_timesteps, n_states), in chunks of trials: P does not mix trials.
+        free = torch.empty_like(adjoint)
         for i in range(0, len(free), _N_AT_A_TIME):
-            own = slice(i, i + _N_AT_A_TIME)
-            free[own] = cut(self.linearization.P, own) @ adjoint[own]
+            chunk = slice(i, i + _N_AT_A_TIME)
+            free[chunk] = cut(self.linearization.P, chunk) @ adjoint[chunk]
         return _cosine(self.signals["PKP*Err"], free, "the error signal is zero")
 
     @property
     def motion(self) -> Motion:
-        """What remains of it to compare with a later snapshot."""
+        """The states and their predicted motion, to compare with a later snapshot."""
         return Motion(self.iteration, self.signals["PKP*Err"], self.signals["Z"])
 
     def signal_dimensions(self) -> dict[str, Any]:
         """Return the effective dimension (hidden axis, uncentred) of each signal."""
         out: dict[str, Any] = {"iteration": self.iteration}
         for name, signal in self.signals.items():
+            # G = sum_b q_b^T q_b, (n_states, n_states), of q / max |q|: no square overflows.
             largest = torch.linalg.vector_norm(signal, torch.inf)
             scale = largest.double().clamp(min=torch.finfo(torch.float64).tiny)
             trials = (trial.double() / scale for trial in signal)
@@ -216,27 +214,28 @@ class SnapshotAnalysis:
     ) -> np.ndarray:
         """Return the leading eigenvectors of hidden-axis PKP*, (at most k, n_states)."""
         kernel = spectra["PKP"]
-        if not kernel.has_hidden_gram:  # Other axes or another Gram were asked for.
+        if not kernel.has_hidden_gram:  # The settings ask for other axes or another Gram.
             options = replace(settings, axes=("hidden",), gram="natural", reduction="trace")
             kernel = self.spectra(options)["PKP"]
         gram = kernel.hidden_gram()
         if not gram.isfinite().all():
             raise ValueError(
-                "the network's states or Jacobians overflow on the analysis trials: the leading "
-                "directions of PKP* cannot be had. Analyse an earlier snapshot, or train with a "
-                "smaller learning_rate or init_scale."
+                "the network's states or Jacobians overflow on the analysed trials, so that PKP* "
+                "has no leading directions. Analyse an earlier snapshot, or train with a smaller "
+                "learning_rate or init_scale."
             )
+        # Rows: the eigenvectors of sum_bt (PKP*)_bt,bt, (n_states, n_states), by eigenvalue.
         vectors = torch.linalg.eigh(gram).eigenvectors.flip(1).mT[:k]
         return fix_signs(vectors).cpu().numpy()
 
     def weight_maps(self, settings: SpectralSettings) -> pd.DataFrame:
-        """Return the weight-map table, one row a map."""
+        """Return the weight-map table, with one row per map."""
         limit = settings.memory_limit
         return weight_map_table(self.linearization.K, settings.rank_threshold, limit)
 
 
-def _known_trace(spectra: OperatorSpectra, settings: SpectralSettings) -> Estimate | None:
-    """Return the trace from an axis on which it is exact: partial traces keep it on all."""
+def _exact_trace(spectra: OperatorSpectra, settings: SpectralSettings) -> Estimate | None:
+    """Return tr G from an axis on which it is exact, as the partial trace preserves the trace."""
     if settings.reduction != "trace":
         return None
     traces = (spectra.on(axis).trace for axis in settings.axes)
@@ -246,50 +245,53 @@ def _known_trace(spectra: OperatorSpectra, settings: SpectralSettings) -> Estima
 def spectrum_table(
     spectra: dict[str, OperatorSpectra], settings: SpectralSettings
 ) -> pd.DataFrame:
-    """Return the leading eigenvalues of every operator on every axis.
+    """Return the leading eigenvalues of each operator on each axis.
 
     Parameters
     ----------
     spectra : dict of str to OperatorSpectra
-        Of one snapshot.
+        Spectra of one snapshot.
     settings : SpectralSettings
-        Which operators and axes.
+        The operators and axes to list.
 
     Returns
     -------
     DataFrame
-        Columns operator, axis, index (from 1), eigenvalue, share (of the trace) and method; at
-        most 500 rows for each operator and axis, none where eigenvalues are not computed.
+        Columns operator, axis, index (from 1), eigenvalue, share (of the trace) and method, with
+        at most 500 rows per operator and axis, and none if eigenvalues were not computed.
     """
     tables = []
     for name in settings.operators:
         for axis in settings.axes:
-            found = spectra[name].on(axis)
-            values = found.eigenvalues[:N_LISTED]
-            trace = found.trace.value if found.trace.value > 0 else float("nan")
+            spectrum = spectra[name].on(axis)
+            values = spectrum.eigenvalues[:N_LISTED]
+            trace = spectrum.trace.value if spectrum.trace.value > 0 else float("nan")
             about = {"operator": name, "axis": axis, "index": np.arange(1, len(values) + 1)}
-            about |= {"eigenvalue": values, "share": values / trace, "method": found.method}
+            about |= {"eigenvalue": values, "share": values / trace, "method": spectrum.method}
             tables.append(pd.DataFrame(about))
     return pd.concat(tables, ignore_index=True)
 
 
 def _root(square: Estimate) -> Estimate:
-    """Return the square root of an estimate, its error carried to first order."""
+    """Return the square root of an estimate, with its error propagated to first order."""
     if not square.value > 0:
-        known = square.reason or square.value == 0
-        return square if known else Estimate.missing(NOISY)
+        is_final = square.reason or square.value == 0
+        return square if is_final else Estimate.missing(NOISY, square.method)
     root = square.value**0.5
-    return Estimate(root, square.std_error / (2 * root))
+    return Estimate(root, square.std_error / (2 * root), method=square.method)
 
 
 def _cosine(a: Tensor, b: Tensor, reason: str) -> Estimate:
+    """Return <a, b> / (|a| |b|), missing for ``reason`` if one of the two is zero."""
     sizes = [float(torch.linalg.vector_norm(v, torch.inf)) for v in (a, b)]
     if not np.isfinite(sizes).all():
         return Estimate.missing(OVERFLOW)
     if not min(sizes) > 0:
         return Estimate.missing(reason)
+    # <p, q>, |p|^2 and |q|^2 of p = a / max |a| and q = b / max |b|, summed trial by trial to
+    # avoid float64 copies of whole signals.
     products = torch.zeros(3, dtype=torch.float64)
-    for one, other in zip(a, b, strict=True):  # Trial by trial, to save memory.
+    for one, other in zip(a, b, strict=True):
         p, q = one.double() / sizes[0], other.double() / sizes[1]
         products += torch.stack([(p * q).sum(), (p * p).sum(), (q * q).sum()]).cpu()
     return Estimate(float(products[0] / (products[1] * products[2]).sqrt()))

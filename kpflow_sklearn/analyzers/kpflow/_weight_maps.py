@@ -1,4 +1,4 @@
-"""The weight-map table: what each map's activity and sensitivity say of the rank of K_j."""
+"""The weight-map table: how each map's activity and sensitivity bound the rank of its K_j."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ from kpflow_sklearn.spectra import map_blocks, parameter_gram, spectrum_of_gram,
 def weight_map_table(
     op: ParameterOperator, rank_threshold: float, memory: int | None = None
 ) -> pd.DataFrame:
-    """Return one row for each weight map of K: dimensions of u_j, S_j and K_j, and bounds.
+    """Return the dimensions of u_j, S_j and K_j for each weight map of K, with bounds.
 
-    Of the exact ranks it holds that rank K_j,i <= rank u_j for every unit i, and
-    rank tr_H K_j <= rank u_j * rank S_j (on the time axis, which sums over trials, at most that
-    times the number of trials). For the rank at a threshold neither holds when S varies;
-    what bounds that of K_j,i is the least r for which the r leading directions of u_j, weighted by
-    the unit's S^2, miss at most 1 - threshold of sum S^2 |u|^2.
+    Exact ranks satisfy rank K_j,i <= rank u_j for each unit i, and
+    rank tr_H K_j <= rank u_j * rank S_j. On the time axis, which also sums over trials, the second
+    bound is larger by a factor of the number of trials. Ranks at a threshold satisfy neither if S
+    varies. The rank of K_j,i at a threshold is bounded by the least r for which the r leading
+    directions of u_j, weighted by the unit's S^2, miss at most the share 1 - threshold of
+    sum S^2 |u|^2.
 
     Parameters
     ----------
     op : ParameterOperator
-        K; the table is empty if it is not made of weight maps alone.
+        The operator K. The table is empty if K contains terms that are not weight maps.
     rank_threshold : float
         Share of the trace that defines a rank.
     memory : int, optional
-        Bytes to use at a time, if less than usual.
+        Bytes to use at a time, if less than by default.
 
     Returns
     -------
     DataFrame
-        Columns map, u_effective_dimension, u_rank, u_exact_rank, S_effective_dimension, S_rank,
-        S_exact_rank, K_time_effective_dimension, K_time_rank, K_time_rank_bound (of the exact
-        rank), K_unit_rank (largest over units) and K_unit_rank_bound.
+        One row per weight map, with columns map, u_effective_dimension, u_rank, u_exact_rank,
+        S_effective_dimension, S_rank, S_exact_rank, K_time_effective_dimension, K_time_rank,
+        K_time_rank_bound (of the exact rank), K_unit_rank (the largest over units) and
+        K_unit_rank_bound.
     """
     parts = op.components if map_blocks(op) is not None else {}
     rows = [_row(name, part, rank_threshold, memory) for name, part in parts.items()]
@@ -50,10 +52,13 @@ def _row(
 ) -> dict[str, Any]:
     block: MapBlock = op.jacobian.blocks[0].block
     n_trials, n_timesteps, _ = op.in_shape
+    # U_j^T U_j, (F, F), of the activity u_j divided by its largest entry.
     u_gram = block.activity_gram(block.largest_activity())
+    # S_j^T S_j, summed over the steps: (H, H), or (2H, 2H) for the h and c of an LSTM.
     steps = (step.flatten(1).double() for step in block.sensitivity)
     s_gram: Any = sum(s.mT @ s for s in steps)
     activity, sensitivity = spectrum_of_gram(u_gram), spectrum_of_gram(s_gram)
+    # K_j on the time axis, (T, T), and K_j,i of each unit i (in its smaller form, F x F).
     time = spectrum_of_gram(parameter_gram(op, "time", memory))
     u_exact, s_exact = _exact_rank(u_gram), _exact_rank(s_gram)
     grams = (gram for _, _, group in unit_grams(op, memory) for gram in group)
@@ -75,23 +80,28 @@ def _row(
 
 
 def _exact_rank(gram: Tensor) -> int:
-    """Return the numerical rank of a Gram, at the rounding of float32 activity or better."""
+    """Return the numerical rank of a Gram, to the rounding of float32 activity."""
     values = torch.linalg.eigvalsh(gram)
     return int((values > 1e-12 * len(gram) * values[-1].clamp(min=0)).sum())
 
 
 def _rank(gram: Tensor, threshold: float) -> int:
-    found = spectrum_of_gram(gram).rank(threshold)
-    return 0 if found.reason else int(found.value)
+    rank = spectrum_of_gram(gram).rank(threshold)
+    return 0 if rank.reason else int(rank.value)
 
 
 def _unit_bound(u_gram: Tensor, block: MapBlock, threshold: float) -> int:
-    """Return the largest bound, over units i, of the rank of K_j,i."""
+    """Return the largest bound, over units i, of the rank of K_j,i at a threshold."""
+    # Columns v_1, v_2, ...: principal directions of u_j by decreasing eigenvalue, (F, F).
     basis = torch.linalg.eigh(u_gram).eigenvectors.flip(1)
     unit = block.largest_activity()
+    # held_ik = sum_bt S_i^2 (u . v_k)^2, (H, F), summed step by step from u (B, F), S (B, 1, H);
+    # the second axis of S has two entries for an LSTM, of h and c.
     held = u_gram.new_zeros(block.n_units, block.n_columns)
     for u, s in zip(block.features, block.sensitivity, strict=True):
         held += s.double().square().sum(1).mT @ (u.double() / unit @ basis).square()
+    # Least r for which v_1 .. v_r hold the share `threshold` of sum_bt S_i^2 |u|^2.
     held = held.cumsum(1)
-    missed = (held < (threshold - 1e-12) * held[:, -1:]).sum(1) + 1
-    return int(missed[held[:, -1] > 0].max()) if bool((held[:, -1] > 0).any()) else 0
+    bounds = (held < (threshold - 1e-12) * held[:, -1:]).sum(1) + 1
+    is_alive = held[:, -1] > 0
+    return int(bounds[is_alive].max()) if bool(is_alive.any()) else 0

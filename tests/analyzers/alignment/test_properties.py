@@ -19,16 +19,13 @@ def test_interference_is_a_gram_and_weighted_losses_are_the_loss(lin, seed):
     shape = (*lin.states.shape[:2], lin.network.n_outputs)
     targets = Targets(rng.standard_normal(shape), rng.uniform(0, 2, shape[:2]))
     labels = rng.integers(0, 2, n_trials)
-    tasks = tasks_by_label(labels, targets)
-    flow = TaskFlow(lin, tasks, Objective("mse"))
-    found = flow.matrices()
-    values = np.linalg.eigvalsh(found["interference"])
+    flow = TaskFlow(lin, tasks_by_label(labels, targets), Objective("mse"))
+    values = np.linalg.eigvalsh(flow.matrices["interference"])
     assert (values >= -1e-12 * max(values.max(), 1e-300)).all()
-    for matrix in found.values():
+    for matrix in flow.matrices.values():
         assert np.isnan(matrix).any() or np.isfinite(matrix).all()
-    sizes = tasks.n_valid(lin.mask, lin.states.shape[1]).numpy()
     whole = Objective("mse").value(lin.network, lin.states, targets, lin.mask).detach().item()
-    assert flow.losses @ sizes / sizes.sum() == pytest.approx(whole, rel=1e-12)
+    assert flow.losses @ flow.counts.numpy() / flow.counts.sum() == pytest.approx(whole, rel=1e-12)
 
 
 @both_tiers(n=st.integers(1, 7), n_groups=st.integers(1, 7), seed=st.integers(0, 10**6))

@@ -1,4 +1,4 @@
-"""TaskAlignmentAnalyzer: its tables, groups and errors."""
+"""The tables, groups and errors of TaskAlignmentAnalyzer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.frozen import FrozenEstimator
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, TaskAlignmentAnalyzer
+from kpflow_sklearn import RecurrentTrainer, SavedTraining, TaskAlignmentAnalyzer
 from kpflow_sklearn.analyzers._trials import AnalysisTrials, choose_index
 from kpflow_sklearn.analyzers.alignment._grouping import (
     chance_of_margin,
@@ -41,6 +41,16 @@ def analyzer(cell: str = "gru", **options) -> TaskAlignmentAnalyzer:
     return TaskAlignmentAnalyzer(trainer(cell), random_state=0, **options)
 
 
+@pytest.fixture
+def no_training(monkeypatch):
+    """Let a test fail if it trains a network."""
+    monkeypatch.setattr(RecurrentTrainer, "fit", lambda *args, **options: pytest.fail("trained"))
+
+
+def losses_of(fitted: TaskAlignmentAnalyzer) -> pd.DataFrame:
+    return fitted.results_[fitted.results_["quantity"] == "loss"]
+
+
 @pytest.fixture(scope="module")
 def fitted() -> TaskAlignmentAnalyzer:
     periods = {"stimulus": (2, 5), "response": (8, 10)}
@@ -64,15 +74,17 @@ def test_tables_are_labelled_and_of_every_snapshot(fitted):
         assert table.index.tolist() == table.columns.tolist() == names
 
 
-def test_matrices_are_those_of_the_flow_at_each_snapshot(fitted):
+def test_losses_and_matrices_are_those_of_the_flow_at_each_snapshot(fitted):
     trials = AnalysisTrials(X, fitted.trainer_.encoder_.encode(X, Y), None)
     tasks = tasks_by_label(TASKS, trials.targets, STIMULUS)
     for snapshot in fitted.snapshots_:
         lin = trials.linearize(fitted.trainer_.network_at(snapshot), snapshot.iteration)
         flow = TaskFlow(lin, tasks, fitted.trainer_.objective_)
-        for kind, matrix in flow.matrices().items():
-            found = fitted.alignment_history_[kind].loc[snapshot.iteration]
-            np.testing.assert_allclose(found, matrix, rtol=1e-12)
+        losses = losses_of(fitted).set_index("iteration")["value"].loc[snapshot.iteration]
+        np.testing.assert_allclose(losses, flow.losses, rtol=1e-6)
+        for kind, matrix in flow.matrices.items():
+            table = fitted.alignment_history_[kind].loc[snapshot.iteration]
+            np.testing.assert_allclose(table, matrix, rtol=1e-12)
 
 
 def test_results_hold_every_matrix_entry_and_loss(fitted):
@@ -88,14 +100,6 @@ def test_results_hold_every_matrix_entry_and_loss(fitted):
         assert (rows["reduction"] == compared).all()
 
 
-def test_losses_average_to_that_of_the_analysis_trials(fitted):
-    whole = KPFlowAnalyzer(FrozenEstimator(fitted.trainer_), operators=("P",), random_state=0)
-    found = whole.fit(X, Y).results_
-    expected = found[found["quantity"] == "loss"].set_index("iteration")["value"]
-    losses = fitted.results_[fitted.results_["quantity"] == "loss"]
-    np.testing.assert_allclose(losses.groupby("iteration")["value"].mean(), expected, rtol=1e-6)
-
-
 def test_interference_is_split_by_map_and_period(fitted):
     maps = fitted.interference_by_map_
     states = maps[maps["weight_map"] != "readout"]
@@ -107,11 +111,11 @@ def test_interference_is_split_by_map_and_period(fitted):
 
 
 def test_without_conditions_second_moments_are_compared():
-    found = analyzer().fit(X, Y, tasks=TASKS)
-    rows = found.results_[found.results_["quantity"].isin(["update", "state"])]
+    unmatched = analyzer().fit(X, Y, tasks=TASKS)
+    rows = unmatched.results_[unmatched.results_["quantity"].isin(["update", "state"])]
     assert (rows["reduction"] == "second moments").all() and (rows["axis"] == "hidden").all()
-    assert found.interference_by_period_ is None
-    assert "cumulative flow" in set(found.grouping_history_["source"])
+    assert unmatched.interference_by_period_ is None
+    assert "cumulative flow" in set(unmatched.grouping_history_["source"])
 
 
 def test_lead_is_the_difference_of_two_lasting_groupings(fitted):
@@ -131,12 +135,12 @@ def test_lead_is_the_difference_of_two_lasting_groupings(fitted):
 
 
 def test_shares_of_states_in_the_subspaces(fitted):
-    found = fitted.transform(X)
-    assert found.shape == (20, 4) and (found >= 0).all() and (found <= 1).all()
+    shares = fitted.transform(X)
+    assert shares.shape == (20, 4) and (shares >= 0).all() and (shares <= 1).all()
     states = fitted.trajectories(X) - fitted.mean_state_
     for j, directions in enumerate(fitted.components_):
         inside = ((states @ directions.T) ** 2).sum((1, 2)) / (states**2).sum((1, 2))
-        np.testing.assert_allclose(found[:, j], inside, rtol=1e-6)
+        np.testing.assert_allclose(shares[:, j], inside, rtol=1e-6)
     assert fitted.get_feature_names_out().shape == (4,)
 
 
@@ -163,28 +167,26 @@ def test_padding_changes_nothing():
 
 def test_the_bits_of_a_flip_flop_are_tasks():
     bits, targets = make_flip_flop(12, n_bits=3, n_timesteps=9, random_state=0)
-    found = analyzer().fit(bits, targets)
-    assert found.tasks_.tolist() == [0, 1, 2]
-    assert set(found.alignment_matrices_) == set(MATRICES) - {"state"}
-    assert found.transition_ is None and found.lead_ is None
-    assert found.groups_.index.tolist() == [0, 1, 2]
-    assert found.transform(bits).shape == (12, 3)
+    by_output = analyzer().fit(bits, targets)
+    assert by_output.tasks_.tolist() == by_output.groups_.index.tolist() == [0, 1, 2]
+    assert set(by_output.alignment_matrices_) == set(MATRICES) - {"state"}
+    assert by_output.transition_ is None and by_output.lead_ is None
+    assert by_output.transform(bits).shape == (12, 3)
 
 
 def test_classes_of_trials_are_tasks():
-    labels = np.array(["left", "right"] * 10)
-    found = analyzer().fit(X, labels)
-    assert found.tasks_.tolist() == ["left", "right"]
-    assert "state" in found.alignment_matrices_
-    assert found.groups_.tolist() == [0, 1] and found.transition_ is None
+    by_class = analyzer().fit(X, np.array(["left", "right"] * 10))
+    assert by_class.tasks_.tolist() == ["left", "right"]
+    assert "state" in by_class.alignment_matrices_
+    assert by_class.groups_.tolist() == [0, 1] and by_class.transition_ is None
 
 
 def test_integer_labels_of_unequal_sizes():
     labels = np.r_[[7], [3] * 12, [5] * 7]
-    found = analyzer().fit(X, Y, tasks=labels)
-    assert found.tasks_.tolist() == [3, 5, 7]
-    sizes = found.results_[found.results_["quantity"] == "loss"].groupby("task")["n_trials"]
-    assert sizes.first().to_dict() == {"3": 12, "5": 7, "7": 1}
+    unequal = analyzer().fit(X, Y, tasks=labels)
+    assert unequal.tasks_.tolist() == [3, 5, 7]
+    sizes = losses_of(unequal).groupby("task")["n_trials"].first()
+    assert sizes.to_dict() == {"3": 12, "5": 7, "7": 1}
 
 
 def test_saved_networks_and_checkpoints():
@@ -196,31 +198,30 @@ def test_saved_networks_and_checkpoints():
             p.uniform_(-0.4, 0.4, generator=torch.Generator().manual_seed(0))
     states = [{k: (1 + i) * v.clone() for k, v in module.state_dict().items()} for i in range(3)]
     saved = SavedTraining(module, states, iterations=[0, 5, 9])
-    found = TaskAlignmentAnalyzer(saved, random_state=0).fit(X, Y, tasks=TASKS)
-    index = found.alignment_history_["flow"].index.get_level_values(0)
+    of_saved = TaskAlignmentAnalyzer(saved, random_state=0).fit(X, Y, tasks=TASKS)
+    index = of_saved.alignment_history_["flow"].index.get_level_values(0)
     assert index.unique().tolist() == [0, 5, 9]
 
 
 @pytest.mark.parametrize("cell", ["tanh", "lstm", "leaky_voltage"])
 def test_other_cells(cell):
-    found = analyzer(cell).fit(X, Y, tasks=TASKS, conditions=STIMULUS)
-    assert found.results_["value"].notna().all()
+    results = analyzer(cell).fit(X, Y, tasks=TASKS, conditions=STIMULUS).results_
+    assert results["value"].notna().all()
 
 
-def test_trials_of_their_own_carry_the_labels():
-    found = analyzer().fit(X[:7], Y[:7], X_analysis=X, y_analysis=Y, tasks=TASKS)
-    assert found.tasks_.tolist() == sorted(NAMES)
-    losses = found.results_[found.results_["quantity"] == "loss"]
-    assert (losses["n_trials"] == 5).all()
+def test_all_trials_given_for_the_analysis_are_analysed():
+    options = {"X_analysis": X, "y_analysis": Y, "tasks": TASKS}
+    separate = analyzer(analysis_trials=1).fit(X[:7], Y[:7], **options)
+    assert separate.tasks_.tolist() == sorted(NAMES)
+    assert (losses_of(separate)["n_trials"] == 5).all()
 
 
 @pytest.mark.parametrize("n_trials", [4, 8, 12])
 def test_a_choice_of_trials_takes_the_same_conditions_of_every_task(n_trials):
-    found = analyzer(analysis_trials=n_trials).fit(X, Y, tasks=TASKS, conditions=STIMULUS)
-    losses = found.results_[found.results_["quantity"] == "loss"]
-    assert (losses["n_trials"] == n_trials // 4).all()
-    # Matched trial by trial: of equal inputs but for the cue, states are alike from the start.
-    assert found.alignment_history_["state"].loc[0].notna().all(axis=None)
+    chosen = analyzer(analysis_trials=n_trials).fit(X, Y, tasks=TASKS, conditions=STIMULUS)
+    assert (losses_of(chosen)["n_trials"] == n_trials // 4).all()
+    # The trials match one by one: with equal inputs but for the cue, all states can be compared.
+    assert chosen.alignment_history_["state"].loc[0].notna().all(axis=None)
 
 
 def test_a_task_that_is_solved_has_no_gradient():
@@ -228,12 +229,13 @@ def test_a_task_that_is_solved_has_no_gradient():
     solved = network.predict(X)
     targets = np.where((TASKS == "MemoryPro")[:, None, None], solved, Y)
     frozen = TaskAlignmentAnalyzer(FrozenEstimator(network), random_state=0)
-    found = frozen.fit(X, targets, tasks=TASKS)
-    rows = found.results_[(found.results_["iteration"] == 8) & found.results_["value"].isna()]
+    solved_one = frozen.fit(X, targets, tasks=TASKS)
+    results = solved_one.results_
+    rows = results[(results["iteration"] == 8) & results["value"].isna()]
     assert set(rows["reason"]) == {"a task has no gradient"}
     assert set(rows["quantity"]) == {"gradient", "flow", "update"}
     assert ((rows["task"] == "MemoryPro") | (rows["other_task"] == "MemoryPro")).all()
-    assert found.groups_.notna().all() and np.isfinite(found.transform(X)).all()
+    assert solved_one.groups_.notna().all() and np.isfinite(solved_one.transform(X)).all()
 
 
 # ---------------------------------------------------------------------------------------- errors
@@ -242,8 +244,8 @@ def test_a_task_that_is_solved_has_no_gradient():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"tasks": ["a"] * 20}, "tasks must name at least two sub-tasks, got ['a'] only"),
-        ({"tasks": TASKS[:-1]}, "tasks must hold one label a trial, shape (20,), got (19,)"),
+        ({"tasks": ["a"] * 20}, "tasks must name at least two sub-tasks, got only ['a']"),
+        ({"tasks": TASKS[:-1]}, "tasks must hold one label per trial, shape (20,), got (19,)"),
         ({"tasks": np.full(20, np.nan)}, "tasks must be strings or integers without gaps"),
         ({"tasks": [None, *TASKS[1:]]}, "tasks must be strings or integers without gaps"),
         ({"tasks": [0.5] * 20}, "tasks must be strings or integers without gaps, got 0.5"),
@@ -252,17 +254,17 @@ def test_a_task_that_is_solved_has_no_gradient():
         ({"tasks": ["a", np.nan] * 10}, "tasks must be strings or integers without gaps, got nan"),
         ({"tasks": ["a", 1] * 10}, "all strings or all integers"),
         ({"conditions": STIMULUS}, "give tasks too"),
-        ({"tasks": TASKS, "conditions": STIMULUS[1:]}, "conditions must hold one label a trial"),
+        ({"tasks": TASKS, "conditions": STIMULUS[1:]}, "conditions must hold one label per trial"),
         ({"tasks": TASKS, "conditions": np.arange(20)}, "any two tasks share"),
         ({"tasks": TASKS, "periods": {"a": (3, 3)}}, "0 <= start < stop <= 10"),
         ({"tasks": TASKS, "periods": {"a": (0, 11)}}, "0 <= start < stop <= 10"),
         ({"tasks": TASKS, "periods": {"a": 3}}, "periods['a'] must be (start, stop)"),
         ({"tasks": TASKS, "periods": {"a": (0, 3), "b": (2, 4)}}, "overlaps another period"),
-        ({"tasks": TASKS, "periods": {"rest": (0, 3)}}, "use another name"),
+        ({"tasks": TASKS, "periods": {"rest": (0, 3)}}, "must not use the name"),
         ({"tasks": TASKS, "periods": [(0, 3)]}, "periods must map names to (start, stop)"),
     ],
 )
-def test_wrong_arguments_are_named(options, message):
+def test_wrong_arguments_are_named_before_the_training(options, message, no_training):
     with pytest.raises(ValueError) as raised:
         analyzer().fit(X, Y, **options)
     assert message in str(raised.value)
@@ -277,32 +279,22 @@ def test_wrong_arguments_are_named(options, message):
         ({"n_groups": "two"}, "n_groups must be an instance of int"),
     ],
 )
-def test_wrong_parameters_are_named(options, message):
+def test_wrong_parameters_are_named(options, message, no_training):
     with pytest.raises((ValueError, TypeError), match=message):
         analyzer(**options).fit(X, Y, tasks=TASKS)
 
 
-def test_errors_come_before_the_training(monkeypatch):
-    monkeypatch.setattr(RecurrentTrainer, "fit", lambda *args, **options: pytest.fail("trained"))
-    for options in ({"tasks": ["a"] * 20}, {"tasks": TASKS, "conditions": np.arange(20)}):
-        with pytest.raises(ValueError):
-            analyzer().fit(X, Y, **options)
-    with pytest.raises(ValueError):
-        analyzer().fit(X, Y, tasks=TASKS, periods={"a": (0, 11)})
-
-
 def test_classes_at_every_step_need_labels():
     labels = np.random.default_rng(0).integers(0, 2, X.shape[:2])
-    with pytest.raises(ValueError, match="tasks must be given for classes at every step"):
+    with pytest.raises(ValueError, match="tasks must be given if y has a class at every step"):
         analyzer().fit(X, labels)
-    found = analyzer().fit(X, labels, tasks=TASKS)
-    assert found.results_["value"].notna().all()
+    assert analyzer().fit(X, labels, tasks=TASKS).results_["value"].notna().all()
 
 
 def test_a_single_output_is_a_single_task():
-    with pytest.warns(UserWarning, match="a single sub-task"):
-        found = analyzer().fit(X, Y[..., :1])
-    assert found.tasks_.tolist() == [0] and found.groups_.tolist() == [0]
+    with pytest.warns(UserWarning, match="only one sub-task"):
+        single = analyzer().fit(X, Y[..., :1])
+    assert single.tasks_.tolist() == [0] and single.groups_.tolist() == [0]
 
 
 # ---------------------------------------------------------------------------- choice of trials
@@ -319,9 +311,8 @@ def test_no_task_is_left_out_of_the_choice_and_shares_are_equal(seed):
     assert chosen[2] <= chosen[0] & chosen[1] and len(chosen[0] & chosen[1]) == 7
 
 
-def test_a_choice_without_common_conditions_is_refused_before_the_training(monkeypatch):
-    monkeypatch.setattr(RecurrentTrainer, "fit", lambda *args, **options: pytest.fail("trained"))
-    # a and b share 0, b and c share 1, a and c share 2: one trial a task cannot match all.
+def test_a_choice_without_common_conditions_is_refused_before_the_training(no_training):
+    # a and b share 0, b and c share 1, a and c share 2: one trial per task cannot match all.
     labels, conditions = list("aabbcc"), [0, 2, 0, 1, 1, 2]
     with pytest.raises(ValueError, match="any two tasks share"):
         analyzer(analysis_trials=3).fit(X[:6], Y[:6], tasks=labels, conditions=conditions)
@@ -332,24 +323,32 @@ def test_classes_that_the_choice_would_leave_out_are_named():
         analyzer(analysis_trials=3).fit(X, np.array(list("abcde") * 4))
 
 
-def test_trials_of_their_own_are_not_chosen_from():
-    found = analyzer(analysis_trials=1).fit(X, Y, X_analysis=X, y_analysis=Y, tasks=TASKS)
-    assert len(found.tasks_) == 4
-
-
 # -------------------------------------------------------------------------------------- grouping
 
 BLOCKS = np.array([[1, 0.1, 0.9, 0], [0.1, 1, 0, 0.8], [0.9, 0, 1, 0.1], [0, 0.8, 0.1, 1]])
+ONE_MISSING = np.ones((4, 4))
+ONE_MISSING[2] = ONE_MISSING[:, 2] = np.nan
+UNLIKE = np.array([[1, np.nan, -0.8], [np.nan] * 3, [-0.8, np.nan, 1]])
 
 
-def test_groups_of_best_silhouette_are_found():
-    assert group_tasks(BLOCKS).tolist() == [0, 1, 0, 1]
-    assert group_tasks(BLOCKS, 3).tolist() == [0, 1, 0, 2]
-    assert group_tasks(BLOCKS, 1).tolist() == [0, 0, 0, 0]
-    assert group_tasks(np.eye(2)).tolist() == [0, 1]
-    assert group_tasks(np.ones((4, 4))).tolist() == [0, 0, 0, 0]
-    three = np.kron(np.eye(3), np.ones((2, 2)))
-    assert group_tasks(three).tolist() == [0, 0, 1, 1, 2, 2]
+@pytest.mark.parametrize(
+    "matrix, n_groups, expected",
+    [
+        (BLOCKS, None, [0, 1, 0, 1]),
+        (BLOCKS, 3, [0, 1, 0, 2]),
+        (BLOCKS, 1, [0, 0, 0, 0]),
+        (np.eye(2), None, [0, 1]),
+        (np.ones((4, 4)), None, [0, 0, 0, 0]),
+        (np.kron(np.eye(3), np.ones((2, 2))), None, [0, 0, 1, 1, 2, 2]),
+        # A task without similarities stands alone, even if the others are unlike each other.
+        (ONE_MISSING, 1, [0, 0, 1, 0]),
+        (UNLIKE, None, [0, 1, 2]),
+        (UNLIKE, 1, [0, 1, 0]),
+        (np.full((3, 3), np.nan), None, [0, 1, 2]),
+    ],
+)
+def test_groups_of_a_known_matrix(matrix, n_groups, expected):
+    assert group_tasks(matrix, n_groups).tolist() == expected
 
 
 @pytest.mark.parametrize("n_tasks", [3, 4, 5, 6])
@@ -360,20 +359,9 @@ def test_tasks_that_differ_by_rounding_alone_are_one_group(n_tasks, similarity):
     noise = np.random.default_rng(0).uniform(-1e-15, 1e-15, alike.shape)
     assert not group_tasks(alike).any()
     assert not group_tasks(alike + noise).any()
-    # What is no rounding still separates.
+    # A larger difference still separates.
     alike[0, 1:] -= 1e-9
     assert group_tasks(alike).tolist() == [0, *[1] * (n_tasks - 1)]
-
-
-def test_a_task_without_similarities_stands_alone():
-    matrix = np.ones((4, 4))
-    matrix[2] = matrix[:, 2] = np.nan
-    assert group_tasks(matrix, 1).tolist() == [0, 0, 1, 0]
-    # Even where the others are unlike each other.
-    unlike = np.array([[1, np.nan, -0.8], [np.nan] * 3, [-0.8, np.nan, 1]])
-    assert group_tasks(unlike).tolist() == [0, 1, 2]
-    assert group_tasks(unlike, 1).tolist() == [0, 1, 0]
-    assert group_tasks(np.full((3, 3), np.nan)).tolist() == [0, 1, 2]
 
 
 def test_as_many_groups_as_asked_for_whatever_the_ties():
@@ -403,9 +391,9 @@ def test_first_lasting_grouping():
 def test_cumulative_means_are_weighted_by_iterations():
     series = np.array([0.0, 1.0, 3.0])[:, None, None] * np.ones((3, 2, 2))
     history = AlignmentHistory([0, 1, 5], np.arange(2), {"flow": series}, False, None)
-    found = history.cumulative()["flow"][:, 0, 1]
     # Trapezoids: 0.5 over one iteration, then 2 over four.
-    np.testing.assert_allclose(found, [0, 0.5, (0.5 + 8) / 5])
+    expected = [0, 0.5, (0.5 + 8) / 5]
+    np.testing.assert_allclose(history.cumulative()["flow"][:, 0, 1], expected)
     series[1] = np.nan
     assert history.cumulative()["flow"][0, 0, 0] == 0
     assert np.isnan(history.cumulative()["flow"][1:]).all()
@@ -417,12 +405,20 @@ def history_of(state: np.ndarray, n_groups: int | None, iterations: list[int]) -
     return AlignmentHistory(iterations, np.arange(len(state)), matrices, True, n_groups)
 
 
-def test_no_transition_where_there_are_no_groups_or_a_single_snapshot():
-    assert history_of(BLOCKS, 2, [0, 5]).lasting_from("state") == 0
-    assert history_of(BLOCKS, 2, [0]).lasting_from("state") is None
-    assert history_of(BLOCKS, 1, [0, 5]).lasting_from("state") is None
-    assert history_of(BLOCKS, 4, [0, 5]).lasting_from("state") is None
-    assert history_of(np.eye(2), None, [0, 5]).lasting_from("state") is None
+@pytest.mark.parametrize(
+    "state, n_groups, iterations, transition",
+    [
+        (BLOCKS, 2, [0, 5], 0),
+        (BLOCKS, 2, [0], None),
+        (BLOCKS, 1, [0, 5], None),
+        (BLOCKS, 4, [0, 5], None),
+        (np.eye(2), None, [0, 5], None),
+    ],
+)
+def test_no_transition_without_groups_or_with_one_snapshot(
+    state, n_groups, iterations, transition
+):
+    assert history_of(state, n_groups, iterations).transition == transition
 
 
 def test_the_matrix_that_defines_the_groups_has_no_chance_level():
@@ -436,13 +432,12 @@ def test_transition_and_lead_of_a_known_history():
     matrices = {
         "state": np.stack([other, other, other, BLOCKS]),
         "gradient": np.stack([BLOCKS] * 4),
+        "update": np.stack([other, BLOCKS, BLOCKS, BLOCKS]),
     }
-    matrices |= {"update": np.stack([other, BLOCKS, BLOCKS, BLOCKS])}
     history = AlignmentHistory([0, 10, 30, 40], np.array(list("abcd")), matrices, True, 2)
     assert history.final_groups.tolist() == [0, 1, 0, 1]
-    assert history.lasting_from("state") == 40
-    # After ten iterations both count alike; after thirty the right one prevails.
-    assert history.lasting_from("cumulative update") in (10, 30)
+    assert history.transition == 40
+    # After ten iterations both groupings count alike; after thirty the right one prevails.
+    assert history.lead in (30, 10)
     assert history.lasting_from("cumulative gradient") == 0
-    table = history.groupings()
-    assert table["groups"].iloc[-1] == "a + c | b + d"
+    assert history.groupings()["groups"].iloc[-1] == "a + c | b + d"

@@ -24,6 +24,13 @@ def check_reasons(analyzer):
     assert np.isfinite(results["value"].dropna()).all()
 
 
+def overflowing(sizes, **options):
+    """Return a module with its state and one in which the numbers overflow."""
+    module = oracle.make_mlp(sizes, **options)
+    small = module.state_dict()
+    return module, small, {name: 1e150 * value for name, value in small.items()}
+
+
 @pytest.mark.parametrize("max_kernel_size", [20, 1500])
 def test_a_dead_network_has_a_kernel_of_zeros(max_kernel_size):
     module = oracle.make_mlp((5, 8, 1))
@@ -39,9 +46,7 @@ def test_a_dead_network_has_a_kernel_of_zeros(max_kernel_size):
 
 @pytest.mark.parametrize("max_kernel_size", [20, 1500])
 def test_a_kernel_that_overflows_is_missing(max_kernel_size):
-    module = oracle.make_mlp((5, 8, 6, 1))
-    small = module.state_dict()
-    large = {name: 1e150 * value for name, value in small.items()}
+    module, small, large = overflowing((5, 8, 6, 1))
     for states in ([small, large], [large]):
         saved = SavedTraining(module, states)
         analyzer = GramFlowAnalyzer(saved, max_kernel_size=max_kernel_size).fit(X, Y)
@@ -64,9 +69,7 @@ def test_a_kernel_of_low_rank_is_found_by_products():
 
 
 def test_numbers_that_overflow_are_not_called_zero():
-    module = oracle.make_mlp((5, 8, 6, 1), train_readout=True)
-    small = module.state_dict()
-    large = {name: 1e150 * value for name, value in small.items()}
+    module, small, large = overflowing((5, 8, 6, 1), train_readout=True)
     analyzer = GramFlowAnalyzer(SavedTraining(module, [small, large])).fit(X, Y)
     later = analyzer.results_[analyzer.results_["iteration"] == 1].set_index("quantity")
     for quantity in ("loss", "trace", "trace_share", "decay_share", "balance_drift"):
@@ -128,7 +131,7 @@ def test_a_prediction_that_diverges_does_not_hide_training():
     assert low < left.min()
     assert left.max() < high < 2 * max(left.max(), -left.min())
     title = modes.get_legend().get_title().get_text()
-    assert title == "dots: measured, dashes: predicted (some beyond)"
+    assert title == "dots: measured, dashes: predicted (some out of range)"
 
 
 def test_displays_mention_only_what_is_drawn():
@@ -136,7 +139,7 @@ def test_displays_mention_only_what_is_drawn():
     for options, prediction, dashes in (
         ({"optimizer": "adam"}, None, False),
         ({"optimizer": "sgd", "snapshots": 1}, None, False),
-        ({"optimizer": "sgd", "batch_size": 7}, "took batches of 7", True),
+        ({"optimizer": "sgd", "batch_size": 7}, "used batches of 7", True),
     ):
         analyzer = GramFlowAnalyzer(given.set_params(**options), random_state=0).fit(X, Y)
         display = GramDisplay.from_estimator(analyzer, ax=Figure().subplots(1, 3))
@@ -163,5 +166,5 @@ def test_an_iteration_that_fails_leaves_reasons(monkeypatch):
     assert analyzer.n_components_ == 0
     assert analyzer.mode_table_.empty
     assert select(analyzer.results_, "K", "trace")["value"].notna().all()
-    assert "lambda_max is not known at iteration 0, 5" in analyzer.prediction_
+    assert "lambda_max is unknown at iteration 0, 5" in analyzer.prediction_
     check_reasons(analyzer)

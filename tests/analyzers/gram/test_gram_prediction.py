@@ -16,7 +16,7 @@ rng = np.random.default_rng(0)
 X = rng.standard_normal((40, 5))
 Y = rng.standard_normal(40)
 NEW = rng.standard_normal((7, 5))
-OTHER_ROWS = "the rows analysed are not those that the trainer was fitted on"
+OTHER_ROWS = "the trainer was fitted on other rows than those analysed"
 
 
 def trainer(hidden_sizes=(8,), **options):
@@ -98,16 +98,11 @@ def test_the_last_snapshot_alone_predicts_nothing():
         )
 
 
-def test_simulate_asks_for_a_rate_after_minibatches():
-    analyzer = fit(batch_size=7)
-    with pytest.raises(
-        ValueError, match="learning_rate must be given: training took batches of 7, and"
-    ):
-        analyzer.simulate(3)
-    assert analyzer.simulate(3, learning_rate=0.05).n_steps == 3
-
-
 def test_simulate_says_first_why_the_fields_do_not_close():
+    batches = fit(batch_size=7)
+    with pytest.raises(ValueError, match="must be given: training used batches of 7, and"):
+        batches.simulate(3)
+    assert batches.simulate(3, learning_rate=0.05).n_steps == 3
     with pytest.raises(ValueError, match="3 hidden layers the fields do not determine"):
         fit((4, 4, 4), optimizer="adam").simulate(3)
     module = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -119,34 +114,34 @@ def test_simulate_says_first_why_the_fields_do_not_close():
 
 def test_bfloat16_modules_predict():
     module = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1)).bfloat16()
-    found = GramFlowAnalyzer(module).fit(X, Y).predict(X)
+    predicted = GramFlowAnalyzer(module).fit(X, Y).predict(X)
     expected = module(torch.as_tensor(X, dtype=torch.bfloat16)).detach()[:, 0]
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, expected.float())
+    assert predicted.dtype == np.float32
+    np.testing.assert_array_equal(predicted, expected.float())
 
 
 def test_a_simulation_that_overflows_stops_and_says_so():
     analyzer = fit(activation="identity")
-    found = analyzer.simulate(300, NEW, learning_rate=1e3, record=[0, 300])
-    assert 5 < found.n_steps < 300
-    assert found.stopped == (
-        f"the loss overflows in step {found.n_steps + 1}; take a smaller learning_rate"
+    simulation = analyzer.simulate(300, NEW, learning_rate=1e3, record=[0, 300])
+    assert 5 < simulation.n_steps < 300
+    assert simulation.stopped == (
+        f"the loss overflows in step {simulation.n_steps + 1}; take a smaller learning_rate"
     )
-    assert np.isfinite(found.loss).all()
-    assert len(found.loss) == found.n_steps + 1
-    assert found.recorded == [0, found.n_steps]
-    assert np.isfinite(found.outputs[-1]).all()
-    assert len(found.flips) == found.n_steps
+    assert np.isfinite(simulation.loss).all()
+    assert len(simulation.loss) == simulation.n_steps + 1
+    assert simulation.recorded == [0, simulation.n_steps]
+    assert np.isfinite(simulation.outputs[-1]).all()
+    assert len(simulation.flips) == simulation.n_steps
 
 
 def test_a_closed_prediction_that_overflows_ends_in_infinity():
     with pytest.warns(ConvergenceWarning):
         analyzer = fit(activation="identity", learning_rate=1e3, max_iter=300, snapshots=range(99))
     # The same numbers, but for the rounding that decides where they overflow.
-    known = np.isfinite(analyzer.predicted_loss_curve_)
-    assert known[:20].all()
+    finite = np.isfinite(analyzer.predicted_loss_curve_)
+    assert finite[:20].all()
     np.testing.assert_allclose(
-        analyzer.predicted_loss_curve_[known], analyzer.loss_curve_[known], rtol=1e-6
+        analyzer.predicted_loss_curve_[finite], analyzer.loss_curve_[finite], rtol=1e-6
     )
 
 
@@ -169,7 +164,7 @@ def test_intervals_in_which_a_frozen_kernel_diverges_are_joined():
     assert "from iteration 0 to 10, 20 to 30, where" in said
     assert unstable_remark([0, 1], [2, 1], 30) == ""
     said = unstable_remark([0, 1], [1, np.nan], 30)
-    assert said == "lambda_max is not known at iteration 1: it may diverge"
+    assert said == "lambda_max is unknown at iteration 1: the prediction may diverge"
 
 
 @pytest.mark.filterwarnings("ignore:the gradient vanished")

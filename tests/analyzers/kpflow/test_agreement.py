@@ -21,7 +21,10 @@ from tests.oracles.spectrum_checks import (
 SHAPE = (3, 5, 4)
 
 
-@pytest.mark.parametrize("case", ["gru", "lstm", "tanh-ragged", "user", "gru-2layers"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("user", "lstm", "gru-2layers")]
+
+
+@pytest.mark.parametrize("case", ["gru", "tanh-ragged", *SLOW])
 def test_kernel_agreement_matches_dense(case):
     kernel, propagator = (OperatorSpectra(operator_of(case, o)) for o in ("PKP", "P"))
     a, b = (dense_gram(solve(case).dense, o) for o in ("PKP", "P"))
@@ -30,11 +33,11 @@ def test_kernel_agreement_matches_dense(case):
     assert exact.value == pytest.approx(expected, rel=1e-9) and exact.std_error == 0
     spanned = (randomized(s.op, n_modes=10_000) for s in (kernel, propagator))
     assert kernel_agreement(*spanned).value == pytest.approx(expected, rel=1e-9)
-    found = []
+    cosines = []
     for seed in range(20):
         sampled = (randomized(s.op, n_modes=5, random_state=seed) for s in (kernel, propagator))
-        found.append(kernel_agreement(*sampled))
-    errors = np.array([(f.value - expected) / f.std_error for f in found])
+        cosines.append(kernel_agreement(*sampled))
+    errors = np.array([(f.value - expected) / f.std_error for f in cosines])
     assert (abs(errors) < 3).all() and 0.5 < errors.std() < 1.5
     mixed = kernel_agreement(randomized(kernel.op, n_modes=5), propagator)
     assert abs(mixed.value - expected) < 3 * mixed.std_error

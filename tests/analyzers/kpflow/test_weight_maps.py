@@ -33,11 +33,11 @@ def test_weight_maps_are_those_of_the_dense_components(name):
     assert list(table.index) == list(K.components)
     for map_name, part in K.components.items():
         gram = reduce(part.to_dense().numpy(), part.out_shape, "time", "trace")
-        found = table.loc[map_name]
+        row = table.loc[map_name]
         values = descending_eigenvalues(gram)
-        assert found["K_time_rank"] == count_leading(values)
+        assert row["K_time_rank"] == count_leading(values)
         expected = values.sum() ** 2 / (values**2).sum()
-        assert found["K_time_effective_dimension"] == pytest.approx(expected, rel=TOLERANCE)
+        assert row["K_time_effective_dimension"] == pytest.approx(expected, rel=TOLERANCE)
 
 
 @every_mapped_case
@@ -48,20 +48,22 @@ def test_bounds_of_the_weight_maps_hold(name):
     assert (table["K_unit_rank"] <= table["K_unit_rank_bound"]).all()
     assert (table["K_time_rank"] <= table["K_time_rank_bound"]).all()
     for map_name, part in K.components.items():
-        found, dense = table.loc[map_name], part.to_dense().numpy()
+        row, dense = table.loc[map_name], part.to_dense().numpy()
         states = part.jacobian.blocks[0].states
         six = dense.reshape(*shape, *shape)
         unit_ranks = []
         for i in range(N_UNITS):
-            own = np.arange(states.start + i, states.stop, N_UNITS)  # LSTM: the pair (h_i, c_i)
-            block = six[:, :, own][..., own]
+            states_of_unit = np.arange(
+                states.start + i, states.stop, N_UNITS
+            )  # LSTM: the pair (h_i, c_i)
+            block = six[:, :, states_of_unit][..., states_of_unit]
             block = block.reshape(np.prod(block.shape[:3]), -1)
-            assert exact_rank(block) <= found["u_exact_rank"]
+            assert exact_rank(block) <= row["u_exact_rank"]
             values = descending_eigenvalues(block)
             unit_ranks.append(count_leading(values) if values[0] > 0 else 0)
-        assert found["K_unit_rank"] == max(unit_ranks)
+        assert row["K_unit_rank"] == max(unit_ranks)
         over_units = np.einsum("bthcsh->btcs", six).reshape(shape[0] * shape[1], -1)
-        assert exact_rank(over_units) <= found["u_exact_rank"] * found["S_exact_rank"]
+        assert exact_rank(over_units) <= row["u_exact_rank"] * row["S_exact_rank"]
 
 
 def test_weight_map_of_a_tanh_layer_from_its_states():
@@ -71,13 +73,13 @@ def test_weight_map_of_a_tanh_layer_from_its_states():
     ones = torch.ones(*X.shape[:2], 2, dtype=X.dtype)
     activity = torch.cat([previous, X, ones], dim=-1).flatten(0, 1).numpy()
     sensitivity = (1 - states**2).flatten(0, 1).numpy()
-    found = weight_map_table(solved.linearization.K, 0.95).iloc[0]
+    row = weight_map_table(solved.linearization.K, 0.95).iloc[0]
     for letter, matrix in (("u", activity), ("S", sensitivity)):
         values = descending_eigenvalues(matrix.T @ matrix)
         dimension = values.sum() ** 2 / (values**2).sum()
-        assert found[f"{letter}_effective_dimension"] == pytest.approx(dimension, rel=TOLERANCE)
-        assert found[f"{letter}_rank"] == count_leading(values)
-        assert found[f"{letter}_exact_rank"] == exact_rank(matrix)
+        assert row[f"{letter}_effective_dimension"] == pytest.approx(dimension, rel=TOLERANCE)
+        assert row[f"{letter}_rank"] == count_leading(values)
+        assert row[f"{letter}_exact_rank"] == exact_rank(matrix)
 
 
 def test_padding_changes_no_weight_map():
@@ -98,17 +100,17 @@ def test_dead_units_do_not_raise_the_bound(name):
 
 
 def test_one_input_without_recurrence_moves_as_many_steps_as_there_are_trials():
-    # u is a single input and S a constant, so both have rank 1; yet each trial has its own time
-    # course, and the time axis sums over trials.
+    # u is a single input and S a constant, so both have rank 1. Yet trials differ in their time
+    # courses, and the time axis sums over trials.
     network, X = build(Case("one input", "leaky_voltage"))
     X[..., 1] = 0
     for name, p in network.recurrent.named_parameters():
         p.requires_grad_(name == "weight_ih_l0")
     K = linearize(network, X).K
-    found = weight_map_table(K, 0.99).iloc[0]
-    assert found["u_exact_rank"] == found["S_exact_rank"] == 1
+    row = weight_map_table(K, 0.99).iloc[0]
+    assert row["u_exact_rank"] == row["S_exact_rank"] == 1
     time = reduce(K.to_dense().numpy(), K.out_shape, "time", "trace")
-    assert exact_rank(time) == len(X) <= found["K_time_rank_bound"] <= N_TIMESTEPS
+    assert exact_rank(time) == len(X) <= row["K_time_rank_bound"] <= N_TIMESTEPS
 
 
 @pytest.mark.parametrize("name", ["user", "gru-trained_z0"])
