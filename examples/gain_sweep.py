@@ -1,19 +1,20 @@
-"""What the gain of the recurrent weights does to K and P: RNN and GRU, g from 0.5 to 3.
+"""The effect of the gain of the recurrent weights on K and P: RNN and GRU, g from 0.5 to 3.
 
 Networks are trained on Memory-Pro with Adam, and compared on the same 32 noise-free trials at
 fixed iterations.
 
-Definitions, fixed before the run. Gain: recurrent weights N(0, g^2/H) in each gate block. Ranks:
-on the time axis, 95% of the whole trace. Bottleneck: K or P if its rank is the smaller one, by
-more than 1.96 standard errors where ranks are estimated; "neither" if PKP* exceeds both. Exponent:
-the largest one of Lyapunov, per step, on the analysed trials, untrained and trained. All of this
-is given as median and range over seeds. The claims, seed by seed:
+The following definitions were fixed before the run. Gain: recurrent weights are drawn from
+N(0, g^2/H) in each gate block. Ranks: on the time axis, at 95% of the trace. Bottleneck: K or P,
+whichever has the smaller rank, by more than 1.96 standard errors where ranks are estimated;
+"neither" if PKP* exceeds both. Exponent: the largest Lyapunov exponent per step on the analysed
+trials, before and after training. All results are medians and ranges over seeds. The claims are
+tested for each seed:
 
-- "larger g converges faster": the loss at iteration EARLY is smaller than at the gain before.
-- "K low-rank, P high-rank": at every snapshot the bottleneck is K.
-- "K filters the change": at every snapshot the rank of PKP* is at most half of that of P.
+- "larger g converges faster": the loss at iteration EARLY is smaller than at the next lower gain.
+- "K low-rank, P high-rank": the bottleneck is K at every snapshot.
+- "K filters the change": the rank of PKP* is at most half of that of P at every snapshot.
 
-A claim holds at a gain if it does in all seeds but at most one in five.
+A claim holds at a gain if it fails in at most one of five seeds.
 
     python examples/gain_sweep.py --seeds 5 --jobs 4 --cache gain_sweep
 """
@@ -24,17 +25,16 @@ import numpy as np
 import pandas as pd
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, sweep
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.results._bottleneck import bottleneck_table
-from kpflow_sklearn.results._table import select
+from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.results import bottleneck_table, select
 
 GAINS = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
-EARLY = 0.2  # Of the training: the iteration at which convergence is compared.
+EARLY = 0.2  # Fraction of training after which convergence is compared.
 PERIODS = {"stimulus": 20, "memory": 20, "response": 20}
 
 
 def run(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the tables of the trained and of the untrained networks."""
+    """Return the tables of the trained and the untrained networks."""
     X, y = make_memory_pro(1024, noise_std=0.1, random_state=0, **PERIODS)
     Xa, ya = make_memory_pro(32, evenly_spaced=True, **PERIODS)
     last = options.max_iter
@@ -48,13 +48,13 @@ def run(options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame]:
     grid = {"cell": ["tanh", "gru"], "init_scale": options.gains}
     common = {"n_seeds": options.seeds, "n_jobs": options.jobs, "cache_dir": options.cache}
     given = {"X_analysis": Xa, "y_analysis": ya}
-    found = sweep(analyzer, grid, X, y, **common, **given)
+    trained = sweep(analyzer, grid, X, y, **common, **given)
     before = grid | {"max_iter": [0], "snapshots": [1]}
-    return found, sweep(untrained, before, X, y, **common, **given)
+    return trained, sweep(untrained, before, X, y, **common, **given)
 
 
 def describe(fit: pd.DataFrame, untrained: pd.DataFrame) -> dict[str, float]:
-    """Return what is reported of one network."""
+    """Return the reported numbers of one network."""
     ranks = bottleneck_table(fit).set_index("iteration")
     loss = select(fit, "network", "loss")["value"]
     exponent = "largest_lyapunov_exponent"
@@ -71,31 +71,31 @@ def describe(fit: pd.DataFrame, untrained: pd.DataFrame) -> dict[str, float]:
     return row
 
 
-def networks(found: pd.DataFrame, untrained: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a network, failed ones left out."""
+def networks(trained: pd.DataFrame, untrained: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per network, without failed ones."""
     keys = ["cell", "init_scale", "seed"]
     start = dict(iter(untrained[untrained["error"] == ""].groupby(keys)))
-    fits = found[found["error"] == ""].groupby(keys)
+    fits = trained[trained["error"] == ""].groupby(keys)
     rows = [dict(zip(keys, key, strict=True)) | describe(fit, start[key]) for key, fit in fits]
     return pd.DataFrame(rows)
 
 
 def claims(table: pd.DataFrame) -> pd.DataFrame:
-    """Return in how many of the seeds each claim holds, for each cell and gain."""
+    """Return in how many seeds each claim holds, for each cell and gain."""
     rows = []
     for (cell, g), group in table.groupby(["cell", "init_scale"]):
         lower = table[(table["cell"] == cell) & (table["init_scale"] < g)]
         n, faster = len(group), None
         if len(lower):
             below = lower[lower["init_scale"] == lower["init_scale"].max()].set_index("seed")
-            own = group.set_index("seed")["early loss"]
-            faster = int((own < below["early loss"].reindex(own.index)).sum())
+            loss = group.set_index("seed")["early loss"]
+            faster = int((loss < below["early loss"].reindex(loss.index)).sum())
         low, filters = ((group[name] == 1).sum() for name in ("bottleneck K", "K filters"))
         rows.append(
             {
                 "cell": cell,
                 "g": g,
-                "faster than the gain before": "-" if faster is None else f"{faster} of {n}",
+                "faster than the next lower gain": "-" if faster is None else f"{faster} of {n}",
                 "K is the bottleneck": f"{low} of {n}",
                 "K filters": f"{filters} of {n}",
             }
@@ -104,7 +104,7 @@ def claims(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranges(table: pd.DataFrame) -> pd.DataFrame:
-    """Return median and range over seeds."""
+    """Return the median and range over seeds."""
     groups = table.drop(columns="seed").groupby(["cell", "init_scale"])
     return groups.agg(lambda v: f"{v.median():.3g} ({v.min():.3g} to {v.max():.3g})")
 
@@ -116,7 +116,7 @@ if __name__ == "__main__":
     parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--max-iter", type=int, default=500)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--cache", help="folder that keeps finished networks")
+    parser.add_argument("--cache", help="folder for finished networks")
     settings = parser.parse_args()
     result = networks(*run(settings))
     print(ranges(result).T.to_string(), "\n")

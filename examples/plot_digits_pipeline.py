@@ -3,7 +3,7 @@ Sequential digits in a pipeline with a classifier
 =================================================
 
 A GRU reads digits row by row. Its states, projected on the directions in which training can move
-them, go to a classifier. Train, search, look and keep, as with any pipeline.
+them, go to a classifier. The network is trained, searched, inspected and saved like any pipeline.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.plotting._spectrum import SpectrumDisplay
+from kpflow_sklearn.plotting import SpectrumDisplay
 from kpflow_sklearn.preprocessing import SequenceScaler
 
 digits = load_digits()
@@ -39,16 +39,16 @@ print(search.best_params_)
 print(f"accuracy on {len(y_test)} test digits {search.score(X_test, y_test):.3f}")
 
 # %%
-# **a** Accuracy by cross-validation: mean and range of three folds. **b** How much of the
-# operators lies in each direction of the states, for the network that was chosen; the components
-# are those of PKP*. **c** Test digits on its first two components.
+# **a** Accuracy in cross-validation: mean and range of three folds. **b** The share of each
+# direction of the states in the trace of the operators, for the selected network; the components
+# are those of PKP*. **c** Test digits along the first two components.
 figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-found = pd.DataFrame(search.cv_results_)
-folds = found.filter(regex=r"^split\d_test_score$")
-by_gain = found.groupby(f"param_{gain}")
+scores = pd.DataFrame(search.cv_results_)
+folds = scores.filter(regex=r"^split\d_test_score$")
+by_gain = scores.groupby(f"param_{gain}")
 for (g, rows), color, marker in zip(by_gain, ("#0072B2", "#E69F00"), "os", strict=True):
-    mean, own = rows["mean_test_score"], folds.loc[rows.index]
-    reach = [mean - own.min(axis=1), own.max(axis=1) - mean]
+    mean, each = rows["mean_test_score"], folds.loc[rows.index]
+    reach = [mean - each.min(axis=1), each.max(axis=1) - mean]
     style = {"color": color, "marker": marker, "capsize": 3, "label": f"gain {g:g}"}
     axes[0].errorbar(rows[f"param_{size}"], mean, reach, **style)
 axes[0].set(xlabel="number of components", ylabel="accuracy", xticks=[2, 4, 8])
@@ -57,17 +57,17 @@ analyzer = search.best_estimator_["kpflowanalyzer"]
 SpectrumDisplay.from_estimator(analyzer, axis="hidden", ax=axes[1])
 states = search.best_estimator_[:-1].transform(X_test)
 for digit in range(10):
-    own = states[y_test == digit]
+    x, y = states[y_test == digit, :2].T
     color = plt.get_cmap("viridis")(digit / 10)
-    axes[2].scatter(own[:, 0], own[:, 1], s=45, color=color, marker=f"${digit}$", linewidths=0.3)
+    axes[2].scatter(x, y, s=45, color=color, marker=f"${digit}$", linewidths=0.3)
 axes[2].set(xlabel="component 1 of the states", ylabel="component 2 of the states")
 for ax, letter in zip(axes, "abc", strict=True):
     ax.set_title(letter, loc="left", fontweight="bold")
 plt.show()
 
 # %%
-# Eight directions are nearly enough to tell the digits apart; the gain makes no difference beyond
-# the spread of the folds. The fitted pipeline is kept like any other.
+# Eight directions are nearly enough to distinguish the digits; the effect of the gain is within
+# the spread of the folds. The fitted pipeline is saved like any other.
 with tempfile.TemporaryDirectory() as folder:
     joblib.dump(search.best_estimator_, f"{folder}/digits.joblib")
     kept = joblib.load(f"{folder}/digits.joblib")

@@ -2,18 +2,16 @@
 A network from plain torch, with its folder of checkpoints
 ==========================================================
 
-Somebody trained a GRU in plain torch on noisy batches and kept state_dicts. Nothing is trained
-here: the checkpoints are read, and analysed on noise-free trials.
+A GRU was trained in plain torch on noisy batches, and its state_dicts were saved. Nothing is
+trained here: the checkpoints are read and analysed on noise-free trials.
 """
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from kpflow_sklearn import KPFlowAnalyzer, SavedTraining
-from kpflow_sklearn.datasets._example_run import load_example_run
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.plotting._collapse import CollapseDisplay
-from kpflow_sklearn.plotting._style import OPERATOR_STYLE, plot_range
+from kpflow_sklearn.datasets import load_example_run, make_memory_pro
+from kpflow_sklearn.plotting import OPERATOR_STYLE, CollapseDisplay, plot_range
 
 run = load_example_run()
 print(run.description)
@@ -21,15 +19,15 @@ print(run.module)
 print("...", run.checkpoints[-1].rpartition("/")[-1])
 
 # %%
-# A whole folder is `SavedTraining(module, "folder/*.pt")`; every third of the 40 files is enough
-# here. `verify` checks the identities behind the numbers on this network.
+# `SavedTraining(module, "folder/*.pt")` reads a whole folder; here, every third of the 40 files is
+# enough. `verify` checks the identities behind the numbers on this network.
 saved = SavedTraining(run.module, run.checkpoints[::3])
 analyzer = KPFlowAnalyzer(saved, axes=("time",), random_state=0).fit(run.X, run.y)
 print(analyzer.verify(run.X, run.y).to_string())
 
 # %%
-# The same network on trials as noisy as those that it was trained on, drawn three times, at four
-# checkpoints.
+# The same network is analysed at four checkpoints on three draws of trials with as much noise as
+# in training.
 few = SavedTraining(run.module, run.checkpoints[::13])
 noisy = []
 for seed in range(3):
@@ -41,8 +39,9 @@ for seed in range(3):
     noisy.append(on_noise.bottleneck_.set_index("iteration"))
 
 # %%
-# **a** Loss on the noise-free trials. **b** Ranks on them; bars are 95% intervals where a rank is
-# estimated. **c** Medians over the three draws of noisy trials, bands their range.
+# **a** Loss on the noise-free trials. **b** Ranks on the noise-free trials; bars are 95% intervals
+# where a rank is estimated. **c** Ranks on the noisy trials: medians over the three draws, with
+# bands for their range.
 figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
 CollapseDisplay.from_estimator(analyzer, quantity="rank", ax=axes[1]).plot_loss(ax=axes[0])
 ranks = pd.concat(noisy, axis=1)
@@ -58,9 +57,9 @@ for ax, words in zip(axes, ("a", "b  noise-free trials", "c  noisy trials"), str
 plt.show()
 
 # %%
-# Noise-free, K has a rank of 3 throughout and is the bottleneck, also after P has narrowed from
-# some 40 time courses to 12 as the task was learned. On noisy trials K has 11 to 15: each trial's
-# noise is a time course of its own, on which the weights can act. At the end P would be called
-# the bottleneck in its place. That is a property of the noise drawn, so that operators are
-# compared over training, and between networks, on noise-free trials. One network is no law: see
-# the other examples for ranges over seeds.
+# On noise-free trials K has a rank of 3 throughout and is the bottleneck, even after the rank of P
+# has fallen from about 40 to 12 as the task was learned. On noisy trials K has a rank of 11 to 15,
+# because the noise of each trial is a separate time course on which the weights can act. P would
+# then be the bottleneck at the end. This is a property of the noise, which is why operators are
+# compared over training, and between networks, on noise-free trials. These are results of one
+# network; see the other examples for ranges over seeds.

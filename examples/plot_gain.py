@@ -2,15 +2,15 @@
 What the initial gain does
 ==========================
 
-The gain g is the spectral radius of the initial recurrent weights. `sweep` trains one network for
-each gain and seed, and returns one table of all results.
+The gain g is the spectral radius of the initial recurrent weights. `sweep` trains one network per
+gain and seed, and returns all results in one table.
 """
 
 import matplotlib.pyplot as plt
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, sweep
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.plotting._style import OPERATOR_STYLE, plot_range
+from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.plotting import OPERATOR_STYLE, plot_range
 
 GAINS, N_SEEDS = [0.5, 1.0, 1.5, 2.0], 3
 periods = {"stimulus": 10, "memory": 10, "response": 10}
@@ -32,15 +32,15 @@ table = sweep(
 
 
 def over_gain(operator, quantity, iteration):
-    """Return a number with a row for each gain and a column for each seed."""
+    """Return a quantity as a table with one row per gain and one column per seed."""
     rows = table[(table["operator"] == operator) & (table["quantity"] == quantity)]
     rows = rows[(rows["iteration"] == iteration) & rows["axis"].isin(["", "time"])]
     return rows.pivot(index="init_scale", columns="seed", values="value")
 
 
 # %%
-# Lines are medians over three seeds, bands the range of the seeds. **b** Untrained. **c**
-# Trained.
+# Lines are medians over three seeds; bands show the range of the seeds. **a** Loss. **b** Ranks
+# before training. **c** Ranks after training.
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
 for iteration, color, marker in ((0, "0.6", "o"), (50, "#56B4E9", "s"), (300, "black", "D")):
     loss = over_gain("network", "loss", iteration)
@@ -57,12 +57,13 @@ for ax, letter in zip(axes, "abc", strict=True):
 plt.show()
 
 # %%
-# Up to a gain of 1 the weights are the bottleneck, K being far narrower than P. At 2, in the
-# chaotic regime, the order is reversed before training, and after it there is no bottleneck. PKP*
-# goes with the narrower of the two, but is not bounded by it. A gain of 0.5 has not left the
-# plateau of the loss after 300 updates; beyond that, larger gains are not faster.
+# Up to a gain of 1 the weights are the bottleneck: the rank of K is far below that of P. At a gain
+# of 2, in the chaotic regime, the order is reversed before training, and after training there is
+# no bottleneck. The rank of PKP* follows the smaller of the two, but is not bounded by it. At a
+# gain of 0.5 the loss is still on its plateau after 300 updates; among the other gains, larger
+# ones are not faster.
 #
-# A table for a paper: median and range of the seeds.
+# The following table for a paper gives the median and range over seeds.
 ranks = table[(table["quantity"] == "rank") & (table["axis"] == "time")]
 groups = ranks.groupby(["init_scale", "iteration", "operator"], observed=True)["value"]
 words = groups.agg(lambda v: f"{v.median():.0f} ({v.min():.0f} to {v.max():.0f})")

@@ -3,7 +3,7 @@ Dynamic collapse on Memory-Pro
 ==============================
 
 A tanh network with large initial weights (gain 1.5) learns to report a remembered angle. How many
-time courses can its weights push (K), its dynamics carry on (P), and gradient descent move (PKP*)?
+time courses can the weights drive (K), the dynamics propagate (P), and training change (PKP*)?
 """
 
 import matplotlib.pyplot as plt
@@ -12,9 +12,8 @@ import pandas as pd
 from sklearn.base import clone
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.datasets._memory_pro import make_memory_pro
-from kpflow_sklearn.plotting._style import OPERATOR_STYLE, plot_range
-from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
+from kpflow_sklearn.datasets import make_memory_pro
+from kpflow_sklearn.plotting import OPERATOR_STYLE, TrajectoryDisplay, plot_range
 
 periods = {"stimulus": 10, "memory": 10, "response": 10}
 X, y = make_memory_pro(512, **periods, noise_std=0.1, random_state=0)
@@ -26,7 +25,7 @@ trainer = RecurrentTrainer(
 
 
 def analyse(**changed):
-    """Train on noisy trials, and analyse every snapshot on the noise-free ones."""
+    """Train on noisy trials, and analyse every snapshot on noise-free trials."""
     run = KPFlowAnalyzer(clone(trainer).set_params(**changed), axes=("time",), random_state=0)
     return run.fit(X, y, X_analysis=X_clean, y_analysis=y_clean)
 
@@ -34,7 +33,7 @@ def analyse(**changed):
 runs = [analyse(random_state=seed) for seed in range(3)]
 
 # %%
-# Lines are medians over three seeds, bands the range of the seeds.
+# Lines are medians over three seeds; bands show the range of the seeds.
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
 loss = [run.results_.query("quantity == 'loss'").set_index("iteration")["value"] for run in runs]
 plot_range(pd.concat(loss, axis=1), ax=axes[0], color="black", marker="o", label="loss")
@@ -56,13 +55,12 @@ for ax, letter in zip(axes, "abc", strict=True):
 plt.show()
 
 # %%
-# Untrained, all three operators are broad, and so are the states and their change (**c**). Within
-# some 20 updates, while the loss falls to a plateau, K and with it PKP* collapse to 3 to 6 of 30
-# time courses, and the states with them, while P grows. As the task is learned, K widens again.
+# Before training, the operators have high rank, and the states and their change a high dimension
+# (**c**). Within about 20 updates, while the loss falls to a plateau, K and PKP* collapse to 3 to
+# 6 of 30 time courses, and the states with them, while P grows. Later K widens again.
 #
-# Below, one seed before and after. An eigenfunction of PKP* is a trajectory; drawn is its
-# strength at each step (root mean square over trials and units). Dotted: starts of memory and
-# response.
+# The next figure shows one seed before and after training. The strength of an eigenfunction of
+# PKP* is its root mean square over trials and units. Dotted: starts of memory and response.
 before = analyse(random_state=0, max_iter=0, snapshots=1)
 figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), layout="constrained")
 for row, run in zip(axes, (before, runs[0]), strict=True):

@@ -1,10 +1,10 @@
 """
-Which sub-tasks will share a subspace, and who knows first?
-===========================================================
+Which sub-tasks will share a subspace, and what shows it first?
+===============================================================
 
-One GRU learns four tasks: to point to a stimulus (Pro) or away from it (Anti), remembered (Memory)
-or still seen (Delay). In the end its states group the tasks into Pro and Anti. Do the operators
-show these groups earlier than the states do?
+One GRU learns four tasks: to point to a stimulus (Pro) or away from it (Anti), which is remembered
+(Memory) or still visible (Delay). In the end its states group the tasks into Pro and Anti. Do the
+operators show these groups earlier than the states do?
 """
 
 import matplotlib.pyplot as plt
@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 
 from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
-from kpflow_sklearn.datasets._multitask import make_multitask
-from kpflow_sklearn.plotting._alignment import AlignmentDisplay
+from kpflow_sklearn.datasets import make_multitask
+from kpflow_sklearn.plotting import AlignmentDisplay
 
 N_SEEDS, LAST, EVERY = 5, 300, 20
 X_clean, y_clean, tasks, angles = make_multitask(8, evenly_spaced=True, return_stimuli=True)
-conditions = np.round(np.degrees(angles)).astype(int)  # The trials that tasks are matched by.
+conditions = np.round(np.degrees(angles)).astype(int)  # To match trials between tasks.
 
 
 def analyse(seed):
-    """Train on noisy trials, and compare the tasks on noise-free ones."""
+    """Train on noisy trials, and compare the tasks on noise-free trials."""
     X, y, _ = make_multitask(256, noise_std=0.1, random_state=seed)
     trainer = RecurrentTrainer(
         "gru", hidden_size=32, recurrent_init="torch", learning_rate=2e-3, batch_size=64,
@@ -35,11 +35,11 @@ def analyse(seed):
 runs = [analyse(seed) for seed in range(N_SEEDS)]
 
 # %%
-# Of each seed: since when the states show the final groups for good, and by how many iterations
-# the cumulative update alignment does so earlier (negative: later). "margin" is its alignment
-# within the final groups less that between them, at the last snapshot before the states turn, and
-# "chance" the share of permuted task labels with at least that margin: of four tasks in pairs it
-# is 1/3 at best, so that no single seed can say more than that.
+# For each seed, "states from" is the iteration from which the states keep the final groups, and
+# "lead" is how many iterations earlier the cumulative update alignment does so (negative if
+# later). "margin" is its alignment within the final groups minus that between them, at the last
+# snapshot before the transition of the states. "chance" is the fraction of permuted task labels
+# with at least that margin; for four tasks in pairs it is at least 1/3 for any single seed.
 rows = []
 for seed, run in enumerate(runs):
     history = run.grouping_history_.query("source == 'cumulative update'").set_index("iteration")
@@ -52,9 +52,9 @@ for seed, run in enumerate(runs):
 print(pd.DataFrame(rows).to_string(index=False))
 
 # %%
-# **a** Final states of seed 0. **b to f** Over training, all seeds: how far apart the final
-# groups are by the states, and by the operators cumulated since the start. The dotted lines mark
-# since when each shows the final groups for good; between them lies the lead.
+# **a** Alignment of the final states of seed 0. **b to f** Margin of the final groups over
+# training in all seeds, for the states and for the operators accumulated since the start. Dotted
+# lines mark the iterations from which each keeps the final groups; their distance is the lead.
 figure, axes = plt.subplots(2, 3, figsize=(13, 7.6), layout="constrained")
 AlignmentDisplay.from_estimator(runs[0], kind="state", ax=axes[0, 0])
 for run, ax in zip(runs, axes.flat[1:], strict=True):
@@ -69,9 +69,9 @@ for ax, title in zip(axes.flat, words, strict=True):
 plt.show()
 
 # %%
-# In all five seeds the states end up grouped into Pro and Anti. Just before the states turn, the
-# cumulative update is in favour of these groups in four of the five (margins of 0.07 to 0.39), in
-# three of them more than of any other pairs: a hint and no more, since one seed in three does so
-# by chance. Its clustering shows the groups earlier than that of the states in one seed, later in
-# two, and not for good in the other two. The plain gradient cosine does no worse. Ten larger
-# networks gave the same picture: see the page of reproductions.
+# In all five seeds the final states are grouped into Pro and Anti. Just before the transition of
+# the states, the cumulative update favours these groups in four of the five seeds (margins of 0.07
+# to 0.39), and in three of them more than any other pairs. This is weak evidence, since one seed
+# in three does so by chance. Its clustering shows the groups earlier than that of the states in
+# one seed, later in two, and not permanently in the other two. The gradient cosine does no worse.
+# Ten larger networks gave the same result; see the page on reproductions.

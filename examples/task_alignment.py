@@ -1,14 +1,16 @@
-"""Which sub-tasks will share a subspace, and how early the operators say so.
+"""Which sub-tasks will share a subspace, and how early the operators show it.
 
-A GRU learns four tasks, memory and delay x pro and anti, told apart by a cue. Each seed trains
-once; the groups of the four tasks are read off the states and off the cumulative operators.
+A GRU learns four tasks, memory and delay x pro and anti, which a cue distinguishes. Each seed
+trains once; the groups of the four tasks are determined from the states and from the cumulative
+operators.
 
-Definitions, fixed before the run. Final: the groups of the final states (average linkage, two
-groups). State: the iteration from which the states' groups stay the final ones. Lead: by how much
-earlier the groups of the cumulative update do. Call: of the three ways to pair four tasks the one
-of largest margin (mean alignment within pairs less that between) at the last snapshot before
-"state", by cumulative update, flow, gradient and states; chance is 1/3. Permuted: the margin of
-the final pairs in the cumulative update if the tasks' labels are permuted within each stimulus.
+The following definitions were fixed before the run. Final: the groups of the final states (average
+linkage, two groups). State: the iteration from which the states keep the final groups. Lead: how
+much earlier the cumulative update keeps them. Call: the pairing of the four tasks, out of three,
+with the largest margin (mean alignment within pairs minus that between pairs) at the last snapshot
+before "state", for the cumulative update, flow, gradient and the states; chance is 1/3. Permuted:
+the margin of the final pairs in the cumulative update after permuting the labels of the tasks
+within each stimulus.
 
     python examples/task_alignment.py --seeds 0 1 2 3 4 5 6 7 8 9
 """
@@ -21,15 +23,15 @@ import pandas as pd
 from sklearn.frozen import FrozenEstimator
 
 from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
-from kpflow_sklearn.analyzers.alignment._grouping import describe_groups, margin
-from kpflow_sklearn.datasets._multitask import make_multitask
+from kpflow_sklearn.analyzers.alignment import describe_groups, margin
+from kpflow_sklearn.datasets import make_multitask
 
 BATCH, EVERY, N_PERMUTATIONS = 32, 25, 5
 PAIRINGS = [np.array(p) for p in ([0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0])]
 
 
 def fit(seed: int, max_iter: int) -> tuple[TaskAlignmentAnalyzer, dict, np.ndarray]:
-    """Train on fresh noisy trials and analyse on 16 noise-free stimuli of each task."""
+    """Train on fresh noisy trials, and analyse 16 noise-free stimuli per task."""
     X, y, _ = make_multitask(BATCH * max_iter, noise_std=0.1 * np.sqrt(2), random_state=seed)
     Xa, ya, tasks, angles = make_multitask(16, evenly_spaced=True, return_stimuli=True)
     trainer = RecurrentTrainer(
@@ -47,7 +49,7 @@ def fit(seed: int, max_iter: int) -> tuple[TaskAlignmentAnalyzer, dict, np.ndarr
 
 
 def called(matrix: pd.DataFrame, final: np.ndarray) -> str:
-    """Return the pairing of largest margin, whether it is the final one, and its margin."""
+    """Return whether the pairing with the largest margin is the final one, and its margin."""
     values = (matrix.to_numpy() + matrix.to_numpy().T) / 2
     margins = [margin(values, pairing) for pairing in PAIRINGS]
     best = PAIRINGS[int(np.argmax(margins))]

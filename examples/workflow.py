@@ -1,7 +1,7 @@
-"""The whole workflow in a pipeline: train, search, look, compare, keep.
+"""The whole workflow in a pipeline: train, search, inspect, compare and save.
 
-A GRU learns to tell digits that it reads row by row; its states, projected on the directions in
-which training could move them, go to a classifier.
+A GRU learns to classify digits that it reads row by row. Its states, projected on the directions
+in which training can move them, go to a classifier.
 """
 
 import joblib
@@ -11,8 +11,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
-from kpflow_sklearn.plotting._bottleneck import BottleneckDisplay
-from kpflow_sklearn.plotting._spectrum import SpectrumDisplay
+from kpflow_sklearn.plotting import BottleneckDisplay, SpectrumDisplay
 from kpflow_sklearn.preprocessing import SequenceScaler
 
 digits = load_digits()

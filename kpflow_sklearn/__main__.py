@@ -1,4 +1,4 @@
-"""Run the command."""
+"""Run the command ``python -m kpflow_sklearn``."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Train the network of `load_example_run` in plain torch and write its checkpoints.
 
-A GRU learns Memory-Pro from fresh noisy trials, by Adam with clipped gradients. Training is in
-float64 and the files are in float32, so that every machine writes the same numbers.
+A GRU learns Memory-Pro from fresh noisy trials, with Adam and clipped gradients. Training uses
+float64 and the files are float32, so that every machine writes the same numbers.
 
     python tools/make_example_run.py
 """
@@ -23,7 +23,7 @@ KEPT = set(np.unique(np.geomspace(1, LAST + 1, 48).round().astype(int) - 1))
 
 
 def train(folder: Path) -> None:
-    """Write ``step_<iteration>.pt``, a state_dict, before each iteration of ``KEPT``."""
+    """Write the state_dict ``step_<iteration>.pt`` before each iteration in ``KEPT``."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     network = ExampleNetwork().double()

@@ -1,6 +1,6 @@
 """The command ``python -m kpflow_sklearn``.
 
-``_main`` runs it, ``_options`` are its options, ``_tasks`` the trials it trains on.
+``_main`` runs it, ``_options`` defines its options, and ``_tasks`` provides the trials.
 """
 
 from kpflow_sklearn._cli._main import main

@@ -1,4 +1,4 @@
-"""The command: train a recurrent network on a task or a file and show what K and P did."""
+"""The command: train a recurrent network on a task or a file, and show K and P over training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kpflow_sklearn._cli._options import N_ALIGNMENT_SNAPSHOTS, N_SNAPSHOTS, mak
 from kpflow_sklearn._cli._tasks import Task, load_file, load_task
 from kpflow_sklearn._common.files import write_whole
 from kpflow_sklearn.analyzers import KPFlowAnalyzer, TaskAlignmentAnalyzer
-from kpflow_sklearn.plotting import matplotlib_is_here
+from kpflow_sklearn.plotting import N_DRAWN, matplotlib_is_here
 from kpflow_sklearn.reporting import (
     matrices_in_print,
     network_in_words,
@@ -31,40 +31,34 @@ from kpflow_sklearn.reporting import (
 from kpflow_sklearn.results import write_results
 from kpflow_sklearn.training import RecurrentTrainer
 
-N_DRAWN = 64
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0; 2 for bad options or files, or where memory or a disk does not suffice; 130 if interrupted.
+    The exit code is 0 on success, 2 for invalid options or files and if memory or disk space
+    runs out, and 130 after an interruption.
     """
     parser = make_parser()
     options = parser.parse_args(argv)
     try:
         task = load_file(options.data) if options.data else load_task(options.task, options.seed)
         files = _prepare(options)
-        run = _analyse if task.tasks is None else _align
-        analyzer = run(task, options)
-        if task.tasks is None:
-            _print_reading(analyzer, options)
-        else:
-            _print_alignment(analyzer, options)
+        analyzer = _fit(task, options)
+        print_results = _print_kpflow if task.tasks is None else _print_alignment
+        print_results(analyzer, options)
         command = " ".join(["python -m kpflow_sklearn", *(sys.argv[1:] if argv is None else argv)])
         _write(analyzer, task, files, options, command)
     except (ValueError, TypeError, OSError, MemoryError) as error:
         print(f"{parser.prog}: error: {_first_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            f"{parser.prog}: interrupted; files not yet written stay as they are", file=sys.stderr
-        )
+        print(f"{parser.prog}: interrupted; files not yet written are unchanged", file=sys.stderr)
         return 130
     return 0
 
 
 def _prepare(options: argparse.Namespace) -> dict[str, Path]:
-    """Return the files to write by what they hold, having said where they go before it begins."""
+    """Return the paths to write to, and print where the results will go before training starts."""
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     files = {"results": folder / "results.csv"}
@@ -74,42 +68,37 @@ def _prepare(options: argparse.Namespace) -> dict[str, Path]:
         files["report"] = folder / "report.html"
     _check_writable(folder, files)
     earlier = [path.name for path in files.values() if path.exists()]
-    replaced = f"; {_listed(earlier)} of an earlier run will be replaced" if earlier else ""
-    print(f"results go to {folder}{replaced}", flush=True)
+    replaced = f"; {_listed(earlier)} from an earlier run will be replaced" if earlier else ""
+    print(f"results will be written to {folder}{replaced}", flush=True)
     return files
 
 
 def _check_writable(folder: Path, files: dict[str, Path]) -> None:
-    """Refuse, before minutes of training, where nothing can be written after it."""
+    """Check before training that the files can be written after it."""
     for path in files.values():
         if path.is_dir():
-            raise ValueError(f"--out: {path} is a folder; remove it, or give another --out")
+            raise ValueError(f"--out: {path} is a folder; remove it or choose another --out")
         if path.exists() and not os.access(path, os.W_OK):
-            raise ValueError(f"--out: {path} is write-protected; give another --out")
+            raise ValueError(f"--out: {path} is write-protected; choose another --out")
     try:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"--out: {folder} cannot be written to ({error.strerror})") from error
+        raise ValueError(f"--out: cannot write to {folder} ({error.strerror})") from error
 
 
 def _write(
-    analyzer: Any,
-    task: Task,
-    files: dict[str, Path],
-    options: argparse.Namespace,
-    command: str,
+    analyzer: Any, task: Task, files: dict[str, Path], options: argparse.Namespace, command: str
 ) -> None:
-    """Write the files, and say so."""
+    """Write the files and print their paths."""
     about = {"command": command}
     write_results(analyzer.results_, files["results"], provenance_of(analyzer, **about))
     if "figure" in files:
-        draw = _draw if task.tasks is None else _draw_alignment
+        draw = _draw_kpflow if task.tasks is None else _draw_alignment
         draw(analyzer, task, files["figure"])
     else:
         print("no figure: matplotlib is not installed (pip install 'kpflow-sklearn[plot]')")
     if "report" in files:
-        what = options.data or options.task
         report(
             analyzer,
             files["report"],
@@ -121,14 +110,28 @@ def _write(
             color_by=task.color_by,
             cyclic=task.cyclic,
             color_label=task.color_label,
-            title=f"{network_in_words(analyzer)} on {what}",
+            title=f"{network_in_words(analyzer)} on {options.data or options.task}",
             about=about,
         )
     print(f"wrote {_listed([str(path) for path in files.values()])}")
 
 
 def _listed(names: Sequence[str]) -> str:
+    """Return names as "a", "a and b", or "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _fit(task: Task, options: argparse.Namespace) -> Any:
+    """Train and analyse: the alignment of sub-tasks if there are several, else K and P."""
+    trainer = _trainer(task, options)
+    names = ("mask", "loss_weight", "X_analysis", "y_analysis")
+    given = {name: getattr(task, name) for name in names}
+    if task.tasks is None:
+        analyzer: Any = KPFlowAnalyzer(trainer, random_state=options.seed, verbose=True)
+    else:
+        analyzer = TaskAlignmentAnalyzer(trainer, random_state=options.seed, verbose=True)
+        given |= {"tasks": task.tasks, "conditions": task.conditions}
+    return analyzer.fit(task.X, task.y, **given)
 
 
 def _trainer(task: Task, options: argparse.Namespace) -> RecurrentTrainer:
@@ -154,50 +157,35 @@ def _trainer(task: Task, options: argparse.Namespace) -> RecurrentTrainer:
     )
 
 
-def _analyse(task: Task, options: argparse.Namespace) -> KPFlowAnalyzer:
-    trainer = _trainer(task, options)
-    analyzer = KPFlowAnalyzer(trainer, random_state=options.seed, verbose=True)
-    return analyzer.fit(task.X, task.y, **_trials(task))
-
-
-def _align(task: Task, options: argparse.Namespace) -> TaskAlignmentAnalyzer:
-    trainer = _trainer(task, options)
-    analyzer = TaskAlignmentAnalyzer(trainer, random_state=options.seed, verbose=True)
-    labels = {"tasks": task.tasks, "conditions": task.conditions}
-    return analyzer.fit(task.X, task.y, **labels, **_trials(task))
-
-
-def _trials(task: Task) -> dict[str, Any]:
-    """Return what `fit` takes of a task beside X, y and labels."""
-    names = ("mask", "loss_weight", "X_analysis", "y_analysis")
-    return {name: getattr(task, name) for name in names}
+def _network(options: argparse.Namespace) -> str:
+    return f"{options.cell.upper()}, {options.hidden_size} units, {options.data or options.task}"
 
 
 def _print_alignment(analyzer: TaskAlignmentAnalyzer, options: argparse.Namespace) -> None:
     print(
-        f"\n{options.cell.upper()}, {options.hidden_size} units, {options.data or options.task}; "
-        f"{training_in_words(analyzer)}\n\n{read_alignment_in_words(analyzer)}\n\nThe matrices "
-        f"at iteration {analyzer.snapshots_[-1].iteration}: row i is acted on, column j acts.\n"
+        f"\n{_network(options)}; {training_in_words(analyzer)}\n\n"
+        f"{read_alignment_in_words(analyzer)}\n\n"
+        f"Matrices at iteration {analyzer.snapshots_[-1].iteration}; in interference, gradient "
+        "and flow, the error of task j (column) acts on task i (row).\n\n"
+        f"{matrices_in_print(analyzer)}\n"
     )
-    print(matrices_in_print(analyzer) + "\n")
 
 
-def _print_reading(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> None:
-    n_trials, n_timesteps, n_states = analyzer.eigenfunctions_["P"].shape[1:]
-    what = options.data or options.task
-    print(
-        f"\n{options.cell.upper()}, {options.hidden_size} units, {what}; {n_trials} analysis "
-        f"trials of {n_timesteps} steps\n{training_in_words(analyzer)}\nranks at "
-        f"{analyzer.rank_threshold:.0%} of the trace and effective dimensions on the time axis "
-        "(± standard error where estimated)\nnarrower: K or P by rank, with the ratio of the two "
-        "ranks; flow agr.: cosine of -PKP* Err with the states' change to the next snapshot\n"
-    )
+def _print_kpflow(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> None:
+    n_trials, n_timesteps, _ = analyzer.eigenfunctions_["P"].shape[1:]
     table = table_of(analyzer.results_, analyzer.bottleneck_)
-    print(table.to_string(justify="right"))
-    print(f"\n{read_analysis_in_words(analyzer)}\n")
+    print(
+        f"\n{_network(options)}; {n_trials} analysis trials of {n_timesteps} steps\n"
+        f"{training_in_words(analyzer)}\n"
+        f"Ranks at {analyzer.rank_threshold:.0%} of the trace and effective dimensions (eff. "
+        "dim.) are on the time axis, ± standard error where estimated.\nnarrower: the operator, "
+        "K or P, with the smaller rank, and the ratio of the two ranks\nflow agr.: cosine "
+        "between -PKP* Err and the change of the states until the next snapshot\n\n"
+        f"{table.to_string(justify='right')}\n\n{read_analysis_in_words(analyzer)}\n"
+    )
 
 
-def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
+def _draw_kpflow(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
     """Write the figure: loss, ranks and dimensions over training, and state trajectories."""
     from matplotlib.figure import Figure
 
@@ -224,7 +212,7 @@ def _draw(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
 
 
 def _draw_alignment(analyzer: TaskAlignmentAnalyzer, task: Task, path: Path) -> None:
-    """Write the figure: interference, final states, and the groups over training."""
+    """Write the figure: gradients and final states of sub-tasks, and groups over training."""
     from matplotlib.figure import Figure
 
     from kpflow_sklearn.plotting import AlignmentDisplay
@@ -242,21 +230,18 @@ def _draw_alignment(analyzer: TaskAlignmentAnalyzer, task: Task, path: Path) -> 
 
 
 def _save(figure: Any, path: Path) -> None:
+    """Write a figure with an atomic replacement of an earlier file."""
     content = io.BytesIO()
     figure.savefig(content, dpi=150)
     write_whole(path, content.getvalue())
 
 
 def _letter(axes: Any) -> None:
-    """Name the panels a, b, c, d."""
+    """Label the panels a, b, c and d."""
     for ax, letter in zip(axes, "abcd", strict=False):
-        # Beside what is written above the panel.
+        # To the left of the words above the panel.
         ax.set_title(letter, loc="left", fontweight="bold", x=-0.1)
 
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-if __name__ == "__main__":
-    sys.exit(main())

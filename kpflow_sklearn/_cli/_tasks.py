@@ -1,4 +1,4 @@
-"""The tasks of the command line: trials to train on, trials to analyse, and what colours them."""
+"""The tasks of the command line: trials to train on and to analyse, with their colours."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy as np
 
 from kpflow_sklearn.datasets import make_flip_flop, make_memory_pro, make_multitask
 
-#: What a file may hold besides X.
+#: The arrays that a file may contain besides X.
 FILE_ARRAYS = ("y", "mask", "loss_weight", "tasks", "conditions")
 
 
 @dataclass(frozen=True)
 class Task:
-    """Trials, and settings that train on them within a minute or two.
+    """Trials, with settings for which training takes a minute or two.
 
-    ``tasks`` and ``conditions`` label the analysed trials: X_analysis, or else X.
+    ``tasks`` and ``conditions`` label the analysed trials, which are X_analysis if given and X
+    otherwise.
     """
 
     X: np.ndarray
@@ -36,17 +37,17 @@ class Task:
 
     @property
     def drawn(self) -> np.ndarray:
-        """The trials whose states are drawn."""
+        """The trials whose state trajectories are drawn."""
         return self.X if self.X_analysis is None else self.X_analysis
 
     @property
     def drawn_mask(self) -> np.ndarray | None:
-        """Their valid steps; trials given for analysis have no others."""
+        """The valid steps of these trials; X_analysis has no padding."""
         return self.mask if self.X_analysis is None else None
 
 
 def load_task(name: str, seed: int) -> Task:
-    """Return one of the built-in tasks."""
+    """Return a built-in task."""
     return {
         "memory_pro": _memory_pro,
         "flip_flop": _flip_flop,
@@ -56,50 +57,44 @@ def load_task(name: str, seed: int) -> Task:
 
 
 def load_file(path: str) -> Task:
-    """Return the trials of an .npz file with arrays X and, optionally, those of `FILE_ARRAYS`.
+    """Return the trials of an .npz file with an array X and, optionally, those of `FILE_ARRAYS`.
 
     Raises
     ------
     ValueError
-        If the file cannot be read or holds no X.
+        If the file cannot be read, or its arrays are not those expected.
     """
     if not Path(path).is_file():
-        raise ValueError(f"--data: there is no file {path}")
+        raise ValueError(f"--data: the file {path} does not exist")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = {name: file[name] for name in file.files}
-    except Exception as error:  # Whatever NumPy says of a foreign file, it is the file's fault.
+    except Exception as error:  # NumPy raises errors of many types for files that it cannot read.
         raise ValueError(
-            f"--data: {path} is no .npz file of plain arrays ({error}). Trials of unequal length "
-            "are padded with zeros, with an array mask (trials, steps); labels are saved as "
+            f"--data: {path} is not an .npz file of plain arrays ({error}). Pad trials of unequal "
+            "length with zeros and add an array mask (trials, steps); save labels as "
             "labels.astype(str)"
         ) from error
     if "X" not in arrays:
-        raise ValueError(f"--data: {path} holds no array X, but {', '.join(arrays) or 'nothing'}")
+        names = ", ".join(arrays) or "no arrays"
+        raise ValueError(f"--data: {path} must contain an array X, but contains {names}")
     unknown = sorted(set(arrays) - {"X", *FILE_ARRAYS})
     if unknown:
         raise ValueError(
-            f"--data: {path} holds {', '.join(unknown)}, of which nothing is known; the arrays "
-            f"may be X, {', '.join(FILE_ARRAYS)}"
+            f"--data: {path} contains unknown arrays: {', '.join(unknown)}; the arrays may be X, "
+            f"{', '.join(FILE_ARRAYS)}"
         )
     if "conditions" in arrays and "tasks" not in arrays:
         raise ValueError(
-            f"--data: {path} holds conditions, which match trials of different tasks, but no tasks"
+            f"--data: {path} contains conditions, which match trials of different tasks, but not "
+            "tasks"
         )
     y = arrays.get("y")
-    # A value or class a trial, or a class a step; else trajectories are coloured by the step.
+    # One value or class per trial, or one class per step, colours trajectories.
     is_label = y is not None and (y.ndim == 1 or (y.ndim == 2 and y.dtype.kind in "iub"))
-    labels = y if is_label else None
-    return Task(
-        arrays["X"],
-        y,
-        color_by=labels,
-        color_label="y" if labels is not None else "",
-        tasks=arrays.get("tasks"),
-        conditions=arrays.get("conditions"),
-        mask=arrays.get("mask"),
-        loss_weight=arrays.get("loss_weight"),
-    )
+    colors: dict[str, Any] = {"color_by": y, "color_label": "y"} if is_label else {}
+    labels: dict[str, Any] = {name: arrays.get(name) for name in FILE_ARRAYS if name != "y"}
+    return Task(arrays["X"], y, **colors, **labels)
 
 
 def _memory_pro(seed: int) -> Task:

@@ -1,7 +1,8 @@
-"""Figures of fitted analyzers; matplotlib is imported when a figure is drawn.
+"""Figures of fitted analyzers; matplotlib is imported only when a figure is drawn.
 
-One file per display; ``_display`` is what they share, ``_style`` colours and lines, ``_coloring``
-colours by trial, ``_runs`` several runs in one figure.
+There is one file per kind of figure. ``_display`` holds the base classes, ``_runs`` draws several
+runs in one figure, ``_style`` holds colours, lines and axes, and ``_coloring`` colours
+trajectories by a value.
 """
 
 from kpflow_sklearn._common.public import public_names
@@ -13,6 +14,7 @@ from kpflow_sklearn.plotting._spectrum import LyapunovDisplay, SpectrumDisplay
 from kpflow_sklearn.plotting._style import OPERATOR_STYLE as OPERATOR_STYLE
 from kpflow_sklearn.plotting._style import matplotlib_is_here as matplotlib_is_here
 from kpflow_sklearn.plotting._style import plot_range
+from kpflow_sklearn.plotting._trajectory import N_DRAWN as N_DRAWN
 from kpflow_sklearn.plotting._trajectory import TrajectoryDisplay
 
 __all__ = [

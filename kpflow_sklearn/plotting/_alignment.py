@@ -1,4 +1,4 @@
-"""Alignment of sub-tasks: matrices as heatmaps, and the groups over training."""
+"""The alignment of sub-tasks: matrices as heatmaps, and groups over training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TITLES = {
     "update": "update alignment",
     "state": "state alignment",
 }
-#: Okabe and Ito's colours; line styles that differ in grey as well.
+#: Okabe and Ito's colours, with markers and lines that differ in grey, too.
 SOURCE_STYLE: dict[str, dict[str, Any]] = {
     "state": {"color": "black", "marker": "o"},
     "cumulative update": {"color": "#D55E00", "marker": "s"},
@@ -36,27 +36,30 @@ SCALES = {
     "update": "cosine of the states' changes",
     "state": "cosine of states",
 }
+#: Up to this number of sub-tasks, the values are written into the heatmap.
 _MAX_WRITTEN = 8
 
 
 class AlignmentDisplay(Display):
-    """How sub-tasks align: one matrix as a heatmap, or their groups over training.
+    """The alignment of sub-tasks: one matrix as a heatmap, or the groups over training.
 
     Parameters
     ----------
     alignment_history : mapping of str to DataFrame
-        As of a fitted `TaskAlignmentAnalyzer`; so are the others.
+        The ``alignment_history_`` of a fitted `TaskAlignmentAnalyzer`.
     grouping_history : DataFrame
-        Margin of the final groups by source and iteration.
+        Its ``grouping_history_``, with the margin of the final groups by source and iteration.
     matched : bool, default=True
-        Whether update and state compare matched trials, rather than second moments.
-    transition, lead : int or None
-        When the states show the final groups for good, and how much earlier the operators do.
+        Whether update and state compare matched trials rather than second moments.
+    transition : int, optional
+        Its ``transition_``: the iteration from which the states stay in the final groups.
+    lead : int, optional
+        Its ``lead_``: by how many iterations the operators are earlier.
 
     Attributes
     ----------
     ax_ : Axes
-        Where the figure was drawn.
+        The axes of the figure.
     figure_ : Figure
         The figure.
 
@@ -109,21 +112,21 @@ class AlignmentDisplay(Display):
         Parameters
         ----------
         kind : {"interference", "gradient", "flow", "update", "state"}, default="update"
-            Which matrix.
+            The matrix to draw.
         iteration : int, optional
-            Of which snapshot; default the last.
+            Iteration of the snapshot; by default the last one.
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
         AlignmentDisplay
-            Itself.
+            This display.
 
         Raises
         ------
         ValueError
-            If there is no such matrix, or no such snapshot.
+            If there is no such matrix or no such snapshot.
 
         Examples
         --------
@@ -141,11 +144,11 @@ class AlignmentDisplay(Display):
         """
         check_choice(kind, "kind", tuple(self.alignment_history))
         table = self.alignment_history[kind]
-        known = table.index.get_level_values("iteration")
-        iteration = int(known[-1]) if iteration is None else iteration
-        if not isinstance(iteration, int | np.integer) or iteration not in known:
-            found = ", ".join(map(str, known.unique()))
-            raise ValueError(f"iteration must be that of a snapshot ({found}), got {iteration}.")
+        iterations = table.index.get_level_values("iteration").unique()
+        iteration = int(iterations[-1]) if iteration is None else iteration
+        if not isinstance(iteration, int | np.integer) or iteration not in iterations:
+            choices = ", ".join(map(str, iterations))
+            raise ValueError(f"iteration must be that of a snapshot ({choices}), got {iteration}.")
         matrix = table.loc[iteration]
         self._start(ax)
         values = matrix.to_numpy()
@@ -153,16 +156,15 @@ class AlignmentDisplay(Display):
         self.ax_.spines[:].set_visible(True)
         image = self.ax_.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
         names = [short_name(name) for name in matrix.columns]
-        # A dollar sign in a name is no mathematics.
+        # Names may contain dollar signs, which must not start mathematics.
         few = len(names) <= _MAX_WRITTEN
         turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if few else {"rotation": 90}
         self.ax_.set_xticks(range(len(names)), names, parse_math=False, **turned)
         self.ax_.set_yticks(range(len(names)), names, parse_math=False)
-        self.ax_.set_xlabel("task j, whose error acts")
-        self.ax_.set_ylabel("task i, acted on")
-        if kind in ("update", "state"):
-            self.ax_.set(xlabel="task", ylabel="task")
-        moments = kind in ("update", "state") and not self.matched
+        symmetric = kind in ("update", "state")
+        self.ax_.set_xlabel("task" if symmetric else "task j, whose error acts")
+        self.ax_.set_ylabel("task" if symmetric else "task i, acted on")
+        moments = symmetric and not self.matched
         of = "\nof second moments" if moments else ""
         self.ax_.set_title(f"{TITLES[kind]}{of}, iteration {iteration}", fontsize="medium")
         if few:
@@ -180,25 +182,25 @@ class AlignmentDisplay(Display):
             self.ax_.text(j, i, shown, ha="center", va="center", color=color, fontsize=size)
 
     def plot_history(self, *, ax: Axes | None = None) -> Self:
-        """Draw over training how far apart the final groups are, by states and operators.
+        """Draw the margin of the final groups over training, for states and operators.
 
-        The margin is the mean alignment within the final groups less that between them; the
-        transition of the states and the lead of the operators are marked.
+        The margin is the mean alignment within the final groups minus that between them. Dotted
+        lines mark the transition of the states and that of the operators.
 
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
         AlignmentDisplay
-            Itself.
+            This display.
 
         Raises
         ------
         ValueError
-            If no group holds two tasks, so that there is no margin.
+            If no group contains two tasks, so that the margin is undefined.
 
         Examples
         --------
@@ -217,8 +219,9 @@ class AlignmentDisplay(Display):
         table = self.grouping_history
         if table["margin"].isna().all():
             raise ValueError(
-                "there is no margin to draw: no final group holds two tasks, all are in one, or "
-                "the alignment is unknown; see grouping_history_, and n_groups of the analyzer."
+                "there is no margin to draw: no final group contains two tasks, all tasks are in "
+                "one group, or the alignment is missing; see grouping_history_, and n_groups of "
+                "the analyzer."
             )
         self._start(ax)
         for source, style in SOURCE_STYLE.items():
@@ -228,7 +231,7 @@ class AlignmentDisplay(Display):
                     rows["iteration"], rows["margin"], label=source, markersize=4, **style
                 )
         self.ax_.axhline(0, color="0.6", linewidth=0.8)
-        # Linear, unlike other figures over training: a lead is read off in iterations.
+        # The axis is linear, unlike in other figures over training, to show the lead.
         self.ax_.set_xlabel("iteration")
         self.ax_.set_ylabel("margin of the final groups")
         self._mark_lead()

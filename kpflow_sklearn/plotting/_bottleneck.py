@@ -1,4 +1,4 @@
-"""Which operator is the narrow one, over training."""
+"""Ranks of the operators over training, and which of K and P is narrower."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ import numpy as np
 import pandas as pd
 
 from kpflow_sklearn.plotting._display import TableDisplay
-from kpflow_sklearn.plotting._runs import draw_levels, draw_runs, one_run, run_columns
-from kpflow_sklearn.plotting._style import OPERATOR_STYLE, iteration_axis, plain_log_scale
-from kpflow_sklearn.results import COLUMNS, RANK_COLUMNS, bottleneck_table
+from kpflow_sklearn.plotting._runs import run_columns
+from kpflow_sklearn.plotting._style import iteration_axis, plain_log_scale
+from kpflow_sklearn.results import COLUMNS, OPERATORS, RANK_COLUMNS, bottleneck_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 class BottleneckDisplay(TableDisplay):
-    """The time-axis ranks of K, P and PKP* over training, and the narrower operator's name.
+    """The time-axis ranks of K, P and PKP* over training, and the name of the narrower operator.
 
-    Of several runs, told apart by ``hue``: how many times the rank of P is that of K.
+    For several runs, distinguished by ``hue``, the figure shows the rank of P divided by that of
+    K.
 
     Parameters
     ----------
     table : DataFrame
-        The ``bottleneck_`` of a fitted `KPFlowAnalyzer`; further columns tell runs apart.
+        The ``bottleneck_`` of a fitted `KPFlowAnalyzer`. Further columns distinguish runs.
     hue : str, optional
-        The column of the table that tells runs apart: a colour each. Several runs of a colour, of
-        different seeds, are drawn as their median and range at the iterations that all of them
-        have. A missing value is "none".
+        The column of the table whose values are shown as colours. Several runs of one colour, for
+        example with different seeds, are drawn as median and range at the iterations that all
+        of them have. A missing value is shown as "none".
 
     Attributes
     ----------
     ax_ : Axes
-        Where the figure was drawn.
+        The axes of the figure.
     figure_ : Figure
         The figure.
 
@@ -61,11 +62,11 @@ class BottleneckDisplay(TableDisplay):
         Parameters
         ----------
         table : DataFrame
-            Rows of ``results_``, of several runs with columns that tell them apart.
+            Rows of ``results_`` of several runs, with columns that distinguish the runs.
         hue : str, optional
-            As of the class.
+            The column whose values are shown as colours.
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
@@ -75,8 +76,8 @@ class BottleneckDisplay(TableDisplay):
         Raises
         ------
         ValueError
-            If not all three operators were measured, or there are several runs and no hue, or the
-            runs of a colour have no iteration in common.
+            If not all three operators were measured, there are several runs but no hue, or runs
+            of one colour have no iteration in common.
 
         Examples
         --------
@@ -92,31 +93,31 @@ class BottleneckDisplay(TableDisplay):
         """
         names = run_columns(table, (*COLUMNS, "error"))
         runs: Any = table.groupby(names, dropna=False, sort=False) if names else [((), table)]
-        found = []
+        tables = []
         for values, rows in runs:
-            named = {str(n): value for n, value in zip(names, values, strict=True)}
-            found.append(bottleneck_table(rows).assign(**named))
-        whole = [ranks for ranks in found if len(ranks)] or found
-        return cls(pd.concat(whole, ignore_index=True), hue=hue).plot(ax=ax)
+            about = {str(name): value for name, value in zip(names, values, strict=True)}
+            tables.append(bottleneck_table(rows).assign(**about))
+        tables = [table for table in tables if len(table)] or tables
+        return cls(pd.concat(tables, ignore_index=True), hue=hue).plot(ax=ax)
 
     def plot(self, *, ax: Axes | None = None) -> Self:
-        """Draw the ranks, and the verdict above each snapshot; of several runs, the ratio.
+        """Draw the ranks with the narrower operator above each snapshot; for several runs, ratios.
 
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
         BottleneckDisplay
-            Itself.
+            This display.
 
         Raises
         ------
         ValueError
-            If the table is empty, because not all three operators were measured, or if it holds
-            several runs and there is no hue, or the runs of a colour have no iteration in common.
+            If the table is empty, because not all three operators were measured, if there are
+            several runs but no hue, or if runs of one colour have no iteration in common.
 
         Examples
         --------
@@ -135,18 +136,22 @@ class BottleneckDisplay(TableDisplay):
         if self.hue is None:
             self._draw_ranks()
         else:
-            self._draw_ratios(self.hue)
+            self._draw_ratios()
         plain_log_scale(self.ax_)
         iteration_axis(self.ax_, int(self.table["iteration"].max()))
         return self
 
     def _draw_ranks(self) -> None:
         table = self._by_run()
-        one_run(table, "iteration")
-        for name, style in OPERATOR_STYLE.items():
-            rank = f"{name}_rank"
-            rows = table.assign(std_error=table[f"{rank}_std_error"])
-            draw_runs(self.ax_, rows, "iteration", rank, color=style["color"], style=style)
+        ranks = [
+            table.assign(
+                operator=name,
+                value=table[f"{name}_rank"],
+                std_error=table[f"{name}_rank_std_error"],
+            )
+            for name in OPERATORS
+        ]
+        self._draw_lines(pd.concat(ranks), "iteration", "value", OPERATORS)
         for _, row in self.table.iterrows():
             self.ax_.annotate(
                 row["narrower"],
@@ -157,13 +162,13 @@ class BottleneckDisplay(TableDisplay):
                 rotation=45 if len(row["narrower"]) > 2 else 0,
             )
         self.ax_.set_ylabel("rank, time axis\n(narrower operator above)")
-        self.ax_.legend(frameon=False)
 
-    def _draw_ratios(self, hue: str) -> None:
+    def _draw_ratios(self) -> None:
         table = self._by_run()
         k, p = table["K_rank"], table["P_rank"]
+        # Relative errors of independent factors add in quadrature.
         relative = np.hypot(table["K_rank_std_error"] / k, table["P_rank_std_error"] / p)
         ratios = table.assign(times=p / k, std_error=p / k * relative)
-        draw_levels(self.ax_, ratios, hue, "iteration", "times")
+        self._draw_lines(ratios, "iteration", "times")
         self.ax_.axhline(1, color="0.6", linewidth=0.8)
-        self.ax_.set_ylabel("rank of P / rank of K, time axis\n(above 1, K is the narrower)")
+        self.ax_.set_ylabel("rank of P / rank of K, time axis\n(above 1, K is narrower)")

@@ -1,4 +1,4 @@
-"""Loss and the operators' dimensions over training."""
+"""Loss, and ranks and dimensions of the operators, over training."""
 
 from __future__ import annotations
 
@@ -9,35 +9,33 @@ import pandas as pd
 
 from kpflow_sklearn._common.checks import check_subset, check_word
 from kpflow_sklearn.plotting._display import TableDisplay
-from kpflow_sklearn.plotting._runs import draw_levels, draw_runs, one_run
-from kpflow_sklearn.plotting._style import OPERATOR_STYLE, iteration_axis, plain_log_scale
-from kpflow_sklearn.results import COLUMNS
+from kpflow_sklearn.plotting._style import iteration_axis, plain_log_scale
+from kpflow_sklearn.results import COLUMNS, OPERATORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OPERATORS = tuple(OPERATOR_STYLE)
-
 
 class CollapseDisplay(TableDisplay):
-    """How a quantity of K, P and PKP* changes over training, with error bars.
+    """A quantity of K, P and PKP* over training, with error bars.
 
     Parameters
     ----------
     table : DataFrame
-        The ``results_`` of a fitted `KPFlowAnalyzer`, or what `sweep` returns: further columns
-        tell runs apart.
+        The ``results_`` of a fitted `KPFlowAnalyzer`, or the table that `sweep` returns. Further
+        columns distinguish runs.
     hue : str, optional
-        The column of the table that tells runs apart, "cell" say: a colour each. Several runs of
-        a colour, of different seeds, are drawn as their median and range at the iterations that
-        all of them have, a single one with its 95% intervals. A missing value is "none".
+        The column of the table whose values are shown as colours, for example "cell". Several
+        runs of one colour, for example with different seeds, are drawn as median and range at the
+        iterations that all of them have; a single run is drawn with its 95% intervals. A missing
+        value is shown as "none".
     rank_threshold : float, default=0.95
-        For the label of ranks.
+        Threshold of the ranks, for the label.
 
     Attributes
     ----------
     ax_ : Axes
-        Where the figure was drawn.
+        The axes of the figure.
     figure_ : Figure
         The figure.
 
@@ -68,9 +66,9 @@ class CollapseDisplay(TableDisplay):
         return cls(estimator.results_, rank_threshold=estimator.rank_threshold)
 
     def _check_alike(self, others: Sequence[Self]) -> None:
-        found = {display.rank_threshold for display in (self, *others)}
-        if len(found) > 1:
-            raise ValueError(f"runs must have one rank_threshold, got {sorted(found)}.")
+        thresholds = {display.rank_threshold for display in (self, *others)}
+        if len(thresholds) > 1:
+            raise ValueError(f"runs must have one rank_threshold, got {sorted(thresholds)}.")
 
     @classmethod
     def from_results(
@@ -87,15 +85,15 @@ class CollapseDisplay(TableDisplay):
         Parameters
         ----------
         table : DataFrame
-            Rows of ``results_``, of several runs with columns that tell them apart.
+            Rows of ``results_`` of several runs, with columns that distinguish the runs.
         hue : str, optional
-            As of the class.
+            The column whose values are shown as colours.
         rank_threshold : float, default=0.95
-            As of the class.
+            Threshold of the ranks, for the label.
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
         **options
-            As `plot` takes them.
+            Further arguments of `plot`.
 
         Returns
         -------
@@ -105,8 +103,8 @@ class CollapseDisplay(TableDisplay):
         Raises
         ------
         ValueError
-            If the results hold no such quantity on that axis, or several runs and no hue, or the
-            runs of a colour have no iteration in common.
+            If the table has no such quantity on that axis, there are several runs but no hue, or
+            runs of one colour have no iteration in common.
 
         Examples
         --------
@@ -135,24 +133,24 @@ class CollapseDisplay(TableDisplay):
         Parameters
         ----------
         quantity : {"effective_dimension", "rank", "trace", "norm"}
-            What to draw.
+            The quantity to draw.
         axis : {"all", "trial", "time", "hidden"}, default="time"
             The axis of the Grams.
         operators : sequence of {"K", "P", "PKP"}, default=all
-            Whose.
+            The operators to draw.
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
         CollapseDisplay
-            Itself.
+            This display.
 
         Raises
         ------
         ValueError
-            If the results hold no such quantity on that axis, or several runs and no hue, or the
-            runs of a colour have no iteration in common.
+            If the table has no such quantity on that axis, there are several runs but no hue, or
+            runs of one colour have no iteration in common.
 
         Examples
         --------
@@ -168,36 +166,26 @@ class CollapseDisplay(TableDisplay):
         check_word(quantity, "quantity")
         check_word(axis, "axis")
         check_subset(operators, "operators", OPERATORS)
-        table = self._by_run()
-        chosen = table[
-            (table["quantity"] == quantity)
-            & (table["axis"] == axis)
-            & table["operator"].isin(list(operators))
-            & (table["task"] == "")
-        ]
-        if chosen.empty:
-            raise ValueError(f"results hold no quantity {quantity!r} on axis {axis!r}.")
+        operators = [name for name in OPERATORS if name in operators]
+        rows = self._rows(operators, quantity)
+        rows = rows[rows["axis"] == axis]
+        if rows.empty:
+            raise ValueError(f"the table has no quantity {quantity!r} on axis {axis!r}.")
         self._start(ax)
-        self._draw(chosen, {name: OPERATOR_STYLE[name] for name in OPERATORS if name in operators})
+        self._draw_lines(rows, "iteration", "value", operators)
         label = quantity.replace("_", " ")
         if quantity == "rank":
             label = f"rank ({self.rank_threshold:.0%} of trace)"
         self.ax_.set_ylabel(f"{label}, {axis} axis")
         plain_log_scale(self.ax_)
-        iteration_axis(self.ax_, int(chosen["iteration"].max()))
+        iteration_axis(self.ax_, int(rows["iteration"].max()))
         return self
 
-    def _draw(self, chosen: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
-        """Draw lines of the operators, in their colours or in those of the hue."""
-        if self.hue is None:
-            for name, style in styles.items():
-                rows = chosen[chosen["operator"] == name]
-                one_run(rows, "iteration")
-                color = style["color"]
-                draw_runs(self.ax_, rows, "iteration", "value", color=color, style=style)
-            self.ax_.legend(frameon=False)
-            return
-        draw_levels(self.ax_, chosen, self.hue, "iteration", "value", tuple(styles))
+    def _rows(self, operators: Sequence[str], quantity: str) -> pd.DataFrame:
+        """Return the rows of a quantity on all trials, with the number of their run."""
+        table = self._by_run()
+        chosen = (table["quantity"] == quantity) & (table["task"] == "")
+        return table[chosen & table["operator"].isin(operators)]
 
     def plot_loss(self, *, ax: Axes | None = None) -> Self:
         """Draw the loss of the analysis trials over training.
@@ -205,12 +193,12 @@ class CollapseDisplay(TableDisplay):
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
         CollapseDisplay
-            Itself.
+            This display.
 
         Examples
         --------
@@ -223,19 +211,9 @@ class CollapseDisplay(TableDisplay):
         >>> CollapseDisplay(analyzer.results_).plot_loss().ax_.get_ylabel()
         'loss, analysis trials'
         """
-        table = self._by_run()
-        rows = table[
-            (table["operator"] == "network")
-            & (table["quantity"] == "loss")
-            & (table["task"] == "")
-        ]
+        rows = self._rows(["network"], "loss")
         self._start(ax)
-        if self.hue is None:
-            one_run(rows, "iteration")
-            style = {"marker": "o"}
-            draw_runs(self.ax_, rows, "iteration", "value", color="black", style=style)
-        else:
-            draw_levels(self.ax_, rows, self.hue, "iteration", "value")
+        self._draw_lines(rows, "iteration", "value", color="black", marker="o")
         if (rows["value"] > 0).all():
             self.ax_.set_yscale("log")
         self.ax_.set_ylabel("loss, analysis trials")

@@ -1,4 +1,4 @@
-"""Colours that stand for a value: on a scale, or one for each of a few categories."""
+"""Colours that show a value: on a scale, or one per category."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from kpflow_sklearn.plotting._style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: More integers than this are numbers on a scale.
+#: Up to this number, different integers are categories.
 _MAX_CATEGORIES = 20
 
 
 class Coloring:
-    """Maps values to colours, and explains them beside the axes.
+    """A map from values to colours, with its legend or colour bar.
 
-    Words, and up to 20 different integers, are categories: with a legend where few enough to be
-    told apart by colour, else as steps of a scale. Other numbers lie on a scale.
+    Words, and up to 20 different integers, are categories. Up to 8 categories have distinct
+    colours and a legend; more are steps of a scale. Other numbers lie on a continuous scale.
 
     Parameters
     ----------
     values : ndarray
-        All that will be coloured.
+        All values to be coloured.
     cyclic : bool
-        Whether they are angles in radians.
+        Whether the values are angles in radians.
     label : str
-        What they are.
+        Title of the legend or colour bar.
     """
 
     def __init__(self, values: np.ndarray, *, cyclic: bool, label: str) -> None:
@@ -45,9 +45,9 @@ class Coloring:
         values = _plain(values)
         self.categories: np.ndarray | None = None
         if values.dtype.kind not in "fc" and not cyclic:
-            found = np.unique(values)
-            if values.dtype.kind not in "iu" or len(found) <= _MAX_CATEGORIES:
-                self.categories = found
+            distinct = np.unique(values)
+            if values.dtype.kind not in "iu" or len(distinct) <= _MAX_CATEGORIES:
+                self.categories = distinct
         if self.categories is None:
             low, high = (0, 2 * np.pi) if cyclic else (values.min(), values.max() + 1e-12)
             self.norm = Normalize(low, high)
@@ -58,7 +58,7 @@ class Coloring:
             self.colors: Any = CATEGORY_COLORS[:n] if few else sequential_colors(n)
 
     def __call__(self, values: Any) -> np.ndarray:
-        """Return the colours (..., 4) of values."""
+        """Return the RGBA colours of values (...), of shape (..., 4)."""
         from matplotlib.colors import to_rgba_array
 
         if self.categories is not None:
@@ -99,6 +99,6 @@ class Coloring:
 
 
 def _plain(values: Any) -> np.ndarray:
-    """Return numbers as they are, and all else as words."""
+    """Return numbers and booleans as an array, and all other values as words."""
     array = np.asarray(values)
     return array if array.dtype.kind in "iufb" else array.astype(str)

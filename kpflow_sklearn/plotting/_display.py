@@ -1,4 +1,4 @@
-"""What all displays share: how they come from estimators, and where they draw."""
+"""The base classes of the displays: how they are made from estimators, and where they draw."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from kpflow_sklearn.plotting._runs import RUN_NUMBER, number_runs
-from kpflow_sklearn.plotting._style import new_axes
+from kpflow_sklearn.plotting._runs import (
+    RUN_NUMBER,
+    check_one_run,
+    draw_levels,
+    draw_runs,
+    number_runs,
+)
+from kpflow_sklearn.plotting._style import OPERATOR_STYLE, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,30 +29,30 @@ class Display:
     Attributes
     ----------
     ax_ : Axes
-        Where the figure was drawn.
+        The axes of the figure.
     figure_ : Figure
         The figure.
     """
 
-    _fitted: str  # The attribute that tells whether an estimator has what is drawn.
+    _fitted: str  # The fitted attribute that holds what is drawn.
 
     @classmethod
     def _of(cls, estimator: Any) -> Self:
-        """Return the display of a fitted estimator, not yet drawn."""
+        """Return the display of a fitted estimator, without drawing it."""
         raise NotImplementedError
 
     @classmethod
     def from_estimator(cls, estimator: Any, *, ax: Any = None, **options: Any) -> Self:
-        """Draw what a fitted estimator found.
+        """Draw the results of a fitted estimator.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted.
+            A fitted estimator.
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
         **options
-            As `plot` takes them.
+            Further arguments of `plot`.
 
         Returns
         -------
@@ -58,7 +64,7 @@ class Display:
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If it holds nothing of what is to be drawn, as said of `plot`.
+            If the estimator has no results that `plot` can draw.
 
         Examples
         --------
@@ -75,11 +81,11 @@ class Display:
         return cls._of(estimator).plot(ax=ax, **options)
 
     def plot(self, *, ax: Any = None) -> Self:
-        """Draw; every subclass defines it."""
+        """Draw the figure; defined by each subclass."""
         raise NotImplementedError
 
     def _start(self, ax: Axes | None) -> Axes:
-        """Set ``ax_``, ``ax`` or that of a new figure, and ``figure_``."""
+        """Set ``ax_``, to ``ax`` or the axes of a new figure, and ``figure_``."""
         self.ax_ = new_axes(ax)
         self.figure_ = self.ax_.figure
         self.ax_.spines[["top", "right"]].set_visible(False)
@@ -87,18 +93,19 @@ class Display:
 
 
 class TableDisplay(Display):
-    """A figure of a tidy table, of one run or, told apart by ``hue``, of several.
+    """A figure of a tidy table, of one run or of several that ``hue`` distinguishes.
 
     Parameters
     ----------
     table : DataFrame
-        One row a number. Any column that a single run's table does not have tells runs apart.
+        One row per number. Columns that the table of a single run does not have distinguish runs.
     hue : str, optional
-        The column of the table whose values get a colour each. What remains of a colour, runs of
-        other seeds say, is drawn as median and range where all of them have a number.
+        The column of the table whose values are shown as colours. Several runs of one colour, for
+        example with different seeds, are drawn as median and range where all of them have a
+        value.
     """
 
-    _columns: Collection[str]  # Of the table of a single run.
+    _columns: Collection[str]  # The columns of the table of a single run.
 
     def __init__(self, table: pd.DataFrame, *, hue: str | None = None) -> None:
         self.table = table
@@ -117,14 +124,15 @@ class TableDisplay(Display):
         Parameters
         ----------
         runs : mapping of str to estimator or sequence of estimators
-            Fitted, by the name of each colour; several of a name, of different seeds say, are
-            drawn as their median and range at the iterations (or numbers) they all have.
+            Fitted estimators under the name of each colour. Several estimators under one name,
+            for example with different seeds, are drawn as median and range at the iterations (or
+            indices) that all of them have.
         hue : str, default="run"
-            What the names are, for the legend.
+            Title of the legend: what the names are.
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
         **options
-            As `plot` takes them.
+            Further arguments of `plot`.
 
         Returns
         -------
@@ -134,9 +142,10 @@ class TableDisplay(Display):
         Raises
         ------
         NotFittedError
-            If one of them is not fitted.
+            If one of the estimators is not fitted.
         ValueError
-            If ``runs`` is no mapping, or empty, or several of a name have no iteration in common.
+            If ``runs`` is not a mapping or is empty, or estimators under one name have no
+            iteration in common.
 
         Examples
         --------
@@ -153,8 +162,8 @@ class TableDisplay(Display):
             raise ValueError(f"runs must map names to fitted estimators, got {runs!r}.")
         displays: list[Self] = []
         tables: list[pd.DataFrame] = []
-        for name, found in runs.items():
-            for estimator in found if isinstance(found, Sequence) else [found]:
+        for name, fitted in runs.items():
+            for estimator in fitted if isinstance(fitted, Sequence) else [fitted]:
                 check_is_fitted(estimator, cls._fitted)
                 displays.append(cls._of(estimator))
                 about: dict[str, Any] = {RUN_NUMBER: len(tables), hue: str(name)}
@@ -168,5 +177,31 @@ class TableDisplay(Display):
         """Return the table with the number of each row's run."""
         return number_runs(self.table, self._columns)
 
+    def _draw_lines(
+        self, rows: pd.DataFrame, x: str, y: str, operators: Sequence[str] = (), **style: Any
+    ) -> None:
+        """Draw one run, or every level of the hue, with one line or one per operator.
+
+        Parameters
+        ----------
+        rows : DataFrame
+            Rows from `_by_run`.
+        x, y : str
+            Columns of ``rows``.
+        operators : sequence of str
+            Operators to draw, in the column "operator"; empty for tables without operators.
+        **style
+            Style of the line of a single run without operators.
+        """
+        if self.hue is not None:
+            draw_levels(self.ax_, rows, self.hue, x, y, operators)
+            return
+        lines = [(rows[rows["operator"] == name], OPERATOR_STYLE[name]) for name in operators]
+        for line, look in lines or [(rows, style)]:
+            check_one_run(line, x)
+            draw_runs(self.ax_, line, x, y, **look)
+        if operators or "label" in style:
+            self.ax_.legend(frameon=False)
+
     def _check_alike(self, others: Sequence[Self]) -> None:
-        """Refuse runs whose numbers do not mean the same."""
+        """Refuse runs whose numbers have different meanings."""

@@ -1,4 +1,4 @@
-"""Training predicted and measured, layers' shares in it, and the decay of its modes."""
+"""Measured and predicted loss, the shares of layers in it, and the decay of its modes."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ if TYPE_CHECKING:
 
 PANELS = ("loss", "layers", "modes")
 _SHOWN_INTERVALS = 3
-_LEAST_SHARE = 1e-4  # Of the loss: below, the decay of a mode is that of rounding and of others.
+#: Modes with a smaller share of the loss decay by rounding errors and by the effect of others.
+_LEAST_SHARE = 1e-4
 
 
 class GramDisplay(Display):
-    """What a `GramFlowAnalyzer` says of training, in up to three panels.
+    """The training of a feed-forward network in up to three panels: loss, layers and modes.
 
     Parameters
     ----------
     results, layer_table, mode_table : DataFrame
-        ``results_``, ``layer_table_`` and ``mode_table_`` of a fitted analyzer.
+        ``results_``, ``layer_table_`` and ``mode_table_`` of a fitted `GramFlowAnalyzer`.
     loss_curve : ndarray of shape (n_iter,)
-        Loss before each update; empty if not known.
+        Loss before each update; empty if unknown.
     predicted_loss_curve : ndarray of shape (n_iter,), optional
-        The same as predicted.
+        Predicted loss before each update.
     prediction : str, default=""
-        What predicted it.
+        How the loss was predicted, for the legend.
 
     Attributes
     ----------
     ax_ : Axes or ndarray of Axes of shape (3,)
-        Where the figure was drawn.
+        The axes of the figure.
     figure_ : Figure
         The figure.
 
@@ -85,26 +86,27 @@ class GramDisplay(Display):
         )
 
     def plot(self, *, panel: str | None = None, quantity: str = "decay", ax: Any = None) -> Self:
-        """Draw one panel, or all.
+        """Draw one panel or all three.
 
         Parameters
         ----------
         panel : {"loss", "layers", "modes"}, optional
-            What to draw; default all three side by side.
+            The panel to draw; by default all three, side by side.
         quantity : {"decay", "trace"}, default="decay"
-            Of which the layers' shares are drawn: the rate at which each lowers the loss, or tr K.
-        ax : Axes, or three of them for all panels, optional
-            Where to draw; default a new figure.
+            The quantity whose shares are drawn for the layers: the rate at which each layer
+            lowers the loss, or tr K.
+        ax : Axes, or sequence of three Axes for all panels, optional
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
         GramDisplay
-            Itself.
+            This display.
 
         Raises
         ------
         ValueError
-            If panel or quantity is not one of those named, or ``ax`` does not hold three axes.
+            If panel or quantity is unknown, or all panels are drawn and ``ax`` is not three axes.
 
         Examples
         --------
@@ -133,6 +135,7 @@ class GramDisplay(Display):
             raise ValueError(f"ax must hold {len(PANELS)} axes for all panels, got {ax!r}.")
         self.figure_ = new_axes(self.ax_[0]).figure
         for name, axes in zip(PANELS, self.ax_, strict=True):
+            axes.spines[["top", "right"]].set_visible(False)
             self._draw(name, axes, quantity)
         return self
 
@@ -143,7 +146,6 @@ class GramDisplay(Display):
             self._draw_layers(ax, quantity)
         else:
             self._draw_modes(ax)
-        ax.spines[["top", "right"]].set_visible(False)
 
     def _draw_loss(self, ax: Axes) -> None:
         at_snapshots = select(self.results, "network", "loss")["value"].dropna()
@@ -156,7 +158,7 @@ class GramDisplay(Display):
         if (at_snapshots > 0).all():
             plain_log_scale(ax)
         if self.predicted_loss_curve is not None:
-            # Limits of what happened, from here on: a prediction that diverges would hide it.
+            # Keep the limits of the measured loss, which a diverging prediction would dwarf.
             ax.set_ylim(ax.get_ylim())
             label = textwrap.fill(f"predicted: {self.prediction}", 45)
             ax.plot(
@@ -171,11 +173,11 @@ class GramDisplay(Display):
         names = [str(name) for name in self.layer_table.index.unique("layer")]
         colors = [LAYER_COLORS[k % len(LAYER_COLORS)] for k in range(len(names))]
         labels = [name if name == "readout" else f"layer {name}" for name in names]
-        if len(shares) == 1:  # A single snapshot has no course: bars.
+        if len(shares) == 1:  # A single snapshot is drawn as bars.
             bottom = 0.0
             for name, color, label in zip(names, colors, labels, strict=True):
                 ax.bar([0], shares[name], bottom=bottom, color=color, label=label)
-                bottom = bottom + float(shares[name].iloc[0])
+                bottom += float(shares[name].iloc[0])
             ax.set_xticks([0], [f"iteration {shares.index[0]}"])
         else:
             columns = [shares[name].to_numpy() for name in names]
@@ -194,28 +196,28 @@ class GramDisplay(Display):
         ax.axhline(0, color="0.8", linewidth=1, zorder=0)
         shown = table[table["iteration"].isin(starts)]
         left = shown["next_amplitude"] / shown["amplitude"]
-        foreseen = (shown["predicted_amplitude"] / shown["amplitude"]).dropna()
-        # Limits are those of what happened; a mode that K makes grow would hide it.
+        predicted = (shown["predicted_amplitude"] / shown["amplitude"]).dropna()
+        # Keep the limits of the measured modes, which a predicted growth would dwarf.
         lowest, highest = min(0.0, left.min()), max(0.0, left.max())
         margin = 0.1 * (highest - lowest or 1.0)
         if len(starts):
             ax.set_ylim(lowest - margin, highest + margin)
         for color, start in zip(LAYER_COLORS, starts, strict=False):
-            own = shown[shown["iteration"] == start].sort_values("eigenvalue")
-            label = f"iteration {start} to {own['next_iteration'].iloc[0]}"
-            x = own["eigenvalue"]
-            ax.plot(x, left[own.index], "o", color=color, markersize=5, label=label)
-            dashes = foreseen.reindex(own.index)
+            modes = shown[shown["iteration"] == start].sort_values("eigenvalue")
+            label = f"iteration {start} to {modes['next_iteration'].iloc[0]}"
+            x = modes["eigenvalue"]
+            ax.plot(x, left[modes.index], "o", color=color, markersize=5, label=label)
+            dashes = predicted.reindex(modes.index)
             if dashes.notna().any():
                 ax.plot(x, dashes, "_", color=color, markersize=14)
         if len(starts):
             plain_log_scale(ax, "x")
             title = "dots: measured"
-            if len(foreseen):
-                beyond = not foreseen.between(lowest - margin, highest + margin).all()
-                title += ", dashes: predicted" + (" (some beyond)" if beyond else "")
+            if len(predicted):
+                beyond = not predicted.between(lowest - margin, highest + margin).all()
+                title += ", dashes: predicted" + (" (some out of range)" if beyond else "")
             ax.legend(framealpha=0.8, title=title)
         else:
-            ax.text(0.5, 0.5, "one snapshot alone shows no decay", ha="center")
+            ax.text(0.5, 0.5, "no decay: only one snapshot", ha="center")
         ax.set_xlabel("eigenvalue of K")
-        ax.set_ylabel("mode of the residuals left")
+        ax.set_ylabel("remaining fraction of the mode")

@@ -1,4 +1,4 @@
-"""Several runs in one picture: a colour each, and the median and range of those of one colour."""
+"""Several runs in one figure: one colour per level of the hue, with median and range."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from kpflow_sklearn.plotting._style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: The column that a display adds to its table: which run a row is of.
+#: The column that a display adds to its table: the number of the run.
 RUN_NUMBER = "_run"
 
 _MISSING = "none"
 _MISSING_COLOR = CATEGORY_COLORS[-1]  # Grey, which is not on the scale of numbers.
 
 
-def run_columns(table: pd.DataFrame, own: Collection[str]) -> list[Any]:
-    """Return the columns that tell runs apart: all but ``own``, those of a single run's table."""
-    return [name for name in table if name not in own]
+def run_columns(table: pd.DataFrame, single: Collection[str]) -> list[Any]:
+    """Return the columns that distinguish runs: those that a single run's table does not have."""
+    return [name for name in table if name not in single]
 
 
-def number_runs(table: pd.DataFrame, own: Collection[str]) -> pd.DataFrame:
-    """Return the table with the column `RUN_NUMBER`, one number for all rows of a run."""
-    names = run_columns(table, own)
+def number_runs(table: pd.DataFrame, single: Collection[str]) -> pd.DataFrame:
+    """Return the table with the column `RUN_NUMBER`, which numbers the runs."""
+    names = run_columns(table, single)
     if not names:
         return table.assign(**{RUN_NUMBER: 0})
     runs = table.groupby(names, dropna=False, observed=True, sort=False)
@@ -45,7 +45,7 @@ def number_runs(table: pd.DataFrame, own: Collection[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Level:
-    """One value of the hue: its colour, and the rows of the table that have it."""
+    """One value of the hue, with its colour and its rows of the table."""
 
     name: str
     color: Any
@@ -53,18 +53,18 @@ class Level:
 
 
 def levels(table: pd.DataFrame, hue: str) -> Iterator[Level]:
-    """Yield the levels of a column: numbers in order, on a scale of lightness; words by colour.
+    """Yield the levels of a column: numbers on a scale of lightness, words in distinct colours.
 
-    Missing values, as of a parameter that was None, are a level "none", the last.
+    Missing values, for example of a parameter that was None, form the last level, "none".
 
     Raises
     ------
     ValueError
-        If the table has no such column, or more words than there are colours to tell apart.
+        If the table has no such column, or the column has more words than there are colours.
     """
     if hue not in table:
-        known = ", ".join(repr(name) for name in table if name != RUN_NUMBER)
-        raise ValueError(f"hue must be a column of the table, got {hue!r}; it has {known}.")
+        columns = ", ".join(repr(name) for name in table if name != RUN_NUMBER)
+        raise ValueError(f"hue must be a column of the table, got {hue!r}; it has {columns}.")
     missing = table[hue].isna()
     values = table.loc[~missing, hue].unique()
     n_values = len(values) + bool(missing.any())
@@ -73,8 +73,8 @@ def levels(table: pd.DataFrame, hue: str) -> Iterator[Level]:
         colors: Sequence = [*sequential_colors(len(values)), _MISSING_COLOR]
     elif n_values > len(CATEGORY_COLORS):
         raise ValueError(
-            f"hue={hue!r} has {n_values} values, of which a figure tells at most "
-            f"{len(CATEGORY_COLORS)} apart; draw some of them, or give numbers."
+            f"hue={hue!r} has {n_values} values, but there are only {len(CATEGORY_COLORS)} "
+            "colours for words; draw fewer values, or use numbers."
         )
     else:
         colors = CATEGORY_COLORS
@@ -84,76 +84,75 @@ def levels(table: pd.DataFrame, hue: str) -> Iterator[Level]:
         yield Level(_MISSING, colors[len(values)], table[missing])
 
 
-def one_run(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Return the rows by their place on the x axis; ValueError if they are of several runs."""
-    if rows[RUN_NUMBER].nunique() > 1 or rows[by].duplicated().any():
+def check_one_run(rows: pd.DataFrame, x: str) -> None:
+    """Refuse rows of more than one run."""
+    if rows[RUN_NUMBER].nunique() > 1 or rows[x].duplicated().any():
         raise ValueError(
-            "the table holds several runs: name the column that tells them apart as hue."
+            "the table contains several runs: set hue to the column that distinguishes them."
         )
-    return rows.set_index(by).sort_index()
 
 
-def draw_runs(
-    ax: Axes, rows: pd.DataFrame, x: str, y: str, *, color: Any, style: dict[str, Any]
-) -> int:
-    """Draw the median of the runs over their range, or one run with its 95% interval.
+def draw_runs(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> int:
+    """Draw the median and range of several runs, or one run with its 95% interval.
 
-    Median and range are drawn where all runs have a finite number, and nowhere else: over a set
-    of runs that changes along x they would rise and fall with who is in it.
+    Median and range are drawn only where all runs have a finite value: over a set of runs that
+    changes along x, they would change with the set.
 
     Parameters
     ----------
     ax : Axes
-        Where to draw.
+        Axes to draw on.
     rows : DataFrame
-        Of one hue and operator, with `RUN_NUMBER`; a column ``std_error`` is that of ``y``.
+        Rows of one hue and operator, with `RUN_NUMBER`. A column ``std_error`` holds the standard
+        errors of ``y``.
     x, y : str
-        Columns.
-    color, style
-        Of the line.
+        Columns of ``rows``.
+    **style
+        Style of the line, with its colour.
 
     Returns
     -------
     int
-        The number of runs that have a finite number.
+        The number of runs that have a finite value.
 
     Raises
     ------
     ValueError
-        If a run has several numbers at a place, or several runs have no place in common.
+        If a run has several values at one x, or several runs have no x in common.
     """
-    known = rows[np.isfinite(rows[y])]
-    if known.duplicated([x, RUN_NUMBER]).any():
+    rows = rows[np.isfinite(rows[y])].sort_values(x)
+    if rows.duplicated([x, RUN_NUMBER]).any():
         raise ValueError(
-            f"the table holds several numbers of a run at one {x}: add a column that tells runs "
-            'apart, "seed" say.'
+            f"the table contains several values of one run at the same {x}: add a column that "
+            'distinguishes runs, for example "seed".'
         )
-    n_runs = known[RUN_NUMBER].nunique()
-    look = {"color": color, "markersize": 4, **style}
-    if n_runs == 1 and "std_error" in known:
-        line = known.sort_values(x)
-        ax.errorbar(line[x], line[y], 1.96 * line["std_error"].fillna(0), capsize=2, **look)
+    n_runs = rows[RUN_NUMBER].nunique()
+    style = {"markersize": 4, **style}
+    if n_runs == 1 and "std_error" in rows:
+        ax.errorbar(rows[x], rows[y], 1.96 * rows["std_error"].fillna(0), capsize=2, **style)
+    elif n_runs == 1:
+        ax.plot(rows[x], rows[y], **style)
     elif n_runs:
-        shared = known.pivot(index=x, columns=RUN_NUMBER, values=y).dropna()
+        shared = rows.pivot(index=x, columns=RUN_NUMBER, values=y).dropna()
         if shared.empty:
             raise ValueError(
-                f"the {n_runs} runs of a colour share no {x}: give them the same snapshots, or "
-                "a colour each by a hue that tells them apart."
+                f"the {n_runs} runs of one colour have no {x} in common: give them the same "
+                "snapshots, or different colours by another hue."
             )
-        plot_range(shared, ax=ax, **look)
+        plot_range(shared, ax=ax, **style)
     return n_runs
 
 
 def draw_levels(
     ax: Axes, table: pd.DataFrame, hue: str, x: str, y: str, operators: Sequence[str] = ()
 ) -> None:
-    """Draw every level of the hue in its colour: one line, or one for each of the operators."""
+    """Draw every level of the hue in its colour, with one line or one per operator."""
     lines = {name: OPERATOR_LINE[name] for name in operators}
     drawn = []
     for level in levels(table, hue):
         parts = [(level.rows[level.rows["operator"] == name], lines[name]) for name in lines]
         counts = [
-            draw_runs(ax, rows, x, y, color=level.color, style=style)
+            draw_runs(ax, rows, x, y, color=level.color, **style)
             for rows, style in parts or [(level.rows, {"marker": "o"})]
         ]
         drawn.append((level.name, level.color, max(counts)))
@@ -163,7 +162,7 @@ def draw_levels(
 def _add_legend(
     ax: Axes, hue: str, drawn: list[tuple[str, Any, int]], styles: dict[str, dict[str, Any]]
 ) -> None:
-    """Name colours, with the number of runs of each, and what lines and markers stand for."""
+    """Explain the colours, with the number of runs of each, and the lines of the operators."""
     from matplotlib.lines import Line2D
 
     several = any(n > 1 for _, _, n in drawn)

@@ -10,13 +10,13 @@ import pandas as pd
 
 from kpflow_sklearn._common.checks import check_subset, check_word
 from kpflow_sklearn.plotting._display import TableDisplay
-from kpflow_sklearn.plotting._runs import draw_levels, draw_runs, one_run
-from kpflow_sklearn.plotting._style import CATEGORY_COLORS, OPERATOR_STYLE, plain_log_scale
+from kpflow_sklearn.plotting._style import CATEGORY_COLORS, plain_log_scale
+from kpflow_sklearn.results import OPERATORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Below this share of the trace eigenvalues are rounding, and would only stretch the scale.
+# Eigenvalues below this share of the trace are rounding errors, which would stretch the scale.
 _SMALLEST_SHARE = 1e-10
 
 
@@ -26,16 +26,16 @@ class SpectrumDisplay(TableDisplay):
     Parameters
     ----------
     table : DataFrame
-        The ``spectra_`` of a fitted `KPFlowAnalyzer`; further columns tell runs apart.
+        The ``spectra_`` of a fitted `KPFlowAnalyzer`. Further columns distinguish runs.
     hue : str, optional
-        The column of the table that tells runs apart: a colour each. Several runs of a colour, of
-        different seeds, are drawn as their median and range at the numbers that all of them have.
-        A missing value is "none".
+        The column of the table whose values are shown as colours. Several runs of one colour, for
+        example with different seeds, are drawn as median and range at the indices that all of
+        them have. A missing value is shown as "none".
 
     Attributes
     ----------
     ax_ : Axes
-        Where the figure was drawn.
+        The axes of the figure.
     figure_ : Figure
         The figure.
 
@@ -58,32 +58,32 @@ class SpectrumDisplay(TableDisplay):
         self,
         *,
         axis: str = "time",
-        operators: Sequence[str] = tuple(OPERATOR_STYLE),
+        operators: Sequence[str] = OPERATORS,
         ax: Axes | None = None,
     ) -> Self:
         """Draw the spectra at the last snapshot on one axis.
 
-        Shares below 1e-10 are rounding: they count as zero in a median, and where all runs of a
-        colour are below, nothing is drawn.
+        Shares below 1e-10 are rounding errors. They count as zero in a median, and nothing is
+        drawn where all runs of a colour are below.
 
         Parameters
         ----------
         axis : {"all", "trial", "time", "hidden"}, default="time"
             The axis of the Grams.
         operators : sequence of {"K", "P", "PKP"}, default=all
-            Whose.
+            The operators to draw.
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
         SpectrumDisplay
-            Itself.
+            This display.
 
         Raises
         ------
         ValueError
-            If there are no eigenvalues on that axis, or several runs and no hue.
+            If there are no eigenvalues on that axis, or there are several runs but no hue.
 
         Examples
         --------
@@ -97,22 +97,14 @@ class SpectrumDisplay(TableDisplay):
         'eigenvalue number, whole space'
         """
         check_word(axis, "axis")
-        check_subset(operators, "operators", tuple(OPERATOR_STYLE))
+        check_subset(operators, "operators", OPERATORS)
         table = self._by_run()
         on_axis = table[table["axis"] == axis]
         if not len(on_axis):
-            known = ", ".join(map(repr, table["axis"].unique()))
-            raise ValueError(f"there are no eigenvalues on axis={axis!r}, but on {known}.")
-        chosen = self._without_rounding(on_axis)
+            axes = ", ".join(map(repr, table["axis"].unique()))
+            raise ValueError(f"there are no eigenvalues on axis={axis!r}, only on {axes}.")
         self._start(ax)
-        if self.hue is None:
-            for name in operators:
-                rows = one_run(chosen[chosen["operator"] == name], "index")
-                if len(rows):
-                    self.ax_.plot(rows.index, rows["share"], markersize=4, **OPERATOR_STYLE[name])
-            self.ax_.legend(frameon=False)
-        else:
-            draw_levels(self.ax_, chosen, self.hue, "index", "share", operators)
+        self._draw_lines(self._without_rounding(on_axis), "index", "share", operators)
         self.ax_.set_yscale("log")
         plain_log_scale(self.ax_, "x")
         on = "whole space" if axis == "all" else f"{axis} axis"
@@ -121,9 +113,9 @@ class SpectrumDisplay(TableDisplay):
         return self
 
     def _without_rounding(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Set shares that are rounding to zero, and leave out numbers where no run has another.
+        """Set rounding errors to zero, and drop the indices at which all runs are zero.
 
-        Leaving out single runs would raise the median of those that remain.
+        Dropping single runs would raise the median of the others.
         """
         share = table["share"]
         cut = table.assign(share=share.mask(share <= _SMALLEST_SHARE, 0.0))
@@ -139,17 +131,17 @@ class LyapunovDisplay(TableDisplay):
     ----------
     table : DataFrame
         Columns index (from 1), exponent and std_error, per unit of time, and
-        kaplan_yorke_dimension with kaplan_yorke_std_error, the same in all rows of a run. Further
-        columns tell runs apart.
+        kaplan_yorke_dimension and kaplan_yorke_std_error, which are the same in all rows of a run.
+        Further columns distinguish runs.
     hue : str, optional
-        The column of the table that tells runs apart: a colour each. Several runs of a colour, of
-        different seeds, are drawn as their median and range at the numbers that all of them have.
-        A missing value is "none".
+        The column of the table whose values are shown as colours. Several runs of one colour, for
+        example with different seeds, are drawn as median and range at the indices that all of
+        them have. A missing value is shown as "none".
 
     Attributes
     ----------
     ax_ : Axes
-        Where the figure was drawn.
+        The axes of the figure.
     figure_ : Figure
         The figure.
 
@@ -191,18 +183,18 @@ class LyapunovDisplay(TableDisplay):
         Parameters
         ----------
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
         LyapunovDisplay
-            Itself.
+            This display.
 
         Raises
         ------
         ValueError
-            If there are none, as trials of a single step have no exponents, or if there are
-            several runs and no hue.
+            If there are no finite exponents (trials of a single step have none), or there are
+            several runs but no hue.
 
         Examples
         --------
@@ -219,23 +211,16 @@ class LyapunovDisplay(TableDisplay):
         table = table[np.isfinite(table["exponent"].astype(float))]
         if not len(table):
             raise ValueError(
-                "there are no finite exponents to draw: trials need two steps, and the exponent "
-                "of a direction that dies at once is minus infinity."
+                "there are no finite exponents to draw: trials need at least two steps, and "
+                "directions that vanish in one step have an exponent of minus infinity."
             )
         self._start(ax)
-        if self.hue is None:
-            one_run(table, "index")
-            style: dict[str, Any] = {"marker": "o"}
-            dimension, error = table.iloc[0][["kaplan_yorke_dimension", "kaplan_yorke_std_error"]]
-            if pd.notna(dimension):
-                spread = f" ± {error:.2g}" if error > 0 else ""
-                style["label"] = f"Kaplan\N{EN DASH}Yorke dimension {dimension:.3g}{spread}"
-            color = CATEGORY_COLORS[0]
-            draw_runs(self.ax_, table, "index", "exponent", color=color, style=style)
-            if "label" in style:
-                self.ax_.legend(frameon=False)
-        else:
-            draw_levels(self.ax_, table, self.hue, "index", "exponent")
+        style: dict[str, Any] = {"color": CATEGORY_COLORS[0], "marker": "o"}
+        if self.hue is None and pd.notna(dimension := table["kaplan_yorke_dimension"].iloc[0]):
+            error = table["kaplan_yorke_std_error"].iloc[0]
+            spread = f" ± {error:.2g}" if error > 0 else ""
+            style["label"] = f"Kaplan\N{EN DASH}Yorke dimension {dimension:.3g}{spread}"
+        self._draw_lines(table, "index", "exponent", **style)
         self.ax_.axhline(0, color="0.6", linewidth=0.8)
         self.ax_.locator_params(axis="x", integer=True)
         self.ax_.set_xlabel("exponent number")

@@ -1,4 +1,4 @@
-"""What the figures share: colours that colour-blind readers can tell apart, and axes."""
+"""Colours that colour-blind readers can distinguish, lines and axes of the figures."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-#: Okabe and Ito's colours, with markers that tell the lines apart in grey as well.
+#: Okabe and Ito's colours, with markers that distinguish the lines in grey, too.
 OPERATOR_STYLE: dict[str, dict[str, Any]] = {
     "K": {"color": "#0072B2", "marker": "o", "label": "K"},
     "P": {"color": "#D55E00", "marker": "s", "label": "P"},
     "PKP": {"color": "#009E73", "marker": "^", "label": "PKP*"},
 }
 
-#: Layers, from the lowest.
+#: Lines of the operators in figures where colours have another meaning.
+OPERATOR_LINE: dict[str, dict[str, Any]] = {
+    "K": {"linestyle": "-", "marker": "o", "label": "K"},
+    "P": {"linestyle": "--", "marker": "s", "label": "P"},
+    "PKP": {"linestyle": ":", "marker": "^", "label": "PKP*"},
+}
+
+#: Colours of layers, from the lowest layer up.
 LAYER_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 
-_LONGEST_NAME = 24
-
-
-def matplotlib_is_here() -> bool:
-    """Tell whether figures can be drawn: matplotlib is an extra."""
-    return find_spec("matplotlib") is not None
-
-
-#: The same for what has no order: Okabe and Ito's, with black and grey in place of yellow.
+#: Colours of unordered categories: Okabe and Ito's, with black and grey instead of yellow.
 CATEGORY_COLORS = (
     "#0072B2",
     "#D55E00",
@@ -39,7 +38,7 @@ CATEGORY_COLORS = (
     "#999999",
 )
 
-#: Where a legend of many entries covers nothing.
+#: Settings of a legend beside the axes, where it covers nothing.
 BESIDE: dict[str, Any] = {
     "loc": "center left",
     "bbox_to_anchor": (1, 0.5),
@@ -47,16 +46,16 @@ BESIDE: dict[str, Any] = {
     "fontsize": "small",
 }
 
-#: Lines of the operators where colours stand for something else.
-OPERATOR_LINE: dict[str, dict[str, Any]] = {
-    "K": {"linestyle": "-", "marker": "o", "label": "K"},
-    "P": {"linestyle": "--", "marker": "s", "label": "P"},
-    "PKP": {"linestyle": ":", "marker": "^", "label": "PKP*"},
-}
+_LONGEST_NAME = 24
+
+
+def matplotlib_is_here() -> bool:
+    """Return whether matplotlib, an optional dependency, is installed."""
+    return find_spec("matplotlib") is not None
 
 
 def colormap(cyclic: bool = False) -> Any:
-    """Return a perceptually uniform colormap whose lightest colours still show on white."""
+    """Return a perceptually uniform colormap whose lightest colours are visible on white."""
     import numpy as np
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
@@ -66,7 +65,7 @@ def colormap(cyclic: bool = False) -> Any:
 
 
 def sequential_colors(n: int) -> list:
-    """Return n colours in an order that shows."""
+    """Return n colours in order of lightness."""
     return [colormap()(k / max(n - 1, 1)) for k in range(n)]
 
 
@@ -74,7 +73,7 @@ def new_axes(ax: Axes | None) -> Axes:
     """Return ``ax``, or the only axes of a new figure."""
     if ax is not None:
         if not (hasattr(ax, "plot") and hasattr(ax, "figure")):
-            raise TypeError(f"ax must be Axes of matplotlib, got {ax!r}.")
+            raise TypeError(f"ax must be matplotlib Axes, got {ax!r}.")
         return ax
     import matplotlib.pyplot as plt
 
@@ -82,38 +81,38 @@ def new_axes(ax: Axes | None) -> Axes:
 
 
 def short_name(name: object) -> str:
-    """Return a name that leaves room for the figure."""
+    """Return a name, cut off if it is too long for a figure."""
     text = str(name)
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
 
 def plain_texts(legend: Any) -> None:
-    """Keep a dollar sign in a name from being read as mathematics."""
+    """Show dollar signs in a legend as they are, not as mathematics."""
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
 def plot_range(values: pd.DataFrame, *, ax: Axes | None = None, **style: Any) -> Axes:
-    """Draw several runs as their median, with a band from the lowest to the highest of them.
+    """Draw the median of several runs, with a band from the lowest to the highest run.
 
     Parameters
     ----------
     values : DataFrame of shape (n_points, n_runs)
-        One column a run (a seed, say); the index is the x axis. NaN is left out.
+        One column per run, for example per seed; the index is the x axis. NaN is ignored.
     ax : Axes, optional
-        Where to draw; default a new figure.
+        Axes to draw on; by default those of a new figure.
     **style
-        Of the line, as ``ax.plot`` takes it.
+        Style of the line, as in ``ax.plot``.
 
     Returns
     -------
     Axes
-        Where it was drawn.
+        The axes of the figure.
 
     Raises
     ------
     TypeError
-        If ``values`` is no DataFrame, or an empty one.
+        If ``values`` is not a DataFrame, or is empty.
 
     Examples
     --------
@@ -126,7 +125,7 @@ def plot_range(values: pd.DataFrame, *, ax: Axes | None = None, **style: Any) ->
     [8.0, 4.5]
     """
     if not hasattr(values, "median") or getattr(values, "empty", True):
-        raise TypeError(f"values must be a DataFrame, one column a run, got {values!r}.")
+        raise TypeError(f"values must be a DataFrame with one column per run, got {values!r}.")
     ax = new_axes(ax)
     (line,) = ax.plot(values.index, values.median(axis=1), **style)
     low, high = values.min(axis=1), values.max(axis=1)
@@ -135,7 +134,7 @@ def plot_range(values: pd.DataFrame, *, ax: Axes | None = None, **style: Any) ->
 
 
 def plain_log_scale(ax: Axes, which: str = "y") -> None:
-    """Put an axis on a logarithmic scale with plain numbers at 1, 2 and 5 of each decade."""
+    """Give an axis a logarithmic scale with plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set(**{f"{which}scale": "log"})
@@ -146,11 +145,10 @@ def plain_log_scale(ax: Axes, which: str = "y") -> None:
 
 
 def iteration_axis(ax: Axes, last: int) -> None:
-    """Put training iterations on a scale that shows both the first steps and the last."""
+    """Give the x axis a scale for iterations that shows both the first and the last."""
     from matplotlib.ticker import StrMethodFormatter
 
     ax.set_xscale("symlog", linthresh=1)
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.set_xlim(-0.05, max(last, 1) * 1.15)
     ax.set_xlabel("iteration")
-    ax.spines[["top", "right"]].set_visible(False)

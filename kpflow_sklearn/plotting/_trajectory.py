@@ -1,4 +1,4 @@
-"""State trajectories in their first principal components."""
+"""State trajectories in the plane of their first two principal components."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+#: Number of trials in figures of the report and the command; more curves would hide each other.
+N_DRAWN = 64
+
+
 class TrajectoryDisplay(Display):
-    """Trials as curves in the plane of the states' first two principal components.
+    """Trials as curves in the plane of the first two principal components of the states.
 
     Parameters
     ----------
     states : ndarray of shape (n_trials, n_timesteps, n_states)
-        States.
+        States of the network.
     mask : array-like of bool, shape (n_trials, n_timesteps), optional
         Valid steps.
 
@@ -33,9 +37,9 @@ class TrajectoryDisplay(Display):
     projections_ : ndarray of shape (n_trials, n_timesteps, 2)
         The curves drawn.
     explained_variance_ratio_ : ndarray of shape (2,)
-        Share of the variance of the valid states on each axis.
+        Fraction of the variance of the valid states along each axis.
     ax_ : Axes
-        Where the figure was drawn.
+        The axes of the figure.
     figure_ : Figure
         The figure.
 
@@ -66,20 +70,20 @@ class TrajectoryDisplay(Display):
         ax: Axes | None = None,
         **options: Any,
     ) -> Self:
-        """Draw a fitted estimator's state trajectories on trials.
+        """Draw the state trajectories of a fitted estimator on trials.
 
         Parameters
         ----------
         estimator : KPFlowAnalyzer or RecurrentTrainer
-            Fitted.
+            A fitted estimator.
         X : array-like of shape (n_trials, n_timesteps, n_features)
             Trials.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps.
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
         **options
-            As `plot` takes them.
+            Further arguments of `plot`.
 
         Returns
         -------
@@ -91,7 +95,7 @@ class TrajectoryDisplay(Display):
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If X does not fit the estimator, or ``color_by`` fits neither trials nor steps.
+            If X does not fit the estimator, or ``color_by`` does not fit the trials or steps.
 
         Examples
         --------
@@ -116,24 +120,25 @@ class TrajectoryDisplay(Display):
         label: str = "",
         ax: Axes | None = None,
     ) -> Self:
-        """Draw the trajectories; a dot marks the last valid step of each.
+        """Draw the trajectories, with a dot at the last valid step of each.
 
         Parameters
         ----------
         color_by : array-like of shape (n_trials,) or (n_trials, n_timesteps), optional
-            What the colours mean, a value a trial (the stimulus, say) or a step: numbers on a
-            scale, or few integers or words by a colour each. Default the step.
+            Values that are shown as colours, one per trial (for example the stimulus) or one per
+            step. Words and few different integers have one colour each; other numbers lie on a
+            scale. By default the colour shows the step.
         cyclic : bool, default=False
-            Whether these numbers are angles in radians.
+            Whether the values are angles in radians.
         label : str, default=""
-            What they are.
+            Title of the legend or colour bar.
         ax : Axes, optional
-            Where to draw; default a new figure.
+            Axes to draw on; by default those of a new figure.
 
         Returns
         -------
         TrajectoryDisplay
-            Itself.
+            This display.
 
         Raises
         ------
@@ -162,8 +167,8 @@ class TrajectoryDisplay(Display):
             values = as_array(color_by, "color_by")
             if values.shape not in (shape[:1], shape):
                 raise ValueError(
-                    f"color_by must hold one value a trial, shape {shape[:1]}, or a step, shape "
-                    f"{shape}, got {values.shape}."
+                    f"color_by must have one value per trial, shape {shape[:1]}, or per step, "
+                    f"shape {shape}, got shape {values.shape}."
                 )
             if values.dtype.kind in "fc" and not np.isfinite(values).all():
                 raise ValueError("color_by must be finite, got NaN or infinity.")
@@ -172,8 +177,8 @@ class TrajectoryDisplay(Display):
         valid = np.ones(shape, bool) if self.mask is None else np.asarray(self.mask, dtype=bool)
         of_steps = values.ndim == 2
         coloring = Coloring(values[valid] if of_steps else values, cyclic=cyclic, label=label)
-        for curve, own, steps in zip(self.projections_, values, valid, strict=True):
-            colors = coloring(own[steps] if of_steps else own)
+        for curve, value, steps in zip(self.projections_, values, valid, strict=True):
+            colors = coloring(value[steps] if of_steps else value)
             self._draw_trial(curve[steps], colors, faint=coloring.categories is not None)
         shares = self.explained_variance_ratio_
         self.ax_.set_xlabel(f"PC 1 of states ({shares[0]:.0%} of variance)")
@@ -182,7 +187,7 @@ class TrajectoryDisplay(Display):
         return self
 
     def _draw_trial(self, path: np.ndarray, colors: np.ndarray, *, faint: bool) -> None:
-        """Draw one trial in one colour, or each step in its own, by dots where faint."""
+        """Draw a trial in one colour or one per step; if faint, as dots on a faint line."""
         if colors.ndim == 1:
             color = tuple(colors)
             self.ax_.plot(*path.T, color=color, linewidth=1)
@@ -200,7 +205,7 @@ class TrajectoryDisplay(Display):
         self.ax_.autoscale_view()
 
     def _project(self) -> None:
-        """Fit the plane on the valid states; a single unit gets an empty second axis."""
+        """Fit the plane on the valid states; for a single unit, the second axis is zero."""
         n_trials, n_timesteps, n_states = self.states.shape
         flat = self.states.reshape(-1, n_states)
         valid = np.ones(len(flat), bool) if self.mask is None else np.asarray(self.mask).ravel()

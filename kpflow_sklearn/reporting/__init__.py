@@ -1,12 +1,15 @@
-"""One HTML page with everything, and what the command prints.
+"""One HTML page with everything, and the words that the command prints.
 
-``_report`` puts the page together (``page.html`` is its template); ``_kpflow``, ``_alignment`` and
-``_gram`` are the sections of each analyzer, ``_tables`` and ``_pictures`` what stands in them,
-``_origin`` where the numbers come from; the ``_reading`` files say results in words.
+``_report`` puts the page together. Its words stand in templates: ``page.html`` is the frame,
+``kpflow.html``, ``alignment.html`` and ``gram.html`` hold the sections of each analyzer, each
+block one section, ``common.html`` those that every report has; the ``.txt`` templates are the
+paragraphs that the command prints too. ``_kpflow``, ``_alignment``, ``_gram`` and ``_origin``
+choose the facts of the sections, the ``_reading`` files those of the paragraphs; ``_tables`` and
+``_pictures`` make what stands in sections, and ``_templates`` fills the templates.
 """
 
-from kpflow_sklearn.reporting._reading import read_analysis_in_words, table_of
 from kpflow_sklearn.reporting._reading_alignment import matrices_in_print, read_alignment_in_words
+from kpflow_sklearn.reporting._reading_kpflow import read_analysis_in_words, table_of
 from kpflow_sklearn.reporting._reading_training import (
     network_in_words,
     provenance_of,

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kpflow_sklearn.plotting import matplotlib_is_here
-from kpflow_sklearn.reporting._page import Picture, data_uri
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Above this many bytes lines are no longer kept as such, but painted.
+#: A figure of more bytes than these is painted in pixels instead of lines.
 MOST_BYTES = 400_000
 _PIXELS_PER_INCH = 96  # Of CSS.
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How a figure is drawn on an axes, its caption, and what it shows in words."""
+    """How a figure is drawn on an axes, and its size in inches."""
 
     draw: Callable[[Axes], object]
-    caption: str
-    alt: str
     size: tuple[float, float] = (4.6, 3.4)
 
 
-def drawn(drawings: Sequence[Drawing]) -> list[Picture]:
-    """Return the figures; none where matplotlib is not installed."""
-    return [_picture(drawing) for drawing in drawings] if matplotlib_is_here() else []
+@dataclass(frozen=True)
+class Picture:
+    """A figure as a data URI, and its size in CSS pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return a file as an address that holds all of it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def drawn(drawings: Mapping[str, Drawing]) -> dict[str, Picture | None]:
+    """Return the figures by name, each None if matplotlib is not installed."""
+    here = matplotlib_is_here()
+    return {name: _picture(drawing) if here else None for name, drawing in drawings.items()}
 
 
 def _picture(drawing: Drawing) -> Picture:
@@ -50,5 +63,4 @@ def _picture(drawing: Drawing) -> Picture:
             buffer, kind = io.BytesIO(), "image/png"
             figure.savefig(buffer, format="png", dpi=200)
     width, height = (round(_PIXELS_PER_INCH * inches) for inches in drawing.size)
-    uri = data_uri(buffer.getvalue(), kind)
-    return Picture(uri, width, height, drawing.caption, drawing.alt)
+    return Picture(data_uri(buffer.getvalue(), kind), width, height)

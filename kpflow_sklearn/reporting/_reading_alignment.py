@@ -1,4 +1,4 @@
-"""A paragraph that reads a fitted task alignment in words; each claim is one of its numbers."""
+"""A task alignment in print: its matrices, and the facts that alignment.txt says in words."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from kpflow_sklearn.analyzers.alignment import describe_groups, margin
+from kpflow_sklearn.reporting._reading_kpflow import course
+from kpflow_sklearn.reporting._templates import say
 
-#: Conflicts weaker than this cosine are not spoken of.
+#: Conflicts weaker than this cosine are not mentioned.
 _CONFLICT = -0.05
-_ONE_RUN = "Which comes first differs from seed to seed: this is one run."
 
 
 def matrices_in_print(analyzer: Any) -> str:
@@ -32,18 +33,25 @@ def matrices_in_print(analyzer: Any) -> str:
         form = "{:.3g}" if kind == "interference" else "{:+.2f}"
         shown = table.map(lambda v, form=form: "-" if pd.isna(v) else form.format(v))
         shown.index.name = shown.columns.name = None
-        parts.append(f"{kind}{_compared(analyzer, kind)}\n{shown.to_string()}")
+        compared = " (second moments)" if of_moments(analyzer, kind) else ""
+        parts.append(f"{kind}{compared}\n{shown.to_string()}")
     return "\n\n".join(parts)
 
 
-def _compared(analyzer: Any, kind: str) -> str:
-    """Say so where second moments were compared: they have no sign."""
+def of_moments(analyzer: Any, kind: str) -> bool:
+    """Return whether second moments were compared, the tasks having no matched conditions."""
     rows = analyzer.results_[analyzer.results_["quantity"] == kind]
-    return " (second moments)" if (rows["reduction"] == "second moments").any() else ""
+    return bool((rows["reduction"] == "second moments").any())
+
+
+def losses_of(analyzer: Any) -> pd.DataFrame:
+    """Return the loss of each sub-task, with one row per iteration."""
+    losses = analyzer.results_[analyzer.results_["quantity"] == "loss"]
+    return losses.pivot(index="iteration", columns="task", values="value")
 
 
 def read_alignment_in_words(analyzer: Any) -> str:
-    """Return one paragraph: who shares, who interferes, and since when it could be seen.
+    """Return one paragraph: which tasks share, which interfere, and since when it could be seen.
 
     Parameters
     ----------
@@ -55,96 +63,54 @@ def read_alignment_in_words(analyzer: Any) -> str:
     str
         A paragraph.
     """
-    sentences = [
-        _loss_sentence(analyzer.results_),
-        _group_sentence(analyzer),
-        _conflict_sentence(analyzer),
-        _lead_sentence(analyzer),
-    ]
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _loss_sentence(results: pd.DataFrame) -> str:
-    losses = results[results["quantity"] == "loss"]
-    table = losses.pivot(index="iteration", columns="task", values="value")
-    first, last = table.iloc[0], table.iloc[-1]
-    return (
-        f"From iteration {table.index[0]} to {table.index[-1]} the mean loss of the sub-tasks on "
-        f"the analysis trials went from {first.mean():.3g} to {last.mean():.3g}; at the end it is "
-        f"{last.max():.3g} for {last.idxmax()}, the worst, and {last.min():.3g} for "
-        f"{last.idxmin()}, the best."
+    history, losses = analyzer.grouping_history_, losses_of(analyzer)
+    last = losses.iloc[-1]
+    return say(
+        "alignment.txt",
+        loss=course(losses.mean(axis=1)),
+        worst=(last.idxmax(), last.max()),
+        best=(last.idxmin(), last.min()),
+        groups=_groups(analyzer) if len(analyzer.tasks_) > 2 else None,
+        conflict=_conflict(analyzer) if len(analyzer.tasks_) > 1 else None,
+        limit=_CONFLICT,
+        iterations=(history["iteration"].min(), history["iteration"].max()),
+        operators=history["source"].iloc[0],
+        analyzer=analyzer,
     )
 
 
-def _group_sentence(analyzer: Any) -> str:
+def _groups(analyzer: Any) -> dict[str, Any]:
+    """Return the groups by the final states or, of outputs, by the operators over training."""
     groups = analyzer.groups_.to_numpy()
-    if len(groups) < 3:
-        return ""
-    how, table = "final states", analyzer.alignment_matrices_.get("state")
+    source, table = "final states", analyzer.alignment_matrices_.get("state")
     if table is None:
-        how, whole = "operators over training", analyzer.cumulative_alignment_["update"]
+        source, whole = "operators over training", analyzer.cumulative_alignment_["update"]
         table = whole.loc[whole.index[-1][0]]
     matrix = table.to_numpy()
-    words = describe_groups(analyzer.tasks_, groups)
-    value = margin((matrix + matrix.T) / 2, groups)
-    apart = (
-        "" if np.isnan(value) else f" (mean alignment within minus between groups = {value:+.2f})"
-    )
-    return f"By their {how} the tasks fall into {groups.max() + 1} groups: {words}{apart}."
+    apart = margin((matrix + matrix.T) / 2, groups)
+    return {
+        "source": source,
+        "n": groups.max() + 1,
+        "words": describe_groups(analyzer.tasks_, groups),
+        "margin": None if np.isnan(apart) else apart,
+    }
 
 
-def _conflict_sentence(analyzer: Any) -> str:
-    if len(analyzer.tasks_) < 2:
-        return ""
+def _conflict(analyzer: Any) -> dict[str, Any]:
+    """Return the smallest gradient cosine and, if it is a conflict, who carries it."""
     history = analyzer.alignment_history_["gradient"].stack().dropna()
-    if not len(history):
-        return "No sub-task has a gradient."
-    worst = history.idxmin()
-    if not history.min() < _CONFLICT:
-        return (
-            f"At no snapshot is the gradient cosine of two sub-tasks below {_CONFLICT} (the least "
-            f"is {history.min():+.2f})."
-        )
-    iteration, task, other = worst
-    maps = analyzer.interference_by_map_
-    here = maps[
-        (maps["iteration"] == iteration)
-        & (maps["task"] == task)
-        & (maps["other_task"] == other)
-        & (maps["weight_map"] != "readout")
-    ]
-    carrier = here.loc[here["value"].idxmin()]
-    last = analyzer.alignment_matrices_["gradient"]
-    n_now = int((np.triu(last.to_numpy(), 1) < _CONFLICT).sum())
-    return (
-        f"The strongest conflict is that of {task} with {other} at iteration {iteration} "
-        f"(gradient cosine {history.min():+.2f}), carried most by the weights of "
-        f"{carrier['weight_map']}; at the last snapshot {n_now} of "
-        f"{len(last) * (len(last) - 1) // 2} pairs of tasks have a cosine below {_CONFLICT}."
-    )
-
-
-def _lead_sentence(analyzer: Any) -> str:
-    if analyzer.transition_ is None:
-        return ""
-    operators = analyzer.grouping_history_["source"].iloc[0]
-    iterations = analyzer.grouping_history_["iteration"]
-    if analyzer.transition_ == iterations.max():
-        return (
-            "The states show these groups at the last snapshot only: whether they last, and "
-            "what came first, cannot be said."
-        )
-    states = f"The states show these groups for good from iteration {analyzer.transition_} on"
-    if analyzer.transition_ == iterations.min():
-        states += " (the first snapshot)"
-    if analyzer.lead_ is None:
-        return f"{states}; the {operators} alignment does not, up to the end. {_ONE_RUN}"
-    start = analyzer.transition_ - analyzer.lead_
-    when = (
-        f"{analyzer.lead_} iterations earlier"
-        if analyzer.lead_ > 0
-        else "no earlier"
-        if analyzer.lead_ == 0
-        else f"{-analyzer.lead_} iterations later"
-    )
-    return f"{states}, the {operators} alignment from {start} on, {when}. {_ONE_RUN}"
+    cosine = history.min() if len(history) else None
+    if cosine is None or cosine >= _CONFLICT:
+        return {"cosine": cosine, "tasks": ()}
+    iteration, *tasks = history.idxmin()
+    by_map = analyzer.interference_by_map_.set_index(["iteration", "task", "other_task"])
+    carriers = by_map.loc[(iteration, *tasks)].set_index("weight_map")["value"]
+    last = analyzer.alignment_matrices_["gradient"].to_numpy()
+    return {
+        "cosine": cosine,
+        "tasks": tasks,
+        "iteration": iteration,
+        "carrier": carriers.drop("readout", errors="ignore").idxmin(),
+        "n_now": int((np.triu(last, 1) < _CONFLICT).sum()),
+        "n_pairs": len(last) * (len(last) - 1) // 2,
+    }

@@ -1,4 +1,4 @@
-"""A paragraph that reads a fitted Gram flow in words; each claim is one of its numbers."""
+"""The facts of a Gram flow that gram.txt says in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn.reporting._reading import loss_sentence
+from kpflow_sklearn.reporting._reading_kpflow import course, with_errors
+from kpflow_sklearn.reporting._templates import say
 from kpflow_sklearn.results import select
 
 
@@ -24,87 +25,67 @@ def read_gram_in_words(analyzer: Any) -> str:
     str
         A paragraph.
     """
-    loss = select(analyzer.results_, "network", "loss")["value"]
-    sentences = [
-        loss_sentence(loss, "rows analysed"),
-        _attribution_sentence(analyzer.layer_table_),
-        _decay_sentence(analyzer.layer_table_),
-        _kernel_sentence(analyzer),
-        _gate_sentence(analyzer.layer_table_),
-        _prediction_sentence(analyzer),
-    ]
-    return " ".join(sentence for sentence in sentences if sentence)
+    results = analyzer.results_
+    table = analyzer.layer_table_.rename(index=_named, level="layer")
+    flips = table["gate_flips"].dropna().groupby(level="layer").sum()
+    method, _, remark = analyzer.prediction_.partition(": ")
+    return say(
+        "gram.txt",
+        loss=course(select(results, "network", "loss")["value"]),
+        changes=_changes(table),
+        shares=_shares(table),
+        rank=_ends(select(results, "K", "rank"), ".0f"),
+        dimension=_ends(select(results, "K", "effective_dimension"), ".2f"),
+        analyzer=analyzer,
+        flips=[f"{count:.0f} in {layer}" for layer, count in flips.items()],
+        method=method,
+        remark=remark,
+        predicted=_prediction(analyzer),
+    )
 
 
 def _named(layer: str) -> str:
-    return layer if layer == "readout" else f"layer {layer}"
+    return "the readout" if layer == "readout" else f"layer {layer}"
 
 
-def _attribution_sentence(table: pd.DataFrame) -> str:
+def _changes(table: pd.DataFrame) -> list[str]:
+    """Return the change of the loss by each of several layers, if all are measured."""
     changes = table["loss_change"].unstack("layer")[table.index.unique("layer")].iloc[1:]
-    if not len(changes) or changes.shape[1] < 2 or changes.isna().any(axis=None):
-        return ""
-    parts = [f"{value:+.3g} by {_named(str(name))}" for name, value in changes.sum().items()]
-    words = f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"Attributed exactly to the layers whose weights moved, this change is {words}."
+    measured = len(changes) and changes.shape[1] > 1 and not changes.isna().any(axis=None)
+    return [f"{v:+.3g} by {layer}" for layer, v in changes.sum().items()] if measured else []
 
 
-def _decay_sentence(table: pd.DataFrame) -> str:
+def _shares(table: pd.DataFrame) -> list[str]:
+    """Return the layer with the largest share in the decay, at the first and last snapshot."""
     shares = table["decay_share"].unstack("layer").dropna()
     if not len(shares) or shares.shape[1] < 2:
-        return ""
-
-    def largest(row: pd.Series) -> str:
-        return f"{_named(str(row.idxmax()))} ({row.max():.0%})"
-
-    first, last = largest(shares.iloc[0]), largest(shares.iloc[-1])
-    words = f"Of the rate at which gradient descent lowers the loss most is due to {first}"
-    if len(shares) == 1:
-        return f"{words}."
-    return f"{words} at iteration {shares.index[0]} and to {last} at iteration {shares.index[-1]}."
+        return []
+    ends = shares.iloc[sorted({0, len(shares) - 1})]
+    return [
+        f"{row.idxmax()} ({row.max():.0%})" + (f" at iteration {i}" if len(shares) > 1 else "")
+        for i, row in ends.iterrows()
+    ]
 
 
-def _kernel_sentence(analyzer: Any) -> str:
-    rank = select(analyzer.results_, "K", "rank").dropna(subset="value")
-    dimension = select(analyzer.results_, "K", "effective_dimension").dropna(subset="value")
-    if not len(rank) or not len(dimension):
-        return ""
-
-    def course(rows: pd.DataFrame, form: str) -> str:
-        ends = [rows.iloc[0]] if len(rows) == 1 else [rows.iloc[0], rows.iloc[-1]]
-        spread = [f" ± {row['std_error']:.2g}" if row["std_error"] else "" for row in ends]
-        shown = [form.format(row["value"]) + s for row, s in zip(ends, spread, strict=True)]
-        return shown[0] if len(shown) == 1 else f"from {shown[0]} to {shown[1]}"
-
-    verb = "is" if len(rank) == 1 else "went"
-    return (
-        f"The rank of the kernel K, at {analyzer.rank_threshold:.0%} of its trace, {verb} "
-        f"{course(rank, '{:.0f}')}, its effective dimension {course(dimension, '{:.2f}')}."
-    )
+def _ends(rows: pd.DataFrame, form: str) -> list[str]:
+    """Return the first and the last value measured, once if there is only one."""
+    shown = list(with_errors(rows.dropna(subset="value"), form))
+    return [shown[0], shown[-1]] if len(shown) > 1 else shown
 
 
-def _gate_sentence(table: pd.DataFrame) -> str:
-    flips = table["gate_flips"].dropna()
-    if not len(flips):
-        return ""
-    by_layer = flips.groupby(level="layer").sum()
-    parts = ", ".join(f"{value:.0f} in {_named(str(name))}" for name, value in by_layer.items())
-    return f"Gates that differ from one snapshot to the next: {parts}."
-
-
-def _prediction_sentence(analyzer: Any) -> str:
-    how, _, remark = analyzer.prediction_.partition(": ")
-    if analyzer.predicted_loss_curve_ is None:
-        return f"Nothing predicts this training: {remark}."
+def _prediction(analyzer: Any) -> dict[str, Any]:
+    """Return the last loss predicted, the one measured there, and the largest difference."""
     predicted, measured = analyzer.predicted_loss_curve_, np.asarray(analyzer.loss_curve_)
-    known = np.isfinite(predicted)
-    if not known.any():
-        return f"The prediction by {how} is nowhere finite."
-    last = int(np.flatnonzero(known)[-1])
-    after = f" ({remark})" if remark else ""
-    worst = float((abs(predicted - measured)[known] / measured[known]).max())
-    return (
-        f"Predicted by {how}{after}, the loss before update {last + 1} is {predicted[last]:.4g}; "
-        f"it was {measured[last]:.4g}. The largest relative difference at any update predicted is "
-        f"{worst:.2g}."
-    )
+    if predicted is None:
+        return {}
+    finite = np.flatnonzero(np.isfinite(predicted))
+    if not len(finite):
+        return {"before": None}
+    differences = abs(predicted - measured)[finite] / measured[finite]
+    last = finite[-1]
+    return {
+        "before": last + 1,
+        "loss": predicted[last],
+        "measured": measured[last],
+        "worst": differences.max(),
+    }

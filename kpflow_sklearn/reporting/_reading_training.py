@@ -1,4 +1,4 @@
-"""Where a network came from, in words: what it is, what was minimised, and how."""
+"""The origin of a network in words: what it is, what was minimised, and how."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from kpflow_sklearn.results import provenance
 
-LOSSES = {"mse": "mean squared error", "cross_entropy": "cross entropy"}
+_LOSS_NAMES = {"mse": "mean squared error", "cross_entropy": "cross entropy"}
 
 
 def source_of(analyzer: Any) -> Any:
-    """Return the trainer that a fitted analyzer took its network from, out of a FrozenEstimator.
+    """Return the trainer of a fitted analyzer, taken out of its FrozenEstimator.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def source_of(analyzer: Any) -> Any:
 
 
 def network_in_words(analyzer: Any) -> str:
-    """Say what kind of network was analysed.
+    """Return what kind of network was analysed.
 
     Parameters
     ----------
@@ -44,14 +44,14 @@ def network_in_words(analyzer: Any) -> str:
         return f"multilayer perceptron ({trainer.activation}), hidden layers of {sizes} units"
     if not hasattr(trainer, "cell"):
         return f"{type(trainer.network).__name__}, trained elsewhere"
-    cell = trainer.cell if isinstance(trainer.cell, str) else _name(trainer.cell)
+    cell = _name(trainer.cell)
     layers = f"{trainer.n_layers} layers of " if trainer.n_layers > 1 else ""
     kind = cell.upper() if cell in ("gru", "lstm") else f"{cell} network"
     return f"{kind}, {layers}{trainer.hidden_size} units"
 
 
 def training_in_words(analyzer: Any) -> str:
-    """Say what was minimised, and how.
+    """Return what was minimised, and how.
 
     Parameters
     ----------
@@ -63,19 +63,17 @@ def training_in_words(analyzer: Any) -> str:
     str
         Half a sentence.
     """
-    trainer = source_of(analyzer)
-    loss = "quadratic loss"
+    trainer, loss = source_of(analyzer), "quadratic loss"
     if hasattr(trainer, "encoder_"):
         form = trainer.encoder_.form_.replace("_", " ")
-        loss = f"{LOSSES[trainer.objective_.loss]} ({form})"
+        loss = f"{_LOSS_NAMES[trainer.objective_.loss]} ({form})"
     if not hasattr(trainer, "optimizer"):
         iterations = [snapshot.iteration for snapshot in analyzer.snapshots_]
-        if len(iterations) == 1:
-            return f"one state, at iteration {iterations[0]}; judged by the {loss}"
-        return (
-            f"{len(iterations)} states of its training, iterations {iterations[0]} to "
-            f"{iterations[-1]}; judged by the {loss}"
-        )
+        states = f"one state, at iteration {iterations[0]}"
+        if len(iterations) > 1:
+            ends = f"{iterations[0]} to {iterations[-1]}"
+            states = f"{len(iterations)} states of its training, iterations {ends}"
+        return f"{states}; judged by the {loss}"
     batches = "full batches" if trainer.batch_size is None else f"batches of {trainer.batch_size}"
     stopped = ", interrupted" if getattr(trainer, "interrupted_", False) else ""
     return (
@@ -85,19 +83,19 @@ def training_in_words(analyzer: Any) -> str:
 
 
 def _name(what: Any) -> str:
-    """Name a class, a function or an object that builds cells."""
+    """Return the name of a class, a function or an object that builds cells."""
     return what if isinstance(what, str) else getattr(what, "__name__", type(what).__name__)
 
 
 def provenance_of(analyzer: Any, **extra: Any) -> dict[str, str]:
-    """Return what a written table should carry of where its numbers come from.
+    """Return what a written table should say about the origin of its numbers.
 
     Parameters
     ----------
     analyzer : estimator
         A fitted analyzer.
     **extra
-        Further entries, the command say.
+        Further entries, for example the command.
 
     Returns
     -------

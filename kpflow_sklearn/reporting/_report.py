@@ -1,12 +1,11 @@
-"""report: a fitted analyzer as one page of HTML that opens anywhere."""
+"""The function `report`: a fitted analyzer as one page of HTML that opens anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,25 +20,23 @@ from kpflow_sklearn._common.version import __version__
 from kpflow_sklearn.analyzers.alignment import TaskAlignmentAnalyzer
 from kpflow_sklearn.analyzers.gram import GramFlowAnalyzer
 from kpflow_sklearn.analyzers.kpflow import KPFlowAnalyzer
+from kpflow_sklearn.plotting import matplotlib_is_here
 from kpflow_sklearn.reporting import _alignment, _gram, _kpflow
-from kpflow_sklearn.reporting._origin import (
-    facts,
-    origin_section,
-    settings_section,
-    verification_section,
-)
-from kpflow_sklearn.reporting._page import Page, Section, data_uri, render
+from kpflow_sklearn.reporting._origin import common_facts
+from kpflow_sklearn.reporting._pictures import data_uri
 from kpflow_sklearn.reporting._reading_training import network_in_words, provenance_of
-from kpflow_sklearn.reporting._trajectories import trajectory_section
+from kpflow_sklearn.reporting._tables import from_frame
+from kpflow_sklearn.reporting._templates import render_page
+from kpflow_sklearn.reporting._trajectories import choose_colors, draw_trajectories
 from kpflow_sklearn.results import to_csv
 
 MOST_CSV = 4_000_000  # Bytes of results_ that a page may hold.
 
-#: What is said of each kind of analyzer: SUBJECT, PAPER, `read`, `count`, `sections`.
-_KINDS: dict[type, ModuleType] = {
-    KPFlowAnalyzer: _kpflow,
-    TaskAlignmentAnalyzer: _alignment,
-    GramFlowAnalyzer: _gram,
+#: The template of each kind of analyzer, the kind in words, and the function of its facts.
+_KINDS: dict[type, tuple[str, str, Callable[[Any], dict[str, Any]]]] = {
+    KPFlowAnalyzer: ("kpflow.html", "KPFlow", _kpflow.facts),
+    TaskAlignmentAnalyzer: ("alignment.html", "Task alignment", _alignment.facts),
+    GramFlowAnalyzer: ("gram.html", "Gram flow", _gram.facts),
 }
 
 
@@ -70,29 +67,29 @@ def report(
     path : str or path-like
         The file to write, in a folder that exists. An earlier file of that name is replaced.
     X : array-like of shape (n_trials, n_timesteps, n_features), optional
-        Trials (rows, of a feed-forward network) on which the network is scored, verified by
-        ``analyzer.verify`` and, at most 64 of them, drawn as state trajectories. Without them
-        the page says that this was not done.
+        Trials (rows, for a feed-forward network) on which the network is scored and verified by
+        ``analyzer.verify``; the state trajectories of at most 64 of them are drawn. Without
+        trials, the page says that this was not done.
     y : array-like, optional
         Their targets, as in the analyzer's ``fit``.
     mask : array-like of bool, shape (n_trials, n_timesteps), optional
         Valid steps of X.
     loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
-        w >= 0, what each step costs.
+        Weight w >= 0 of each step in the loss.
     tasks : array-like of shape (n_trials,), optional
-        The sub-task of each trial of X; what a `TaskAlignmentAnalyzer` says of them is then
-        verified too.
+        The sub-task of each trial of X. The identities of a `TaskAlignmentAnalyzer` that concern
+        sub-tasks are then verified too.
     color_by : array-like of shape (n_trials,) or (n_trials, n_timesteps), optional
-        What colours the trajectories, as `TrajectoryDisplay` takes it; default the tasks, y
-        where that is one value a trial or step, else the step.
+        Values that colour the trajectories, as in `TrajectoryDisplay`. The default is the tasks,
+        else y if it has one value per trial or step, else the step.
     cyclic : bool, default=False
-        Whether these are angles in radians.
+        Whether the values of ``color_by`` are angles in radians.
     color_label : str, default=""
-        What they are.
+        Name of the values of ``color_by``.
     title : str, optional
-        Heading of the page; default the network.
+        Heading of the page. The default names the network.
     about : mapping of str to str, optional
-        Further entries of the provenance, the name of the data say.
+        Further entries of the provenance, for example the name of the data.
 
     Returns
     -------
@@ -106,9 +103,9 @@ def report(
     FileNotFoundError
         If the folder of ``path`` does not exist; nothing is computed then.
     TypeError
-        If ``analyzer`` is no analyzer.
+        If ``analyzer`` is not an analyzer.
     ValueError
-        If ``path`` is a folder, or X, y and what belongs to them do not fit the analyzer.
+        If ``path`` is a folder, or X, y and the options for them do not fit the analyzer.
 
     Examples
     --------
@@ -121,7 +118,7 @@ def report(
     >>> report(analyzer, tempfile.mkdtemp() + "/memory.html", X, y).name
     'memory.html'
     """
-    kind = _kind_of(analyzer)
+    template, subject, facts = _kind_of(analyzer)
     check_is_fitted(analyzer, "results_")
     file = _checked_path(path)
     check_flag(cyclic, "cyclic")
@@ -134,62 +131,63 @@ def report(
     if not hasattr(X, "columns"):
         X = None if X is None else as_array(X, "X")
     score, checks = _judge(analyzer, X, y, tasks, **options)
-    if color_by is None and tasks is not None:
-        color_by, cyclic, color_label = tasks, False, "task"
+    colors = choose_colors((color_by, cyclic, color_label), tasks, y)
+    is_recurrent = not isinstance(analyzer, GramFlowAnalyzer)
     origin = provenance_of(analyzer, **(about or {}))
-    software = f"kpflow_sklearn {__version__}"
-    sections = [
-        *kind.sections(analyzer),
-        *_trajectories(analyzer, X, y, mask, (color_by, cyclic, color_label)),
-        verification_section(checks),
-        settings_section(analyzer),
-        origin_section(origin, kind.PAPER, software),
-    ]
-    page = Page(
-        f"{kind.SUBJECT}: {network_in_words(analyzer)}" if title is None else title,
-        facts(analyzer, kind.count(analyzer), score),
-        kind.read(analyzer),
-        sections,
-        software,
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        _embedded(to_csv(analyzer.results_, origin)),
+    page = render_page(
+        template,
+        analyzer=analyzer,
+        subject=subject,
+        title=f"{subject}: {network_in_words(analyzer)}" if title is None else title,
+        score=score,
+        checks=checks,
+        identities=None if checks is None else from_frame("Identities", checks),
+        trajectories=draw_trajectories(analyzer, X, mask, *colors) if is_recurrent else "",
+        has_figures=matplotlib_is_here(),
+        software=f"kpflow_sklearn {__version__}",
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        results=_embedded(to_csv(analyzer.results_, origin)),
+        **common_facts(analyzer, origin),
+        **facts(analyzer),
     )
-    write_whole(file, render(page))
+    write_whole(file, page)
     return file
 
 
 def _embedded(text: str) -> str:
-    """Return a CSV file as a data URI, or nothing if it is too large."""
+    """Return a CSV file as a data URI, or an empty string if it is too large."""
     content = text.encode("utf-8")
     return data_uri(content, "text/csv;charset=utf-8") if len(content) <= MOST_CSV else ""
 
 
-def _kind_of(analyzer: Any) -> ModuleType:
-    for kind, module in _KINDS.items():
+def _kind_of(analyzer: Any) -> tuple[str, str, Callable[[Any], dict[str, Any]]]:
+    for kind, named in _KINDS.items():
         if isinstance(analyzer, kind):
-            return module
+            return named
     names = ", ".join(kind.__name__ for kind in _KINDS)
     raise TypeError(
-        f"analyzer must be one of {names}, got {type(analyzer).__name__}; of a pipeline or a "
-        "search give the fitted step."
+        f"analyzer must be one of {names}, got {type(analyzer).__name__}; pass the fitted "
+        "step of a pipeline or a search."
     )
 
 
 def _checked_path(path: str | PathLike) -> Path:
     if not isinstance(path, str | PathLike):
-        raise TypeError(f"path must be the path of a file, got {path!r}.")
+        raise TypeError(f"path must be a str or a path-like, got {path!r}.")
     file = Path(path)
     if file.is_dir():
-        raise ValueError(f"path must name a file, out.html say, but {str(file)!r} is a folder.")
+        raise ValueError(
+            f"path must name a file, for example out.html, but {str(file)!r} is a folder."
+        )
     if not file.parent.is_dir():
         raise FileNotFoundError(
-            f"path={str(file)!r}: there is no folder {str(file.parent)!r}; make it first."
+            f"path={str(file)!r}: the folder {str(file.parent)!r} does not exist; create it first."
         )
     return file
 
 
 def _check_given(analyzer: Any, X: Any, **others: Any) -> None:
-    """Refuse what X is missing for, and what only recurrent networks take."""
+    """Check that X is given with its options, and that they suit the kind of network."""
     given = [name for name, value in others.items() if value is not None]
     if X is None and given:
         raise ValueError(f"{given[0]} was given without X.")
@@ -197,16 +195,14 @@ def _check_given(analyzer: Any, X: Any, **others: Any) -> None:
         shape, n_trials = np.shape(others[name]), len(as_array(X, "X"))
         if shape[:1] != (n_trials,):
             raise ValueError(
-                f"{name} must hold a value for each of the {n_trials} trials of X, got shape "
+                f"{name} must have one value for each of the {n_trials} trials of X, got shape "
                 f"{shape}."
             )
     if isinstance(analyzer, GramFlowAnalyzer):
         if given and given != ["y"]:
-            raise ValueError(
-                f"{given[-1]} means nothing for a feed-forward network; leave it out."
-            )
+            raise ValueError(f"{given[-1]} is only for recurrent networks; leave it out.")
         if X is not None and not given:
-            raise ValueError("y is needed with X for a feed-forward network.")
+            raise ValueError("y is required with X for a feed-forward network.")
 
 
 def _judge(
@@ -216,7 +212,7 @@ def _judge(
     tasks: ArrayLike | None,
     **options: ArrayLike | None,
 ) -> tuple[float | None, pd.DataFrame | None]:
-    """Return the network's score on the trials given, and the identities checked."""
+    """Return the network's score on the given trials, and the checks of the identities."""
     if X is None:
         return None, None
     if isinstance(analyzer, GramFlowAnalyzer):
@@ -224,18 +220,3 @@ def _judge(
     labels = {"tasks": tasks} if isinstance(analyzer, TaskAlignmentAnalyzer) else {}
     checks = analyzer.verify(X, y, **labels, **options)
     return analyzer.score(X, y, mask=options["mask"]), checks
-
-
-def _trajectories(
-    analyzer: Any,
-    X: ArrayLike | None,
-    y: ArrayLike | None,
-    mask: ArrayLike | None,
-    color: tuple[ArrayLike | None, bool, str],
-) -> list[Section]:
-    """Return the section with the state trajectories of a recurrent network."""
-    if isinstance(analyzer, GramFlowAnalyzer):
-        return []
-    if color[0] is None and y is not None and np.ndim(y) < 3:
-        color = (y, False, "y")
-    return [trajectory_section(analyzer, X, mask, *color)]

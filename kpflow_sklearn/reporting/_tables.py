@@ -1,37 +1,68 @@
-"""Tables of a report, made from the data frames of fitted analyzers."""
+"""Tables of a report, made from the data frames of fitted analyzers.
+
+Pandas' Styler would not do: its HTML marks neither the scope of headings nor columns of numbers,
+and has no place for the full number beside the rounded one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kpflow_sklearn.reporting._page import Cell, Table
 from kpflow_sklearn.results import select
 
 MOST_ROWS = 100
+QUANTITIES = ("rank", "effective_dimension", "trace", "norm")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: the text shown, and the full number if it is one."""
+
+    text: str
+    value: float | None = None
+
+
 MISSING = Cell("–")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A column of a table over training: which numbers of ``results_``, and their name.
+class Table:
+    """A table with a name above it and remarks below."""
 
-    ``error`` names the column of their standard errors; empty for what has none, a loss say.
-    """
+    name: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: list[str] = field(default_factory=list)
+    folded: bool = False  #: Whether the rows are hidden until the reader asks for them.
+
+    @cached_property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        places = range(len(self.headings))
+        return [any(row[k].value is not None for row in self.rows) for k in places]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A column of a table over training: its name, and which numbers of ``results_`` it holds."""
 
     name: str
     operator: str
     quantity: str
     axis: str | None = None
-    error: str = ""
+    has_error: bool = False  #: Whether a column of standard errors follows.
 
 
 def cell(value: Any, digits: int = 4) -> Cell:
-    """Return a cell: numbers rounded and in full, what is missing as a dash."""
+    """Return a cell: a number rounded and in full, a missing value as a dash."""
+    if isinstance(value, Cell):
+        return value
     if isinstance(value, (bool, np.bool_)):
         return Cell("yes" if value else "no")
     if pd.isna(value):
@@ -50,7 +81,7 @@ def cell(value: Any, digits: int = 4) -> Cell:
 def error_cell(row: pd.Series, quantity: str) -> Cell:
     """Return the standard error of a row of ``results_``, or why it is 0.
 
-    A number is exact, or an estimated rank whose 95% interval holds a single integer.
+    It is 0 if the number is exact, or a rank whose 95% interval contains a single integer.
     """
     if pd.isna(row["value"]):
         return MISSING
@@ -62,7 +93,7 @@ def error_cell(row: pd.Series, quantity: str) -> Cell:
 
 
 def evenly(n: int, at_most: int) -> np.ndarray:
-    """Return at most so many indices below n, evenly spaced, the first and the last included."""
+    """Return at most so many indices below n, evenly spaced, with the first and the last."""
     return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)
 
 
@@ -70,86 +101,68 @@ def over_training(
     name: str,
     results: pd.DataFrame,
     columns: Sequence[Measured],
-    *,
     beside: pd.DataFrame | None = None,
-    notes: Sequence[str] = (),
 ) -> Table:
-    """Return a table with a row a snapshot, and each number's standard error beside it.
+    """Return a table with one row per snapshot, standard errors and the reasons of gaps.
 
     Parameters
     ----------
     name : str
-        What is written above.
+        The name of the table.
     results : DataFrame
         A ``results_`` table.
     columns : sequence of Measured
-        What to show; what was not measured is left out.
+        The columns; those that were not measured are left out.
     beside : DataFrame, optional
         Further columns, indexed by iteration.
-    notes : sequence of str
-        Remarks below; reasons of missing values are added.
 
     Returns
     -------
     Table
         The table.
     """
-    found = [(c, select(results, c.operator, c.quantity, c.axis)) for c in columns]
-    found = [(column, rows) for column, rows in found if len(rows)]
-    headings = ["iteration"]
-    for column, _ in found:
-        headings += [column.name, column.error] if column.error else [column.name]
-    headings += [] if beside is None else [str(name) for name in beside]
-    iterations = results["iteration"].unique()
-    shown = iterations[evenly(len(iterations), MOST_ROWS)]
-    table = []
-    for iteration in shown:
-        row = [cell(iteration)]
-        for column, rows in found:
-            if iteration not in rows.index:
-                row += [MISSING, MISSING] if column.error else [MISSING]
-                continue
-            row.append(cell(rows.loc[iteration, "value"]))
-            row += [error_cell(rows.loc[iteration], column.quantity)] if column.error else []
-        if beside is not None:
-            row += [cell(value) for value in beside.loc[iteration]]
-        table.append(row)
-    more = [*_reasons(found), *_left_out(len(shown), len(iterations), "snapshots")]
-    return Table(name, headings, table, [*notes, *more])
+    frame = pd.DataFrame(index=pd.Index(results["iteration"].unique(), name="iteration"))
+    shown = []
+    for column in columns:
+        rows = select(results, column.operator, column.quantity, column.axis)
+        if not len(rows):
+            continue
+        shown.append(rows.assign(quantity=column.name))
+        frame[column.name] = rows["value"]
+        if column.has_error:
+            errors = {i: error_cell(row, column.quantity) for i, row in rows.iterrows()}
+            frame[f"s.e. of {column.name}"] = pd.Series(errors, dtype=object)
+    frame = frame if beside is None else frame.join(beside)
+    return from_frame(name, frame, notes=reasons(pd.concat(shown)) if shown else [])
 
 
-def _reasons(found: Sequence[tuple[Measured, pd.DataFrame]]) -> list[str]:
-    """Say why numbers are missing, each reason once."""
-    by_reason: dict[str, list[str]] = {}
-    for column, rows in found:
-        for reason in rows.loc[rows["value"].isna(), "reason"].unique():
-            by_reason.setdefault(str(reason), []).append(column.name)
-    return [f"Missing in {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
-
-
-def _left_out(n_shown: int, n: int, what: str) -> list[str]:
-    if n_shown == n:
-        return []
-    return [f"{n_shown} of {n} {what} are shown, evenly spaced; the analyzer holds all."]
+def reasons(rows: pd.DataFrame) -> list[str]:
+    """Return one sentence per reason for which values of ``results_`` are missing."""
+    missing = rows[rows["value"].isna()].groupby("reason", sort=False)["quantity"].unique()
+    return [
+        f"Missing in {', '.join(str(name).replace('_', ' ') for name in names)}: {reason}."
+        for reason, names in missing.items()
+    ]
 
 
 def from_frame(
     name: str, frame: pd.DataFrame, *, notes: Sequence[str] = (), folded: bool = False
 ) -> Table:
-    """Return a data frame as a table, its index first where that has names.
+    """Return a data frame as a table.
 
-    Of many rows those of evenly spaced snapshots are kept, where they have an iteration.
+    The index comes first if it has names. If there are too many rows, those of evenly spaced
+    snapshots are kept.
 
     Parameters
     ----------
     name : str
-        What is written above.
+        The name of the table.
     frame : DataFrame
-        Any.
+        Numbers, words or cells.
     notes : sequence of str
-        Remarks below.
+        Remarks below the table.
     folded : bool
-        Whether the table is shown on demand only.
+        Whether the rows are hidden until the reader asks for them.
 
     Returns
     -------
@@ -158,23 +171,26 @@ def from_frame(
     """
     if any(level is not None for level in frame.index.names):
         frame = frame.reset_index()
-    total = len(frame)
+    notes, total = list(notes), len(frame)
     if total > MOST_ROWS and "iteration" in frame:
         iterations = frame["iteration"].unique()
         at_most = max(1, MOST_ROWS * len(iterations) // total)
         kept = iterations[evenly(len(iterations), at_most)]
         frame = frame[frame["iteration"].isin(kept)]
-    headings = [str(column) for column in frame]
+        notes.append(
+            f"{len(frame)} of {total} rows are shown, at evenly spaced snapshots; the analyzer "
+            "holds all."
+        )
     rows = [[cell(v) for v in row] for row in frame.itertuples(index=False, name=None)]
-    return Table(name, headings, rows, [*notes, *_left_out(len(rows), total, "rows")], folded)
+    return Table(name, [str(column) for column in frame], rows, notes, folded)
 
 
 def spelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with its columns' names as words, which may be broken into lines."""
+    """Return a table with the names of its columns as words, which may be broken into lines."""
     return frame.rename(columns=lambda name: str(name).replace("_", " "))
 
 
-def named_values(name: str, values: dict[str, Any], heading: str) -> Table:
-    """Return a table of two columns: names and what they stand for."""
+def named_values(name: str, values: Mapping[str, Any]) -> Table:
+    """Return a table of names and their values."""
     rows = [[Cell(key), cell(value)] for key, value in values.items()]
-    return Table(name, [heading, "value"], rows)
+    return Table(name, ["name", "value"], rows)

@@ -1,7 +1,8 @@
-"""Many runs at once.
+"""Many runs at once: `sweep` over settings and seeds, and `compare` between networks.
 
-``_sweep`` fits an analyzer over settings and seeds, ``_sweep_cache`` keeps its finished cells,
-``_compare`` compares the operators of networks by their ``_overlap``.
+``_sweep`` fits an analyzer to every cell of a grid, and ``_sweep_cache`` keeps finished cells on
+disk. ``_compare`` tabulates how similar the operators of networks are, from their Grams over
+trials and time steps (``_trial_time_gram``).
 """
 
 from kpflow_sklearn.runs._compare import compare

@@ -1,4 +1,4 @@
-"""sweep: one analysis for each cell of a grid and each seed, in one table."""
+"""sweep: one analysis per cell of a grid and seed, in one table."""
 
 from __future__ import annotations
 
@@ -42,38 +42,40 @@ def sweep(
 ) -> pd.DataFrame:
     """Fit an analyzer for every cell of a grid and several seeds; return one table of all results.
 
-    Cells run by joblib: within ``joblib.parallel_config(backend="dask")`` they go to a cluster.
-    A cell that fails is a row with its error, and not kept in the cache. A KeyboardInterrupt ends
-    the sweep; finished cells stay in the cache.
+    Cells are run by joblib; within ``joblib.parallel_config(backend="dask")`` they run on a
+    cluster. A cell that fails becomes a row with its error and is not cached. A KeyboardInterrupt
+    ends the sweep; finished cells stay in the cache.
 
     Parameters
     ----------
     analyzer : estimator
-        A `KPFlowAnalyzer`, or another analyzer with a ``results_`` table; it is cloned.
+        A `KPFlowAnalyzer`, or another analyzer with a ``results_`` table. It is cloned.
     grid : mapping of str to sequence, or sequence of mappings
-        Values for each parameter, as `sklearn.model_selection.ParameterGrid` takes them. A name
-        that the analyzer does not have is one of its trainer's: "init_scale" stands for
+        Values of each parameter, as in `sklearn.model_selection.ParameterGrid`. A name that the
+        analyzer does not have refers to its trainer: "init_scale" stands for
         "trainer__init_scale".
     X, y : array-like
-        As the analyzer's ``fit`` takes them.
+        Trials and targets, passed to the analyzer's ``fit``.
     n_jobs : int, optional
-        Processes; None is 1, or what ``joblib.parallel_config`` says.
+        Number of processes. None means 1, unless ``joblib.parallel_config`` sets another number.
     n_seeds : int, default=1
-        Each cell is run with ``random_state`` 0 to n_seeds - 1, of analyzer and trainer.
+        Number of seeds. Each cell is run with ``random_state`` 0 to n_seeds - 1, set on both
+        analyzer and trainer.
     cache_dir : path-like, optional
-        Where finished cells are kept. A sweep that was interrupted, or is extended, then takes
-        them from there. What belongs to other data, parameters or versions of this package,
-        torch and NumPy is not found.
+        Folder for finished cells. A sweep that was interrupted, or that is extended later, reads
+        them from there. Cells computed from other data or parameters, or with other versions of
+        this package, torch or NumPy, are computed again.
     **fit_params
-        Passed to ``fit``: mask, loss_weight, tasks, ...
+        Further arguments of ``fit``, for example mask, loss_weight or tasks.
 
     Returns
     -------
     DataFrame
-        The rows of ``results_`` of all fits, with a column for each parameter of the grid, "seed"
-        and "error" (empty, or why the cell failed; its other columns are then missing). Beside
-        what ``results_`` holds, "largest_lyapunov_exponent" and "kaplan_yorke_dimension" of the
-        last snapshot, where the analyzer has them; their standard errors are over trials.
+        The rows of ``results_`` of all fits, with one column per parameter of the grid, "seed"
+        and "error". If a cell failed, "error" says why and the columns of ``results_`` are
+        missing; otherwise it is empty. If the analyzer computes Lyapunov exponents, there are
+        rows for "largest_lyapunov_exponent" and "kaplan_yorke_dimension" at the last snapshot,
+        with standard errors over trials.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def sweep(
     Warns
     -----
     FitFailedWarning
-        If cells failed.
+        If any cell failed.
 
     Examples
     --------
@@ -102,7 +104,7 @@ def sweep(
     grids = [grid] if isinstance(grid, Mapping) else grid
     is_sequence = isinstance(grids, Iterable) and not isinstance(grids, str)
     if not (is_sequence and list(grids) and all(isinstance(g, Mapping) for g in grids)):
-        raise TypeError(f"grid must be a mapping, or a sequence of mappings, got {grid!r}.")
+        raise TypeError(f"grid must be a mapping or a sequence of mappings, got {grid!r}.")
     if n_jobs is not None:
         check_positive_int(n_jobs, "n_jobs", minimum=-LARGEST_COUNT)
     check_positive_int(n_seeds, "n_seeds")
@@ -118,71 +120,71 @@ def sweep(
     data = (as_array(X, "X"), None if y is None else as_labels(y, "y"), fit_params)
     shared = None if cache is None else cache.shared_key(base, data)
     run = delayed(_run_cell)
-    found = Parallel(n_jobs=n_jobs)(run(base, cell, data, cache, shared) for cell in cells)
-    failed = [records[0]["error"] for records in found if records[0]["error"]]
+    all_records = Parallel(n_jobs=n_jobs)(run(base, cell, data, cache, shared) for cell in cells)
+    failed = [records[0]["error"] for records in all_records if records[0]["error"]]
     if failed:
         warnings.warn(
             f"{len(failed)} of {len(cells)} cells of the sweep failed, the first with {failed[0]}",
             FitFailedWarning,
             stacklevel=2,
         )
-    return _table(cells, found)
+    return _table(cells, all_records)
 
 
 def _full_name(analyzer: Any, name: str) -> str:
-    """Return a parameter's name as the analyzer knows it."""
-    known = analyzer.get_params()
+    """Return the full name of a parameter of the analyzer or of its trainer."""
+    parameters = analyzer.get_params()
     for full in (name, f"trainer__{name}"):
-        if full in known:
+        if full in parameters:
             return full
     raise ValueError(
-        f"grid: {name!r} is no parameter of {type(analyzer).__name__} or of its trainer; they "
-        f"have {', '.join(sorted(known))}."
+        f"grid: {name!r} is not a parameter of {type(analyzer).__name__} or of its trainer; they "
+        f"have {', '.join(sorted(parameters))}."
     )
 
 
 def _run_cell(
     analyzer: Any, cell: Cell, data: tuple, cache: CellCache | None, shared: str | None
 ) -> list[Cell]:
-    """Return the records of one cell: from the cache, from a fit, or of its failure."""
+    """Return the records of one cell, from the cache or from a fit, or its error."""
     key = None
     try:
         if cache is not None:
             key = cache.key(shared, cell)
-            kept = cache.read(key)
-            if kept is not None:
-                return kept
+            cached = cache.read(key)
+            if cached is not None:
+                return cached
         records = _fit_cell(analyzer, cell, data)
-    except Exception as error:  # Whatever one cell does, the others go on.
+    except Exception as error:  # The failure of one cell must not end the sweep.
         logger.warning("cell %s failed: %s", cell, error)
         return [{"error": f"{type(error).__name__}: {error}"}]
     if cache is not None and key is not None:
         try:
             cache.write(key, records)
-        except OSError as error:  # A full disk, say: no reason to lose what was found.
-            logger.warning("cell %s is not kept: %s", cell, error)
+        except OSError as error:  # The results are valid even if, for example, the disk is full.
+            logger.warning("cell %s is not cached: %s", cell, error)
     return records
 
 
 def _fit_cell(analyzer: Any, cell: Cell, data: tuple) -> list[Cell]:
+    """Return the rows of the analyzer's table for one cell, as records."""
     X, y, fit_params = data
-    own = clone(analyzer)
-    own.set_params(**{name: value for name, value in cell.items() if name != "seed"})
-    seeded = [
-        name for name in ("random_state", "trainer__random_state") if name in own.get_params()
-    ]
-    own.set_params(**dict.fromkeys(seeded, cell["seed"]))
-    own.fit(X, y, **fit_params)
-    trained = getattr(own, "trainer_", own)
-    is_frozen = isinstance(getattr(own, "trainer", None), FrozenEstimator)
-    if not is_frozen and getattr(trained, "interrupted_", False):
-        raise KeyboardInterrupt  # Meant for the sweep: the training ended early, and went on.
-    table = pd.concat([own.results_, _at_the_end(own)], ignore_index=True)
+    analyzer = clone(analyzer)
+    analyzer.set_params(**{name: value for name, value in cell.items() if name != "seed"})
+    seeded = {"random_state", "trainer__random_state"} & set(analyzer.get_params())
+    analyzer.set_params(**dict.fromkeys(seeded, cell["seed"]))
+    analyzer.fit(X, y, **fit_params)
+    trainer = getattr(analyzer, "trainer_", analyzer)
+    is_frozen = isinstance(getattr(analyzer, "trainer", None), FrozenEstimator)
+    if not is_frozen and getattr(trainer, "interrupted_", False):
+        # A trainer that is interrupted returns what it has; here the whole sweep should end.
+        raise KeyboardInterrupt
+    table = pd.concat([analyzer.results_, _lyapunov_rows(analyzer)], ignore_index=True)
     return [{**record, "error": ""} for record in table.to_dict("records")]
 
 
-def _at_the_end(analyzer: Any) -> pd.DataFrame:
-    """Return the rows of what an analyzer measures of its last snapshot outside of results_."""
+def _lyapunov_rows(analyzer: Any) -> pd.DataFrame:
+    """Return rows for the Lyapunov exponents of the last snapshot, if the analyzer has them."""
     rows: list[Cell] = []
     exponents = getattr(analyzer, "lyapunov_exponents_", np.empty(0))
     if len(exponents):
@@ -194,7 +196,7 @@ def _at_the_end(analyzer: Any) -> pd.DataFrame:
             largest = Estimate.missing("minus infinity: every direction dies")
         dimension = Estimate(analyzer.kaplan_yorke_dimension_, analyzer.kaplan_yorke_std_error_)
         if np.isnan(dimension.std_error):
-            dimension = Estimate.missing("a single trial of two steps tells no standard error")
+            dimension = Estimate.missing("a single trial of two steps gives no standard error")
             largest = largest if largest.reason else dimension
         at = analyzer.n_iter_
         rows.append(row(at, "network", "", "largest_lyapunov_exponent", largest, **about))
@@ -202,29 +204,29 @@ def _at_the_end(analyzer: Any) -> pd.DataFrame:
     return to_frame(rows)
 
 
-def _table(cells: list[Cell], found: list[list[Cell]]) -> pd.DataFrame:
-    """Join the records of all cells with what the cells are."""
+def _table(cells: list[Cell], all_records: list[list[Cell]]) -> pd.DataFrame:
+    """Return the records of all cells as one table, with the parameters of each cell."""
     names = {full: _column(full, cells) for cell in cells for full in cell}
     rows = [
         {names[full]: _label(value) for full, value in cell.items()} | record
-        for cell, records in zip(cells, found, strict=True)
+        for cell, records in zip(cells, all_records, strict=True)
         for record in records
     ]
     columns = [*dict.fromkeys(names.values()), *COLUMNS, "error"]
-    # Whole numbers stay whole beside the missing ones of a failed cell.
+    # Nullable integers, because a failed cell has none.
     dtypes = COLUMNS | {"iteration": "Int64", "n_trials": "Int64"}
     return pd.DataFrame(rows, columns=columns).astype(dtypes)
 
 
 def _column(full: str, cells: list[Cell]) -> str:
-    """Return the column of a parameter: its name, where that is nothing else's."""
+    """Return the column of a parameter: its short name, unless another column has that name."""
     short = full.removeprefix("trainer__")
     taken = short in (*COLUMNS, "error") or (short != full and any(short in c for c in cells))
     return f"param_{full}" if taken else short
 
 
 def _label(value: Any) -> Any:
-    """Return what stands for a parameter's value in the table."""
+    """Return a parameter's value as a scalar or a word for the table."""
     if value is None or isinstance(value, (str, int, float, np.number)):
         return value
     return getattr(value, "__name__", None) or str(value)

@@ -1,4 +1,4 @@
-"""Finished cells of a sweep on disk: JSON, one file a cell, whole or not there."""
+"""Finished cells of a sweep on disk, in one JSON file per cell."""
 
 from __future__ import annotations
 
@@ -20,94 +20,94 @@ from kpflow_sklearn.training import Snapshot, find_sources
 
 @dataclass(frozen=True)
 class CellCache:
-    """Records of cells, by what they were made from.
+    """A folder with the records of cells, each under a hash of all that determines them.
 
     Parameters
     ----------
     folder : Path
-        Made where it is missing.
+        The folder; it is created if it does not exist.
     """
 
     folder: Path
 
     def shared_key(self, analyzer: Any, data: tuple) -> str:
-        """Return the hash of what all cells have in common, versions of packages included.
+        """Return a hash of what all cells have in common, including the versions of packages.
 
         Raises
         ------
         ValueError
-            If something cannot be hashed.
+            If a parameter or the data cannot be hashed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        found = analyzer.get_params()
-        kinds = {k: type(v).__qualname__ for k, v in found.items()}
-        plain = {k: v for k, v in found.items() if _is_plain(v)}
+        parameters = analyzer.get_params()
+        kinds = {k: type(v).__qualname__ for k, v in parameters.items()}
+        plain = {k: v for k, v in parameters.items() if _is_plain(v)}
         try:
             about = (type(analyzer).__name__, kinds, provenance())
             return str(joblib.hash((about, _with_files(plain), _by_contents(data))))
-        except Exception as error:  # Pickle's, of many kinds.
+        except Exception as error:  # Pickle raises errors of many types.
             raise ValueError(
-                "cache_dir needs parameters and data that can be told apart by their contents; "
-                f"a lambda, for one, cannot: {error}"
+                "cache_dir needs parameters and data that can be identified by their contents, "
+                f"which, for example, a lambda cannot: {error}"
             ) from error
 
     def key(self, shared: str | None, cell: dict[str, Any]) -> str:
-        """Return the name of a cell."""
+        """Return the hash of a cell, which names its file."""
         items = sorted(_with_files(cell).items(), key=lambda item: item[0])
         return str(joblib.hash((shared, items)))
 
     def read(self, key: str) -> list[dict[str, Any]] | None:
-        """Return the records of a cell, or None if it is not finished or the file is no cell's."""
+        """Return the records of a cell, or None if there is no valid file of it."""
         path = self.folder / f"{key}.json"
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
             return None
-        if not isinstance(held, dict) or held.get("schema_version") != SCHEMA_VERSION:
+        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             return None
-        records = held.get("records")
+        records = content.get("records")
         return records if _are_records(records) else None
 
     def write(self, key: str, records: list[dict[str, Any]]) -> None:
-        """Keep the records of a cell; the file appears at once and whole."""
-        # Python writes floats so that they are read back bit for bit.
+        """Write the records of a cell atomically."""
+        # JSON in Python writes floats so that they are read back bit for bit.
         text = json.dumps({"schema_version": SCHEMA_VERSION, "records": records})
         write_whole(self.folder / f"{key}.json", text)
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a parameter is no estimator, whose own parameters stand beside it."""
+    """Return False for estimators: ``get_params`` lists their parameters separately."""
     return isinstance(value, FrozenEstimator) or not hasattr(value, "get_params")
 
 
 def _are_records(records: Any) -> bool:
-    """Tell whether something is rows of a table, all of the same columns."""
+    """Return whether an object is a list of records with the columns of a sweep."""
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         return False
     return bool(records) and all({*COLUMNS, "error"} == set(r) for r in records)
 
 
 def _with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters by their contents, those of checkpoints that are named by paths too."""
-    found = {name: _by_contents(value) for name, value in parameters.items()}
+    """Return parameters by their contents, including the files that checkpoint paths name."""
+    contents = {name: _by_contents(value) for name, value in parameters.items()}
     for name, value in parameters.items():
         if name.rpartition("__")[2] == "checkpoints" and value is not None:
-            held = [source.held for source in find_sources(value, [])[0]]
-            files = [path.read_bytes() for path in held if isinstance(path, Path)]
-            found[name] = (found[name], [hashlib.sha256(file).hexdigest() for file in files])
-    return found
+            sources = [source.content for source in find_sources(value, [])[0]]
+            files = [path.read_bytes() for path in sources if isinstance(path, Path)]
+            contents[name] = (contents[name], [hashlib.sha256(f).hexdigest() for f in files])
+    return contents
 
 
 def _by_contents(value: Any) -> Any:
-    """Replace what a pickle does not tell by contents.
+    """Replace objects that a pickle does not identify by their contents.
 
-    Of networks and tensors it differs from process to process; of code it holds the name alone.
+    Pickles of networks and tensors differ between processes, and those of code hold only a name.
     """
     if isinstance(value, Mapping):
         return {k: _by_contents(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_by_contents(v) for v in value]
-    if isinstance(value, FrozenEstimator):  # Fitted: its parameters tell too little.
+    if isinstance(value, FrozenEstimator):  # Its parameters do not determine a fitted one.
         return (type(value.estimator).__qualname__, _by_contents(vars(value.estimator)))
     if isinstance(value, Snapshot):
         return (value.iteration, _by_contents(value.state))

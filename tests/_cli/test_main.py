@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -24,21 +26,84 @@ def run(tmp_path, *options):
     return main([*options, *QUICK, "--out", str(tmp_path / "out")])
 
 
-@pytest.mark.parametrize("task", ["memory_pro", "flip_flop", "digits"])
-def test_each_task_prints_the_table_and_writes_both_files(task, tmp_path, capsys):
-    assert run(tmp_path, "--task", task) == 0
-    printed = capsys.readouterr().out
+def small_file(tmp_path, *, with_y=True):
+    X = np.random.default_rng(0).standard_normal((12, 6, 2))
+    y = {"y": np.arange(12) % 3} if with_y else {}
+    np.savez(tmp_path / "trials.npz", X=X, **y)
+    return "--data", str(tmp_path / "trials.npz")
+
+
+@pytest.fixture(scope="module")
+def memory_pro(tmp_path_factory):
+    """Return what the command prints for Memory-Pro, in one line, and the table that it writes."""
+    folder, printed = tmp_path_factory.mktemp("memory_pro"), io.StringIO()
+    with redirect_stdout(printed):
+        assert run(folder, "--seed", "5", "--cell", "tanh") == 0
+    assert (folder / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    return " ".join(printed.getvalue().split()), read_results(folder / "out" / "results.csv")
+
+
+def test_the_table_and_the_words_agree_with_the_results(memory_pro):
+    printed, results = memory_pro
     for heading in ("loss", "rank K", "eff. dim. P", "rank PKP*", "narrower"):
         assert heading in printed
-    results = read_results(tmp_path / "out" / "results.csv")
     loss = select(results, "network", "loss")["value"]
     assert list(loss.index) == [0, 4]
     assert f"from {loss[0]:.3g} to {loss[4]:.3g}" in printed
-    assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    k = sorted({int(r) for r in select(results, "K", "rank", "time")["value"]})
+    assert f"is {k[0]} for K" in printed or f"is {k[0]} to {k[-1]} for K" in printed
+
+
+def test_provenance_and_training_are_written(memory_pro):
+    printed, results = memory_pro
+    about = results.attrs
+    assert about["seed"] == "5" and about["dtype"] == "float32"
+    assert about["torch"].startswith("2.") and "--hidden-size 6" in about["command"]
+    words = "4 updates by adam on the mean squared error (every step), learning rate 0.01"
+    assert words in printed
+    assert about["training"].startswith(words) and "hidden_size=6" in about["network"]
+
+
+def test_same_seed_same_numbers(memory_pro, tmp_path):
+    assert run(tmp_path, "--seed", "5", "--cell", "tanh") == 0
+    again = read_results(tmp_path / "out" / "results.csv")
+    np.testing.assert_array_equal(again["value"], memory_pro[1]["value"])
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Collect the figures that the command writes."""
+    from matplotlib.figure import Figure
+
+    written, save = [], Figure.savefig
+
+    def record(self, *args, **options):
+        written.append(self)
+        save(self, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", record)
+    return written
+
+
+def check_figure(figure, n_panels, n_bars):
+    """Check that panels have letters, and that all axes have labels."""
+    bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    panels = [ax for ax in figure.axes if ax not in bars]
+    assert (len(panels), len(bars)) == (n_panels, n_bars)
+    assert [ax.get_title(loc="left") for ax in panels] == list("abcd"[:n_panels])
+    assert all(bar.get_ylabel() for bar in bars)
+    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in panels)
+
+
+@pytest.mark.parametrize("task, n_bars", [("flip_flop", 0), ("digits", 1)])
+def test_other_tasks_of_one_kind_of_trial(task, n_bars, tmp_path, figures):
+    assert run(tmp_path, "--task", task) == 0
+    assert len(select(read_results(tmp_path / "out" / "results.csv"), "network", "loss")) == 2
+    check_figure(*figures, 4, n_bars)
 
 
 def check_alignment(tmp_path, printed):
-    """Check that matrices and words are those of the written table."""
+    """Check that matrices and words agree with the written table."""
     results = read_results(tmp_path / "out" / "results.csv")
     last = results[results["iteration"] == 4]
     for kind in ("interference", "gradient", "flow", "update", "state"):
@@ -51,13 +116,14 @@ def check_alignment(tmp_path, printed):
     return results
 
 
-def test_sub_tasks_are_aligned(tmp_path, capsys):
+def test_sub_tasks_are_aligned(tmp_path, capsys, figures):
     assert run(tmp_path, "--task", "multitask") == 0
     printed = capsys.readouterr().out
     results = check_alignment(tmp_path, printed)
     assert set(results["task"]) == {"MemoryPro", "MemoryAnti", "DelayPro", "DelayAnti"}
     assert "the tasks fall into" in printed
     assert "The states show these groups for good from iteration" in printed
+    check_figure(*figures, 3, 2)
 
 
 def test_sub_tasks_of_a_file_are_aligned(tmp_path, capsys):
@@ -68,53 +134,23 @@ def test_sub_tasks_of_a_file_are_aligned(tmp_path, capsys):
     check_alignment(tmp_path, capsys.readouterr().out)
 
 
-def test_ranks_in_words_are_those_of_the_table(tmp_path, capsys):
-    assert run(tmp_path, "--seed", "3") == 0
-    results = read_results(tmp_path / "out" / "results.csv")
-    k = sorted({int(r) for r in select(results, "K", "rank", "time")["value"]})
-    words = f"{k[0]}" if len(k) == 1 else f"{k[0]} to {k[-1]}"
-    assert f"is {words} for K" in " ".join(capsys.readouterr().out.split())
-
-
-def test_same_seed_same_numbers(tmp_path):
-    for folder in ("a", "b"):
-        assert run(tmp_path / folder, "--seed", "5", "--cell", "tanh") == 0
-    a, b = (read_results(tmp_path / f / "out" / "results.csv") for f in "ab")
-    np.testing.assert_array_equal(a["value"], b["value"])
-
-
-def test_provenance_names_seed_dtype_and_versions(tmp_path):
-    assert run(tmp_path, "--seed", "5") == 0
-    about = read_results(tmp_path / "out" / "results.csv").attrs
-    assert about["seed"] == "5"
-    assert about["dtype"] == "float32"
-    assert about["torch"].startswith("2.")
-    assert "--hidden-size 6" in about["command"]
-
-
-@pytest.mark.parametrize("with_y", [True, False])
-def test_own_trials_from_a_file(with_y, tmp_path):
-    rng = np.random.default_rng(0)
-    arrays = {"X": rng.standard_normal((12, 6, 2))}
-    if with_y:
-        arrays["y"] = np.arange(12) % 3
-    np.savez(tmp_path / "trials.npz", **arrays)
-    assert run(tmp_path, "--data", str(tmp_path / "trials.npz")) == 0
+def test_a_file_may_have_no_y(tmp_path):
+    assert run(tmp_path, *small_file(tmp_path, with_y=False)) == 0
     assert (tmp_path / "out" / "figure.png").exists()
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("absent.npz", None, "there is no file"),
-        ("text.npz", b"not an archive", "is no .npz file of plain arrays"),
-        ("other.npz", {"Z": np.zeros(3)}, "holds no array X, but Z"),
+        ("absent.npz", None, "absent.npz does not exist"),
+        ("text.npz", b"not an archive", "is not an .npz file of plain arrays"),
+        ("other.npz", {"Z": np.zeros(3)}, "must contain an array X, but contains Z"),
         ("flat.npz", {"X": np.zeros(3)}, r"X must have shape \(n_trials, n_timesteps"),
         ("scalar.npz", {"X": np.array(1.0)}, "X: Input should have at least 1 dimension"),
         (
             "labels.npz",
             {"X": np.zeros((4, 3, 1)), "conditions": np.arange(4)},
-            "holds conditions, .* but no tasks",
+            "contains conditions, .* but not tasks",
         ),
         ("nan.npz", {"X": np.full((2, 3, 1), np.nan)}, "Input X contains NaN"),
         ("short.npz", {"X": np.zeros((4, 3, 1)), "y": np.zeros(3)}, "y has 3 trials and X has 4"),
@@ -168,7 +204,7 @@ def test_a_write_protected_file_is_named_before_the_training(tmp_path, capsys, m
     monkeypatch.setattr("os.access", lambda *args: False)  # Root may write to any file.
     monkeypatch.setattr(RecurrentTrainer, "fit", lambda *args, **options: 1 / 0)
     assert main(["--task", "memory_pro", "--out", str(tmp_path)]) == 2
-    assert "results.csv is write-protected; give another --out" in capsys.readouterr().err
+    assert "results.csv is write-protected; choose another --out" in capsys.readouterr().err
 
 
 def test_an_out_that_takes_no_files_is_named_before_the_training(tmp_path, capsys, monkeypatch):
@@ -177,8 +213,9 @@ def test_an_out_that_takes_no_files_is_named_before_the_training(tmp_path, capsy
 
     monkeypatch.setattr(command, "TemporaryFile", refuse)
     assert run(tmp_path) == 2
-    assert "out cannot be written to (Permission denied)" in capsys.readouterr().err
-    assert not list((tmp_path / "out").iterdir())
+    out = tmp_path / "out"
+    assert f"--out: cannot write to {out} (Permission denied)" in capsys.readouterr().err
+    assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -190,22 +227,23 @@ def test_an_out_that_takes_no_files_is_named_before_the_training(tmp_path, capsy
             "error: [Errno 28] cannot be",
         ),
         (MemoryError("memory ran out: lower this"), 2, "error: memory ran out: lower this"),
-        (KeyboardInterrupt(), 130, "interrupted; files not yet written stay as they are"),
+        (KeyboardInterrupt(), 130, "interrupted; files not yet written are unchanged"),
     ],
 )
 def test_what_fails_at_the_end_is_one_line_and_leaves_earlier_files(
     how, code, message, tmp_path, capsys, monkeypatch
 ):
-    assert run(tmp_path) == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-
     def fail(*args):
         raise how
 
+    (tmp_path / "out").mkdir()
+    for name in ("results.csv", "figure.png"):
+        (tmp_path / "out" / name).write_text("earlier")
     monkeypatch.setattr("os.fsync", fail)
-    assert run(tmp_path, "--seed", "1") == code
+    assert run(tmp_path, *small_file(tmp_path)) == code
     assert message in capsys.readouterr().err.splitlines()[-1]
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert written == {"results.csv": "earlier", "figure.png": "earlier"}
 
 
 def test_help_names_every_option(capsys):
@@ -222,37 +260,31 @@ def words_of(**options):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((12, 6, 2))
     y = X.cumsum(1)[..., [0, 1, 0, 1]] * [1, 1, -1, 0.5]
-    found = TaskAlignmentAnalyzer(trainer, random_state=0, **options).fit(X, y)
-    return found, read_alignment_in_words(found)
+    analyzer = TaskAlignmentAnalyzer(trainer, random_state=0, **options).fit(X, y)
+    return analyzer, read_alignment_in_words(analyzer)
 
 
 def test_words_of_outputs_name_the_margin_of_their_groups():
-    found, words = words_of(n_groups=2)
-    last = found.cumulative_alignment_["update"].loc[4].to_numpy()
-    assert f"between groups = {margin(last, found.groups_.to_numpy()):+.2f}" in words
+    analyzer, words = words_of(n_groups=2)
+    last = analyzer.cumulative_alignment_["update"].loc[4].to_numpy()
+    assert f"between groups = {margin(last, analyzer.groups_.to_numpy()):+.2f}" in words
     assert "The states show" not in words
 
 
 def test_words_without_gradients_or_conflicts():
-    found, _ = words_of()
-    history = found.alignment_history_
+    analyzer, _ = words_of()
+    history = analyzer.alignment_history_
     history["gradient"] = history["gradient"] * np.nan
-    assert "No sub-task has a gradient." in read_alignment_in_words(found)
+    assert "No sub-task has a gradient." in read_alignment_in_words(analyzer)
     history["gradient"] = history["gradient"].fillna(-0.04)
-    assert "below -0.05 (the least is -0.04)" in read_alignment_in_words(found)
+    assert "below -0.05 (the smallest is -0.04)" in read_alignment_in_words(analyzer)
 
 
 def test_words_say_where_a_transition_is_at_the_edge():
-    found, _ = words_of(n_groups=2)
+    analyzer, _ = words_of(n_groups=2)
     for iteration, where in ((0, "(the first snapshot)"), (4, "at the last snapshot only")):
-        found.transition_, found.lead_ = iteration, None
-        assert where in read_alignment_in_words(found)
-
-
-def small_file(tmp_path):
-    X = np.random.default_rng(0).standard_normal((12, 6, 2))
-    np.savez(tmp_path / "trials.npz", X=X, y=np.arange(12) % 3)
-    return "--data", str(tmp_path / "trials.npz")
+        analyzer.transition_, analyzer.lead_ = iteration, None
+        assert where in read_alignment_in_words(analyzer)
 
 
 @pytest.mark.parametrize("is_file", [True, False])
@@ -276,15 +308,13 @@ def test_a_report_says_what_the_command_prints(is_file, tmp_path, capsys):
 
 def test_an_earlier_run_is_replaced_with_notice(tmp_path, capsys):
     out, file = tmp_path / "out", small_file(tmp_path)
-    assert run(tmp_path, *file) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"results go to {out}"
-    before = (out / "results.csv").read_bytes()
-    assert run(tmp_path, *file, "--seed", "1") == 0
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first == (
-        f"results go to {out}; results.csv and figure.png of an earlier run will be replaced"
-    )
-    assert (out / "results.csv").read_bytes() != before
+    seen = ""
+    for replaced in ("", "; results.csv and figure.png from an earlier run will be replaced"):
+        assert run(tmp_path, *file, "--seed", f"{len(replaced)}") == 0
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first == f"results will be written to {out}{replaced}"
+        assert (out / "results.csv").read_text() != seen
+        seen = (out / "results.csv").read_text()
     assert not (out / "report.html").exists()
 
 
@@ -303,22 +333,16 @@ def test_masks_and_weights_of_a_file_are_used_and_other_arrays_refused(tmp_path,
     capsys.readouterr()
     np.savez(tmp_path / "trials.npz", X=X, lengths=steps)
     assert run(tmp_path, "--data", str(tmp_path / "trials.npz")) == 2
-    assert "holds lengths, of which nothing is known" in capsys.readouterr().err
-
-
-def test_what_was_minimised_is_printed_and_written(tmp_path, capsys):
-    assert run(tmp_path) == 0
-    words = "4 updates by adam on the mean squared error (every step), learning rate 0.01"
-    assert words in capsys.readouterr().out
-    about = read_results(tmp_path / "out" / "results.csv").attrs
-    assert about["training"].startswith(words) and "hidden_size=6" in about["network"]
+    assert (
+        "contains unknown arrays: lengths; the arrays may be X, y, mask" in capsys.readouterr().err
+    )
 
 
 def test_second_moments_are_named_in_print():
     trainer = RecurrentTrainer(hidden_size=4, max_iter=4, snapshots=2, random_state=0)
     X = np.random.default_rng(0).standard_normal((12, 6, 2))
-    found = TaskAlignmentAnalyzer(trainer, random_state=0).fit(X, X, tasks=["a", "b", "c"] * 4)
-    printed = matrices_in_print(found)
+    analyzer = TaskAlignmentAnalyzer(trainer, random_state=0).fit(X, X, tasks=["a", "b", "c"] * 4)
+    printed = matrices_in_print(analyzer)
     assert "update (second moments)" in printed and "flow\n" in printed
 
 
@@ -357,20 +381,3 @@ def test_masked_steps_are_not_drawn(tmp_path, monkeypatch):
     run(tmp_path, "--data", str(tmp_path / "trials.npz"), "--max-iter", "2")
     np.testing.assert_array_equal(shown["mask"], mask)
     np.testing.assert_array_equal(shown["X"], arrays["X"])
-
-
-@pytest.mark.parametrize("task", ["flip_flop", "multitask"])
-def test_panels_have_letters_and_scales_have_labels(task, tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: figures.append(self))
-    assert run(tmp_path, "--task", task) == 0
-    (figure,) = figures
-    panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
-    assert [ax.get_title(loc="left") for ax in panels] == list("abcd"[: len(panels)])
-    assert len(panels) == (4 if task == "flip_flop" else 3)
-    bars = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
-    assert len(bars) == (2 if task == "multitask" else 0)
-    assert all(bar.get_ylabel() for bar in bars)
-    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in panels)

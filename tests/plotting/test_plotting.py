@@ -1,4 +1,4 @@
-"""The figures by their content: what is drawn where, and how it is labelled."""
+"""Displays: what they draw, and how they label it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kpflow_sklearn.plotting import (
     TrajectoryDisplay,
     plot_range,
 )
-from kpflow_sklearn.results import select
+from kpflow_sklearn.results import OPERATORS, select
 
 matplotlib.use("agg")
 
@@ -41,40 +41,43 @@ def ax():
     return Figure().subplots()
 
 
+def legend_of(ax):
+    legend = ax.get_legend()
+    return legend.get_title().get_text(), [text.get_text() for text in legend.get_texts()]
+
+
+def check_bars(containers, values, errors):
+    """Check values, one series per container, and their 95% intervals."""
+    for (line, _, (bars,)), expected, error in zip(containers, values, errors, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), expected)
+        half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
+        np.testing.assert_allclose(half, 1.96 * np.asarray(error), atol=1e-9)
+
+
 @pytest.mark.parametrize("quantity", ["rank", "effective_dimension", "trace", "norm"])
 def test_collapse_draws_the_values_with_95_percent_bars(analyzer, quantity, ax):
     display = CollapseDisplay.from_estimator(analyzer, quantity=quantity, ax=ax)
     assert display.ax_ is ax
     assert display.figure_ is ax.figure
-    for container, name in zip(ax.containers, ("K", "P", "PKP"), strict=True):
-        rows = select(analyzer.results_, name, quantity, "time")
-        line, _, (bars,) = container
-        np.testing.assert_array_equal(line.get_xdata(), rows.index)
-        np.testing.assert_array_equal(line.get_ydata(), rows["value"])
-        half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
-        np.testing.assert_allclose(half, 1.96 * rows["std_error"], atol=1e-9)
+    tables = [select(analyzer.results_, name, quantity, "time") for name in OPERATORS]
+    check_bars(ax.containers, *([t[column] for t in tables] for column in ("value", "std_error")))
+    assert all((c[0].get_xdata() == tables[0].index).all() for c in ax.containers)
     assert quantity.split("_")[0] in ax.get_ylabel()
     assert ax.get_xlabel() == "iteration"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["K", "P", "PKP*"]
+    assert legend_of(ax)[1] == ["K", "P", "PKP*"]
 
 
 def test_missing_values_are_not_drawn(analyzer, ax):
     results = analyzer.results_.copy()
-    gone = (results["operator"] == "P") & (results["iteration"] == 0)
-    results.loc[gone, "value"] = np.nan
+    results.loc[(results["operator"] == "P") & (results["iteration"] == 0), "value"] = np.nan
     CollapseDisplay(results).plot(ax=ax)
     assert 0 not in ax.containers[1][0].get_xdata()
 
 
-def test_loss_is_the_table_s(analyzer, ax):
+def test_the_loss_is_that_of_the_table(analyzer, ax):
     CollapseDisplay(analyzer.results_).plot_loss(ax=ax)
     loss = select(analyzer.results_, "network", "loss")["value"]
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), loss)
-
-
-def test_collapse_refuses_what_was_not_measured(analyzer):
-    with pytest.raises(ValueError, match="no quantity 'rank' on axis 'trial'"):
-        CollapseDisplay.from_estimator(analyzer, quantity="rank", axis="trial")
 
 
 def test_trajectories_are_the_leading_components(analyzer, trials, ax):
@@ -105,20 +108,6 @@ def test_masked_steps_are_not_drawn(analyzer, trials, ax):
 def test_one_unit_and_constant_states_are_drawn(ax):
     display = TrajectoryDisplay(np.ones((2, 3, 1))).plot(ax=ax)
     assert np.isfinite(display.projections_).all()
-
-
-def test_color_by_must_fit_the_trials(analyzer, trials):
-    with pytest.raises(ValueError, match=r"one value a trial, shape \(6,\), .* got \(5,\)"):
-        TrajectoryDisplay.from_estimator(analyzer, trials, color_by=np.arange(5))
-
-
-def test_trials_are_coloured_by_name(analyzer, trials, ax):
-    names = ["pro", "anti", "$x_{$"] * 2
-    display = TrajectoryDisplay.from_estimator(analyzer, trials, color_by=names, ax=ax)
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["$x_{$", "anti", "pro"]
-    display.figure_.draw_without_rendering()  # Fails where a name is taken for mathematics.
-    colors = [line.get_color() for line in ax.lines if len(line.get_xdata()) > 1]
-    assert len(set(colors)) == 3 and colors[:3] == colors[3:]
 
 
 @pytest.fixture(scope="module")
@@ -175,16 +164,6 @@ def test_history_draws_margins_and_marks_the_transition(aligned, ax):
     assert ax.get_xlabel() == "iteration" and "margin" in ax.get_ylabel()
 
 
-def test_alignment_refuses_what_it_cannot_draw(aligned):
-    with pytest.raises(ValueError, match="kind must be one of"):
-        AlignmentDisplay.from_estimator(aligned, kind="time")
-    with pytest.raises(ValueError, match="iteration must be that of a snapshot"):
-        AlignmentDisplay.from_estimator(aligned, iteration=1)
-    table = aligned.grouping_history_.assign(margin=np.nan)
-    with pytest.raises(ValueError, match="there is no margin to draw"):
-        AlignmentDisplay(aligned.alignment_history_, table).plot_history()
-
-
 @pytest.fixture(scope="module")
 def exact(trials):
     trainer = RecurrentTrainer(hidden_size=5, max_iter=6, snapshots=3, random_state=0)
@@ -216,10 +195,7 @@ def test_the_table_of_spectra_agrees_with_the_results(exact):
 
 def test_exponents_are_drawn_with_95_percent_bars(exact, ax):
     LyapunovDisplay.from_estimator(exact, ax=ax)
-    line, _, (bars,) = ax.containers[0]
-    np.testing.assert_array_equal(line.get_ydata(), exact.lyapunov_exponents_)
-    half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
-    np.testing.assert_allclose(half, 1.96 * exact.lyapunov_std_error_, atol=1e-12)
+    check_bars(ax.containers, [exact.lyapunov_exponents_], [exact.lyapunov_std_error_])
     label = ax.get_legend().get_texts()[0].get_text()
     dimension, error = exact.kaplan_yorke_dimension_, exact.kaplan_yorke_std_error_
     assert label.endswith(f"{dimension:.3g} ± {error:.2g}" if error > 0 else f"{dimension:.3g}")
@@ -228,45 +204,51 @@ def test_exponents_are_drawn_with_95_percent_bars(exact, ax):
 def test_bottleneck_draws_ranks_and_names_the_narrower(exact, ax):
     BottleneckDisplay.from_estimator(exact, ax=ax)
     table = exact.bottleneck_
-    for container, name in zip(ax.containers, ("K", "P", "PKP"), strict=True):
-        line, _, (bars,) = container
-        np.testing.assert_array_equal(line.get_ydata(), table[f"{name}_rank"])
-        half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
-        np.testing.assert_allclose(half, 1.96 * table[f"{name}_rank_std_error"], atol=1e-12)
+    values = [table[f"{name}_rank"] for name in OPERATORS]
+    check_bars(ax.containers, values, [table[f"{name}_rank_std_error"] for name in OPERATORS])
     assert [text.get_text() for text in ax.texts] == table["narrower"].tolist()
 
 
-def test_displays_refuse_what_is_not_there(exact):
-    with pytest.raises(ValueError, match="no eigenvalues on axis='trial'"):
-        SpectrumDisplay.from_estimator(exact, axis="trial")
-    with pytest.raises(ValueError, match="there are no finite exponents"):
-        LyapunovDisplay(pd.DataFrame(columns=["index", "exponent", "std_error"])).plot()
-    with pytest.raises(ValueError, match="there are no ranks to compare"):
-        BottleneckDisplay(exact.bottleneck_.iloc[:0]).plot()
+def test_displays_refuse_what_is_not_there(exact, aligned, trials):
+    history = aligned.alignment_history_
+    no_margin = aligned.grouping_history_.assign(margin=np.nan)
+    no_exponents = pd.DataFrame(columns=["index", "exponent", "std_error"])
+    for draw, message in (
+        (lambda: CollapseDisplay.from_estimator(exact, quantity="norm", axis="trial"),
+         "no quantity 'norm' on axis 'trial'"),
+        (lambda: SpectrumDisplay.from_estimator(exact, axis="trial"),
+         "no eigenvalues on axis='trial'"),
+        (lambda: LyapunovDisplay(no_exponents).plot(), "there are no finite exponents"),
+        (lambda: BottleneckDisplay(exact.bottleneck_.iloc[:0]).plot(), "no ranks to compare"),
+        (lambda: AlignmentDisplay.from_estimator(aligned, kind="time"), "kind must be one of"),
+        (lambda: AlignmentDisplay.from_estimator(aligned, iteration=1),
+         "iteration must be that of a snapshot"),
+        (lambda: AlignmentDisplay(history, no_margin).plot_history(), "no margin to draw"),
+        (lambda: TrajectoryDisplay.from_estimator(exact, trials, color_by=np.arange(5)),
+         r"color_by must have one value per trial, shape \(6,\), .* got shape \(5,\)"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            draw()
 
 
 # ------------------------------------------------------------------------- colours of trajectories
 
-WORDS = np.array(["go", "left", "go", "right", "left", "go"])
 
-
-def test_words_get_a_colour_each_and_a_legend(analyzer, trials, ax):
-    TrajectoryDisplay.from_estimator(analyzer, trials, color_by=WORDS, label="choice", ax=ax)
-    curves = [line for line in ax.lines if len(line.get_xdata()) > 1]
-    colors = [to_hex(curve.get_color()) for curve in curves]
+def test_each_word_has_a_colour_and_an_entry_of_the_legend(analyzer, trials, ax):
+    words = ["go", "left", "go", "$x_{$", "left", "go"]
+    TrajectoryDisplay.from_estimator(analyzer, trials, color_by=words, label="choice", ax=ax)
+    colors = [to_hex(line.get_color()) for line in ax.lines if len(line.get_xdata()) > 1]
     assert len(set(colors)) == 3
-    for k, word in enumerate(WORDS):
-        assert colors[k] == colors[WORDS.tolist().index(word)]
-    legend = ax.get_legend()
-    assert legend.get_title().get_text() == "choice"
-    assert [text.get_text() for text in legend.get_texts()] == ["go", "left", "right"]
-    shown = [to_hex(handle.get_color()) for handle in legend.legend_handles]
-    assert shown == [colors[0], colors[1], colors[3]]
+    assert colors == [colors[words.index(word)] for word in words]
+    assert legend_of(ax) == ("choice", ["$x_{$", "go", "left"])
+    shown = [to_hex(handle.get_color()) for handle in ax.get_legend().legend_handles]
+    assert shown == [colors[3], colors[0], colors[1]]
+    ax.figure.draw_without_rendering()  # Fails where a name is taken for mathematics.
 
 
 def test_integers_are_categories_while_they_are_few(analyzer, trials, ax):
     TrajectoryDisplay.from_estimator(analyzer, trials, color_by=[0, 1, 1, 0, 2, 2], ax=ax)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "1", "2"]
+    assert legend_of(ax)[1] == ["0", "1", "2"]
     other = Figure().subplots()
     TrajectoryDisplay.from_estimator(analyzer, trials, color_by=np.arange(6) + 0.5, ax=other)
     assert other.get_legend() is None and len(other.figure.axes) == 2
@@ -303,7 +285,7 @@ def runs(trials):
 
 @pytest.fixture(scope="module")
 def swept(runs):
-    """As `sweep` returns it, with a cell that failed."""
+    """Return a table like that of `sweep`, with a cell that failed."""
     tables = [
         run.results_.assign(cell=cell, seed=seed, error="")
         for cell, several in runs.items()
@@ -314,7 +296,7 @@ def swept(runs):
 
 
 def check_median_and_range(ax, expected):
-    """Check the lines and bands of the axes against tables (x, runs), one a line."""
+    """Check the lines and bands of the axes against tables (x, runs), one per line."""
     lines = [line for line in ax.lines if len(line.get_xdata()) > 2]
     for line, band, table in zip(lines, ax.collections, expected, strict=True):
         np.testing.assert_array_equal(line.get_xdata(), table.index)
@@ -326,13 +308,9 @@ def check_median_and_range(ax, expected):
         assert to_hex(line.get_color()) == to_hex(band.get_facecolor()[0])
 
 
-def side_by_side(columns):
-    return pd.concat(list(columns), axis=1)
-
-
-def legend_of(ax):
-    legend = ax.get_legend()
-    return legend.get_title().get_text(), [text.get_text() for text in legend.get_texts()]
+def over_runs(runs, series_of):
+    """Return one table (x, runs) per colour, from a function that gives the series of a run."""
+    return [pd.concat([series_of(run) for run in fitted], axis=1) for fitted in runs.values()]
 
 
 @pytest.mark.parametrize("source", ["table", "estimators"])
@@ -342,64 +320,47 @@ def test_collapse_draws_median_and_range_of_runs(runs, swept, source, ax):
         CollapseDisplay.from_results(swept, hue="cell", **options)
     else:
         CollapseDisplay.from_estimators(runs, hue="cell", **options)
-    expected = [
-        pd.DataFrame(
-            {s: select(r.results_, op, "rank", "time")["value"] for s, r in enumerate(own)}
-        )
-        for own in runs.values()
-        for op in ("K", "P")
-    ]
-    check_median_and_range(ax, expected)
+    k, p = (
+        over_runs(runs, lambda run, name=name: select(run.results_, name, "rank", "time")["value"])
+        for name in ("K", "P")
+    )
+    check_median_and_range(ax, [k[0], p[0], k[1], p[1]])
     assert legend_of(ax) == ("cell: median, range", ["tanh (3 runs)", "gru (3 runs)", "K", "P"])
 
 
 def test_loss_of_several_runs(runs, swept, ax):
     CollapseDisplay(swept, hue="cell").plot_loss(ax=ax)
-    expected = [
-        pd.DataFrame(
-            {s: select(r.results_, "network", "loss")["value"] for s, r in enumerate(own)}
-        )
-        for own in runs.values()
-    ]
-    check_median_and_range(ax, expected)
+    losses = over_runs(runs, lambda run: select(run.results_, "network", "loss")["value"])
+    check_median_and_range(ax, losses)
 
 
 def test_bottleneck_of_several_runs_is_the_ratio(runs, swept, ax):
     BottleneckDisplay.from_results(swept, hue="cell", ax=ax)
-    expected = []
-    for own in runs.values():
-        tables = [run.bottleneck_.set_index("iteration") for run in own]
-        expected.append(side_by_side(table["P_rank"] / table["K_rank"] for table in tables))
-    check_median_and_range(ax, expected)
+    tables = over_runs(
+        runs, lambda run: run.bottleneck_.set_index("iteration").eval("P_rank / K_rank")
+    )
+    check_median_and_range(ax, tables)
     assert legend_of(ax) == ("cell: median, range", ["tanh (3 runs)", "gru (3 runs)"])
-    assert "K is the narrower" in ax.get_ylabel()
+    assert "K is narrower" in ax.get_ylabel()
 
 
 def test_spectra_and_exponents_of_several_runs(runs, ax):
     SpectrumDisplay.from_estimators(runs, operators=("K",), ax=ax)
-    expected = []
-    for own in runs.values():
-        tables = [r.spectra_[(r.spectra_["operator"] == "K")].set_index("index") for r in own]
-        table = side_by_side(table["share"] for table in tables)
-        expected.append(table.where(table > 1e-10).dropna(how="all"))
-    check_median_and_range(ax, expected)
+    shares = over_runs(
+        runs, lambda run: run.spectra_.query("operator == 'K'").set_index("index")["share"]
+    )
+    check_median_and_range(ax, [s.where(s > 1e-10).dropna(how="all") for s in shares])
     other = Figure().subplots()
     LyapunovDisplay.from_estimators(runs, ax=other)
-    index = range(1, 5)
-    expected = [
-        pd.DataFrame({k: run.lyapunov_exponents_ for k, run in enumerate(own)}, index=index)
-        for own in runs.values()
-    ]
-    check_median_and_range(other, expected)
+    exponents = over_runs(runs, lambda run: pd.Series(run.lyapunov_exponents_, range(1, 5)))
+    check_median_and_range(other, exponents)
 
 
 def test_one_run_a_colour_keeps_its_95_percent_bars(runs, ax):
-    LyapunovDisplay.from_estimators({name: own[0] for name, own in runs.items()}, ax=ax)
-    for container, own in zip(ax.containers, runs.values(), strict=True):
-        line, _, (bars,) = container
-        np.testing.assert_array_equal(line.get_ydata(), own[0].lyapunov_exponents_)
-        half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
-        np.testing.assert_allclose(half, 1.96 * own[0].lyapunov_std_error_, atol=1e-12)
+    first = {name: fitted[0] for name, fitted in runs.items()}
+    LyapunovDisplay.from_estimators(first, ax=ax)
+    values = [run.lyapunov_exponents_ for run in first.values()]
+    check_bars(ax.containers, values, [run.lyapunov_std_error_ for run in first.values()])
     assert legend_of(ax) == ("run", ["tanh", "gru"])
 
 
@@ -436,6 +397,7 @@ def rank_of(tables, **columns):
 
 
 RANK_OF_K = {"quantity": "rank", "operators": ("K",)}
+SEVERAL_RUNS = "the table contains several runs: set hue to the column"
 
 
 @pytest.mark.parametrize("source", ["table", "estimators"])
@@ -457,14 +419,14 @@ def test_the_median_is_over_iterations_that_all_runs_share(source, ax):
 def test_runs_that_cannot_be_drawn_as_one_are_refused(ax):
     tables = [trained_at([1, 5, 9], 0), trained_at([2, 6, 10], 1)]
     apart = rank_of(tables, cell="gru")
-    with pytest.raises(ValueError, match=r"the 2 runs of a colour share no iteration: give"):
+    with pytest.raises(ValueError, match="the 2 runs of one colour have no iteration in common"):
         CollapseDisplay(apart, hue="cell").plot(ax=ax, **RANK_OF_K)
-    with pytest.raises(ValueError, match=r"the table holds several runs: name the column"):
+    with pytest.raises(ValueError, match=SEVERAL_RUNS):
         CollapseDisplay(apart).plot(ax=ax, **RANK_OF_K)
     CollapseDisplay(apart, hue="seed").plot(ax=ax, **RANK_OF_K)
     assert [c[0].get_xdata().tolist() for c in ax.containers] == [[1, 5, 9], [2, 6, 10]]
     nameless = rank_of([tables[0], tables[0]], cell="gru").drop(columns="seed")
-    with pytest.raises(ValueError, match="several numbers of a run at one iteration: add"):
+    with pytest.raises(ValueError, match="several values of one run at the same iteration: add"):
         CollapseDisplay(nameless, hue="cell").plot(ax=ax, **RANK_OF_K)
 
 
@@ -505,14 +467,14 @@ def test_shares_too_small_to_draw_still_count_in_the_median(ax):
 
 
 def test_hue_is_refused_where_it_says_too_little_or_too_much(runs, swept):
-    with pytest.raises(ValueError, match="the table holds several runs: name the column"):
+    with pytest.raises(ValueError, match=SEVERAL_RUNS):
         CollapseDisplay(swept).plot()
-    with pytest.raises(ValueError, match="the table holds several runs: name the column"):
+    with pytest.raises(ValueError, match=SEVERAL_RUNS):
         BottleneckDisplay.from_results(swept)
     with pytest.raises(ValueError, match="hue must be a column of the table, got 'gain'; it has"):
         CollapseDisplay(swept, hue="gain").plot()
     words = swept.assign(word=[f"w{k}" for k in range(len(swept))])
-    with pytest.raises(ValueError, match="of which a figure tells at most 8 apart"):
+    with pytest.raises(ValueError, match="but there are only 8 colours for words"):
         CollapseDisplay(words, hue="word").plot()
     with pytest.raises(ValueError, match="runs must map names to fitted estimators"):
         SpectrumDisplay.from_estimators(runs["gru"])

@@ -25,20 +25,11 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--v=0",
-    "--virtual-time-budget=10000",
-    "--timeout=60000",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--timeout=60000",
     "--dump-dom",
-]
+]  # fmt: skip
 WIDTHS = (1280, 400)
 HOSTILE = ["<script>console.log('ran')</script>", '"><img src=x onerror=console.log(1)>', "c" * 80]
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
@@ -54,7 +45,7 @@ def browse(page: Path, profile: Path) -> tuple[str, list[str]]:
 # Frames of the widths asked for: their pages are laid out as in windows of that size.
 MEASURE = """<!doctype html><title>measure</title><body><script>
 addEventListener('load', () => {
-  const found = [...document.querySelectorAll('iframe')].map(frame => {
+  const layouts = [...document.querySelectorAll('iframe')].map(frame => {
     const page = frame.contentDocument, root = page.documentElement;
     return {width: frame.contentWindow.innerWidth, page: root.scrollWidth,
       images: [...page.images].map(i => [i.naturalWidth, i.clientWidth, i.clientHeight]),
@@ -63,7 +54,7 @@ addEventListener('load', () => {
       scripts: page.scripts.length, tables: page.querySelectorAll('table').length};
   });
   const out = document.createElement('pre');
-  out.id = 'measured'; out.textContent = JSON.stringify(found); document.body.append(out);
+  out.id = 'measured'; out.textContent = JSON.stringify(layouts); document.body.append(out);
 });</script>"""
 
 
@@ -88,14 +79,10 @@ def reports(tmp_path_factory):
     X, rows = rng.standard_normal((9, 6, 2)), rng.standard_normal((12, 3))
     trainer = RecurrentTrainer(hidden_size=4, max_iter=4, snapshots=[0, 2, 4], random_state=0)
     layers = FeedForwardTrainer((5, 4), max_iter=4, snapshots=3, random_state=0)
-    tasks = HOSTILE * 3
+    aligner = TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0)
     fitted = [
         (KPFlowAnalyzer(trainer, axes=("time",), random_state=0).fit(X, X), X, X),
-        (
-            TaskAlignmentAnalyzer(trainer, n_groups=2, random_state=0).fit(X, X, tasks=tasks),
-            X,
-            X,
-        ),
+        (aligner.fit(X, X, tasks=HOSTILE * 3), X, X),
         (GramFlowAnalyzer(layers, random_state=0).fit(rows, rows[:, 0]), rows, rows[:, 0]),
     ]
     return [
@@ -111,9 +98,9 @@ def test_the_browser_sees_errors(tmp_path):
 
 
 def test_reports_are_seen_whole_at_both_widths_and_nothing_in_them_runs(reports, tmp_path):
-    found = measure(reports, tmp_path)
-    assert [f["width"] for f in found] == list(WIDTHS) * 3
-    for layout in found:
+    layouts = measure(reports, tmp_path)
+    assert [layout["width"] for layout in layouts] == list(WIDTHS) * 3
+    for layout in layouts:
         assert layout["page"] <= layout["width"]
         assert layout["tables"] >= 5 and layout["text"] >= 12
         assert len(layout["images"]) >= 5

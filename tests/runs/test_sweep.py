@@ -1,4 +1,4 @@
-"""Sweeps: one table, the same however and wherever its cells were run; failures are rows."""
+"""Sweeps: one table, the same however its cells were run; failures are rows."""
 
 from __future__ import annotations
 
@@ -66,33 +66,27 @@ def serial() -> pd.DataFrame:
     return run()
 
 
-def assert_equal(found: pd.DataFrame, expected: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+def assert_equal(table: pd.DataFrame, expected: pd.DataFrame, **options) -> None:
+    pd.testing.assert_frame_equal(table, expected, check_exact=True, **options)
 
 
 def test_the_table_holds_the_results_of_each_fit(serial):
     assert list(serial) == ["cell", "init_scale", "seed", *COLUMNS, "error"]
     groups = serial.groupby(["init_scale", "cell", "seed"])
     assert groups.ngroups == 8 and (serial["error"] == "").all()
-    found = groups.get_group((1.5, "gru", 1)).reset_index(drop=True)
-    own = analyzer().set_params(
+    cell = groups.get_group((1.5, "gru", 1)).reset_index(drop=True)
+    single = analyzer().set_params(
         random_state=1, trainer__random_state=1, trainer__init_scale=1.5, trainer__cell="gru"
     )
-    own.fit(*task())
-    n = len(own.results_)
-    pd.testing.assert_frame_equal(
-        found[list(COLUMNS)].iloc[:n],
-        own.results_,
-        check_dtype=False,
-        check_categorical=False,
-        check_exact=True,
-    )
+    single.fit(*task())
+    rows = cell[list(COLUMNS)].iloc[: len(single.results_)]
+    assert_equal(rows, single.results_, check_dtype=False, check_categorical=False)
     assert isinstance(serial["operator"].dtype, pd.CategoricalDtype)
-    exponent = select(found, "network", "largest_lyapunov_exponent")
-    assert exponent["value"].item() == own.lyapunov_exponents_.max()
-    dimension = select(found, "network", "kaplan_yorke_dimension").iloc[0]
-    assert dimension["value"] == own.kaplan_yorke_dimension_
-    assert dimension["std_error"] == own.kaplan_yorke_std_error_
+    exponent = select(cell, "network", "largest_lyapunov_exponent")
+    assert exponent["value"].item() == single.lyapunov_exponents_.max()
+    dimension = select(cell, "network", "kaplan_yorke_dimension").iloc[0]
+    assert dimension["value"] == single.kaplan_yorke_dimension_
+    assert dimension["std_error"] == single.kaplan_yorke_std_error_
 
 
 def without_recurrence(network) -> None:
@@ -107,13 +101,13 @@ def test_a_missing_exponent_says_why(cell, n_trials, reason):
     X = np.ones((n_trials, 2, 2))
     grid = {"cell": [cell], "constraint": [without_recurrence]}
     table = sweep(analyzer(), grid, X, X[..., :1])
-    found = select(table, "network", "largest_lyapunov_exponent").iloc[0]
-    assert np.isnan(found["value"]) and found["reason"].startswith(reason)
+    exponent = select(table, "network", "largest_lyapunov_exponent").iloc[0]
+    assert np.isnan(exponent["value"]) and exponent["reason"].startswith(reason)
 
 
 def test_seeds_reach_the_trainer(serial):
-    first = serial[(serial["operator"] == "network") & (serial["quantity"] == "loss")]
-    for _, group in first.groupby(["init_scale", "cell", "iteration"]):
+    losses = serial[(serial["operator"] == "network") & (serial["quantity"] == "loss")]
+    for _, group in losses.groupby(["init_scale", "cell", "iteration"]):
         assert len(group) == 2 and group["value"].nunique() == 2
 
 
@@ -154,14 +148,11 @@ def test_a_failed_cell_is_a_row(tmp_path):
     assert failed[["iteration", "operator", "value", "n_trials"]].isna().all(axis=None)
     assert len(list(tmp_path.glob("*.json"))) == 1
     whole = sweep(analyzer(), {"init_scale": [0.5], "hidden_size": [3]}, *task())
-    others = table[table["error"] == ""].reset_index(drop=True)
-    pd.testing.assert_frame_equal(others, whole, check_exact=True)
+    assert_equal(table[table["error"] == ""].reset_index(drop=True), whole)
 
 
 def test_unknown_names_are_refused_before_anything_runs():
-    with pytest.raises(
-        ValueError, match="grid: 'gain' is no parameter of KPFlowAnalyzer or of its"
-    ):
+    with pytest.raises(ValueError, match="grid: 'gain' is not a parameter of KPFlowAnalyzer or"):
         sweep(analyzer(), {"gain": [1]}, *task())
     with pytest.raises(ValueError, match="n_seeds"):
         sweep(analyzer(), GRID, *task(), n_seeds=0)
@@ -170,10 +161,15 @@ def test_unknown_names_are_refused_before_anything_runs():
 # --------------------------------------------------------------------------------------- the cache
 
 
-def test_finished_cells_are_not_run_again(tmp_path, serial, monkeypatch):
+def test_only_missing_and_broken_cells_are_run_again(tmp_path, serial, monkeypatch):
     assert_equal(run(cache_dir=tmp_path), serial)
-    assert len(list(tmp_path.glob("*.json"))) == 8
-    monkeypatch.setattr(KPFlowAnalyzer, "fit", lambda *args, **kwargs: 1 / 0)
+    first, second, *others = sorted(tmp_path.glob("*.json"))
+    assert len(others) == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(KPFlowAnalyzer, "fit", lambda *args, **kwargs: 1 / 0)
+        assert_equal(run(cache_dir=tmp_path), serial)
+    first.write_text(first.read_text()[:100])
+    second.write_text(json.dumps({"schema_version": 0, "records": []}))
     assert_equal(run(cache_dir=tmp_path), serial)
 
 
@@ -197,7 +193,7 @@ def test_the_cache_tells_cells_apart(tmp_path):
 
 
 def test_the_cache_knows_code_by_its_source(tmp_path, monkeypatch):
-    """A class of cells or optimizers is known again, and no longer once it was edited."""
+    """A class of cells or optimizers is identified by its code, not by its name."""
     (tmp_path / "edited.py").write_text(EDITED.format(bias=True))
     monkeypatch.syspath_prepend(str(tmp_path))
     grid = {"optimizer": [torch.optim.Adagrad], "max_iter": [1]}
@@ -216,24 +212,26 @@ def test_the_cache_knows_code_by_its_source(tmp_path, monkeypatch):
     assert n_files() == 2
 
 
-def test_a_full_disk_costs_the_cache_and_not_the_sweep(tmp_path, serial, monkeypatch, caplog):
+def test_a_full_disk_costs_the_cache_and_not_the_sweep(tmp_path, monkeypatch, caplog):
     def fill(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    small = {"init_scale": [0.5]}
+    whole = sweep(analyzer(), small, *task())
     monkeypatch.setattr("os.fsync", fill)
-    assert_equal(run(cache_dir=tmp_path), serial)
+    assert_equal(sweep(analyzer(), small, *task(), cache_dir=tmp_path), whole)
     assert not list(tmp_path.iterdir())
-    assert "is not kept: [Errno 28] cannot be written whole: No space left" in caplog.text
+    assert "is not cached: [Errno 28] cannot be written whole: No space left" in caplog.text
 
 
 def test_the_cache_knows_checkpoints_by_their_contents(tmp_path):
     module = torch.nn.ModuleDict({"core": torch.nn.RNN(3, 4), "out": torch.nn.Linear(4, 3)})
-    own = KPFlowAnalyzer(SavedTraining(module, str(tmp_path / "step_*.pt")), random_state=0)
+    saved = KPFlowAnalyzer(SavedTraining(module, str(tmp_path / "step_*.pt")), random_state=0)
 
     def run_on(scale: float) -> pd.DataFrame:
         state = {name: scale * value for name, value in module.state_dict().items()}
         torch.save(state, tmp_path / "step_0.pt")
-        return sweep(own, {"n_components": [2]}, *task(), cache_dir=tmp_path / "cache")
+        return sweep(saved, {"n_components": [2]}, *task(), cache_dir=tmp_path / "cache")
 
     first, second = run_on(1.0), run_on(0.5)
     assert (run_on(1.0)["error"] == "").all()
@@ -243,7 +241,7 @@ def test_the_cache_knows_checkpoints_by_their_contents(tmp_path):
 
 
 def test_an_interruption_ends_the_sweep_and_not_one_training(tmp_path, serial, monkeypatch):
-    """A training that is interrupted returns what it reached, which is no finished cell."""
+    """An interrupted training returns what it has, which must not count as a finished cell."""
     backward, count = torch.Tensor.backward, iter(range(10**9))
 
     def interrupt(*args):
@@ -259,15 +257,15 @@ def test_an_interruption_ends_the_sweep_and_not_one_training(tmp_path, serial, m
     assert_equal(run(cache_dir=tmp_path), serial)
 
 
-def test_a_frozen_trainer_is_known_by_what_it_learned(tmp_path):
-    """Its parameters are those of another training, and it may have been interrupted itself."""
+def test_a_frozen_trainer_is_identified_by_its_weights(tmp_path):
+    """Its parameters do not determine them, and it may have been interrupted itself."""
     X, y = task()
 
     def run_on(targets: np.ndarray) -> pd.DataFrame:
         trainer = RecurrentTrainer("tanh", hidden_size=4, max_iter=2, snapshots=2, random_state=0)
         trainer.fit(X, targets).interrupted_ = True
-        own = KPFlowAnalyzer(FrozenEstimator(trainer), random_state=0)
-        return sweep(own, {"n_components": [2]}, X, y, cache_dir=tmp_path)
+        frozen = KPFlowAnalyzer(FrozenEstimator(trainer), random_state=0)
+        return sweep(frozen, {"n_components": [2]}, X, y, cache_dir=tmp_path)
 
     first, second = run_on(y), run_on(-y)
     assert not second["value"].equals(first["value"])
@@ -275,27 +273,19 @@ def test_a_frozen_trainer_is_known_by_what_it_learned(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_broken_files_of_the_cache_are_made_again(tmp_path, serial):
-    run(cache_dir=tmp_path)
-    first, second, *_ = sorted(tmp_path.glob("*.json"))
-    first.write_text(first.read_text()[:100])
-    second.write_text(json.dumps({"schema_version": 0, "records": []}))
-    assert_equal(run(cache_dir=tmp_path), serial)
-
-
 def test_what_cannot_be_hashed_is_named(tmp_path):
     grid = {"max_iter": [1]}
     silent = analyzer().set_params(trainer__constraint=lambda network: None)
-    with pytest.raises(
-        ValueError, match="cache_dir needs parameters .* a lambda, for one, cannot"
-    ):
+    with pytest.raises(ValueError, match="cache_dir needs parameters .* a lambda cannot"):
         sweep(silent, grid, *task(), cache_dir=tmp_path)
     sweep(silent, grid, *task())
 
 
+ROOT = str(Path(kpflow_sklearn.__file__).parents[1])
+IN_ROOT = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}}
 KEY = """
 from pathlib import Path
-from tests.test_sweep import key_of_a_saved_training
+from tests.runs.test_sweep import key_of_a_saved_training
 print(key_of_a_saved_training(Path("."), 1.0))
 """
 
@@ -311,36 +301,24 @@ def key_of_a_saved_training(folder: Path, value: float) -> str:
 
 
 def test_saved_networks_have_the_same_key_in_every_process(tmp_path):
-    root = str(Path(kpflow_sklearn.__file__).parents[1])
-    found = subprocess.run(
-        [sys.executable, "-c", KEY],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.strip() == key_of_a_saved_training(tmp_path, 1.0)
-    assert found.stdout.strip() != key_of_a_saved_training(tmp_path, 1.5)
+    command = [sys.executable, "-c", KEY]
+    elsewhere = subprocess.check_output(command, text=True, **IN_ROOT).strip()
+    assert elsewhere == key_of_a_saved_training(tmp_path, 1.0)
+    assert elsewhere != key_of_a_saved_training(tmp_path, 1.5)
 
 
 SCRIPT = """
 import sys
-from tests.test_sweep import run
+from tests.runs.test_sweep import run
 run(cache_dir=sys.argv[1], n_jobs=int(sys.argv[2]))
 """
 
 
 @pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_sweep_resumes(tmp_path, serial, n_jobs):
-    root = str(Path(kpflow_sklearn.__file__).parents[1])
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), str(n_jobs)],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(n_jobs)]
+    quiet = {"start_new_session": True, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, **IN_ROOT, **quiet)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -391,16 +369,16 @@ def test_shards_of_trials_add_up(cluster):
 
 
 def shard_sums(network, X, n_trials: int) -> dict[str, np.ndarray]:
-    """Return a shard's share of the sums over trials; N is that of all trials."""
+    """Return a shard's part of the sums over trials, where N counts all trials."""
     from kpflow_sklearn import linearize
     from kpflow_sklearn.spectra import OperatorSpectra, unit_grams
 
     lin = linearize(network, X)
-    share = len(X) / n_trials  # K and PKP* hold 1/N; P does not.
+    share = len(X) / n_trials  # K and PKP* contain 1/N; P does not.
     grams = {
         name: OperatorSpectra(getattr(lin, name), axes=("hidden",), method="exact").hidden_gram()
         for name in ("K", "P", "PKP")
     }
-    found = {name: (1 if name == "P" else share) * g.numpy() for name, g in grams.items()}
-    found["unit Grams"] = share * np.concatenate([g.numpy() for _, _, g in unit_grams(lin.K)])
-    return found
+    sums = {name: (1 if name == "P" else share) * g.numpy() for name, g in grams.items()}
+    sums["unit Grams"] = share * np.concatenate([g.numpy() for _, _, g in unit_grams(lin.K)])
+    return sums
