@@ -1,4 +1,4 @@
-"""Settings of all tests, the examples in docstrings among them: no screen, no figure left open."""
+"""Settings of all tests and doctests: figures are drawn without a screen, and closed."""
 
 import os
 import sys

@@ -18,7 +18,7 @@ from tests.tools.bad_input.registry import cases, entries, good_answer, missing,
 
 
 def faults(chosen) -> list[str]:
-    """Return what is wrong with some cases."""
+    """Return the faults of some cases."""
     verdicts = [(case, case.run()) for case in chosen]
     return [f"{case.name}: {v.fault}" for case, v in verdicts if not v.is_right]
 
@@ -58,7 +58,7 @@ def test_before_the_fit_every_method_says_so(kind):
                 getattr(estimator, method)(*given)
 
 
-# ------------------------------------------------------------------------ the judge sees faults
+# ----------------------------------------------------------------------- the judge sees faults
 
 
 def names_nothing(a):
@@ -89,14 +89,14 @@ def warns(a):
 
 JUDGED = {
     "no name": (names_nothing, "error", "does not name a"),
-    "not what came": (says_nothing, "error", "does not say what came"),
+    "not what came": (says_nothing, "error", "does not describe the value"),
     "of the inside": (speaks_of_tensors, "error", "inside of a library"),
     "torch's own": (raises_torch, "error", "not a clear error"),
-    "no error": (lambda a: 1.0, "error", "without a word"),
+    "no error": (lambda a: 1.0, "error", "accepted a meaningless value"),
     "NaN": (lambda a: float("nan"), "either", "not finite"),
     "another answer": (lambda a: 2.0, "same", "not \\[1.\\]"),
     "changed input": (changes, "either", "changed its argument a"),
-    "refused": (names_nothing, "same", "refused what is fine"),
+    "refused": (names_nothing, "same", "refused a valid value"),
     "a warning": (warns, "either", "warned: UserWarning: surprise"),
 }
 
@@ -104,16 +104,8 @@ JUDGED = {
 @pytest.mark.parametrize("name", JUDGED)
 def test_the_judge_sees(name):
     call, fate, fault = JUDGED[name]
-    verdict = judge(
-        call,
-        {"a": np.zeros(3)},
-        "a",
-        names="a",
-        fate=fate,
-        expected=lambda: {"": 1.0},
-        tolerance=1e-9,
-        warns="",
-    )
+    options = {"expected": lambda: {"": 1.0}, "tolerance": 1e-9, "warns": ""}
+    verdict = judge(call, {"a": np.zeros(3)}, "a", names="a", fate=fate, **options)
     assert not verdict.is_right
     assert re.search(fault, verdict.fault), verdict.fault
 

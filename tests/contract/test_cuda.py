@@ -69,13 +69,13 @@ def test_modes(name, operator):
 def test_an_analysis_is_that_of_the_cpu():
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((8, 12, 3)), rng.standard_normal((8, 12, 2))
-    found = []
+    tables = []
     for device in ("cpu", "cuda"):
         trainer = RecurrentTrainer(hidden_size=10, max_iter=4, device=device, random_state=0)
-        found.append(KPFlowAnalyzer(trainer, random_state=0).fit(X, y).results_)
+        tables.append(KPFlowAnalyzer(trainer, random_state=0).fit(X, y).results_)
     keys = ["iteration", "operator", "axis", "quantity"]
-    assert found[1][keys].equals(found[0][keys])
-    np.testing.assert_allclose(found[1]["value"], found[0]["value"], rtol=1e-6)
+    assert tables[1][keys].equals(tables[0][keys])
+    np.testing.assert_allclose(tables[1]["value"], tables[0]["value"], rtol=1e-6)
 
 
 def test_a_model_trained_here_loads_on_the_cpu():

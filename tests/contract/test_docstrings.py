@@ -1,6 +1,6 @@
-"""Every public name says what goes in, what comes out and what is refused, and shows a use.
+"""Every public docstring describes parameters, results and errors, and has an example.
 
-The examples themselves are run as doctests with the rest of the suite.
+The examples are run as doctests with the rest of the suite.
 """
 
 from __future__ import annotations
@@ -37,21 +37,22 @@ CHECKS = {
 
 def public_objects() -> Iterator[tuple[str, Any]]:
     """Yield each public function and class, and the methods that a class adds, by full name."""
-    found = {}
+    members = {}
     for module, names in MODULES.items():
         home = importlib.import_module(f"{PACKAGE}.{module}".rstrip("."))
-        found |= {f"{home.__name__}.{name}": getattr(home, name) for name in names or home.__all__}
-    classes = {kind for kind in found.values() if inspect.isclass(kind)}
-    for name, member in found.items():
+        names = names or home.__all__
+        members |= {f"{home.__name__}.{name}": getattr(home, name) for name in names}
+    classes = {kind for kind in members.values() if inspect.isclass(kind)}
+    for name, member in members.items():
         yield name, member
         if inspect.isclass(member):
-            yield from own_methods(name, member, classes - {member})
+            yield from added_methods(name, member, classes - {member})
 
 
-def own_methods(full: str, kind: type, others: set[type]) -> Iterator[tuple[str, Any]]:
-    """Yield the public methods and properties of a class that the package wrote.
+def added_methods(full: str, kind: type, others: set[type]) -> Iterator[tuple[str, Any]]:
+    """Yield the public methods and properties that a class adds to other public classes.
 
-    What overrides a method of another public class means the same, and is documented there.
+    An override of their methods has the same meaning, and is documented there.
     """
     ours = [base for base in kind.__mro__ if base.__module__.startswith(PACKAGE)]
     documented = {name for base in others.intersection(ours) for name in vars(base)}
@@ -83,18 +84,18 @@ def is_callable(member: Any) -> bool:
 
 
 def breaches(name: str) -> list[str]:
-    """Return what numpydoc finds wanting.
+    """Return the faults that numpydoc finds.
 
     A property needs no example, and the attributes of a dataclass are its parameters.
     """
-    wanted = CHECKS if is_callable(OBJECTS[name]) else CHECKS - {"EX01", "RT01"}
+    checks = CHECKS if is_callable(OBJECTS[name]) else CHECKS - {"EX01", "RT01"}
     if is_dataclass(OBJECTS[name]) and "Attributes\n" in inspect.getdoc(OBJECTS[name]):
-        wanted = wanted - {"PR01"}
-    return [f"{code} {text}" for code, text in validate(name)["errors"] if code in wanted]
+        checks = checks - {"PR01"}
+    return [f"{code} {text}" for code, text in validate(name)["errors"] if code in checks]
 
 
 def refuses(function: Callable) -> bool:
-    """Tell whether a function raises, or calls one of the checks of arguments, by itself."""
+    """Return whether a function itself raises, or calls a check of its arguments."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     names = [getattr(f, "attr", getattr(f, "id", "")) for f in calls]
@@ -103,49 +104,34 @@ def refuses(function: Callable) -> bool:
 
 
 @each_object
-def test_its_docstring_is_whole(name):
+def test_the_docstring_is_complete(name):
     assert breaches(name) == []
 
 
 @each_object
-def test_what_it_refuses_is_said(name):
-    found = OBJECTS[name]
-    function = found.__init__ if inspect.isclass(found) else code_of(found)
-    # What dataclasses and exceptions write themselves has no source, and refuses nothing.
-    is_written = inspect.isfunction(function) and not is_dataclass(found)
+def test_errors_are_documented(name):
+    member = OBJECTS[name]
+    function = member.__init__ if inspect.isclass(member) else code_of(member)
+    # Generated constructors of dataclasses and exceptions have no source, and refuse nothing.
+    is_written = inspect.isfunction(function) and not is_dataclass(member)
     if is_written and refuses(function):
-        assert "Raises\n" in inspect.getdoc(found), f"{name} raises and does not say what"
+        assert "Raises\n" in inspect.getdoc(member), f"{name} has no section Raises"
 
 
-#: What computes something of its own, and so says by which equation.
+#: Functions and classes that compute something, and so must state an equation.
 COMPUTES = [
-    "KPFlowAnalyzer",
-    "KPFlowAnalyzer.transform",
-    "TaskAlignmentAnalyzer.transform",
-    "GramFlowAnalyzer.attribute",
-    "GramFlowAnalyzer.simulate",
-    "GramFlowAnalyzer.score",
-    "Linearization.error",
-    "linearize",
-    "compare",
-    "preprocessing.SequenceScaler",
-    "datasets.make_flip_flop",
-    "datasets.make_memory_pro",
-    "operators.FlowPropagator",
-    "operators.ParameterOperator",
-    "operators.TangentKernel",
-    "spectra.OperatorSpectra",
-    "spectra.Spectrum",
-    "spectra.effective_dimension",
-    "spectra.rank",
-    "spectra.spectrum",
-    "spectra.trace",
-    "lyapunov.lyapunov_exponents",
-]
+    "KPFlowAnalyzer", "KPFlowAnalyzer.transform", "TaskAlignmentAnalyzer.transform",
+    "GramFlowAnalyzer.attribute", "GramFlowAnalyzer.simulate", "GramFlowAnalyzer.score",
+    "Linearization.error", "linearize", "compare", "preprocessing.SequenceScaler",
+    "datasets.make_flip_flop", "datasets.make_memory_pro", "operators.FlowPropagator",
+    "operators.ParameterOperator", "operators.TangentKernel", "spectra.OperatorSpectra",
+    "spectra.Spectrum", "spectra.effective_dimension", "spectra.rank", "spectra.spectrum",
+    "spectra.trace", "lyapunov.lyapunov_exponents",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMPUTES)
-def test_what_it_computes_is_an_equation(name):
+def test_computations_state_an_equation(name):
     assert "Equation" in inspect.getdoc(OBJECTS[f"{PACKAGE}.{name}"])
 
 
@@ -155,7 +141,7 @@ def test_the_walk_finds_methods_and_inherited_ones():
         assert f"{PACKAGE}.{name}" in OBJECTS
 
 
-def test_what_is_wanting_is_found():
+def test_faults_of_a_docstring_are_found():
     def bare(x):
         """Return"""
         raise ValueError(x)

@@ -1,6 +1,8 @@
-"""Bad arguments: the error's type, and a message that names the argument and what came."""
+"""Bad arguments: the type of the error, and a message that names the argument and its value."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import pytest
@@ -42,6 +44,12 @@ def make(kind: str) -> RecurrentTrainer | KPFlowAnalyzer:
     return trainer() if kind == "trainer" else analyzer()
 
 
+@cache
+def fitted(kind: str, targets: str = "numbers") -> RecurrentTrainer | KPFlowAnalyzer:
+    """Return an estimator fitted once for all tests, which must not change it."""
+    return make(kind).fit(X, {"numbers": Y, "labels": LABELS, "none": None}[targets])
+
+
 both = pytest.mark.parametrize("kind", ["trainer", "analyzer"])
 
 
@@ -55,109 +63,69 @@ class HalfStates(nn.GRUCell):
         return h[:, ::2]
 
 
-# ---------------------------------------------------------------------- the trainer's parameters
+# ------------------------------------------------------------------------------------ parameters
 
-TRAINER_PARAMETERS = [
+# One value per kind of check; tests/tools/bad_input tries many on every parameter.
+PARAMETERS = {"trainer": [
     ("cell", "elman", ValueError, "cell must be one of 'gru', .* or a callable .*, got 'elman'"),
-    ("cell", 3, ValueError, "cell must be one of 'gru', .*, got 3"),
     ("cell", lambda n_in, n: None, UnsupportedNetworkError, "cell must be .*Module.* NoneType"),
     ("cell", TwoStates, UnsupportedNetworkError, "the cell TwoStates must return .* got tuple"),
     ("cell", HalfStates, UnsupportedNetworkError, r"HalfStates .* \(6, 4\), got \(6, 2\)"),
     ("hidden_size", 0, ValueError, "hidden_size == 0, must be >= 1"),
-    ("hidden_size", -4, ValueError, "hidden_size == -4, must be >= 1"),
     ("hidden_size", 4.0, TypeError, "hidden_size must be an instance of int, not float"),
-    ("n_layers", 0, ValueError, "n_layers == 0, must be >= 1"),
     ("init_scale", -1.0, ValueError, "init_scale == -1.0, must be >= 0"),
     ("init_scale", float("inf"), ValueError, "init_scale must be finite, got inf"),
-    ("init_scale", "large", TypeError, "init_scale must be an instance of float, not str"),
-    ("recurrent_init", "orthogonal", ValueError, "recurrent_init must be .*, got 'orthogonal'"),
     ("dt", 2.0, ValueError, "dt must be at most tau .*, got dt=2.0 and tau=1.0"),
-    ("dt", 0, ValueError, "dt == 0, must be > 0"),
-    ("tau", -1.0, ValueError, "tau == -1.0, must be > 0"),
-    ("noise_std", -0.1, ValueError, "noise_std == -0.1, must be >= 0"),
     ("constraint", "positive", ValueError, "constraint must be callable, got 'positive'"),
     ("loss", "mae", ValueError, "loss must be one of 'auto', 'mse', .*, got 'mae'"),
-    ("activity_l2", -0.1, ValueError, "activity_l2 == -0.1, must be >= 0"),
-    ("weight_decay", -0.1, ValueError, "weight_decay == -0.1, must be >= 0"),
     ("optimizer", "lbfgs", ValueError, "optimizer must be one of 'sgd', 'adam' .*, got 'lbfgs'"),
-    ("optimizer", 3, ValueError, "optimizer must be a string or .*, got 3"),
+    ("optimizer", 3, ValueError, "optimizer must be one of 'sgd', 'adam' .*, got 3"),
     ("optimizer", torch.optim.LBFGS, ValueError, "optimizer .*LBFGS"),
-    ("optimizer", dict, ValueError, "optimizer must be .*, got <class 'dict'>"),
     ("learning_rate", 0, ValueError, "learning_rate == 0, must be > 0"),
-    ("learning_rate", float("nan"), ValueError, "learning_rate must be finite, got nan"),
     ("max_iter", -1, ValueError, "max_iter == -1, must be >= 0"),
-    ("max_iter", 1.5, TypeError, "max_iter must be an instance of int, not float"),
-    ("batch_size", 0, ValueError, "batch_size == 0, must be >= 1"),
-    ("tol", -1e-3, ValueError, "tol == -0.001, must be >= 0"),
-    ("grad_clip", 0.0, ValueError, "grad_clip == 0.0, must be > 0"),
     ("snapshots", 0, ValueError, "snapshots must be at least 1, got 0"),
     ("snapshots", [], ValueError, r"snapshots must be an integer or .*, got \[\]"),
     ("snapshots", [0, 9], ValueError, "snapshots must lie .* max_iter=3, got 0 to 9"),
-    ("snapshots", [-1, 2], ValueError, "snapshots must lie .* max_iter=3, got -1 to 2"),
     ("snapshots", [0.5], ValueError, r"snapshots must be .* of integers, got \[0.5\]"),
     ("snapshots", "all", ValueError, "snapshots must be .* of integers, got 'all'"),
-    ("snapshots", None, ValueError, "snapshots must be .* of integers, got None"),
     ("dtype", "float16", ValueError, "dtype must be one of 'float32', .*, got 'float16'"),
     ("dtype", np.float32, ValueError, "dtype must be one of 'float32', .*, got <class"),
     ("device", "abacus", ValueError, "device .*abacus"),
     ("random_state", "seed", ValueError, "'seed' cannot be used to seed"),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "error", "message"),
-    TRAINER_PARAMETERS,
-    ids=[f"{name}={str(value)[:20]}" for name, value, *_ in TRAINER_PARAMETERS],
-)
-def test_trainer_parameters(name, value, error, message):
-    with pytest.raises(error, match=message):
-        trainer(**{name: value}).fit(X, Y)
-
-
-def test_a_callable_cell_has_one_layer():
-    with pytest.raises(ValueError, match="n_layers must be 1 for a callable cell, got 2"):
-        trainer(cell=nn.GRUCell, n_layers=2).fit(X, Y)
-
-
-# --------------------------------------------------------------------- the analyzer's parameters
-
-ANALYZER_PARAMETERS = [
+], "analyzer": [
     ("n_components", 0, ValueError, "n_components == 0, must be >= 1"),
-    ("n_components", 2.5, TypeError, "n_components must be an instance of int, not float"),
     ("operators", "K", ValueError, "operators must be a sequence .* 'K', 'P', 'PKP', got 'K'"),
     ("operators", ("K", "Q"), ValueError, r"operators must be .*, got \('K', 'Q'\)"),
     ("operators", (), ValueError, r"operators must be .* one or more .*, got \(\)"),
     ("operators", ("K", "K"), ValueError, r"operators must be .*, got \('K', 'K'\)"),
-    ("operators", None, (TypeError, ValueError), "operators must be .*None"),
     ("axes", ("time", "unit"), ValueError, r"axes must be .* 'hidden', got \('time', 'unit'\)"),
-    ("axes", 3, (TypeError, ValueError), "axes must be .*3"),
     ("rank_threshold", 0, ValueError, "rank_threshold == 0, must be > 0"),
-    ("rank_threshold", 1.01, ValueError, "rank_threshold == 1.01, must be <= 1"),
     ("gram", "cube", ValueError, "gram must be one of 'natural', 'square', got 'cube'"),
-    ("reduction", "sum", ValueError, "reduction must be one of 'trace', 'mean', got 'sum'"),
     ("method", "fast", ValueError, "method must be one of 'auto', .*, got 'fast'"),
     ("n_probes", 2, ValueError, "n_probes == 2, must be >= 4"),
-    ("activity_tol", -0.1, ValueError, "activity_tol == -0.1, must be >= 0"),
-    ("activity_tol", 1.5, ValueError, "activity_tol == 1.5, must be <= 1"),
     ("memory_limit", 0, ValueError, "memory_limit == 0, must be >= 1"),
     ("memory_limit", 1e9, TypeError, "memory_limit must be an instance of .*int"),
     ("analysis_trials", 0, ValueError, "analysis_trials == 0, must be >= 1"),
     ("pooling", "max", ValueError, "pooling must be one of 'last', .*, got 'max'"),
     ("trainer", "gru", ValueError, "trainer must be a RecurrentTrainer.*, got 'gru'"),
-    ("trainer", RecurrentTrainer, ValueError, "trainer must be .*, got <class .*RecurrentTrainer"),
     ("trainer", Ridge(), ValueError, r"trainer must be .*, got Ridge\(\)"),
     ("random_state", "seed", ValueError, "'seed' cannot be used to seed"),
-]
+]}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "error", "message"),
-    ANALYZER_PARAMETERS,
-    ids=[f"{name}={str(value)[:20]}" for name, value, *_ in ANALYZER_PARAMETERS],
+    ("kind", "name", "value", "error", "message"),
+    [(kind, *row) for kind, rows in PARAMETERS.items() for row in rows],
+    ids=lambda part: str(part)[:20] if isinstance(part, str) else "",
 )
-def test_analyzer_parameters(name, value, error, message):
+def test_parameters(kind, name, value, error, message):
     with pytest.raises(error, match=message):
-        analyzer().set_params(**{name: value}).fit(X, Y)
+        make(kind).set_params(**{name: value}).fit(X, Y)
+
+
+def test_a_callable_cell_has_one_layer():
+    with pytest.raises(ValueError, match="n_layers must be 1 for a callable cell, got 2"):
+        trainer(cell=nn.GRUCell, n_layers=2).fit(X, Y)
 
 
 def test_exact_refuses_what_is_too_large_for_it():
@@ -170,6 +138,7 @@ def test_exact_refuses_what_is_too_large_for_it():
 
 # -------------------------------------------------------------------------------------- the data
 
+# Further faults of arrays are among the values of tests/tools/bad_input.
 DATA = {
     "X of one axis": (X[0, 0], Y, r"X must have shape .*, got an array of 1 .* \(2,\)"),
     "X of four axes": (X[None], Y, r"X must have .*, got an array of 4 .* \(1, 6, 5, 2\)"),
@@ -178,13 +147,10 @@ DATA = {
         Y,
         r"Input X contains NaN: 1 .* at \[2, 3, 0\]\. If .* padded",
     ),
-    "infinity in X": (changed(X, (2, 3, 0), np.inf), Y, "Input X contains infinity"),
-    "strings in X": (np.full(X.shape, "a"), Y, "could not convert string to float"),
     "no trials": (X[:0], Y[:0], r"0 sample\(s\) \(shape=\(0, 5, 2\)\)"),
     "no steps": (X[:, :0], Y[:, :0], r"X must have at least one time step, got .*\(6, 0, 2\)"),
     "no features": (X[..., :0], Y, r"X must have at least one feature, got .*\(6, 5, 0\)"),
     "NaN in y": (X, changed(Y, (0, 0, 0), np.nan), "Input y contains NaN"),
-    "infinity in y": (X, changed(Y, (0, 0, 0), np.inf), "Input y contains infinity"),
     "y of other length": (X, Y[:4], "y has 4 trials and X has 6"),
     "y of other steps": (X, Y[:, :3], r"y must have shape \(6, 5, n_outputs\).*\(6, 3, 3\)"),
     "y without its last axis": (X, Y[..., 0], r"y must have .*\(6, 5\)\. .* y\[:, :, None\]"),
@@ -203,12 +169,11 @@ ONES = np.ones((N_TRIALS, N_STEPS))
 GAP, EMPTY = changed(MASK, (4, 3), True), changed(MASK, (3,), False)
 STEPS = {
     "mask, other shape": ({"mask": MASK[:, :3]}, r"mask must .* = \(6, 5\), got \(6, 3\)"),
-    "mask, a gap": ({"mask": GAP}, "mask must be a prefix .*; trial 4 .* use loss_weight"),
-    "mask, no step": ({"mask": EMPTY}, "mask must mark .* first step .*; trial 3 has none"),
+    "mask, a gap": ({"mask": GAP}, "mask must be a prefix .* trial 4 .* use loss_weight"),
+    "mask, no step": ({"mask": EMPTY}, "mask must mark .* first step .* trial 3 is invalid"),
     "mask, counts": ({"mask": 2 * MASK}, "mask must be boolean, got dtype int64"),
     "weight, negative": ({"loss_weight": ONES - 3 * MASK}, "loss_weight must be .* from -2 to 1"),
     "weight, other shape": ({"loss_weight": ONES[:, 0]}, r"loss_weight must .* got \(6,\)"),
-    "weight, NaN": ({"loss_weight": ONES * np.nan}, "Input loss_weight contains NaN"),
     "weight, on padding alone": (
         {"mask": MASK, "loss_weight": ONES - MASK},
         "loss_weight must .* at least one positive",
@@ -266,58 +231,46 @@ def call(estimator, name: str, inputs, *targets, **options):
     return getattr(estimator, name)(inputs, *arguments, **options)
 
 
-@pytest.mark.parametrize(("kind", "name"), CALLS)
-def test_unfitted(kind, name):
-    estimator = make(kind)
-    with pytest.raises(NotFittedError, match=f"This {type(estimator).__name__} instance is not"):
-        call(estimator, name, X, Y)
-
-
 LATER = {
     "other features": (X[..., :1], {}, r"X has 1 features, but \w+ is expecting 2 features"),
     "one axis": (X[0, 0], {}, "X must have shape .*, got an array of 1"),
-    "NaN": (changed(X, (0, 0, 0), np.nan), {}, "Input X contains NaN"),
     "mask of other shape": (X, {"mask": MASK[:2]}, r"mask .* = \(6, 5\), got \(2, 5\)"),
-    "mask with a gap": (X, {"mask": changed(MASK, (4, 3), True)}, "mask must be a prefix"),
 }
 
 
 @pytest.mark.parametrize("problem", LATER)
 @pytest.mark.parametrize(("kind", "name"), CALLS)
 def test_data_after_the_fit(kind, name, problem):
-    estimator = make(kind)
     inputs, options, message = LATER[problem]
-    estimator.fit(X, Y)
     with pytest.raises(ValueError, match=message):
-        call(estimator, name, inputs, Y, **options)
+        call(fitted(kind), name, inputs, Y, **options)
 
 
 TARGETS_LATER = {
-    "none": (Y, None, "y is needed, got None"),
-    "other form": (Y, Y[:, 0, 0], "y must have 3 dimensions as on fit, got 1"),
-    "other outputs": (Y, Y[..., :2], "y must have 3 outputs as on fit, got 2"),
-    "too few": (Y, Y[:2], "y has 2 trials and X has 6"),
-    "too many": (Y, np.concatenate([Y, Y]), "y has 12 trials and X has 6"),
-    "new label": (LABELS, ["a", "b", "z"] * 2, "y holds labels that were not seen on fit: .*z"),
-    "never any": (None, Y, "y must be None, as it was on fit"),
+    "none": ("numbers", None, "y is needed, got None"),
+    "other form": ("numbers", Y[:, 0, 0], "y must have 3 dimensions as on fit, got 1"),
+    "other outputs": ("numbers", Y[..., :2], "y must have 3 outputs as on fit, got 2"),
+    "too few": ("numbers", Y[:2], "y has 2 trials and X has 6"),
+    "too many": ("numbers", np.concatenate([Y, Y]), "y has 12 trials and X has 6"),
+    "new label": ("labels", ["a", "b", "z"] * 2, "y holds labels that were not seen on fit: .*z"),
+    "never any": ("none", Y, "y must be None, as it was on fit"),
 }
 
 
 @pytest.mark.parametrize("problem", TARGETS_LATER)
 @pytest.mark.parametrize("name", ["score", "verify"])
 def test_targets_after_the_fit(name, problem):
-    fitted_on, y, message = TARGETS_LATER[problem]
-    found = analyzer().fit(X, fitted_on)
+    targets, y, message = TARGETS_LATER[problem]
     with pytest.raises(ValueError, match=message):
-        getattr(found, name)(X, y)
+        getattr(fitted("analyzer", targets), name)(X, y)
 
 
 def test_flatten_needs_the_steps_of_the_fit():
-    found = analyzer(pooling="flatten").fit(X, Y)
+    flattening = analyzer(pooling="flatten").fit(X, Y)
     with pytest.raises(
         ValueError, match="pooling='flatten' needs X with 5 steps as on fit, got 3"
     ):
-        found.transform(X[:, :3])
+        flattening.transform(X[:, :3])
 
 
 WARM = {
@@ -329,9 +282,9 @@ WARM = {
 @pytest.mark.parametrize("name", WARM)
 def test_warm_start_needs_data_that_fit_the_network(name):
     inputs, y, message = WARM[name]
-    found = trainer(warm_start=True).fit(X, Y)
+    warm = trainer(warm_start=True).fit(X, Y)
     with pytest.raises(ValueError, match=message):
-        found.fit(inputs, y)
+        warm.fit(inputs, y)
 
 
 FROZEN = {
@@ -345,9 +298,8 @@ FROZEN = {
 @pytest.mark.parametrize("name", FROZEN)
 def test_a_frozen_trainer_needs_data_that_fit_it(name):
     inputs, y, message = FROZEN[name]
-    frozen = FrozenEstimator(trainer().fit(X, Y))
     with pytest.raises(ValueError, match=message):
-        analyzer(frozen).fit(inputs, y)
+        analyzer(FrozenEstimator(fitted("trainer"))).fit(inputs, y)
 
 
 def test_a_frozen_trainer_must_be_fitted():
@@ -356,11 +308,12 @@ def test_a_frozen_trainer_must_be_fitted():
 
 
 def test_targets_that_the_dtype_of_X_cannot_hold():
-    with pytest.raises(ValueError, match=r"y must be numbers that float32, .* got .* 1e\+300"):
+    message = r"y must be within the range of float32, .* got .* 1e\+300"
+    with pytest.raises(ValueError, match=message):
         trainer().fit(X.astype(np.float32), changed(Y, (0, 0, 0), 1e300))
 
 
-def test_who_assumes_finite_numbers_pays_no_check():
+def test_finite_numbers_are_assumed_on_request():
     broken = changed(X, (0, 0, 0), np.nan)
     with config_context(assume_finite=True):
         assert np.isnan(SequenceVectorizer().fit_transform(broken)).sum() == 1

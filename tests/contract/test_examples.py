@@ -15,7 +15,7 @@ matplotlib.use("agg")
 
 
 def run_reduced(name: str, *replaced: tuple[str, str]) -> dict:
-    """Run an example with some of its settings replaced; it gets "figures_", all that it drew."""
+    """Run an example with some of its settings replaced; return its names, and "figures_"."""
     source = (EXAMPLES / name).read_text(encoding="utf-8").replace("plt.show()", "")
     for old, new in replaced:
         assert old in source, f"{name} holds no {old!r}"
@@ -32,7 +32,7 @@ def run_reduced(name: str, *replaced: tuple[str, str]) -> dict:
 
 
 def panels(figure) -> list:
-    """Return the axes of a figure but for colour bars."""
+    """Return the axes of a figure except colour bars."""
     return [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
 
 
@@ -48,16 +48,15 @@ PERIODS = (
     "dict(stimulus=3, memory=2, response=2)",
 )
 
+FEW_DIGITS = [(name, f"{name}[:300]") for name in ("digits.images", "digits.target")]
+
 
 def test_memory_pro():
     scope = run_reduced(
-        "plot_memory_pro.py",
-        PERIODS,
-        ("range(1, 31)", "range(1, 8)"),
-        ("hidden_size=48", "hidden_size=6"),
+        "plot_memory_pro.py", PERIODS, ("range(1, 31)", "range(1, 8)"),
+        ("hidden_size=48", "hidden_size=6"), ("in range(3)", "in range(2)"),
         ("max_iter=500, snapshots=7", "max_iter=4, snapshots=2"),
-        ("in range(3)", "in range(2)"),
-    )
+    )  # fmt: skip
     over_training, before_and_after = scope["figures_"]
     for ax in panels(over_training):
         assert [len(line.get_xdata()) for line in ax.lines] == [2] * len(ax.lines)
@@ -67,16 +66,12 @@ def test_memory_pro():
 
 def test_gain(capsys):
     scope = run_reduced(
-        "plot_gain.py",
-        PERIODS,
-        ("[0.5, 1.0, 1.5, 2.0], 3", "[0.5, 2.0], 2"),
+        "plot_gain.py", PERIODS, ("[0.5, 1.0, 1.5, 2.0], 3", "[0.5, 2.0], 2"),
         ("hidden_size=32", "hidden_size=6"),
         ("learning_rate=2e-3", "learning_rate=1.0"),  # Ranks then differ after two updates.
         ("max_iter=300, snapshots=[0, 50, 300]", "max_iter=2, snapshots=[0, 1, 2]"),
-        ("(50,", "(1,"),
-        ("(300,", "(2,"),
-        ("(0, 300)", "(0, 2)"),
-    )
+        ("(50,", "(1,"), ("(300,", "(2,"), ("(0, 300)", "(0, 2)"),
+    )  # fmt: skip
     (figure,) = scope["figures_"]
     assert [len(ax.lines) for ax in figure.axes] == [3, 3, 3]
     ranks = []
@@ -90,12 +85,9 @@ def test_gain(capsys):
 
 def test_the_gallery_shows_leads_as_they_are(capsys):
     scope = run_reduced(
-        "plot_task_alignment.py",
-        ("5, 300, 20", "5, 2, 1"),
-        ("make_multitask(8,", "make_multitask(2,"),
-        ("make_multitask(256,", "make_multitask(8,"),
-        ("hidden_size=32", "hidden_size=4"),
-    )
+        "plot_task_alignment.py", ("5, 300, 20", "5, 2, 1"), ("hidden_size=32", "hidden_size=4"),
+        ("make_multitask(8,", "make_multitask(2,"), ("make_multitask(256,", "make_multitask(8,"),
+    )  # fmt: skip
     (figure,) = scope["figures_"]
     histories = panels(figure)[1:]
     for run, ax in zip(scope["runs"], histories, strict=True):
@@ -109,29 +101,21 @@ def test_the_gallery_shows_leads_as_they_are(capsys):
 
 def test_gru_weight_maps():
     scope = run_reduced(
-        "plot_gru_weight_maps.py",
-        PERIODS,
-        ("N_SEEDS = 5", "N_SEEDS = 2"),
-        ("hidden_size=24", "hidden_size=5"),
-        ("weight_maps(seed, 300)", "weight_maps(seed, 3)"),
-    )
-    for found in (scope["untrained"], scope["trained"]):
-        assert found["share"].sum().tolist() == pytest.approx([1, 1], rel=1e-5)
-        ranks, bounds = found["K_unit_rank"].to_numpy(), found["K_unit_rank_bound"].to_numpy()
-        assert (ranks <= bounds).all()
+        "plot_gru_weight_maps.py", PERIODS, ("N_SEEDS = 5", "N_SEEDS = 2"),
+        ("hidden_size=24", "hidden_size=5"), ("weight_maps(seed, 300)", "weight_maps(seed, 3)"),
+    )  # fmt: skip
+    for maps in (scope["untrained"], scope["trained"]):
+        assert maps["share"].sum().tolist() == pytest.approx([1, 1], rel=1e-5)
+        assert (maps["K_unit_rank"].to_numpy() <= maps["K_unit_rank_bound"].to_numpy()).all()
     assert [len(ax.containers) for ax in scope["figures_"][0].axes] == [2, 3, 3]
 
 
 def test_lyapunov():
     scope = run_reduced(
         "plot_lyapunov.py",
-        (
-            '{"stimulus": 15, "memory": 15, "response": 15}',
-            "dict(stimulus=4, memory=4, response=4)",
-        ),
-        ("[0.5, 1.0, 1.5, 2.0, 3.0], 3, 32", "[0.5, 3.0], 2, 6"),
-        ("300", "2"),
-    )
+        ("15, ", "4, "), ("15}", "4}"),
+        ("[0.5, 1.0, 1.5, 2.0, 3.0], 3, 32", "[0.5, 3.0], 2, 6"), ("300", "2"),
+    )  # fmt: skip
     (figure,) = scope["figures_"]
     spectrum = figure.axes[0].lines[0].get_ydata()
     assert len(spectrum) == 6 and (spectrum[1:] <= spectrum[:-1]).all()
@@ -141,31 +125,27 @@ def test_lyapunov():
 
 def test_example_run(capsys):
     scope = run_reduced(
-        "plot_example_run.py",
-        ("checkpoints[::3]", "checkpoints[-1:]"),
-        ("checkpoints[::13]", "checkpoints[-1:]"),
-        ("range(3)", "range(2)"),
-    )
+        "plot_example_run.py", ("range(3)", "range(2)"),
+        ("checkpoints[::3]", "checkpoints[-1:]"), ("checkpoints[::13]", "checkpoints[-1:]"),
+    )  # fmt: skip
     assert "step_600.pt" in capsys.readouterr().out
     noise_free, noisy = scope["analyzer"].bottleneck_["K_rank"].iloc[-1], scope["ranks"]["K_rank"]
-    assert (2 * noise_free < noisy.iloc[-1]).all()  # What the script says of noise.
+    assert (2 * noise_free < noisy.iloc[-1]).all()  # As the script says of noise.
 
 
 def test_digits_pipeline(capsys):
     scope = run_reduced(
-        "plot_digits_pipeline.py",
-        ("max_iter=200", "max_iter=40"),
-        ("hidden_size=32", "hidden_size=8"),
-        ("size: [2, 4, 8]}, cv=3", "size: [2]}, cv=2"),
-    )
+        "plot_digits_pipeline.py", *FEW_DIGITS, ("max_iter=200", "max_iter=4"),
+        ("hidden_size=32", "hidden_size=8"), ("size: [2, 4, 8]}, cv=3", "size: [2]}, cv=2"),
+    )  # fmt: skip
     assert capsys.readouterr().out.splitlines()[-1] == "True"
     assert len(scope["figures_"][0].axes[2].collections) == 10
 
 
 def test_the_whole_workflow_in_less_than_40_lines(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    small = ("hidden_size=32, max_iter=300", "hidden_size=8, max_iter=40, snapshots=3")
-    run_reduced("workflow.py", small)
+    small = ("hidden_size=32, max_iter=300", "hidden_size=8, max_iter=4, snapshots=2")
+    run_reduced("workflow.py", *FEW_DIGITS, small, ("[0.5, 1.5]", "[1.5]"))
     assert {p.name for p in tmp_path.iterdir()} == {
         "bottleneck.png", "spectrum.png", "digits.joblib",
     }  # fmt: skip
@@ -177,13 +157,10 @@ def test_gram_flow(capsys):
     scope = run_reduced(
         "plot_gram_flow.py",
         ("(64, 64, 64), learning_rate=0.03, max_iter=300", "(8, 8, 8), max_iter=5"),
-        ("[0, 300]", "[0, 5]"),
-        ("N_SEEDS = 5", "N_SEEDS = 2"),
-        (
-            "GramFlowAnalyzer(random_state=0).fit",
-            "GramFlowAnalyzer(FeedForwardTrainer(max_iter=5)).fit",
-        ),
-    )
+        ("[0, 300]", "[0, 5]"), ("N_SEEDS = 5", "N_SEEDS = 2"),
+        ("GramFlowAnalyzer(random_state=0).fit",
+         "GramFlowAnalyzer(FeedForwardTrainer(max_iter=5)).fit"),
+    )  # fmt: skip
     assert scope["error"] < 1e-12
     assert scope["shares"].T.groupby(level="layer").size().tolist() == [2, 2, 2]
     assert "decay_share" in capsys.readouterr().out
@@ -193,12 +170,9 @@ def test_gram_flow(capsys):
 def test_neurogym_task(capsys):
     pytest.importorskip("neurogym")
     run_reduced(
-        "neurogym_task.py",
-        ("512", "8"),
-        ("200", "8"),
-        ("hidden_size=32", "hidden_size=4"),
+        "neurogym_task.py", ("512", "8"), ("200", "8"), ("hidden_size=32", "hidden_size=4"),
         ("max_iter=300", "max_iter=3, snapshots=2"),
-    )
+    )  # fmt: skip
     assert "accuracy" in capsys.readouterr().out
 
 

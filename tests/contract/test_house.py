@@ -1,9 +1,8 @@
-"""The layout of the code: who imports what, what is public, and paths that settings name."""
+"""The layout of the code: which files import which, and which names are public."""
 
 from __future__ import annotations
 
 import ast
-import configparser
 import importlib
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import kpflow_sklearn
 ROOT = Path(kpflow_sklearn.__file__).parents[1]
 FILES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("*.py"))]
 FACES = ("", ".cells", ".datasets", ".operators", ".plotting", ".results", ".spectra")
-# It measures single stages of an analysis, which have no public name.
+# This file measures single stages of an analysis, which have no public names.
 MEASURES_STAGES = "tests/tools/benchmarks/spectra.py"
 
 
@@ -57,13 +56,3 @@ def test_only_public_names_are_listed(face):
     assert private == (set() if face else {"__version__"})
     assert set(module.__all__) <= set(listed)
     assert all(hasattr(module, name) for name in listed)
-
-
-def test_every_pattern_of_mutmut_matches_a_file():
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / "setup.cfg")
-    options = ("source_paths", "only_mutate", "do_not_mutate", "also_copy")
-    options += ("pytest_add_cli_args_test_selection",)
-    patterns = [line for name in options for line in settings["mutmut"][name].split()]
-    assert len(patterns) > 10
-    assert [pattern for pattern in patterns if not list(ROOT.glob(pattern))] == []

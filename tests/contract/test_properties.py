@@ -53,7 +53,7 @@ def test_the_gradient_is_the_operators(lin, seed):
     targets = Targets(rng.standard_normal(shape), rng.uniform(0, 2, shape[:2]))
     objective = Objective("mse")
     error = objective.error(network, lin.states, targets, lin.mask)
-    found = lin.J_theta.to_parameters(lin.J_theta.T @ (lin.P.T @ error))
+    gradients = lin.J_theta.to_parameters(lin.J_theta.T @ (lin.P.T @ error))
     named = {k: p for k, p in network.recurrent.named_parameters() if p.requires_grad}
     if network.learn_initial_state:
         named["initial_state"] = network.initial_state
@@ -62,7 +62,7 @@ def test_the_gradient_is_the_operators(lin, seed):
     size = max(float(s.abs().max()) for s in slopes if s is not None)
     for (name, p), slope in zip(named.items(), slopes, strict=True):
         expected = torch.zeros_like(p) if slope is None else slope
-        assert float((found[name] - expected).abs().max()) <= 1e-9 * size + 1e-300
+        assert float((gradients[name] - expected).abs().max()) <= 1e-9 * size + 1e-300
 
 
 @both_tiers(lin=linearizations(), name=st.sampled_from(["K", "P", "PKP"]))
@@ -71,13 +71,14 @@ def test_spectra_agree_on_every_axis(lin, name):
     spectra = OperatorSpectra(getattr(lin, name), axes=AXES, random_state=0)
     traces = []
     for axis in AXES:
-        found = spectra.on(axis)
-        assert (found.eigenvalues >= 0).all() and (np.diff(found.eigenvalues) <= 0).all()
-        traces.append(found.trace.value)
-        dimension, rank = found.effective_dimension, spectra.rank(axis)
+        spectrum = spectra.on(axis)
+        values = spectrum.eigenvalues
+        assert (values >= 0).all() and (np.diff(values) <= 0).all()
+        traces.append(spectrum.trace.value)
+        dimension, rank = spectrum.effective_dimension, spectra.rank(axis)
         if traces[-1] > 0:
-            assert 1 - 1e-9 <= dimension.value <= len(found.eigenvalues) + 1e-9
-            assert 1 <= rank.value <= len(found.eigenvalues)
+            assert 1 - 1e-9 <= dimension.value <= len(values) + 1e-9
+            assert 1 <= rank.value <= len(values)
         else:
             assert dimension.reason == rank.reason == "the operator is zero"
     np.testing.assert_allclose(traces, traces[0], rtol=1e-9, atol=1e-300)

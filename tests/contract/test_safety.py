@@ -1,4 +1,4 @@
-"""Nothing in a file is executed, nothing goes over a network, nothing is written unasked."""
+"""No file is executed, no host is reached, and nothing is written without a request."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ ROOT = SOURCE.parent
 X = np.random.default_rng(0).standard_normal((6, 5, 2))
 Y = X.cumsum(1)
 
-# -------------------------------------------------------------------- what the source code calls
+# --------------------------------------------------------------- calls of the source code
 
-# Calls that can run what a file holds, with what makes the first few safe.
+# Calls that can execute the content of a file, and the option that makes some of them safe.
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "skops"}
 SAFE_WITH = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
 REFUSED = ("joblib.load", "pd.read_pickle", "torch.jit.load", "torch.hub.load", "torch.package")
@@ -44,23 +44,23 @@ RUNNING = ("eval", "exec", "compile", "__import__")
 
 def dangers(source: str) -> list[str]:
     """Return the calls and imports of a file that could execute data."""
-    found = []
+    calls = []
     for node in ast.walk(ast.parse(source)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        found += [name for name in names if name.split(".")[0] in UNPICKLING]
+        calls += [name for name in names if name.split(".")[0] in UNPICKLING]
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
         if called in SAFE_WITH:
             name, value = SAFE_WITH[called]
             given = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
-            found += [] if given.get(name) is value else [called]
+            calls += [] if given.get(name) is value else [called]
         elif called in RUNNING or called.startswith(REFUSED):
-            found.append(called)
+            calls.append(called)
         elif called.endswith((".loads", ".load")) and called != "json.loads":
-            found += [] if called.startswith("self.folder") else [called]
-    return found
+            calls += [] if called.startswith("self.folder") else [called]
+    return calls
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: p.stem)
@@ -68,24 +68,13 @@ def test_the_package_calls_nothing_that_runs_data(path):
     assert dangers(path.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "torch.load(f)",
-        "torch.load(f, weights_only=False)",
-        "np.load(f, allow_pickle=True)",
-        "np.load(f)",
-        "import pickle",
-        "from pickle import loads",
-        "joblib.load(f)",
-        "pd.read_pickle(f)",
-        "eval(text)",
-        "exec(text)",
-        "pickle.loads(b)",
-    ],
-)
-def test_dangers_are_seen(text):
-    assert dangers(text)
+def test_dangers_are_found():
+    for text in (
+        "torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f, allow_pickle=True)",
+        "np.load(f)", "import pickle", "from pickle import loads", "joblib.load(f)",
+        "pd.read_pickle(f)", "eval(text)", "exec(text)", "pickle.loads(b)",
+    ):  # fmt: skip
+        assert dangers(text), text
 
 
 # ------------------------------------------------------------------------- files that would run
@@ -101,25 +90,20 @@ class Evil:
         return Path.touch, (self.mark,)
 
 
-def as_torch(path: Path, mark: Path) -> None:
-    torch.save({"state_dict": Evil(mark)}, path)
-
-
-def as_old_torch(path: Path, mark: Path) -> None:
-    torch.save(Evil(mark), path, _use_new_zipfile_serialization=False)
-
-
-def as_pickle(path: Path, mark: Path) -> None:
-    path.write_bytes(pickle.dumps(Evil(mark)))
-
-
 def as_npz(path: Path, mark: Path) -> None:
-    arrays = {"X": np.array([Evil(mark)], dtype=object)}
     with open(path, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, X=np.array([Evil(mark)], dtype=object))
 
 
-KINDS = {f.__name__.removeprefix("as_"): f for f in (as_torch, as_old_torch, as_pickle, as_npz)}
+#: Each writes a file that touches the mark when it is unpickled.
+KINDS: dict[str, Callable[[Path, Path], object]] = {
+    "torch": lambda path, mark: torch.save({"state_dict": Evil(mark)}, path),
+    "old_torch": lambda path, mark: torch.save(
+        Evil(mark), path, _use_new_zipfile_serialization=False
+    ),
+    "pickle": lambda path, mark: path.write_bytes(pickle.dumps(Evil(mark))),
+    "npz": as_npz,
+}
 
 
 class Module(nn.Module):
@@ -137,38 +121,32 @@ def trainer(folder: Path | None = None) -> RecurrentTrainer:
     return RecurrentTrainer(**options, checkpoint_dir=folder)
 
 
-def read_checkpoints(path: Path) -> None:
+def read_pattern(path: Path) -> None:
     KPFlowAnalyzer(SavedTraining(Module(), str(path.with_name("*.pt")))).fit(X, Y)
 
 
-def read_checkpoint(path: Path) -> None:
+def read_file(path: Path) -> None:
     SavedTraining(Module(), path).fit(X, Y)
 
 
 def read_layers(path: Path) -> None:
-    GramFlowAnalyzer(
-        SavedTraining(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), path)
-    ).fit(X[:, 0], Y[:, 0, 0])
+    layers = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    GramFlowAnalyzer(SavedTraining(layers, path)).fit(X[:, 0], Y[:, 0, 0])
 
 
 def resume(path: Path) -> None:
     trainer(path.parent).fit(X, Y)
 
 
-def read_table(path: Path) -> None:
-    read_results(path)
-
-
-# Who reads a file of which name. Those of a run's folder lie among whole ones.
-READERS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "SavedTraining, a pattern": (read_checkpoints, "step_3.pt"),
-    "SavedTraining, a file": (read_checkpoint, "last.ckpt"),
-    "SavedTraining, safetensors": (read_checkpoint, "last.safetensors"),
-    "GramFlowAnalyzer": (read_layers, "last.pt"),
-    "checkpoint_dir": (resume, "latest.pt"),
+#: Functions that read a file, and its name. Those of a run's folder lie among sound ones.
+READERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "SavedTraining, a pattern": (read_pattern, "step_3.pt"),
+    "SavedTraining, a file": (read_file, "last.ckpt"),
+    "SavedTraining, safetensors": (read_file, "last.safetensors"),
+    "GramFlowAnalyzer": (read_layers, "last.pt"), "checkpoint_dir": (resume, "latest.pt"),
     "checkpoint_dir, a snapshot": (resume, "snapshot-000000000.pt"),
-    "results.csv": (read_table, "results.csv"),
-}
+    "results.csv": (read_results, "results.csv"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -209,8 +187,8 @@ def test_a_foreign_file_in_the_cache_of_a_sweep_is_made_anew(name, tmp_path):
     (kept,) = tmp_path.glob("*.json")
     whole, mark = kept.read_bytes(), tmp_path / "ran"
     kept.write_bytes(FOREIGN[name] or pickle.dumps(Evil(mark)))
-    found = sweep(analyzer, {"init_scale": [1.0]}, X, Y, cache_dir=tmp_path)
-    assert found.equals(expected)
+    again = sweep(analyzer, {"init_scale": [1.0]}, X, Y, cache_dir=tmp_path)
+    assert again.equals(expected)
     assert kept.read_bytes() == whole
     assert not mark.exists()
 
@@ -297,34 +275,30 @@ RecurrentTrainer(hidden_size=3, max_iter=3, snapshots=2, random_state=0,
 
 def files_written(script: str, folder: Path) -> list[str]:
     """Run a script in a folder of its own, watched, and return what it wrote."""
-    config = folder / "config"  # Matplotlib's own cache of fonts goes there.
+    config = folder / "config"  # For the caches of Matplotlib and of torch.
     config.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": str(config)}
-    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(config / "torch")}  # torch's, made on import.
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+        "MPLCONFIGDIR": str(config), "TORCHINDUCTOR_CACHE_DIR": str(config / "torch"),
+    }  # fmt: skip
     ending = "\nprint('written:', *written, sep='\\n')\n"
-    done = subprocess.run(
-        [sys.executable, "-c", WATCH + script + ending],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-    )
+    command = [sys.executable, "-c", WATCH + script + ending]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     written = done.stdout.partition("written:\n")[2].splitlines()
     return [path for path in written if not path.startswith(str(config))]
 
 
-@pytest.mark.parametrize(
-    "script, asked",
-    [
-        pytest.param(IMPORT, False, marks=pytest.mark.slow, id="import"),
-        pytest.param(ANALYSES, False, id="analyses"),
-        pytest.param(COMMAND, True, marks=pytest.mark.slow, id="command"),
-        pytest.param(REPORT, True, marks=pytest.mark.slow, id="report"),
-        pytest.param(FOLDER, True, marks=pytest.mark.slow, id="checkpoint_dir"),
-    ],
-)
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("script, asked", [
+    pytest.param(IMPORT, False, marks=slow, id="import"),
+    pytest.param(ANALYSES, False, id="analyses"),
+    pytest.param(COMMAND, True, marks=slow, id="command"),
+    pytest.param(REPORT, True, marks=slow, id="report"),
+    pytest.param(FOLDER, True, marks=slow, id="checkpoint_dir"),
+])  # fmt: skip
 def test_nothing_is_written_unasked_and_no_host_is_reached(script, asked, tmp_path):
     written = files_written(script, tmp_path)
     inside = tmp_path / "asked_for"
@@ -335,18 +309,15 @@ def test_nothing_is_written_unasked_and_no_host_is_reached(script, asked, tmp_pa
     assert {p.name for p in tmp_path.iterdir()} == expected
 
 
-@pytest.mark.parametrize(
-    "script, seen",
-    [
-        ("open('unasked', 'w').close()", "unasked"),
-        ("import pathlib; pathlib.Path('made').mkdir()", "made"),
-        ("import subprocess; subprocess.run(['true'])", "subprocess.Popen true"),
-    ],
-)
-def test_what_is_written_is_seen(script, seen, tmp_path):
+@pytest.mark.parametrize("script, seen", [
+    ("open('unasked', 'w').close()", "unasked"),
+    ("import pathlib; pathlib.Path('made').mkdir()", "made"),
+    ("import subprocess; subprocess.run(['true'])", "subprocess.Popen true"),
+])  # fmt: skip
+def test_files_and_processes_are_noticed(script, seen, tmp_path):
     assert files_written(script, tmp_path) == [seen]
 
 
-def test_a_host_that_is_reached_is_seen(tmp_path):
+def test_connections_are_noticed(tmp_path):
     with pytest.raises(AssertionError, match="network: socket"):
         files_written("socket.create_connection(('localhost', 9))", tmp_path)

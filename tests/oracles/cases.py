@@ -1,4 +1,4 @@
-"""The networks that every operator test runs on, as data: add a case and it joins them all."""
+"""The networks of all tests of operators, as data: a case added here joins them all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kpflow_sklearn.networks import RecurrentNetwork, build_network
 from tests.oracles import oracle
 
 N_TRIALS, N_TIMESTEPS, N_FEATURES, N_UNITS, N_OUTPUTS = 3, 5, 2, 4, 2
-# Loads what forward mode needs inside torch, which warns of its own deprecated names.
+# Forward mode makes torch import modules that warn of deprecated names of its own.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),))
@@ -27,7 +27,7 @@ RAGGED = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], dtype=boo
 
 
 class MyCell(nn.Module):
-    """A cell the package does not know, with a gain that mixes its parameters."""
+    """A cell unknown to the package, with a gain that multiplies its other parameters."""
 
     def __init__(self, n_features: int, hidden_size: int) -> None:
         super().__init__()
@@ -139,11 +139,11 @@ def compare(case: Case, network: RecurrentNetwork, X: np.ndarray) -> Solved:
     return Solved(case, linearize(network, X, case.mask), dense, arguments, options)
 
 
-def distance(found: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float:
+def distance(computed: Tensor | np.ndarray, expected: Tensor | np.ndarray) -> float:
     """Return the largest deviation, relative to the largest entry expected."""
-    found, expected = torch.as_tensor(found).detach(), torch.as_tensor(expected).detach()
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
+    computed, expected = torch.as_tensor(computed).detach(), torch.as_tensor(expected).detach()
+    assert computed.shape == expected.shape
+    return float((computed - expected).abs().max() / expected.abs().max())
 
 
 @cache

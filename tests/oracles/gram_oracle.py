@@ -39,8 +39,8 @@ def trained(module) -> dict[str, Tensor]:
 
 def jacobians(module, X) -> dict[str, Tensor]:
     """Return df/dp for each trained parameter, (n_samples * n_outputs, size of p)."""
-    found = jacrev(lambda theta: functional_call(module, theta, (X,)))(trained(module))
-    return {name: j.detach().flatten(2).flatten(0, 1) for name, j in found.items()}
+    by_name = jacrev(lambda theta: functional_call(module, theta, (X,)))(trained(module))
+    return {name: j.detach().flatten(2).flatten(0, 1) for name, j in by_name.items()}
 
 
 def layer_kernels(module, X) -> dict[str, Tensor]:
@@ -82,13 +82,13 @@ def descend(module, X, y, eta, n_steps, *, watch=None):
 
 def pre_activations(module, X) -> list[Tensor]:
     """Return H_1..H_L."""
-    found = []
+    outputs = []
     with torch.no_grad():
         for layer in module[:-1]:
             X = layer(X)
             if isinstance(layer, nn.Linear):
-                found.append(X)
-    return found
+                outputs.append(X)
+    return outputs
 
 
 def flow_derivatives(module, X, y) -> tuple[Tensor, Tensor]:

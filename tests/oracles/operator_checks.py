@@ -27,9 +27,9 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def check_operator(op: LinearOperator, dense: Tensor, adjoint_scale: float = 1.0) -> None:
-    """Check an operator and its adjoint against their matrices, in every way they are used.
+    """Check an operator and its adjoint against their matrices, in all their uses.
 
-    ``adjoint_scale`` is what the adjoint has on the ordinary transpose: 1/N for J_theta.
+    ``adjoint_scale`` is the factor of the adjoint relative to the transpose: 1/N for J_theta.
     """
     check_products(op, dense)
     check_products(op.T, adjoint_scale * dense.T)

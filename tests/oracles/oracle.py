@@ -49,30 +49,30 @@ def layer_update(cell, parameters, layer, alpha):
         raise ValueError(f"cell must be a module or one of {CELLS}, got {cell!r}.")
 
     suffix = f"_l{layer}"
-    own = {name.removesuffix(suffix): p for name, p in parameters.items() if name.endswith(suffix)}
-    w_ih, w_hh = own["weight_ih"], own["weight_hh"]
-    bias = own.get("bias_ih", 0.0) + own.get("bias_hh", 0.0)
+    weights = {k.removesuffix(suffix): p for k, p in parameters.items() if k.endswith(suffix)}
+    w_ih, w_hh = weights["weight_ih"], weights["weight_hh"]
+    bias = weights.get("bias_ih", 0.0) + weights.get("bias_hh", 0.0)
     if cell == "leaky":
         return lambda x, h: (1 - alpha) * h + alpha * torch.tanh(x @ w_ih.T + h @ w_hh.T + bias)
     if cell == "leaky_voltage":
         return lambda x, h: (1 - alpha) * h + alpha * (torch.tanh(h) @ w_hh.T + x @ w_ih.T + bias)
 
     # The weights of these modules are never used, so "meta" avoids drawing random numbers.
-    options = dict(bias="bias_ih" in own, device="meta", dtype=torch.float64)
+    options = dict(bias="bias_ih" in weights, device="meta", dtype=torch.float64)
     sizes = (w_ih.shape[1], w_hh.shape[1])
     if cell == "lstm":
         module = nn.LSTMCell(*sizes, **options)
 
         def lstm(x, state):
             h, c = state.chunk(2, dim=-1)
-            return torch.cat(functional_call(module, own, (x, (h, c))), dim=-1)
+            return torch.cat(functional_call(module, weights, (x, (h, c))), dim=-1)
 
         return lstm
     if cell == "gru":
         module = nn.GRUCell(*sizes, **options)
     else:
         module = nn.RNNCell(*sizes, nonlinearity=cell, **options)
-    return lambda x, h: functional_call(module, own, (x, h))
+    return lambda x, h: functional_call(module, weights, (x, h))
 
 
 def layer_output(cell, state):

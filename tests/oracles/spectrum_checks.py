@@ -37,7 +37,7 @@ class MatrixOperator(LinearOperator):
 
 
 def operator_of(name: str, operator: str) -> LinearOperator:
-    """Return one of a case's operators."""
+    """Return an operator of a case."""
     return getattr(solve(name).linearization, operator)
 
 
@@ -77,27 +77,27 @@ def count_leading(values: np.ndarray, threshold: float = 0.95) -> int:
     raise AssertionError("the values do not make up the share")
 
 
-def check_spectrum(found: Spectrum, gram: np.ndarray, label: object) -> None:
-    """Compare everything a complete and exact spectrum says with the Gram itself."""
+def check_spectrum(spectrum: Spectrum, gram: np.ndarray, label: object) -> None:
+    """Compare every number of a complete and exact spectrum with the Gram itself."""
     expected = descending_eigenvalues(gram)
-    values = found.eigenvalues
+    values = spectrum.eigenvalues
     n = max(len(values), len(expected))
     padded = [np.pad(v, (0, n - len(v))) for v in (values, expected)]
     np.testing.assert_allclose(*padded, atol=TOLERANCE * expected[0], rtol=0, err_msg=str(label))
     assert (np.diff(values) <= 0).all(), label
-    check_moments(found, gram, label)
-    assert found.complete, label
-    assert found.rank(0.95) == Estimate(count_leading(expected)), label
+    check_moments(spectrum, gram, label)
+    assert spectrum.complete, label
+    assert spectrum.rank(0.95) == Estimate(count_leading(expected)), label
 
 
-def check_moments(found: Spectrum, gram: np.ndarray, label: object) -> None:
+def check_moments(spectrum: Spectrum, gram: np.ndarray, label: object) -> None:
     """Compare trace, square and effective dimension, exact ones, with those of the Gram."""
     total, square = np.trace(gram), (gram**2).sum()
-    assert found.method == "exact", label
+    assert spectrum.method == "exact", label
     for estimate, expected in (
-        (found.trace, total),
-        (found.square, square),
-        (found.effective_dimension, total**2 / square),
+        (spectrum.trace, total),
+        (spectrum.square, square),
+        (spectrum.effective_dimension, total**2 / square),
     ):
         assert estimate.value == pytest.approx(expected, rel=TOLERANCE), label
         assert estimate.std_error == 0 and estimate.reason == "", label

@@ -1,4 +1,4 @@
-"""Which devices a pickle names."""
+"""The devices that a pickle names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class DeviceReader(pickle.Pickler):
-    """Writes nothing of a tensor but notes its device."""
+    """Record the devices of tensors instead of pickling them."""
 
     def __init__(self) -> None:
         super().__init__(io.BytesIO())

@@ -1,4 +1,4 @@
-"""The state of the process that a library must leave as it was."""
+"""The state of the process that a library must not change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def global_state() -> dict[str, object]:
-    """Return what no call of the package may change."""
+    """Return the settings that no call of the package may change."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),

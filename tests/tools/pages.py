@@ -1,4 +1,4 @@
-"""What a report says: its HTML taken apart by the standard library's parser."""
+"""The content of a report: its HTML, parsed by the standard library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VOID = {"meta", "link", "img"}
 
 @dataclass
 class FoundTable:
-    """A table: headings, texts and full numbers (None where there is none), row by row."""
+    """A table: headings, texts and full numbers (None for cells without one), row by row."""
 
     headings: list[str] = field(default_factory=list)
     texts: list[list[str]] = field(default_factory=list)

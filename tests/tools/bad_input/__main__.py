@@ -1,7 +1,7 @@
 """The command: python -m tests.tools.bad_input tries every hostile value and prints the counts.
 
-Faults are printed as they are found; the exit code says whether there were any. A pattern such as
-"KPFlowAnalyzer*" restricts it to the callables that match.
+Faults are printed when they occur, and the exit code is their number. A pattern such as
+"KPFlowAnalyzer*" restricts the run to matching cases.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Answers taken apart: every number in them, those that are missing, and those that differ."""
+"""The parts of answers: every number in them, those that are missing, and those that differ."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,30 +14,26 @@ import torch
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.results import Estimate
 
-#: Where a number may be missing without a column ``reason`` beside it, and where that is written.
+#: Attributes whose numbers may be missing without a column ``reason``, and what documents it.
 DOCUMENTED = {
+    **dict.fromkeys(
+        ("k_rank_", "p_rank_", "pkp_rank_", "effective_dimensions_", "alignment_",
+         "cumulative_alignment_", "bottleneck_"), "NaN where results_ holds the reason"),
     "signal_dimensions_": "NaN where the signal is zero",
-    "k_rank_": "NaN where results_ says why",
-    "p_rank_": "NaN where results_ says why",
-    "pkp_rank_": "NaN where results_ says why",
-    "effective_dimensions_": "NaN where results_ says why",
     "spectra_": "a share is NaN where the trace is zero or too large",
     "weight_maps_": "NaN where a map's activity or sensitivity is zero",
-    "alignment_": "NaN where results_ says why",
     "interference_by_": "NaN where it overflows",
-    "cumulative_alignment_": "NaN where results_ says why",
-    "bottleneck_": "NaN where results_ says why",
     "layer_table_": "NaN where results_ holds a reason",
     "grouping_history_": "NaN where no group holds two tasks, or groups were cut from that matrix",
     "predicted_loss_curve_": "NaN before the first snapshot, infinite where it overflows",
     "lyapunov_exponents_": "minus infinity for directions that die at once",
     "lyapunov_std_error_": "NaN for a single step",
     "kaplan_yorke_std_error_": "NaN for a single step",
-}
+}  # fmt: skip
 
 
 def flat(value: Any) -> dict[str, Any]:
-    """Return every number, array and table within an answer, by where it stands."""
+    """Return every number, array and table of an answer, by its place in it."""
     return dict(_parts("", value))
 
 
@@ -78,10 +74,10 @@ def _attributes(at: str, estimator: Any) -> Iterator[tuple[str, Any]]:
             yield from _parts(f"{at}.{name}", value)
 
 
-def gaps(found: dict[str, Any]) -> str:
+def gaps(answer: dict[str, Any], documented: Collection[str] = DOCUMENTED) -> str:
     """Say where a number is missing or infinite without a reason; empty if nowhere."""
-    for at, value in found.items():
-        if any(f".{name}" in at for name in DOCUMENTED):
+    for at, value in answer.items():
+        if any(f".{name}" in at for name in documented):
             continue
         if isinstance(value, pd.DataFrame):
             numbers = value.select_dtypes("number").to_numpy(float, na_value=np.nan)
@@ -98,11 +94,11 @@ def gaps(found: dict[str, Any]) -> str:
     return ""
 
 
-def differences(found: dict[str, Any], expected: dict[str, Any], tolerance: float) -> str:
+def differences(answer: dict[str, Any], expected: dict[str, Any], tolerance: float) -> str:
     """Say where two answers differ by more than a relative tolerance; empty if nowhere."""
-    if found.keys() != expected.keys():
-        return f"holds other things: {sorted(found.keys() ^ expected.keys())[:4]}"
-    for at, value in found.items():
+    if answer.keys() != expected.keys():
+        return f"has other parts: {sorted(answer.keys() ^ expected.keys())[:4]}"
+    for at, value in answer.items():
         for name, mine, theirs in _columns(value, expected[at]):
             if mine.shape != theirs.shape:
                 return f"{at}{name} has shape {mine.shape}, not {theirs.shape}"

@@ -1,4 +1,4 @@
-"""What one entry of the registry is, and the small data that good calls are made of."""
+"""Entries of the registry, and the small data and estimators of good calls."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """One public callable with the values that its parameters are given.
+    """One public callable with the hostile values of its parameters.
 
     Attributes
     ----------
     name : str
-        As in `public_callables`; what follows " (" tells entries of one callable apart.
+        As in `public_callables`; the text after " (" distinguishes entries of one callable.
     call : callable
-        Makes the call with keyword arguments, and returns what is judged.
+        Makes the call with keyword arguments, and returns the answer.
     good : callable
-        Returns fresh arguments of a call that is right.
+        Returns fresh arguments of a correct call.
     hostile : dict of str to list of Hostile
-        For each parameter; "*" for cases that change several at once, from all arguments.
+        By parameter; "*" stands for cases that change several arguments at once.
     called : dict of str to str
-        What errors call a parameter, where that is not its own name.
+        The names of parameters in errors, if they differ.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Entry:
 
 
 def data() -> Arguments:
-    """Return trials of small whole numbers, so that every form of them is exact."""
+    """Return trials of small integers, which are exact in every dtype."""
     rng = np.random.default_rng(1)
     X = rng.integers(-2, 3, (N_TRIALS, N_STEPS, N_FEATURES)).astype(float)
     y = rng.integers(-2, 3, (N_TRIALS, N_STEPS, N_OUTPUTS)).astype(float)
@@ -86,7 +86,7 @@ def some(*names: str, of: Callable[[], Arguments] = data) -> Callable[[], Argume
 
 
 class Network(nn.Module):
-    """What somebody else might have trained."""
+    """A network that a user might have trained."""
 
     def __init__(self, kind: type = nn.GRU, n_layers: int = 1) -> None:
         super().__init__()
@@ -98,14 +98,14 @@ class Network(nn.Module):
 
 
 def network(kind: type = nn.GRU, **options: Any) -> nn.Module:
-    """Return an untrained network in float64, the same each time."""
+    """Return an untrained network in float64, always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Network(kind, **options).double()
 
 
 def perceptron() -> nn.Sequential:
-    """Return an untrained multilayer perceptron, the same each time."""
+    """Return an untrained multilayer perceptron, always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(N_FEATURES, 4), nn.ReLU(), nn.Linear(4, 1)).double()
@@ -115,26 +115,23 @@ TRAINER = {"cell": "gru", "hidden_size": N_UNITS, "max_iter": 2, "snapshots": 2,
 MAKERS: dict[str, Callable[..., Any]] = {
     "RecurrentTrainer": lambda **p: RecurrentTrainer(**TRAINER | p),
     "SavedTraining": lambda **p: SavedTraining(**{"network": network()} | p),
-    "KPFlowAnalyzer": lambda **p: KPFlowAnalyzer(
-        **{"trainer": RecurrentTrainer(**TRAINER), "random_state": 0} | p
-    ),
+    "KPFlowAnalyzer": lambda **p: KPFlowAnalyzer(**_analysis("RecurrentTrainer") | p),
     "TaskAlignmentAnalyzer": lambda **p: TaskAlignmentAnalyzer(
-        **{"trainer": RecurrentTrainer(**TRAINER), "random_state": 0} | p
-    ),
+        **_analysis("RecurrentTrainer") | p),
     "FeedForwardTrainer": lambda **p: FeedForwardTrainer(
-        **{"hidden_sizes": (4,), "max_iter": 2, "snapshots": 2, "random_state": 0} | p
-    ),
-    "GramFlowAnalyzer": lambda **p: GramFlowAnalyzer(
-        **{"trainer": MAKERS["FeedForwardTrainer"](), "random_state": 0} | p
-    ),
-    "SequenceScaler": SequenceScaler,
-    "SequenceVectorizer": SequenceVectorizer,
-}
+        **{"hidden_sizes": (4,), "max_iter": 2, "snapshots": 2, "random_state": 0} | p),
+    "GramFlowAnalyzer": lambda **p: GramFlowAnalyzer(**_analysis("FeedForwardTrainer") | p),
+    "SequenceScaler": SequenceScaler, "SequenceVectorizer": SequenceVectorizer,
+}  # fmt: skip
 ON_TABLES = ("FeedForwardTrainer", "GramFlowAnalyzer")
 
 
+def _analysis(trainer: str) -> Arguments:
+    return {"trainer": MAKERS[trainer](), "random_state": 0}
+
+
 def fit_data(kind: str) -> Arguments:
-    """Return the trials that an estimator of this kind is fitted on where other things vary."""
+    """Return the trials on which an estimator of this kind is fitted."""
     if kind in ON_TABLES:
         return table()
     names = ["X", "y", *(["tasks"] if kind == "TaskAlignmentAnalyzer" else [])]
@@ -143,5 +140,5 @@ def fit_data(kind: str) -> Arguments:
 
 @cache
 def fitted(kind: str) -> Any:
-    """Return an estimator fitted on the good data; one for all calls of its methods."""
+    """Return an estimator fitted on the good data, shared by all calls of its methods."""
     return MAKERS[kind]().fit(**fit_data(kind))

@@ -1,12 +1,14 @@
-"""Entries of the estimators: their parameters, their fit, and what is asked of them after it."""
+"""Entries of the estimators: their parameters, their fit, and the methods called after it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from torch import nn
 
 from kpflow_sklearn import RecurrentTrainer
@@ -23,9 +25,11 @@ from tests.tools.bad_input.entries import (
     fitted,
     table,
 )
-from tests.tools.bad_input.hostile import Hostile, but, plain, without
-from tests.tools.bad_input.networks import checkpoints, modules, perceptrons, steps
+from tests.tools.bad_input.hostile import Hostile, but, made, plain, warning, without
+from tests.tools.bad_input.networks import checkpoints, fails, modules, perceptrons, steps
+from tests.tools.bad_input.public import parameters, public_callables
 from tests.tools.bad_input.settings import (
+    NAN,
     Anything,
     choice,
     count,
@@ -39,8 +43,6 @@ from tests.tools.bad_input.settings import (
 )
 from tests.tools.bad_input.trials import edges
 
-DIVERGED = "ConvergenceWarning"
-
 
 def every_entry() -> Iterator[Entry]:
     """Yield an entry for every public method of every estimator."""
@@ -51,421 +53,295 @@ def every_entry() -> Iterator[Entry]:
 
 # ------------------------------------------------------------------------------- parameters
 
-
-def snapshots() -> list[Hostile]:
-    return [
-        *plain("answer", 1, 2, 50, [0, 2], (1,), range(3), np.array([0, 2]), np.int64(2), [2, 0]),
-        *plain(
-            "error", None, 0, -1, 1.5, 2.0, "2", True, [], [0.5], [-1], [3], [[0, 1]], {}, "all"
-        ),
-        *plain("error", [None], [True], Anything(), np.array(2.0), 10**30, [10**30]),
-    ]
-
-
-def sizes() -> list[Hostile]:
-    return [
-        *plain("answer", [3], (1,), np.array([3, 2]), (np.int64(3),), range(1, 3)),
-        *plain(
-            "error", None, 3, 0, "3", "", [], (0,), (-1,), (1.5,), ("3",), (True,), {}, ((3,),)
-        ),
-        *plain("error", (None,), (10**30,), Anything(), True),
-    ]
-
-
-def optimizers() -> list[Hostile]:
-    import torch
-
-    return [
-        *plain("answer", "adam", "sgd", torch.optim.RMSprop, torch.optim.SGD),
-        *plain("error", None, "", "lbfgs", 3, True, [], dict, torch.optim.LBFGS, int, print),
-        *plain("error", torch.optim, nn.Linear, Anything(), lambda: None, lambda p, lr: None),
-    ]
+positive = partial(real, open_low=True)
+share = partial(real, 0, 1)
+NAMES = plain("error", "", "no such", 3, 0.5, True, [], {}, b"rnn", Anything(), "rnn.x", ("a",))
 
 
 def trainers(kind: str) -> list[Hostile]:
+    """Return values of ``trainer``."""
+    recurrent, layers = MAKERS["RecurrentTrainer"], MAKERS["FeedForwardTrainer"]
+    common = (3, "gru", True, [], {}, Anything(), RecurrentTrainer, int)
     if kind in ON_TABLES:
-        good = MAKERS["FeedForwardTrainer"]
-        mine = [*plain("answer", good(hidden_sizes=(1,))), *perceptrons()]
-        wrong = MAKERS["RecurrentTrainer"]()
-    else:
-        good = MAKERS["RecurrentTrainer"]
-        small = [good(hidden_size=1), good(cell="relu"), good(dtype="float32"), good(max_iter=0)]
-        mine = [*plain("answer", *small, good(cell="lstm", n_layers=2)), *modules()]
-        wild = [good(init_scale=1e200, cell="relu"), good(learning_rate=1e200)]
-        mine += plain("either", *wild, warns=f"{DIVERGED}|overflow")
-        wrong = MAKERS["FeedForwardTrainer"]()
-    return mine + plain("error", 3, "gru", True, [], {}, Anything(), RecurrentTrainer, wrong, int)
+        return [*plain("answer", layers(hidden_sizes=(1,))), *perceptrons(),
+                *plain("error", *common, recurrent())]  # fmt: skip
+    small = [recurrent(hidden_size=1), recurrent(cell="relu"), recurrent(dtype="float32"),
+             recurrent(max_iter=0), recurrent(cell="lstm", n_layers=2)]  # fmt: skip
+    wild = [recurrent(init_scale=1e200, cell="relu"), recurrent(learning_rate=1e200)]
+    return [*plain("answer", *small), *modules(), *plain("error", *common, layers()),
+            *plain("either", *wild, warns="ConvergenceWarning|overflow")]  # fmt: skip
 
 
-def cells() -> list[Hostile]:
-    def fails(n_features, hidden_size):
-        raise RuntimeError("of the user's own")
-
-    return [
-        Hostile("numpy string", np.str_, "same"),
-        *plain("answer", "tanh", "relu", "leaky", "leaky_voltage", "lstm", nn.GRUCell, nn.RNNCell),
-        *plain("error", "", "GRU", "elman", b"gru", 3, None, True, [], {}, Anything(), int, print),
-        *plain("error", nn.LSTMCell, nn.Linear, nn.GRU, nn.Identity, lambda: None, lambda a: None),
-        *plain(
-            "error", lambda a, b: None, lambda a, b: 3, nn.GRUCell(2, 3), nn.GRUCell(5, 7), fails
-        ),
-    ]
-
-
-def _parameter_values(kind: str) -> Arguments:
-    common = {"random_state": seed(), "verbose": verbosity()}
-    loop = {
-        "optimizer": optimizers(), "learning_rate": real(open_low=True), "max_iter": count(0),
-        "batch_size": count(optional=True), "tol": real(), "snapshots": snapshots(),
-        "init_scale": real(), "dtype": choice(optional=True), **common,
-    }  # fmt: skip
-    analysis = {"trainer": trainers(kind), "analysis_trials": count(), **common}
-    return {
-        "RecurrentTrainer": lambda: loop | {
-            "cell": cells(), "hidden_size": count(), "n_layers": count(),
-            "recurrent_init": choice(), "dt": real(open_low=True), "tau": real(open_low=True),
-            "noise_std": real(), "learn_initial_state": flag(),
-            "constraint": [*function(none="same"), *plain("answer", print_nothing)],
-            "loss": choice(), "activity_l2": real(), "weight_decay": real(),
-            "grad_clip": real(open_low=True, optional=True), "warm_start": flag(),
-            "checkpoint_dir": path(FOLDER), "device": devices(),
-        },
-        "FeedForwardTrainer": lambda: loop | {
-            "hidden_sizes": sizes(), "activation": choice(), "bias": flag(),
-            "train_readout": flag(),
-        },
-        "SavedTraining": lambda: {
-            "network": modules(), "checkpoints": checkpoints(), "recurrent": names(),
-            "step": steps(), "readout": names(), "initial_state": starts(), "loss": choice(),
-            "iterations": iterations(), "parameters": patterns(), "noise": choice(),
-        },
-        "KPFlowAnalyzer": lambda: analysis | {
-            "n_components": count(), "operators": words(), "axes": words(),
-            "rank_threshold": real(0, 1, open_low=True), "gram": choice(), "reduction": choice(),
-            "method": choice(), "n_probes": count(4), "activity_tol": real(0, 1),
-            "memory_limit": count(optional=True, largest=False), "pooling": choice(),
-        },
-        "TaskAlignmentAnalyzer": lambda: analysis | {"n_groups": count(optional=True)},
-        "GramFlowAnalyzer": lambda: {
-            "trainer": trainers(kind), "n_components": count(),
-            "rank_threshold": real(0, 1, open_low=True), "gram_pairs": count(30, optional=True),
-            "max_kernel_size": count(), **common,
-        },
-        "SequenceScaler": lambda: {"with_mean": flag(), "with_std": flag()},
-        "SequenceVectorizer": lambda: {"pooling": choice()},
-    }[kind]()  # fmt: skip
-
-
-def print_nothing(network: nn.Module) -> None:
+def leave_alone(network: nn.Module) -> None:
     """Constrain nothing."""
 
 
-def devices() -> list[Hostile]:
-    return plain("error", None, "", "abacus", -1, 1.5, "cpu:x", [], {}, True, Anything(), "meta")
-
-
-def names() -> list[Hostile]:
-    return [
-        *plain("error", "", "no such", 3, 0.5, True, [], {}, b"rnn", Anything(), "rnn.x", ("a",))
-    ]
-
-
-def starts() -> list[Hostile]:
-    return [
-        *plain("answer", np.zeros(3), [0, 0, 0], (np.zeros(3),), np.zeros((1, 1, 3))),
-        *plain("error", "", "no such", "rnn", 3, 0.5, True, [], (), {}, Anything(), np.zeros(4)),
-        *plain(
-            "error",
-            ["a"] * 3,
-            np.full(3, np.nan),
-            [0, 0, np.inf],
-            [None] * 3,
-            b"rnn",
-            [[1], [2, 3]],
-        ),
-        *plain("error", np.zeros(3, complex), (np.zeros(3), np.zeros(3))),
-    ]
-
-
-def iterations() -> list[Hostile]:
-    return [
-        *plain("answer", [5], (5,), np.array([5]), [np.int64(5)]),
-        *plain(
-            "error",
-            3,
-            0.5,
-            "5",
-            "",
-            [],
-            [1, 2],
-            [1.5],
-            ["5"],
-            [-1],
-            [True],
-            {},
-            [None],
-            Anything(),
-        ),
-        *plain("error", [[5]], np.array(5), [float("nan")]),
-    ]
-
-
-def patterns() -> list[Hostile]:
-    return [
-        *plain("answer", ["rnn.*"], ("rnn.weight_hh_l0",), np.array(["rnn.*"])),
-        *plain(
-            "error", "rnn.*", "", 3, 0.5, True, ["no such"], [3], [None], {}, Anything(), [], ()
-        ),
-        *plain("error", ["out.*"], [["rnn.*"]]),
-    ]
-
-
-GOOD = {
-    "RecurrentTrainer": {"cell": "gru", "hidden_size": 3, "n_layers": 1, "init_scale": 1.0,
-        "recurrent_init": "normal", "dt": 1.0, "tau": 1.0, "noise_std": 0.0, "activity_l2": 0.0,
-        "weight_decay": 0.0, "loss": "auto", "learning_rate": 0.5, "max_iter": 2, "tol": 0.0,
-        "batch_size": None, "grad_clip": None, "dtype": None, "learn_initial_state": False,
-        "warm_start": False, "verbose": False, "random_state": 0},
-    "FeedForwardTrainer": {"activation": "relu", "bias": True, "train_readout": False,
-        "init_scale": 1.0, "learning_rate": 0.125, "max_iter": 2, "tol": 0.0, "batch_size": None,
-        "dtype": None, "random_state": 0, "verbose": False},
-    "KPFlowAnalyzer": {"n_components": 2, "operators": ("K", "P", "PKP"), "random_state": 0,
-        "axes": ("all", "time", "hidden"), "rank_threshold": 0.75, "gram": "natural",
-        "reduction": "trace", "method": "auto", "n_probes": 30, "activity_tol": 0.0,
-        "analysis_trials": 64, "memory_limit": None, "pooling": "last", "verbose": False},
-    "TaskAlignmentAnalyzer": {"n_groups": None, "analysis_trials": 64, "random_state": 0,
-        "verbose": False},
-    "GramFlowAnalyzer": {"n_components": 2, "rank_threshold": 0.75, "gram_pairs": None,
-        "max_kernel_size": 100, "random_state": 0, "verbose": False},
-    "SavedTraining": {"loss": "auto", "noise": "off"},
-    "SequenceScaler": {"with_mean": True, "with_std": True},
-    "SequenceVectorizer": {"pooling": "flatten"},
+COMMON = {"random_state": seed(), "verbose": verbosity()}
+LOOP = {
+    **COMMON, "learning_rate": positive(), "max_iter": count(0),
+    "batch_size": count(optional=True), "tol": real(), "init_scale": real(),
+    "dtype": choice(optional=True),
+    "snapshots": [
+        *plain("answer", 1, 2, 50, [0, 2], (1,), range(3), np.array([0, 2]), np.int64(2), [2, 0]),
+        *plain("error", None, 0, -1, 1.5, 2.0, "2", True, [], [0.5], [-1], [3], [[0, 1]], {},
+               "all", [None], [True], Anything(), np.array(2.0), 10**30, [10**30]),
+    ],
+    "optimizer": [
+        *plain("answer", "adam", "sgd", torch.optim.RMSprop, torch.optim.SGD),
+        *plain("error", None, "", "lbfgs", 3, True, [], dict, torch.optim.LBFGS, int, print,
+               torch.optim, nn.Linear, Anything(), lambda: None, lambda p, lr: None),
+    ],
 }  # fmt: skip
+#: Of each class, the values of its parameters; a trainer's are made when its analyzer is tried.
+PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
+    "RecurrentTrainer": LOOP | {
+        "hidden_size": count(), "n_layers": count(), "recurrent_init": choice(), "dt": positive(),
+        "tau": positive(), "noise_std": real(), "learn_initial_state": flag(), "loss": choice(),
+        "activity_l2": real(), "weight_decay": real(), "grad_clip": positive(optional=True),
+        "warm_start": flag(), "checkpoint_dir": path(FOLDER),
+        "constraint": [*function(none="same"), *plain("answer", leave_alone)],
+        "device": plain("error", None, "", "abacus", -1, 1.5, "cpu:x", [], {}, True, Anything(),
+                        "meta"),
+        "cell": [
+            *made("same", {"numpy string": np.str_}),
+            *plain("answer", "tanh", "relu", "leaky", "leaky_voltage", "lstm", nn.GRUCell,
+                   nn.RNNCell),
+            *plain("error", "", "GRU", "elman", b"gru", 3, None, True, [], {}, Anything(), int,
+                   print, nn.LSTMCell, nn.Linear, nn.GRU, nn.Identity, lambda: None,
+                   lambda a: None, lambda a, b: None, lambda a, b: 3, nn.GRUCell(2, 3),
+                   nn.GRUCell(5, 7), fails),
+        ],
+    },
+    "FeedForwardTrainer": LOOP | {
+        "activation": choice(), "bias": flag(), "train_readout": flag(),
+        "hidden_sizes": [
+            *plain("answer", [3], (1,), np.array([3, 2]), (np.int64(3),), range(1, 3)),
+            *plain("error", None, 3, 0, "3", "", [], (0,), (-1,), (1.5,), ("3",), (True,), {},
+                   ((3,),), (None,), (10**30,), Anything(), True),
+        ],
+    },
+    "SavedTraining": {
+        "network": modules(), "checkpoints": checkpoints(), "recurrent": NAMES, "step": steps(),
+        "readout": NAMES, "loss": choice(), "noise": choice(),
+        "initial_state": [
+            *plain("answer", np.zeros(3), [0, 0, 0], (np.zeros(3),), np.zeros((1, 1, 3))),
+            *plain("error", "", "no such", "rnn", 3, 0.5, True, [], (), {}, Anything(),
+                   np.zeros(4), ["a"] * 3, np.full(3, np.nan), [0, 0, np.inf], [None] * 3, b"rnn",
+                   [[1], [2, 3]], np.zeros(3, complex), (np.zeros(3), np.zeros(3))),
+        ],
+        "iterations": [
+            *plain("answer", [5], (5,), np.array([5]), [np.int64(5)]),
+            *plain("error", 3, 0.5, "5", "", [], [1, 2], [1.5], ["5"], [-1], [True], {}, [None],
+                   Anything(), [[5]], np.array(5), [NAN]),
+        ],
+        "parameters": [
+            *plain("answer", ["rnn.*"], ("rnn.weight_hh_l0",), np.array(["rnn.*"])),
+            *plain("error", "rnn.*", "", 3, 0.5, True, ["no such"], [3], [None], {}, Anything(),
+                   [], (), ["out.*"], [["rnn.*"]]),
+        ],
+    },
+    "KPFlowAnalyzer": COMMON | {
+        "trainer": trainers("KPFlowAnalyzer"), "analysis_trials": count(), "n_components": count(),
+        "operators": words(), "axes": words(), "rank_threshold": share(open_low=True),
+        "gram": choice(), "reduction": choice(), "method": choice(), "n_probes": count(4),
+        "activity_tol": share(), "memory_limit": count(optional=True, largest=False),
+        "pooling": choice(),
+    },
+    "TaskAlignmentAnalyzer": COMMON | {
+        "trainer": trainers("TaskAlignmentAnalyzer"), "analysis_trials": count(),
+        "n_groups": count(optional=True),
+    },
+    "GramFlowAnalyzer": COMMON | {
+        "trainer": trainers("GramFlowAnalyzer"), "n_components": count(),
+        "rank_threshold": share(open_low=True), "gram_pairs": count(30, optional=True),
+        "max_kernel_size": count(),
+    },
+    "SequenceScaler": {"with_mean": flag(), "with_std": flag()},
+    "SequenceVectorizer": {"pooling": choice()},
+}  # fmt: skip
+
+#: Parameters that differ from their defaults in good calls: exact in any dtype, and small.
+GOOD: dict[str, Arguments] = {
+    "RecurrentTrainer": {"batch_size": None, "learning_rate": 0.5},
+    "FeedForwardTrainer": {"learning_rate": 0.125},
+    "KPFlowAnalyzer": {"n_components": 2, "rank_threshold": 0.75, "activity_tol": 0.0},
+    "GramFlowAnalyzer": {"n_components": 2, "rank_threshold": 0.75, "max_kernel_size": 100},
+}
 
 
 def _parameters(kind: str) -> Entry:
     def call(**given: Any) -> Any:
-        found = MAKERS[kind](**given).fit(**fit_data(kind))
-        if hasattr(found, "transform") and kind.startswith("Sequence"):
-            return found.transform(data()["X"])
-        return found
+        estimator = MAKERS[kind](**given).fit(**fit_data(kind))
+        return estimator.transform(data()["X"]) if kind.startswith("Sequence") else estimator
 
-    called = {"trainer": "trainer|network"}
-    return Entry(kind, call, lambda: dict(GOOD[kind]), _parameter_values(kind), called)
+    def make() -> Arguments:
+        return MAKERS[kind](**GOOD.get(kind, {})).get_params(deep=False)
+
+    return Entry(kind, call, make, PARAMETERS[kind], {"trainer": "trainer|network"})
 
 
 # ---------------------------------------------------------------------------------- methods
 
 
 def sequences(*, none: str = "error") -> list[Hostile]:
-    """Values of X (n_trials, n_timesteps, n_features)."""
+    """Return values of X (n_trials, n_timesteps, n_features)."""
     return [
-        *arrays.forms(),
-        *arrays.no_array(none=none),
-        Hostile("no features", lambda a: a[..., :0], "error"),
-        Hostile("booleans", lambda a: a > 0, "answer"),
-        Hostile("a list of frames", frames, "same"),
-    ]
-
-
-def frames(a: np.ndarray) -> list:
-    import pandas as pd
-
-    return [pd.DataFrame(trial) for trial in a]
+        *arrays.forms(), *arrays.no_array(none=none),
+        *made("error", {"no features": lambda a: a[..., :0]}),
+        *made("answer", {"booleans": lambda a: a > 0}),
+        *made("same", {"a list of frames": lambda a: [pd.DataFrame(trial) for trial in a]}),
+    ]  # fmt: skip
 
 
 def later(values: list[Hostile]) -> list[Hostile]:
-    """X after the fit: as many trials as one likes, of the features that were there."""
+    """Return values of X after the fit: any number of trials, with the features of the fit."""
+    kept = [v for v in values if v.name != "half too many"]
     return [
-        *(
-            replace(v, warns=f"{v.warns}|feature names".strip("|"))
-            for v in values
-            if v.name != "half too many"
-        ),
-        Hostile("other features", lambda a: a[..., :1], "error"),
-        Hostile("more features", lambda a: np.concatenate([a, a], -1), "error"),
-    ]
+        *warning(kept, "feature names"),
+        *made("error", {"other features": lambda a: a[..., :1],
+                        "more features": lambda a: np.concatenate([a, a], -1)}),
+    ]  # fmt: skip
 
 
 def rows() -> list[Hostile]:
-    """Values of X (n_samples, n_features)."""
+    """Return values of X (n_samples, n_features)."""
     return [*arrays.forms(), *arrays.tables(), *arrays.no_array()]
 
 
 def targets(*, later: bool = False) -> list[Hostile]:
-    """Values of y (n_trials, n_timesteps, n_outputs)."""
+    """Return values of y (n_trials, n_timesteps, n_outputs)."""
     fate = "error" if later else "either"
-    found = [
-        *arrays.forms(),
-        *arrays.no_array(none=fate),
-        Hostile("other steps", lambda a: a[:, :-1], "error"),
-        Hostile("no outputs", lambda a: a[..., :0], "error"),
-        Hostile("other outputs", lambda a: a[..., :1], fate),
-        Hostile("one number a trial", lambda a: a[:, 0, 0], fate),
-        Hostile("one word a trial", lambda a: np.array(["b", "a"] * 2), fate),
-        Hostile("objects a trial", lambda a: np.array(["b", "a"] * 2, object), fate),
-        Hostile("one class", lambda a: np.zeros(len(a), int), fate),
-        Hostile("a class a step", lambda a: (a[..., 0] > 0).astype(int), fate),
-        Hostile("truth a step", lambda a: a[..., 0] > 0, fate),
-        Hostile("words and numbers", lambda a: np.array(["b", 1, "a", 2], object), "error"),
-        Hostile("a list of both", lambda a: ["b", 1, "a", 2], "error"),
-        Hostile("a gap in words", lambda a: np.array(["b", None, "a", "a"], object), "error"),
-        Hostile("NaN in words", lambda a: np.array(["b", np.nan, "a", "a"], object), "error"),
-        Hostile("dates a trial", lambda a: np.zeros(len(a), "M8[s]"), "error"),
-    ]
-    return [replace(v, warns=f"{v.warns}|single sub-task".strip("|")) for v in found]
+    values = [
+        *arrays.forms(), *arrays.no_array(none=fate),
+        *made("error", {
+            "other steps": lambda a: a[:, :-1], "no outputs": lambda a: a[..., :0],
+            "words and numbers": lambda a: np.array(["b", 1, "a", 2], object),
+            "a list of both": lambda a: ["b", 1, "a", 2],
+            "a gap in words": lambda a: np.array(["b", None, "a", "a"], object),
+            "NaN in words": lambda a: np.array(["b", np.nan, "a", "a"], object),
+            "a date per trial": lambda a: np.zeros(len(a), "M8[s]"),
+        }),
+        *made(fate, {
+            "other outputs": lambda a: a[..., :1], "one number per trial": lambda a: a[:, 0, 0],
+            "one word per trial": lambda a: np.array(["b", "a"] * 2),
+            "an object per trial": lambda a: np.array(["b", "a"] * 2, object),
+            "one class": lambda a: np.zeros(len(a), int),
+            "a class per step": lambda a: (a[..., 0] > 0).astype(int),
+            "a boolean per step": lambda a: a[..., 0] > 0,
+        }),
+    ]  # fmt: skip
+    return warning(values, "only one sub-task")
 
 
 def values(*, later: bool = False) -> list[Hostile]:
-    """Values of y (n_samples,)."""
-    import pandas as pd
-
-    column = "either"
+    """Return values of y (n_samples,)."""
     return [
         *without(arrays.forms(), "every second entry"),
         *without(arrays.no_array(), "ragged list", "ragged objects", "no steps", "one axis",
                  "one axis too many", "sparse"),
-        Hostile("Series", pd.Series, "same"),
-        Hostile("Series with an index", lambda a: pd.Series(a, np.arange(len(a)) + 5), "same"),
-        Hostile("a column", lambda a: a[:, None], column),
-        Hostile("two columns", lambda a: np.stack([a, a], 1), "error" if later else "answer"),
-        Hostile("no columns", lambda a: a[:, None][:, :0], "error"),
-        Hostile("three axes", lambda a: a[:, None, None], "error"),
-        Hostile("booleans", lambda a: a > 0, "answer"),
+        *made("same", {"Series": pd.Series, "Series with an index": arrays.reindexed}),
+        *made("either", {"a column": lambda a: a[:, None]}),
+        *made("error" if later else "answer", {"two columns": lambda a: np.stack([a, a], 1)}),
+        *made("error", {"no columns": lambda a: a[:, None][:, :0],
+                        "three axes": lambda a: a[:, None, None]}),
+        *made("answer", {"booleans": lambda a: a > 0}),
     ]  # fmt: skip
 
 
 def weights() -> list[Hostile]:
-    """Values of loss_weight."""
+    """Return values of loss_weight."""
     return [
-        *arrays.forms(),
-        *arrays.no_array(none="answer"),
-        Hostile("negative", lambda a: -a, "error"),
-        Hostile("zero", np.zeros_like, "error"),
-        Hostile("tiny", lambda a: a * 1e-30, "answer"),
-        Hostile("other steps", lambda a: a[:, :-1], "error"),
-        Hostile("an axis of outputs", lambda a: a[..., None] * np.ones(N_OUTPUTS), "answer"),
-        Hostile("an axis of others", lambda a: a[..., None] * np.ones(5), "error"),
-        Hostile("booleans", lambda a: a > 1, "answer"),
-    ]
-
-
-def periods() -> list[Hostile]:
-    return [
-        *plain("answer", None, {"a": (0, 3)}, {"a": [0, 1]}, {1: (0, 1)}, {"a": (np.int64(0), 1)}),
-        *plain(
-            "error", {}, [], "a", 3, True, {"a": 3}, {"a": (0, 9)}, {"a": (1, 1)}, {"a": (2, 1)}
-        ),
-        *plain(
-            "error", {"a": (0, 1.5)}, {"a": (0, 1, 2)}, {"a": "01"}, {"rest": (0, 1)}, Anything()
-        ),
-        *plain("error", {"a": (0, 2), "b": (1, 3)}, {"a": (None, 2)}, {"a": (False, True)}),
-    ]
-
-
-def _method_values(kind: str, method: str, name: str) -> list[Hostile]:
-    on_tables, fits = kind in ON_TABLES, method.startswith("fit")
-    scales = kind == "SequenceScaler" or kind == "SequenceVectorizer"
-    if name == "X":
-        if on_tables:
-            return but(rows(), {"float32": "answer"}) if fits else later(rows())
-        # Networks for float32 draw their weights as such, other ones.
-        found = but(sequences(), {"float32": "answer"} if fits else {})
-        alone = kind.startswith("Sequence")
-        found = without(found, "half too many") if alone else found
-        if fits or method in ("score", "verify"):
-            return found
-        return later(found) if not alone else found
-    made = {
-        "y": lambda: values(later=not fits) if on_tables else targets(later=not fits),
-        "mask": arrays.masks, "loss_weight": weights,
-        "tasks": lambda: arrays.labels(none="either"),
-        "conditions": lambda: arrays.labels(none="answer"), "periods": periods,
-        "X_analysis": lambda: without(sequences(none="either"), "half too many"),
-        "y_analysis": lambda: but(targets(later=True), {"None": "either"}),
-        "input_features": lambda: [], "sample_weight": lambda: [],
-        "n_steps": lambda: count(0), "learning_rate": lambda: real(open_low=True, optional=True),
-        "start": lambda: iteration(none="answer"), "first": iteration, "last": iteration,
-        "record": records, "X_new": lambda: but(later(rows()), {"None": "answer"}),
-        "transform": lambda: plain("either", None, "pandas", "no such", 3, []),
-        "fit_params": lambda: [],
-    }  # fmt: skip
-    assert scales or name in made, f"{kind}.{method}({name})"
-    return made[name]()
+        *arrays.forms(), *arrays.no_array(none="answer"),
+        *made("error", {"negative": np.negative, "zero": np.zeros_like,
+                        "other steps": lambda a: a[:, :-1],
+                        "an axis of others": lambda a: a[..., None] * np.ones(5)}),
+        *made("answer", {"tiny": lambda a: a * 1e-30, "booleans": lambda a: a > 1,
+                         "an axis of outputs": lambda a: a[..., None] * np.ones(N_OUTPUTS)}),
+    ]  # fmt: skip
 
 
 def iteration(*, none: str = "error") -> list[Hostile]:
+    """Return values of an argument that names an iteration of the training."""
     return [
-        *plain(none, None),
-        *(plain("either", np.int64(0), 0) if none == "error" else []),
-        *plain(
-            "error", -1, 1, 99, 0.5, "0", "", [], [0], {}, True, Anything(), float("nan"), 10**30
-        ),
-        *plain("error", np.array([0, 2])),
-    ]
+        *plain(none, None), *(plain("either", np.int64(0), 0) if none == "error" else []),
+        *plain("error", -1, 1, 99, 0.5, "0", "", [], [0], {}, True, Anything(), NAN, 10**30,
+               np.array([0, 2])),
+    ]  # fmt: skip
 
 
-def records() -> list[Hostile]:
-    return [
-        *plain("answer", None, [0], (0, 1), range(2), np.array([0, 1]), [1, 0, 1], []),
-        *plain(
-            "error", 3, "01", "a", [-1], [99], [0.5], ["0"], [None], True, [True], {}, Anything()
-        ),
-        *plain("error", [[0]], [float("nan")]),
-    ]
+PERIODS = [
+    *plain("answer", None, {"a": (0, 3)}, {"a": [0, 1]}, {1: (0, 1)}, {"a": (np.int64(0), 1)}),
+    *plain("error", {}, [], "a", 3, True, {"a": 3}, {"a": (0, 9)}, {"a": (1, 1)}, {"a": (2, 1)},
+           {"a": (0, 1.5)}, {"a": (0, 1, 2)}, {"a": "01"}, {"rest": (0, 1)}, Anything(),
+           {"a": (0, 2), "b": (1, 3)}, {"a": (None, 2)}, {"a": (False, True)}),
+]  # fmt: skip
+RECORDS = [
+    *plain("answer", None, [0], (0, 1), range(2), np.array([0, 1]), [1, 0, 1], []),
+    *plain("error", 3, "01", "a", [-1], [99], [0.5], ["0"], [None], True, [True], {}, Anything(),
+           [[0]], [NAN]),
+]  # fmt: skip
+#: Arguments of methods with the same values wherever they occur; X and y follow below.
+ARGUMENTS: dict[str, Callable[[], list[Hostile]]] = {
+    "mask": arrays.masks, "loss_weight": weights, "tasks": partial(arrays.labels, none="either"),
+    "conditions": arrays.labels, "periods": lambda: PERIODS, "record": lambda: RECORDS,
+    "X_analysis": lambda: without(sequences(none="either"), "half too many"),
+    "y_analysis": lambda: but(targets(later=True), {"None": "either"}),
+    "n_steps": partial(count, 0), "learning_rate": partial(positive, optional=True),
+    "start": partial(iteration, none="answer"), "first": iteration, "last": iteration,
+    "X_new": lambda: but(later(rows()), {"None": "answer"}), "input_features": list,
+    "sample_weight": list, "transform": lambda: plain("either", None, "pandas", "no such", 3, []),
+}  # fmt: skip
+
+
+def _values_of(kind: str, method: str, name: str) -> list[Hostile]:
+    on_tables, fits = kind in ON_TABLES, method.startswith("fit")
+    if name == "y":
+        return values(later=not fits) if on_tables else targets(later=not fits)
+    if name != "X":
+        return ARGUMENTS[name]()
+    if on_tables:
+        return but(rows(), {"float32": "answer"}) if fits else later(rows())
+    # The initial weights of a float32 network are drawn in float32, and differ.
+    X = but(sequences(), {"float32": "answer"} if fits else {})
+    if kind.startswith("Sequence"):
+        return without(X, "half too many")
+    return X if fits or method in ("score", "verify") else later(X)
 
 
 def _methods(kind: str) -> Iterator[Entry]:
-    from tests.tools.bad_input.public import parameters, public_callables
-
     for name, function_ in public_callables().items():
         owner, _, method = name.partition(".")
         if owner != kind or not method or method == "network_at" or method.startswith("set_"):
             continue
-        fits = method.startswith("fit")
-        given = parameters(function_)
-        hostile = {p: _method_values(kind, method, p) for p in given if p not in ("fit_params",)}
+        fits, given = method.startswith("fit"), parameters(function_)
+        judged = [p for p in given if p != "fit_params"]
         if kind.startswith("Sequence"):
-            hostile.pop("y", None)
+            judged = [p for p in judged if p != "y"]
+        hostile = {p: _values_of(kind, method, p) for p in judged}
         apart = {p: hostile.pop(p) for p in ("X_analysis", "y_analysis") if p in hostile}
         if "X" in given:
-            hostile["*"] = edges(
-                [p for p in given if p in hostile], fits=fits, has_steps=kind not in ON_TABLES
-            )
+            hostile["*"] = edges(hostile, fits=fits, has_steps=kind not in ON_TABLES)
         call = _caller(kind, method, fits)
-        yield Entry(name, call, _good(kind, method, given), hostile)
+        yield Entry(name, call, lambda kind=kind, given=given: _good(kind, given), hostile)
         if apart:
-            yield Entry(f"{name} (trials of their own)", call, _with_own_trials(kind), apart)
+            yield Entry(f"{name} (trials of their own)", call, lambda: _good_apart(kind), apart)
 
 
-def _caller(kind: str, method: str, fits: bool) -> Any:
+def _caller(kind: str, method: str, fits: bool) -> Callable[..., Any]:
     def call(**arguments: Any) -> Any:
-        estimator = MAKERS[kind]() if fits else fitted(kind)
-        return getattr(estimator, method)(**arguments)
+        return getattr(MAKERS[kind]() if fits else fitted(kind), method)(**arguments)
 
     return call
 
 
-def _with_own_trials(kind: str) -> Any:
-    def make() -> Arguments:
-        found = fit_data(kind)
-        return found | {"X_analysis": found["X"].copy(), "y_analysis": found["y"].copy()}
-
-    return make
+def _good_apart(kind: str) -> Arguments:
+    given = fit_data(kind)
+    return given | {f"{name}_analysis": given[name].copy() for name in ("X", "y")}
 
 
-def _good(kind: str, method: str, names: list[str]) -> Any:
-    source = table if kind in ON_TABLES else data
-    extra = {"n_steps": 1, "learning_rate": 0.5, "first": 0, "last": 2}
-    chosen = [n for n in names if n not in ("conditions",) or kind != "KPFlowAnalyzer"]
-
-    def make() -> Arguments:
-        found = {n: v for n, v in source().items() if n in chosen}
-        found |= {n: v for n, v in extra.items() if n in names}
-        if kind.startswith("Sequence"):
-            found.pop("y", None)
-        if "X_new" in names:
-            found["X_new"] = table()["X"]
-        return found
-
-    return make
+def _good(kind: str, names: list[str]) -> Arguments:
+    source = table() if kind in ON_TABLES else data()
+    source |= {"n_steps": 1, "learning_rate": 0.5, "first": 0, "last": 2, "X_new": table()["X"]}
+    unused = {"y"} if kind.startswith("Sequence") else set()
+    unused |= {"conditions"} if kind == "KPFlowAnalyzer" else set()
+    return {n: v for n, v in source.items() if n in names and n not in unused}

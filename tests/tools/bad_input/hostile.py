@@ -1,31 +1,29 @@
-"""One hostile value, made from a good one, and what may come of it."""
+"""A hostile value, made from a good one, and the outcome that it must have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Hostile:
-    """A value that users hand in by mistake, or in another form than expected.
+    """A value that users pass by mistake, or in an unexpected form.
 
     Attributes
     ----------
     name : str
-        What it is.
+        Its name in reports.
     make : callable
-        Returns it, made from the good value.
+        Returns the value, given the good one.
     fate : {"same", "answer", "error", "either", "same or error"}
-        "same": the answer that the good value has; "answer": a finite one, or missing with its
-        reason; "error": one that names the argument; the others leave the choice.
+        The outcome. "same": the answer to the good value; "answer": finite numbers, or a reason
+        for missing ones; "error": an error that names the argument; the others allow both.
     tolerance : float
-        Relative, in comparing answers.
+        Relative tolerance for comparing answers.
     warns : str
-        Pattern of the warnings that are due.
-    with_ : dict of str to callable
-        Other arguments that have to change with it.
+        Pattern of the warnings that are expected.
     """
 
     name: str
@@ -33,7 +31,11 @@ class Hostile:
     fate: str
     tolerance: float = 1e-9
     warns: str = ""
-    with_: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+
+def made(fate: str, makers: Mapping[str, Callable], **options: Any) -> list[Hostile]:
+    """Return values that are made from the good one, by name."""
+    return [Hostile(name, make, fate, **options) for name, make in makers.items()]
 
 
 def plain(fate: str, *values: Any, warns: str = "") -> list[Hostile]:
@@ -48,7 +50,7 @@ def short(value: Any) -> str:
 
 
 def but(values: Iterable[Hostile], fates: dict[str, str]) -> list[Hostile]:
-    """Return values of which some, by their names, meet another fate."""
+    """Return the values, with other fates for those of some names."""
     named = dict(fates)
     out = [replace(v, fate=named.pop(v.name, v.fate)) for v in values]
     assert not named, f"no values are called {sorted(named)}"
@@ -56,7 +58,17 @@ def but(values: Iterable[Hostile], fates: dict[str, str]) -> list[Hostile]:
 
 
 def without(values: Iterable[Hostile], *names: str) -> list[Hostile]:
-    """Return the values but those of some names."""
+    """Return the values except those of some names."""
     values = list(values)
     assert set(names) <= {v.name for v in values}, f"no values are called {names}"
     return [v for v in values if v.name not in names]
+
+
+def only(values: Iterable[Hostile], *names: str) -> list[Hostile]:
+    """Return the values of some names."""
+    return [v for v in values if v.name in names]
+
+
+def warning(values: Iterable[Hostile], pattern: str) -> list[Hostile]:
+    """Return the values, each allowed to cause one more kind of warning."""
+    return [replace(v, warns=f"{v.warns}|{pattern}".strip("|")) for v in values]

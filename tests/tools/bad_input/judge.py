@@ -1,4 +1,4 @@
-"""The judge: a right answer, or one clear error; anything else is a fault, said in words."""
+"""The judge: a right answer or one clear error is expected; all else is a fault, in words."""
 
 from __future__ import annotations
 
@@ -21,46 +21,40 @@ from kpflow_sklearn import CheckpointError, UnsupportedNetworkError
 from tests.tools.bad_input.answers import differences, flat, gaps
 
 TIME_LIMIT = 60.0
-CLEAR = (
-    ValueError,
-    TypeError,
-    FileNotFoundError,
-    NotFittedError,
-    CheckpointError,
-    UnsupportedNetworkError,
-)
-#: What only somebody who knows the inside of a library understands.
+CLEAR = (ValueError, TypeError, FileNotFoundError, NotFittedError, CheckpointError,
+         UnsupportedNetworkError)  # fmt: skip
+#: Words that presuppose knowledge of the inside of a library.
 INTERNAL = re.compile(
     r"mat1|aten::|at::|size of tensor|broadcast|ufunc|has no attribute|not supported between|"
     r"unsupported operand|Traceback|inhomogeneous|setting an array element|not subscriptable|"
     r"unpack|integer scalar arrays|ScalarType|ambiguous|not iterable|has no len|object is not "
     r"callable|size-1 array|not a sequence|numpy\.object_|must be tuple of ints|index \d+ is out"
 )
-#: What a network can be called besides: by its parts.
+#: Other names for a network: those of its parts.
 PARTS = "|network|recurrent|readout|step|layer|GRU"
-#: What an array can be said to be.
+#: Words that describe an array.
 OF_ARRAYS = re.compile(
     r"shape|overflow|dtype|NaN|infinity|infinite|complex|sparse|dimension|sample|"
-    r"\bholds?\b|\bup to\b|"
-    r"\bgot\b|\bconvert|\bComplex|\bSparse|\bhas\b|\bhave\b|\bdim\b|\bmissing\b|\bbetween\b|\bunknown\b|\bcontains\b"
+    r"\b(holds?|up to|got|convert\w*|Complex\w*|Sparse\w*|has|have|dim|missing|between|unknown|"
+    r"contains|invalid|reach\w*)\b"
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one call came to: "answer", "error", or a fault, and what was wrong."""
+    """The outcome of a call, "answer", "error" or "hang", and its fault if there is one."""
 
     outcome: str
     fault: str = ""
 
     @property
     def is_right(self) -> bool:
-        """Whether it is what users may rely on."""
+        """Whether there is no fault."""
         return not self.fault
 
 
 class TookTooLong(BaseException):
-    """Raised by the alarm; no ``except Exception`` in between may swallow it."""
+    """Raised by the alarm; no ``except Exception`` catches it."""
 
 
 @contextmanager
@@ -88,36 +82,27 @@ def judge(
     tolerance: float,
     warns: str,
 ) -> Verdict:
-    """Make one call with the argument named ``changed`` made hostile, and judge it.
+    """Make a call with one hostile argument, and judge the outcome.
 
     Parameters
     ----------
     call, arguments
-        What is called, with what.
+        The callable and its keyword arguments.
     changed : str
-        The hostile argument, "*" for all.
+        The hostile argument, "*" for several.
     names : str
-        What an error may call it, parted by "|".
-    fate : {"same", "answer", "error", "either", "same or error"}
-        What may come back.
+        Names of the argument in errors, separated by "|".
+    fate, tolerance, warns
+        As in `Hostile`.
     expected : callable
-        Returns the flat answer to the plain form of the argument, for "same".
-    tolerance : float
-        Relative, for comparing with it.
-    warns : str
-        Pattern of the warnings that are due; empty if there are none.
-
-    Returns
-    -------
-    Verdict
-        The outcome and, if it is wrong, why.
+        Returns the flat answer to the good value, for the fate "same".
     """
     before = {name: kept(value) for name, value in arguments.items()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with time_limit(TIME_LIMIT):
-                found = flat(call(**arguments))
+                answer = flat(call(**arguments))
         except TookTooLong:
             return Verdict("hang", f"no answer within {TIME_LIMIT:g} s")
         except Exception as error:
@@ -125,11 +110,11 @@ def judge(
         else:
             outcome, fault = "answer", ""
             if fate == "error":
-                fault = "took what makes no sense, without a word"
+                fault = "accepted a meaningless value"
             undefined = any("not well-defined" in str(w.message) for w in caught)
-            fault = fault or ("" if undefined else gaps(found))
+            fault = fault or ("" if undefined else gaps(answer))
             if not fault and fate.startswith("same"):
-                fault = differences(found, expected(), tolerance)
+                fault = differences(answer, expected(), tolerance)
     unexpected = [
         w
         for w in caught
@@ -148,12 +133,12 @@ def _judge_error(error: Exception, names: str, value: Any, fate: str) -> str:
     message, kind = str(error), type(error).__name__
     said = f"{kind}: {message[:160]}"
     if fate in ("same", "answer"):
-        return f"refused what is fine: {said}"
+        return f"refused a valid value: {said}"
     if type(error) not in CLEAR:
         return f"not a clear error: {said}"
     if re.match(rf"(unsupported operand|can't multiply|operand ').*({names})", message):
-        return ""  # Python's own words for a sum or product that there is not.
-    # What a user's own code says, when it fails, is quoted.
+        return ""  # Python's own message for an undefined sum or product.
+    # Errors of a user's own code are quoted after these words.
     if INTERNAL.search(
         re.split(r" failed with | cannot take a step | cannot be made ", message)[0]
     ):
@@ -164,10 +149,10 @@ def _judge_error(error: Exception, names: str, value: Any, fate: str) -> str:
         return ""
     if not re.search(rf"\b({names})\b", message):
         return f"does not name {names}: {said}"
-    return "" if says_what_came(message, value) else f"does not say what came: {said}"
+    return "" if describes(message, value) else f"does not describe the value: {said}"
 
 
-def says_what_came(message: str, value: Any) -> bool:
+def describes(message: str, value: Any) -> bool:
     """Whether a message holds the value, its type, or what is wrong with an array."""
     if type(value).__name__ in message or "got" in message.split():
         return True
@@ -176,10 +161,9 @@ def says_what_came(message: str, value: Any) -> bool:
     if value is None and re.search(r"without|\bgive\b", message):
         return True
     if isinstance(value, torch.nn.Module):
-        return bool(
-            re.search(r"finite|values|found|takes|has|cannot|False|beyond|supported", message)
-        )
-    if isinstance(value, (list, tuple)) and any(says_what_came(message, v) for v in value):
+        words = r"finite|values|found|takes|has|cannot|False|beyond|supported"
+        return bool(re.search(words, message))
+    if isinstance(value, (list, tuple)) and any(describes(message, v) for v in value):
         return True
     if isinstance(value, (Path, str, bytes, int, float, complex, np.generic)):
         return str(value) in message or repr(value) in message
@@ -189,17 +173,17 @@ def says_what_came(message: str, value: Any) -> bool:
 
 
 def kept(value: Any) -> Any:
-    """Return a copy to compare with afterwards."""
+    """Return a copy, for comparison after the call."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     try:
         return copy.deepcopy(value)
-    except Exception:  # Files, generators and other things that nobody can copy.
+    except Exception:  # Files and generators, for example, cannot be copied.
         return value
 
 
 def unchanged(before: Any, after: Any) -> bool:
-    """Whether an argument is still what it was."""
+    """Whether an argument has kept its value."""
     if isinstance(after, torch.nn.Module):
         return unchanged(dict(before.state_dict()), dict(after.state_dict()))
     if isinstance(after, torch.Tensor) and (

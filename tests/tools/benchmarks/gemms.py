@@ -1,4 +1,4 @@
-"""The limit: nothing but the matrix products of the same size, into memory that is there."""
+"""The limit: only the matrix products of the same size, into memory allocated before."""
 
 from __future__ import annotations
 
@@ -73,12 +73,7 @@ def tangent_kernel(problem: Problem) -> Callable[[], None]:
 def gramians(problem: Problem) -> tuple[Callable[[], None], float]:
     """Exact Gramians of P: for each trial and step five H x H products.
 
-    Returns
-    -------
-    run : callable
-        Those of a tenth of the steps.
-    share : float
-        Which share of all steps that is.
+    Returns those of a tenth of the steps, and the share of all steps that this is.
     """
     size = problem.size
     n_steps = max(1, size.steps // 10)

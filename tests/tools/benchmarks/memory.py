@@ -1,4 +1,4 @@
-"""Section "memory": the peak above what is resident before the call, each in its own process."""
+"""Section "memory": the peak above the resident memory before the call, in its own process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from tests.tools.benchmarks.spectra import ANALYSES
 from tests.tools.benchmarks.tables import Table
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-#: Freed memory goes back to the system at once, so that what a call needs is not hidden by what
-#: an earlier one has left.
+#: Freed memory goes back to the system at once, so that earlier calls do not hide what one needs.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def contenders(size: Size, max_gb: float) -> tuple[dict[str, Contender], list[str]]:
     """Return every contender by "operator: name", and remarks on those left out."""
-    found, remarks = {}, []
+    by_name, remarks = {}, []
     for operator, group in PRODUCTS.items():
         able, why = runnable(group, size, max_gb)
-        found |= {f"{operator}: {name}": contender for name, contender in able.items()}
+        by_name |= {f"{operator}: {name}": contender for name, contender in able.items()}
         remarks += why
-    return found | {name: v.prepare for name, v in ANALYSES.items()}, remarks
+    return by_name | {name: v.prepare for name, v in ANALYSES.items()}, remarks
 
 
 def memory(size: Size, max_gb: float) -> Table:
@@ -44,11 +43,11 @@ def memory(size: Size, max_gb: float) -> Table:
     )
     able, table.remarks = contenders(size, max_gb)
     for name in able:
-        found = _in_child(name, size)
-        if isinstance(found, str):
-            table.remarks.append(f"{name}: failed, {found}")
+        megabytes = _in_child(name, size)
+        if isinstance(megabytes, str):
+            table.remarks.append(f"{name}: failed, {megabytes}")
         else:
-            table.add(name, found[0] / q_mb, *found)
+            table.add(name, megabytes[0] / q_mb, *megabytes)
     return table
 
 
@@ -64,21 +63,15 @@ def _in_child(name: str, size: Size) -> list[float] | str:
 
 
 def child(task: str) -> None:
-    """Measure one contender in this process and print what `memory` reads.
+    """Measure one contender in this process and print the numbers that `memory` reads.
 
-    Prints the peak of the call and the peak of the preparation above what was resident before
-    each, and what the preparation keeps, in MB.
+    They are the peaks of the call and of the preparation above the resident memory before each,
+    and the memory that the preparation keeps, in MB.
     """
     about = json.loads(task)
     torch.set_num_threads(about["threads"])
     size = Size(**about["size"])
-    name = about["name"]
-    prepare: Contender
-    if name in ANALYSES:
-        prepare = ANALYSES[name].prepare
-    else:
-        operator, _, rest = name.partition(": ")
-        prepare = PRODUCTS[operator][rest]
+    prepare = contenders(size, float("inf"))[0][about["name"]]
     prepare(make_problem(size.tiny()))()
     problem = make_problem(size)
     gc.collect()
@@ -88,9 +81,9 @@ def child(task: str) -> None:
     prepared = _peak() - start
     before = _reset_peak()
     result = run()
-    found = [_peak() - before, prepared, before - start]
+    megabytes = [_peak() - before, prepared, before - start]
     del result
-    print(json.dumps([max(0.0, v) for v in found]))
+    print(json.dumps([max(0.0, v) for v in megabytes]))
 
 
 def _reset_peak() -> float:
@@ -115,5 +108,5 @@ def _can_reset() -> bool:
 
 
 def _read(entry: str) -> float:
-    found = re.search(rf"{entry}:\s+(\d+) kB", _STATUS.read_text())
-    return 1.024e-3 * int(found[1]) if found else 0.0
+    match = re.search(rf"{entry}:\s+(\d+) kB", _STATUS.read_text())
+    return 1.024e-3 * int(match[1]) if match else 0.0

@@ -17,22 +17,9 @@ ACTIVITY_RANK = 32
 
 
 def operator_of(problem: Problem, name: str, **compression: Any) -> LinearOperator:
-    """Return an operator of the network on its trials.
+    """Return P, P*, K or PKP* of the network on its trials.
 
-    Parameters
-    ----------
-    problem : Problem
-        The network and its trials.
-    name : {"P", "P*", "K", "PKP*"}
-        Which.
-    **compression
-        Arguments of ``K.compress``, which cuts the activity that enters K and PKP*; none leave it
-        whole.
-
-    Returns
-    -------
-    LinearOperator
-        The operator.
+    ``compression`` holds arguments of ``K.compress``, which truncates the activity in K and PKP*.
     """
     lin = linearize(problem.network, problem.X)
     if name in {"P", "P*"}:
@@ -54,8 +41,8 @@ def product(name: str, **compression: Any) -> Contender:
 def in_place(name: str, **compression: Any) -> Contender:
     """Return the contender that overwrites its argument, as estimates do.
 
-    The argument is copied first, which takes a tenth of the time or so; memory for it and for the
-    result is there already.
+    The argument is copied first, into memory allocated before; that takes about a tenth of the
+    time.
     """
 
     def prepare(problem: Problem) -> Callable[[], Tensor]:

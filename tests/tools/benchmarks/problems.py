@@ -1,4 +1,4 @@
-"""What is timed: a network, its trials and random probes, in our form and in torch's."""
+"""The timed problems: a network, its trials and random probes, in our form and in torch's."""
 
 from __future__ import annotations
 
@@ -43,28 +43,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Problem:
-    """A size with its arrays.
-
-    Attributes
-    ----------
-    size : Size
-        What was asked for.
-    X, y : ndarray of float32, shape (B, T, 3)
-        Trials of the memory-pro task, cut or padded with zeros to T steps.
-    network : RecurrentNetwork
-        An untrained network with torch's initial weights.
-    module : nn.RNN or nn.GRU
-        The same recurrent weights in torch's module, batch first.
-    q : Tensor of float32, shape (k, B, T, H)
-        Random probes.
-    """
+    """A size with its arrays, in float32."""
 
     size: Size
-    X: np.ndarray
+    X: np.ndarray  # Trials of the memory-pro task, cut or padded with zeros, (B, T, 3).
     y: np.ndarray
-    network: RecurrentNetwork
-    module: nn.RNNBase
-    q: Tensor
+    network: RecurrentNetwork  # Untrained, with torch's initial weights.
+    module: nn.RNNBase  # The same recurrent weights in torch's module, batch first.
+    q: Tensor  # Random probes, (k, B, T, H).
 
     @property
     def inputs(self) -> Tensor:
@@ -72,7 +58,7 @@ class Problem:
         return torch.as_tensor(self.X)
 
 
-#: Gets everything ready that a product can reuse, and returns what computes the product with q.
+#: Prepares everything that a product can reuse, and returns a function for the product with q.
 Contender = Callable[[Problem], Callable[[], object]]
 
 
@@ -90,18 +76,10 @@ def make_problem(size: Size, seed: int = 0) -> Problem:
     """Return the problem of a size; the same one at every call."""
     X, y = make_trials(size.trials, size.steps, size.noise, seed)
     network = build_network(
-        size.cell,
-        X.shape[2],
-        y.shape[2],
-        hidden_size=size.hidden,
-        n_layers=1,
-        init_scale=1.0,
-        recurrent_init="torch",
-        alpha=1.0,
-        learn_initial_state=False,
-        dtype=torch.float32,
+        size.cell, X.shape[2], y.shape[2], hidden_size=size.hidden, n_layers=1, init_scale=1.0,
+        recurrent_init="torch", alpha=1.0, learn_initial_state=False, dtype=torch.float32,
         seed=seed,
-    )
+    )  # fmt: skip
     module = CELLS[size.cell](X.shape[2], size.hidden, batch_first=True)
     module.load_state_dict(network.recurrent.state_dict())
     shape = (size.probes, size.trials, size.steps, size.hidden)

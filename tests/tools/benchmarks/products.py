@@ -54,7 +54,7 @@ PRODUCTS: dict[str, dict[str, Contender]] = {
     },
 }
 
-#: What is done once for a network and its trials.
+#: Work done once for a network and its trials.
 PREPARATIONS: dict[str, Callable[[Problem], object]] = {
     OURS: lambda p: operator_of(p, "PKP*"),
     BY_TOL: lambda p: operator_of(p, "PKP*", tolerance=ACTIVITY_TOL),
@@ -67,38 +67,26 @@ PREPARATIONS: dict[str, Callable[[Problem], object]] = {
 
 def runnable(contenders: dict[str, object], size: Size, max_gb: float) -> tuple[dict, list[str]]:
     """Return the contenders that can run, and a remark on each that cannot."""
-    found, remarks = {}, []
+    able, remarks = {}, []
     for name, contender in contenders.items():
         if name.startswith("stored J") and size.jacobian_gb() > max_gb:
             remarks.append(f"{name}: left out, the Jacobians take {size.jacobian_gb():.1f} GB.")
         elif name == "curvlinops" and not autodiff.HAS_CURVLINOPS:
             remarks.append(f"{name}: left out, it is not installed.")
         else:
-            found[name] = contender
-    return found, remarks
+            able[name] = contender
+    return able, remarks
 
 
-def difference(found: Tensor, reference: Tensor) -> float:
-    """Return |found - reference| / |reference|."""
-    return float((found - reference).norm() / reference.norm())
+def difference(other: Tensor, reference: Tensor) -> float:
+    """Return |other - reference| / |reference|."""
+    return float((other - reference).norm() / reference.norm())
 
 
 def products(size: Size, repeats: int, max_gb: float) -> list[Table]:
-    """Time the products of one size.
+    """Return tables of the times of the products of one size, and of their preparations.
 
-    Parameters
-    ----------
-    size : Size
-        Which.
-    repeats : int
-        How often each contender is timed.
-    max_gb : float
-        Jacobians larger than this are not stored.
-
-    Returns
-    -------
-    list of Table
-        The products, and the preparations.
+    Jacobians of more than ``max_gb`` are not stored.
     """
     problem = make_problem(size)
     table = Table(

@@ -30,9 +30,9 @@ def scaling(base: Size, repeats: int) -> Table:
             runs |= {f"{name} {value}": product(name)(problem) for name in SCALED}
         middle = medians(alternate(runs, repeats))
         for name in SCALED:
-            found = np.array([middle[f"{name} {value}"] for value in values])
-            slope = float(np.polyfit(np.log(values), np.log(found), 1)[0])
+            seconds = np.array([middle[f"{name} {value}"] for value in values])
+            slope = float(np.polyfit(np.log(values), np.log(seconds), 1)[0])
             points = ", ".join(map(str, values))
-            table.add(name, letter, slope, points, ", ".join(f"{1e3 * v:.3g}" for v in found))
+            table.add(name, letter, slope, points, ", ".join(f"{1e3 * v:.3g}" for v in seconds))
     table.rows.sort(key=lambda row: SCALED.index(row[0]))
     return table

@@ -59,9 +59,9 @@ def _parameter_spectrum(**compression: float) -> Analysis:
 
         return run
 
-    def describe(problem: Problem, found: Any) -> str:
-        n = len(found.eigenvalues)
-        return f"effective dimension {found.effective_dimension.value:.5g} of {n} eigenvalues"
+    def describe(problem: Problem, spectrum: Any) -> str:
+        n = len(spectrum.eigenvalues)
+        return f"effective dimension {spectrum.effective_dimension.value:.5g} of {n} eigenvalues"
 
     return Analysis(prepare, describe)
 
@@ -71,10 +71,10 @@ def _modes(operator: str) -> Analysis:
         op = operator_of(problem, operator)
         return lambda: leading_modes(op, N_MODES, random_state=0)
 
-    def describe(problem: Problem, found: Any) -> str:
-        residual = worst_residual(problem, operator, found.eigenvalues, found.eigenfunctions)
-        said = found.residuals.max()
-        return f"{len(found[0])} modes, worst residual {residual:.1e} (reported {said:.1e})"
+    def describe(problem: Problem, modes: Any) -> str:
+        residual = worst_residual(problem, operator, modes.eigenvalues, modes.eigenfunctions)
+        reported = modes.residuals.max()
+        return f"{len(modes[0])} modes, worst residual {residual:.1e} (reported {reported:.1e})"
 
     return Analysis(prepare, describe)
 
@@ -98,18 +98,18 @@ def _snapshot(problem: Problem) -> Callable[[], object]:
     trials = AnalysisTrials(problem.X, Targets(problem.y, weight), None)
 
     def run() -> object:
-        found = SnapshotAnalysis(problem.network, 0, trials, Objective("mse"), tolerance)
-        return found.rows(found.spectra(settings), settings)
+        analysis = SnapshotAnalysis(problem.network, 0, trials, Objective("mse"), tolerance)
+        return analysis.rows(analysis.spectra(settings), settings)
 
     return run
 
 
 def _describe_snapshot(problem: Problem, rows: Any) -> str:
-    found = [r for r in rows if r["quantity"] == "effective_dimension"]
-    known = [r for r in found if r["value"] > 0]
-    n_missing = len(found) - len(known)
-    missing = f", {n_missing} of {len(found)} missing" if n_missing else ""
-    worst = max(known, key=lambda r: r["std_error"] / r["value"])
+    dimensions = [r for r in rows if r["quantity"] == "effective_dimension"]
+    present = [r for r in dimensions if r["value"] > 0]
+    n_missing = len(dimensions) - len(present)
+    missing = f", {n_missing} of {len(dimensions)} missing" if n_missing else ""
+    worst = max(present, key=lambda r: r["std_error"] / r["value"])
     if worst["std_error"] == 0:
         return "all effective dimensions exact" + missing
     error = worst["std_error"] / worst["value"]

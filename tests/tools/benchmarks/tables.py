@@ -44,15 +44,7 @@ class Table:
 
 
 class Report:
-    """Prints tables as they come, and keeps a markdown file of them up to date.
-
-    Parameters
-    ----------
-    output : str or None
-        The file.
-    command : str
-        What was run.
-    """
+    """Print tables as they are finished, and keep a markdown file of them up to date."""
 
     def __init__(self, output: str | None, command: str) -> None:
         self.output, self.tables = output, []

@@ -16,21 +16,9 @@ def alternate(
     repeats: int,
     inspect: Callable[[str, object], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Time every contender ``repeats`` times, in turns, after one warm-up each.
+    """Return the seconds of every contender, run ``repeats`` times in turns after a warm-up.
 
-    Parameters
-    ----------
-    runs : mapping of str to callable
-        The contenders.
-    repeats : int
-        How often.
-    inspect : callable, optional
-        Called with the name and the result of each warm-up.
-
-    Returns
-    -------
-    dict of str to list of float
-        Seconds.
+    ``inspect`` is called with the name and the result of each warm-up.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     turns = {}
@@ -57,7 +45,7 @@ def _timed(run: Callable[[], object]) -> tuple[float, object]:
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
     """Return the median time of each contender."""
-    return {name: median(found) for name, found in times.items()}
+    return {name: median(seconds) for name, seconds in times.items()}
 
 
 def milliseconds(seconds: list[float]) -> str:

@@ -1,1 +1,1 @@
-"""Formulas broken on purpose: the tests must see each of them."""
+"""Formulas broken on purpose: the tests must notice each of them."""

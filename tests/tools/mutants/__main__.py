@@ -1,7 +1,7 @@
 """The command: python -m tests.tools.mutants breaks one formula at a time and runs the tests.
 
-Each mutant is made in a copy of the repository. One that no test sees has survived; the exit
-code is their number.
+Each mutant is made in a copy of the code. It survives if no test fails; the exit code is the
+number of survivors.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from pathlib import Path
 from tests.tools.mutants.formulas import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[3]
+COPIED = ("kpflow_sklearn", "tests", "conftest.py", "setup.cfg")
 
 
 def is_killed(mutant: Mutant) -> tuple[bool, str]:
-    """Return whether a test fails on the mutant, and the first that does."""
+    """Return whether a test fails on the mutant, and the first one that does."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "*.egg-info", "build"))
+        copy = Path(folder)
+        for name in COPIED:
+            copy_one = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy_one(ROOT / name, copy / name)
         file = copy / "kpflow_sklearn" / mutant.file
         source = file.read_text(encoding="utf-8")
         if source.count(mutant.right) != 1:
-            raise SystemExit(f"{mutant.name}: {mutant.file} holds {mutant.right!r} not once")
+            raise SystemExit(f"{mutant.name}: {mutant.file} does not hold {mutant.right!r} once")
         file.write_text(source.replace(mutant.right, mutant.wrong), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
         command += [f"tests/{name}.py" for name in mutant.tests]
@@ -38,9 +41,9 @@ def is_killed(mutant: Mutant) -> tuple[bool, str]:
 
 
 def main() -> int:
-    """Run the mutants and return how many survived."""
+    """Run the mutants and return the number of survivors."""
     parser = argparse.ArgumentParser("python -m tests.tools.mutants", description=__doc__)
-    parser.add_argument("names", nargs="*", help="some of them (default: all)")
+    parser.add_argument("names", nargs="*", help="names of mutants (default: all)")
     chosen = parser.parse_args().names
     survivors = 0
     for mutant in MUTANTS:
