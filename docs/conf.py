@@ -1,6 +1,6 @@
-"""How the documentation is built: see CONTRIBUTING.md for the command.
+"""Configure the documentation site. CONTRIBUTING.md lists the command that builds it.
 
-Nothing is fetched at build time, and no page needs the network: formulas are MathML.
+Neither the build nor the pages need the network; formulas are MathML.
 """
 
 import os
@@ -11,7 +11,7 @@ from sphinx_gallery.sorting import ExplicitOrder
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
-# The networks of the pages are small: more threads only wait for each other.
+# The networks in the figures are small, so that several threads would only be slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import kpflow_sklearn  # noqa: E402
@@ -34,21 +34,21 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
-# A name between backticks in a docstring is a link where it has a page here.
+# A name between backticks in a docstring is a link only if it has a page in the reference.
 nitpick_ignore_regex = [("py:obj", ".*")]
-smartquotes = False  # Types and code are copied from the pages.
+smartquotes = False  # Users copy types and code from the pages.
 default_role = "autolink"
-suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold functions.
+suppress_warnings = ["config.cache"]  # The settings of sphinx-gallery contain functions.
 
-# Markdown: formulas between dollars, links to headings, figures by directives between colons.
+# Markdown: formulas between dollar signs, links to headings, directives between colons.
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_block"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
-# The reference: one page for each public name, its methods on it.
+# The reference has one page per public name, which includes its methods.
 autosummary_generate = True
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # The docstrings say the types, with shapes.
+autodoc_typehints = "none"  # The docstrings state the types, with shapes.
 templates_path = ["templates"]
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
@@ -67,7 +67,7 @@ GALLERY = [
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    # Scripts named plot_ are run, that of NeuroGym is shown; the others are commands.
+    # Scripts named plot_* are run, that of NeuroGym is only shown, and the others are commands.
     "filename_pattern": r"/plot_",
     "ignore_pattern": r"^(?!plot_|neurogym_)",
     "within_subsection_order": ExplicitOrder([*GALLERY, "*"]),
@@ -90,7 +90,7 @@ html_title = "kpflow_sklearn"
 html_static_path = ["static"]
 html_css_files = ["kpflow.css"]
 html_show_sourcelink = False
-# These pages have no section to navigate in.
+# These pages do not belong to a section with a sidebar.
 html_sidebars = {"tutorial/start": [], "tutorial/ideas": []}
 html_copy_source = False
 html_theme_options = {

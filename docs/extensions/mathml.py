@@ -1,7 +1,7 @@
-"""Formulas as MathML, which browsers draw themselves: no script, no fonts, no network.
+"""Write formulas as MathML, which browsers draw without scripts, fonts or network.
 
-docutils does the translation from LaTeX. A formula that it cannot read is a warning, and so an
-error where warnings are.
+docutils translates them from LaTeX. A formula that it cannot parse causes a warning, which is an
+error in a build with ``-W``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def translate(node: nodes.Node, *, as_block: bool) -> str:
-    """Return a formula as MathML, or as it stands if it cannot be read."""
+    """Return a formula as MathML, or unchanged if it cannot be parsed."""
     formula = node.astext()
     try:
         return tex2mathml(formula, as_block=as_block)
@@ -27,13 +27,13 @@ def translate(node: nodes.Node, *, as_block: bool) -> str:
 
 
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
-    """Write a formula within a line."""
+    """Write an inline formula."""
     self.body.append(translate(node, as_block=False))
     raise nodes.SkipNode
 
 
 def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
-    """Write a displayed formula; a wide one scrolls by itself."""
+    """Write a displayed formula, which scrolls on its own if it is wide."""
     self.body.append(self.starttag(node, "div", CLASS="formula"))
     self.body.append(translate(node, as_block=True))
     self.body.append("</div>\n")

@@ -22,12 +22,12 @@ def ranks(gain: float, seed: int, X: np.ndarray, y: np.ndarray) -> list[float]:
 
 
 def draw() -> None:
-    """Draw median and range over seeds."""
+    """Draw the median and range over seeds."""
     X, y = make_memory_pro(12, stimulus=12, memory=12, response=12, evenly_spaced=True)
-    found = np.array([[ranks(gain, seed, X, y) for seed in SEEDS] for gain in GAINS])
+    rank_table = np.array([[ranks(gain, seed, X, y) for seed in SEEDS] for gain in GAINS])
     _, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
     for k, (name, (color, style)) in enumerate(LOOKS.items()):
-        values = found[:, :, k]
+        values = rank_table[:, :, k]
         ax.plot(
             GAINS, np.median(values, axis=1), style, color=color, label=name.replace("PKP", "PKP*")
         )

@@ -1,18 +1,18 @@
-"""The schematic of one step of gradient descent: from the error to the change of the states."""
+"""Schematic of one step of gradient descent: from the error to the change of the states."""
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-# What is computed, its name, and where it lives.
+# Each quantity: its formula, its description, and the space that contains it.
 STAGES = [
     ("Err", "error of each state", "trajectories"),
-    ("P* Err", "adjoint: who is to blame,\ncarried back in time", "trajectories"),
+    ("P* Err", "adjoint: the error,\ncarried back in time", "trajectories"),
     (
         "Δθ = −η J$_θ$* P* Err",
-        "change of the parameters:\none for all trials and steps",
+        "change of the weights,\nshared by all steps",
         "parameters",
     ),
-    ("J$_θ$ Δθ = −η K P* Err", "forcing: what it pushes\nat each step", "trajectories"),
+    ("J$_θ$ Δθ = −η K P* Err", "forcing: the push of Δθ\nat each step", "trajectories"),
     ("ΔZ = −η P K P* Err", "change of the states:\nthe push, carried forward", "trajectories"),
 ]
 ARROWS = ["P*", "J$_θ$*", "J$_θ$", "P"]
@@ -21,7 +21,7 @@ WIDTH, HEIGHT, STEP = 2.9, 1.3, 3.65
 
 
 def draw() -> None:
-    """Draw the chain; K spans the two arrows through the parameters."""
+    """Draw the chain. K spans the two arrows through the parameters."""
     figure, ax = plt.subplots(figsize=(12, 2.3))
     for k, (title, words, space) in enumerate(STAGES):
         box = FancyBboxPatch(
@@ -40,10 +40,14 @@ def draw() -> None:
     left, right = STEP + WIDTH, 3 * STEP
     ax.plot([left, left, right, right], [1.45, 1.6, 1.6, 1.45], color="0.3", lw=1)
     ax.text(
-        (left + right) / 2, 1.68, "K = J$_θ$ J$_θ$*: what training can push", ha="center", size=10
+        (left + right) / 2,
+        1.68,
+        "K = J$_θ$ J$_θ$*: the pushes that training can make",
+        ha="center",
+        size=10,
     )
-    ax.text(0, -0.42, "blue: one value for each trial, step and unit", size=8.5, color="0.3")
-    ax.text(2 * STEP, -0.42, "orange: one value for each parameter", size=8.5, color="0.3")
+    ax.text(0, -0.42, "blue: one value per trial, step and unit", size=8.5, color="0.3")
+    ax.text(2 * STEP, -0.42, "orange: one value per parameter", size=8.5, color="0.3")
     ax.set(xlim=(-0.2, 4 * STEP + WIDTH + 0.2), ylim=(-0.6, 2.05), aspect="equal")
     ax.axis("off")
 

@@ -21,7 +21,7 @@ def small_network() -> tuple[object, np.ndarray]:
 
 
 def draw_matrix(ax: plt.Axes, matrix: np.ndarray, title: str, blocks: int, words: str) -> None:
-    """Draw a matrix with lines between its blocks; values near zero are white."""
+    """Draw a matrix with lines between its blocks. Values near zero are white."""
     limit = np.quantile(np.abs(matrix), 0.99)
     ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     for k in range(1, blocks):
@@ -32,7 +32,7 @@ def draw_matrix(ax: plt.Axes, matrix: np.ndarray, title: str, blocks: int, words
 
 
 def draw() -> None:
-    """Draw three matrices as they are, K by units, and the eigenvalues."""
+    """Draw the three matrices, K ordered by units, and the eigenvalues."""
     network, X = small_network()
     lin = linearize(network, X)
     figure = plt.figure(figsize=(9, 6), layout="constrained")
@@ -46,8 +46,8 @@ def draw() -> None:
         axes[3], K[np.ix_(by_unit, by_unit)], "K, by units", N_UNITS, "units × trials × steps"
     )
     for name, style in zip(LABELS, ("o-", "s--", "^:"), strict=True):
-        found = spectrum(getattr(lin, name), "time")
-        share = found.eigenvalues / found.trace.value
+        time_spectrum = spectrum(getattr(lin, name), "time")
+        share = time_spectrum.eigenvalues / time_spectrum.trace.value
         axes[4].semilogy(np.arange(1, N_STEPS + 1), share, style, ms=3.5, label=LABELS[name])
     axes[4].set(
         title="time axis", xlabel="eigenvalue", ylabel="share of the trace", ylim=(1e-6, 2)
