@@ -1,9 +1,9 @@
-"""Sketches of a Gram by random vectors, its leading modes treated exactly.
+"""Sketches of a Gram by random vectors, with its leading modes treated exactly.
 
-G = A A^T and M = A^T A. With V orthonormal near the leading eigenvectors of M and w white,
-w' = w - V V^T w, it holds without cross terms that G = (A V)(A V)^T + E[(A w')(A w')^T] and
-tr M^2 = |M V|^2 + E|M w'|^2. The first terms are exact; only the part outside of V is sampled.
-V is taken from the Krylov spaces that the rank is counted from, too.
+G = A A^T and M = A^T A. Let V be orthonormal, near the leading eigenvectors of M, and let
+w' = w - V V^T w with w white. Then G = (A V)(A V)^T + E[(A w')(A w')^T] and
+tr M^2 = |M V|^2 + E|M w'|^2, without cross terms. The first terms are exact; only the part outside
+V is sampled. V is taken from the same Krylov spaces as those from which the rank is counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kpflow_sklearn.spectra._half_factor import HalfFactor, inner_products
 from kpflow_sklearn.spectra._krylov import Krylov
 from kpflow_sklearn.spectra._sketches import Sketch
 
-#: Steps and random starts of the Krylov spaces; one start per trial if there are two or more.
+#: Steps and random starts of the Krylov spaces. If M has several blocks, each has one start.
 N_STEPS = 12
 N_STARTS = 2
 _DIMENSION = {"trial": 0, "time": 1, "hidden": 2}
@@ -48,7 +48,7 @@ class Sketcher:
     axes : iterable of {"trial", "time", "hidden"}
         The axes that G is reduced to, besides the whole space.
     n_modes : int
-        Number of directions in V; in each trial if A maps each trial to itself.
+        Number of directions in V, per trial if A maps each trial to itself.
     n_probes : int
         Largest number of random vectors drawn at a time.
     seed : int
@@ -89,7 +89,8 @@ class Sketcher:
         if not self._cuttable:
             return self.half.bytes_per_trial(1) * len(self.half.trials)
         k = max(self.n_probes, self.n_modes)
-        # While Krylov spaces grow, few vectors pass at a time; afterwards all, beside the modes.
+        # While the Krylov spaces grow, only a few vectors are processed at a time; afterwards all
+        # of them are, alongside the modes.
         spaces = self.half.bytes_per_trial(1, n_kept=3 * max(N_STEPS, self.n_modes))
         return max(spaces, self.half.bytes_per_trial(k, n_kept=self.n_modes))
 
@@ -135,7 +136,7 @@ class Sketcher:
         return [self.half]
 
     def space(self, half: HalfFactor) -> Krylov:
-        """Return Krylov spaces of M for each block, N_STEPS long; those of the whole are kept."""
+        """Return Krylov spaces of M for each block, N_STEPS long; those of the full A are kept."""
         if half is self.half and self._space is not None:
             return self._space
         n_starts = min(max(1, N_STARTS // self.half.n_blocks), half.size)
@@ -149,7 +150,7 @@ class Sketcher:
     def modes(self, half: HalfFactor) -> tuple[Tensor, Tensor]:
         """Return V (n_modes, n_blocks, size), the leading Ritz vectors of the Krylov spaces.
 
-        The second result are the residual norms of their Ritz values, (n_blocks, n_modes).
+        The second result holds the residual norms of their Ritz values, (n_blocks, n_modes).
         """
         if not self.n_modes or self.overflow:
             nothing = half.white(range(self.n_modes))

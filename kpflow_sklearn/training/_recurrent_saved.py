@@ -32,7 +32,7 @@ logger = logging.getLogger("kpflow_sklearn")
 
 
 class SavedTraining(RecurrentModel):
-    """Use a network that was trained elsewhere in place of a trainer.
+    """Stand in for a trainer with a network that was trained elsewhere.
 
     Nothing is trained: `fit` recognises the parts of the module, loads the checkpoints and checks
     that the rebuilt step reproduces the states of the module.
@@ -45,10 +45,10 @@ class SavedTraining(RecurrentModel):
     checkpoints : str, path-like, or sequence of state_dict or path-like, optional
         The states of the module over training: a file, a pattern such as ``"run/*.pt"``, or a
         sequence of files or state_dicts. Files are sorted by the number in their names and read on
-        the CPU, by safetensors if they are named ``*.safetensors``, else by
+        the CPU, by safetensors if they are named ``*.safetensors``, otherwise by
         ``torch.load(weights_only=True)``. A state_dict may be saved under "state_dict" or
         "model", and its keys may have the prefixes of DataParallel, torch.compile or a
-        LightningModule. None analyses only the present state.
+        LightningModule. By default only the present state is analysed.
     recurrent : str, optional
         Name of the recurrent submodule, needed if the module has several. With ``step`` it is the
         submodule that the step belongs to. A submodule of another kind than RNN, GRU or LSTM is
@@ -63,18 +63,18 @@ class SavedTraining(RecurrentModel):
         any module that maps the state of each step separately.
     initial_state : str, array-like or tuple of these, optional
         The initial state z_0, zero by default: values, or the name of a tensor of the network,
-        which is trained if it is a parameter that trains. A tuple is needed if the state is one;
-        the readout receives its first part.
+        which counts as trained if it is a trainable parameter. A tuple is needed if the state is
+        one; the readout receives its first part.
     loss : {"auto", "mse", "cross_entropy"}, default="auto"
-        The loss that the network was trained on; "auto" is that of `RecurrentTrainer`. Penalties
-        on rates or weights are not part of Err.
+        The loss that the network was trained on; "auto" chooses it as `RecurrentTrainer` does.
+        Penalties on rates or weights are not part of Err.
     iterations : sequence of int, optional
-        Number of parameter updates before each checkpoint. The default are the numbers in the
-        names of the files, or 0, 1, 2, ... for state_dicts. They are required if two numbers vary
-        in the names, in the order of the list or, for a pattern, sorted by these numbers.
+        Number of parameter updates before each checkpoint. By default, they are the numbers in
+        the names of the files, or 0, 1, 2, ... for state_dicts. They must be given if two numbers
+        vary in the names: in the order of the list or, for a pattern, in that of these numbers.
     parameters : sequence of str, optional
         Names of the network's parameters, or patterns such as ``"core.weight_*"``, that form
-        theta; the others are treated as fixed. By default theta is all parameters that train.
+        theta; the others are treated as fixed. By default theta contains all trainable parameters.
     noise : {"off", "frozen"}, default="off"
         How a random step is analysed. "off" uses evaluation mode, and raises an error if the step
         is random even then. "frozen" uses one realisation of the random numbers (of dropout too)
@@ -84,7 +84,7 @@ class SavedTraining(RecurrentModel):
     Attributes
     ----------
     network_ : RecurrentNetwork
-        A copy of the module in the last state, as step, readout and initial state.
+        A copy of the module in its last state, split into step, readout and initial state.
     snapshots_ : list of Snapshot
         One snapshot per checkpoint.
     n_iter_ : int
@@ -251,7 +251,7 @@ class SavedTraining(RecurrentModel):
         if not any(p.requires_grad for p in view.recurrent.parameters()):
             raise UnsupportedNetworkError(
                 "no parameter of the recurrent part trains (requires_grad is False for all, or "
-                f"parameters={self.parameters!r} names none), so that K is zero and there is "
+                f"parameters={self.parameters!r} names none), so K is zero and there is "
                 "nothing to analyse."
             )
         expected = getattr(view.layers[0], "n_features", trials.shape[-1])
@@ -262,7 +262,7 @@ class SavedTraining(RecurrentModel):
 
 
 def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Let only those parameters train that match one of the patterns."""
+    """Freeze all parameters that match none of the patterns."""
     is_sequence = isinstance(patterns, Iterable) and not isinstance(patterns, str | Mapping)
     if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
         raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")

@@ -154,7 +154,7 @@ def _sample(
             shared = OperatorSpectra(op, axes=axes, method="randomized", **options)
             widened = widening(shared.sketch.inner)
             for axis, quantity in measured:
-                value, error, reason = getattr(shared.on(axis), quantity)
+                value, error, reason = getattr(shared.on(axis), quantity)[:3]
                 assert not reason
                 measured[axis, quantity].append((value, error, widened))
     samples = {}

@@ -43,11 +43,11 @@ from kpflow_sklearn.spectra import AXES, GRAMS, METHODS, N_PROBES, REDUCTIONS
 
 
 class KPFlowAnalyzer(RecurrentAnalyzer):
-    """Explain gradient descent on a recurrent network by its operators K and P.
+    """Explain gradient descent on a recurrent network in terms of its operators K and P.
 
     Under gradient descent the states of a recurrent network move by -eta PKP* Err. The adjoint P*
     propagates the error signal Err back in time, the parameter operator K turns the result into
-    the change of each step that the parameters can make, and the propagator P carries these
+    the change that the parameters can make at each step, and the propagator P carries these
     changes forward in time. `fit` trains the network, linearizes it at every snapshot on the same
     trials and measures the rank and the effective dimension of K, P and PKP*.
 
@@ -63,7 +63,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         without training, like ``SavedTraining(module)``. The default None trains a GRU with 64
         units.
     n_components : int, default=5
-        Number of leading eigenfunctions computed for each operator, and number of directions on
+        Number of leading eigenfunctions computed for each operator, and number of directions onto
         which `transform` projects (at most the number of states).
     operators : sequence of {"K", "P", "PKP"}, default=("K", "P", "PKP")
         Operators to measure.
@@ -98,17 +98,17 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         linearized network and the eigenfunctions are not included: the states, derivatives and
         error signals of a network with H states need roughly 10 to 100 times the memory of an
         array (n_trials, n_timesteps, H). If memory runs out nevertheless, the chunks are halved.
-        The results do not depend on this limit beyond rounding, and the eigenfunctions not beyond
+        The results do not depend on this limit beyond rounding, nor do the eigenfunctions beyond
         their ``eigenpair_residual``.
     pooling : {"last", "mean", "flatten"}, default="last"
         How `transform` combines the steps of a trial: it takes the last valid step, takes the mean
         over the valid steps, or concatenates all steps.
     random_state : int, RandomState or None, default=None
-        Seed of the choice of trials and of the random vectors. It is also passed to a trainer
+        Seed for the choice of trials and for the random vectors. It is also passed to a trainer
         whose random_state is None.
     verbose : bool or int, default=False
-        Whether to show a progress bar over the snapshots. A default trainer then shows its own
-        progress bar, too.
+        Whether to show a progress bar over the snapshots. The default trainer then shows a
+        progress bar of its own as well.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         trace; it is NaN if the trace is zero or overflows.
     bottleneck_ : DataFrame
         One row per iteration: the ranks on the time axis (NaN if ``results_`` gives a reason) with
-        their standard errors, the narrower one of the operators K and P, and the ratio of their
+        their standard errors, the narrower of the operators K and P, and the ratio of their
         ranks.
     signal_dimensions_ : DataFrame
         Effective dimensions of the signals Err, P*Err, KP*Err, PKP*Err and of the states Z on the
@@ -150,8 +150,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Number of rows of ``components_``.
     lyapunov_exponents_, lyapunov_std_error_ : ndarray of shape (n_states,)
         Lyapunov exponents at the last snapshot with their standard errors, per unit of time
-        (``dt`` of the trainer). They are averaged over the analysed trials, or over 256 evenly
-        spaced ones of them if there are more. Both arrays are empty for trials of a single step.
+        (``dt`` of the trainer). They are averaged over the analysed trials, or over 256 of
+        them, evenly spaced, if there are more. Both arrays are empty for trials of a single step.
     kaplan_yorke_dimension_, kaplan_yorke_std_error_ : float
         Kaplan-Yorke dimension of these exponents with its bootstrap standard error over trials.
         Both are None if there are no exponents.
@@ -175,7 +175,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     PKP* describes plain full-batch gradient descent on the analysed trials. Minibatches, momentum,
     gradient clipping, Adam, weight decay and constraints are not part of this flow. The quantity
     ``flow_agreement`` measures how well the flow describes the training at hand: it is the cosine
-    of the predicted change of the states with their measured change up to the next snapshot.
+    between the predicted and the measured change in the states up to the next snapshot.
 
     Examples
     --------
@@ -264,11 +264,11 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
             Weights w >= 0 of the steps, or of each step's outputs, in the loss; 1 by default.
         tasks : array-like of shape (n_trials,), optional
-            One label per trial. The analysed trials are drawn such that all labels have equally
-            many trials, as far as possible.
+            One label per trial. The analysed trials are drawn so that, as far as possible, all
+            labels have the same number of trials.
         X_analysis, y_analysis : array-like, optional
-            Trials to analyse instead of a choice from X, and their targets, in the same forms as X
-            and y. All of their steps are valid and have weight 1.
+            Trials to analyse instead of a selection from X, and their targets, in the same forms
+            as X and y. All of their steps are valid and have weight 1.
 
         Returns
         -------
@@ -371,7 +371,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self._describe_last(snapshot, settings)
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
-        """Project the states of trials on ``components_``.
+        """Project the states of trials onto ``components_``.
 
         Equation: C z_t, pooled over the valid steps t; the rows of C are the components.
 
