@@ -22,15 +22,26 @@ class Estimate(NamedTuple):
         The number and its standard error.
     reason : str
         Why the number is missing; empty if it is there.
-    method : {"exact", "interval", "randomized"}
-        "exact" up to rounding; "interval" if only bounds are known, with the value in their middle
-        and value +- 1.96 std_error as the bounds; "randomized" if estimated by random vectors.
+    method : {"exact", "counted", "interval", "randomized"}
+        "exact" up to rounding; "counted" if interpolated between counts of eigenvalues; "interval"
+        if only bounds are known, with the value in their middle and value +- 1.96 std_error as the
+        bounds; "randomized" if estimated by random vectors.
+    bounds : tuple of float or None
+        Bounds that hold without any distributional assumption, if there are such; otherwise the
+        bounds are value +- 1.96 std_error.
     """
 
     value: float
     std_error: float = 0.0
     reason: str = ""
     method: str = "exact"
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The bounds, or else value +- 1.96 std_error."""
+        reach = 1.96 * self.std_error
+        return self.bounds or (self.value - reach, self.value + reach)
 
     @classmethod
     def missing(cls, reason: str, method: str = "exact") -> Estimate:

@@ -84,6 +84,11 @@ class HalfFactor:
         self.n_blocks = factor.in_shape[0] if self.separable else 1
         self.size = factor.shape[1] // self.n_blocks
 
+    @property
+    def bytes_of_vector(self) -> int:
+        """The memory of one argument of A."""
+        return self.n_blocks * self.size * self.factor.dtype.itemsize
+
     def magnitude(self, n_trials: int) -> float:
         """Return the largest entry of A w for one random w, possibly zero or infinite."""
         if self.separable and n_trials < len(self.trials):

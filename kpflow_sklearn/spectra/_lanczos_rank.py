@@ -1,126 +1,227 @@
-"""The rank on the whole space when the full spectrum is too large to compute.
+"""The rank on the whole space from Krylov spaces when the full spectrum is too large to compute.
 
-Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017): m steps of the Lanczos iteration from a
-random start w give nodes and weights that integrate polynomials of degree 2m - 1 against the
-spectral measure of w, whose mean is that of the matrix. A node that has converged to an isolated
-eigenvalue counts as exactly one, unless there may be equal ones that a single start does not see:
-a steep head of the spectrum adds no noise.
+There are two ways, both with bounds:
+
+- Ritz sums, for K, PKP* and other operators. By Ky Fan's principle the r largest Ritz values of a
+  Krylov space sum to no more than the r largest eigenvalues. So the least r whose Ritz values
+  reach the share is an upper bound of the rank, and equals it once the space holds nearly all of
+  the trace.
+- Quadrature on X = (P^-1)* P^-1, for a P too wide for counts. The nodes mu_i and weights of m
+  Lanczos steps from a random start bound its spectral measure F (Chebyshev, Markov, Stieltjes):
+  the weights of the nodes below mu_i sum to less than F(mu_i), together with its own to more.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
 
+from kpflow_sklearn.operators import FlowPropagator
 from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate
+from kpflow_sklearn.spectra._counts import ONE
+from kpflow_sklearn.spectra._half_factor import HalfFactor
 from kpflow_sklearn.spectra._krylov import Krylov
 from kpflow_sklearn.spectra._sketch import Sketcher
 
-_CONVERGED = 1e-2
-# Squares of a node that the tail beyond the modes may hold before equal ones are suspected in it.
-_TAIL = 10
+#: First directions of a Krylov space, and random vectors for the trace outside of it.
+_WIDTH, _N_PROBES = 16, 16
+#: Steps and independent starts of the quadrature.
+_N_STEPS, _N_STARTS = 24, 4
 
 
-@dataclass(frozen=True)
-class SpectralDensity:
-    """Weighted nodes that stand for the eigenvalues of a Gram.
-
-    Attributes
-    ----------
-    nodes, weights : ndarray
-        Eigenvalues, and how many each stands for.
-    known : ndarray of bool
-        Where a node is an eigenvalue of its own rather than a sample.
-    n_starts : int
-        Number of random starts of each independent problem.
-    """
-
-    nodes: np.ndarray
-    weights: np.ndarray
-    known: np.ndarray
-    n_starts: int
-
-    def rank(self, threshold: float) -> tuple[float, float]:
-        """Return how many leading eigenvalues reach a share of the trace, and the error of it.
-
-        To first order the count at which the share is reached moves by a sum over eigenvalues of
-        h(lambda) (g^2 - 1), g standard normal, so its variance is 2 tr h^2 over the starts.
-        """
-        order = np.argsort(-self.nodes)
-        nodes, weights = self.nodes[order], self.weights[order]
-        held = np.cumsum(weights * nodes)
-        share, count = held / held[-1], np.cumsum(weights)
-        last = int(np.argmax(share >= threshold - 1e-12))
-        r = float(np.interp(threshold, np.r_[0.0, share], np.r_[0.0, count]))
-        relative = nodes / nodes[last]
-        effect = np.where(np.arange(len(nodes)) <= last, 1 - relative, 0.0) + threshold * relative
-        noise = np.where(self.known[order], 0.0, weights) @ effect**2
-        return r, float(np.sqrt(2 * noise / self.n_starts))
-
-
-def sampled_rank(sketcher: Sketcher, threshold: float, outside: float = 0.0) -> Estimate:
-    """Return the rank of a Gram on the whole space.
-
-    Its error is that of the sampling and, in quadrature, the change by the last two of the
-    Lanczos steps.
+def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> Estimate:
+    """Return the rank of a Gram on the whole space from Ritz values.
 
     Parameters
     ----------
     sketcher : Sketcher
-        Of the Gram.
+        The sketcher of the Gram.
     threshold : float
         Share of the trace.
-    outside : float, default=0
-        tr G^2 outside of the modes, measured in the sketcher's units. Were an eigenvalue there
-        once more than it was seen, its square would be part of this.
+    most : int
+        The largest dimension that the Krylov space of each block may have.
 
     Returns
     -------
     Estimate
-        The rank, rounded up, and its standard error.
+        The rank; missing if the largest space holds too little of the trace.
     """
     if sketcher.overflow:
         return Estimate.missing(OVERFLOW, "randomized")
-    last, *earlier = sketcher.memory.run(lambda: _densities(sketcher, outside))
-    if not last.nodes.max(initial=0.0) > 0:
-        reason = ZERO if np.isfinite(last.nodes).all() else OVERFLOW
-        return Estimate.missing(reason, "randomized")
-    rank, error = last.rank(threshold)
-    change = max((abs(rank - other.rank(threshold)[0]) for other in earlier), default=0.0)
-    error = float(np.hypot(error, change))
-    return Estimate(float(np.ceil(rank - 1e-9)), error, method="randomized")
+    half = sketcher.half
+    if most < min(2 * _WIDTH, half.size):
+        return Estimate.missing(
+            "too many directions would have to be computed; use method='exact', or analyse fewer "
+            "trials or steps",
+            "randomized",
+        )
+    space = Krylov(lambda v: sketcher.gram(half, v), half.white(range(min(_WIDTH, half.size))))
+    outside, grew = _grow(sketcher, space, threshold, most)
+    values = _pooled(space, space.dimension)
+    held = values.sum()
+    total = held + outside.mean()
+    if not total > 0:
+        return Estimate.missing(ZERO if np.isfinite(total) else OVERFLOW, "randomized")
+    if not grew:  # The space is the whole space.
+        return Estimate(float(_reached(values, threshold * total)), method="randomized")
+    error = float(outside.std(ddof=1) / len(outside) ** 0.5)
+    if held < threshold * (total + 1.96 * error):
+        return Estimate.missing(
+            f"the {len(values)} leading directions that were computed hold {held / total:.0%} of "
+            f"the trace, too little for a rank at {threshold:.0%}; use method='exact', or analyse "
+            "fewer trials or steps",
+            "randomized",
+        )
+    rank = _reached(values, threshold * total)
+    # Convergence: how much the rank fell while the space grew by its last tenth.
+    change = _reached(_pooled(space, int(0.9 * space.dimension)), threshold * total) - rank
+    low, high = (_reached(values, threshold * (total + z * error)) for z in (-1.96, 1.96))
+    # Ky Fan for positive matrices: the part outside adds at most its trace to the largest r.
+    least = _reached(values, threshold * total - (total - held))
+    by_trace = max(rank - low, high - rank) / 1.96
+    std_error = float(np.sqrt(change**2 + by_trace**2 + ONE**2))
+    bounds = (float(min(least, low)), float(high))
+    return Estimate(float(rank), std_error, method="randomized", bounds=bounds)
 
 
-def _densities(sketcher: Sketcher, outside: float) -> list[SpectralDensity]:
-    """Return the densities from all Lanczos steps, from one less and from two less."""
-    parts, share = [], outside / sketcher.half.n_blocks  # Of P, of the mean trial.
-    for half in sketcher.halves():
-        space = sketcher.space(half)
-        width = space.start.shape[-1]
-        few = range(max(width, space.dimension - 2 * width), space.dimension + 1, width)
-        parts.append([_quadrature(space, dimension, share) for dimension in reversed(few)])
-    densities = []
-    for same in zip(*parts, strict=True):  # All trials after as many steps.
-        nodes, weights, known = (np.concatenate(x) for x in zip(*same, strict=True))
-        densities.append(SpectralDensity(nodes, weights, known, width))
-    return densities
+def _grow(
+    sketcher: Sketcher, space: Krylov, threshold: float, most: int
+) -> tuple[np.ndarray, bool]:
+    """Extend a space until what is outside is less than half of 1 - threshold of the trace.
+
+    Returns
+    -------
+    outside : ndarray of shape (n_probes,)
+        |A w'|^2 of white vectors without their part in the space: tr M = tr(V^T M V) + E|A w'|^2.
+    grew : bool
+        Whether the space could still grow.
+    """
+    goal = 4.0 * _WIDTH
+    while True:
+        grew = space.extend()
+        at_end = not grew or space.dimension + _WIDTH > most
+        if space.dimension >= goal or at_end:
+            goal = 1.2 * space.dimension
+            outside = _outside(sketcher, space)
+            held = _pooled(space, space.dimension).sum()
+            if at_end or not held + outside.mean() > 0:
+                return outside, grew
+            if held >= (1 + threshold) / 2 * (held + outside.mean()):
+                return outside, grew
 
 
-def _quadrature(
-    space: Krylov, dimension: int, outside: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return nodes, weights and which nodes are eigenvalues, flattened over problems."""
-    values, vectors, residuals = space.ritz(dimension)
-    width = space.start.shape[-1]
-    # What the mean over the random starts w of w^T f(M) w gives each node.
-    along = space.start.double().mT @ vectors[:, :width]
-    weights = (along**2).sum(1) / width
-    spread = values.diff(dim=-1).abs()
-    gaps = values.new_full(values.shape, float("inf"))
-    gaps[:, 1:] = spread
-    gaps[:, :-1] = gaps[:, :-1].minimum(spread)
-    # One of several equal eigenvalues converges like one alone.
-    known = (residuals < _CONVERGED * gaps) & (_TAIL * values**2 >= outside)
-    weights = weights.where(~known, 1.0)
-    return tuple(x.flatten().cpu().numpy() for x in (values.clamp(min=0), weights, known))  # type: ignore
+def _pooled(space: Krylov, dimension: int) -> np.ndarray:
+    """Return the Ritz values of all blocks in descending order."""
+    values = space.ritz(dimension)[0].clamp(min=0).flatten()
+    return values.sort(descending=True).values.cpu().numpy()
+
+
+def _reached(values: np.ndarray, goal: float) -> int:
+    """Return how many leading values reach a sum; one more than there are if none do."""
+    return int(np.searchsorted(np.cumsum(values), goal * (1 - 1e-12))) + 1
+
+
+def _outside(sketcher: Sketcher, space: Krylov) -> np.ndarray:
+    """Return |A w'|^2 of white vectors without their part in the space, (n_probes,)."""
+    half = sketcher.half
+    w = half.white(range(sketcher.n_modes, sketcher.n_modes + _N_PROBES))
+    basis = space.basis[:, : space.dimension]
+    for _ in range(2):  # Once would leave rounding, along the largest directions.
+        # w' = w - V V^T w, V (n_blocks, dimension, size), w (k, n_blocks, size)
+        w = w - torch.einsum("kni,nid->knd", torch.einsum("knd,nid->kni", w, basis), basis)
+    return sketcher.squared_images(half, w)
+
+
+# ----------------------------------------------------------------- of P, from its one-step inverse
+
+
+def inverse_rank(
+    op: FlowPropagator, threshold: float, trace: Estimate, seed: int, memory: int
+) -> Estimate:
+    """Return bounds of the rank of PP* by quadrature on X = (P^-1)* P^-1, trial by trial.
+
+    An eigenvalue mu of X is an eigenvalue 1/mu of PP*. The rank is n - c, with c the most of the
+    smallest eigenvalues of PP* that sum to no more than (1 - threshold) tr PP*.
+
+    Parameters
+    ----------
+    op : FlowPropagator
+        P.
+    threshold : float
+        Share of the trace.
+    trace : Estimate
+        tr PP*.
+    seed : int
+        Seed of the random starts.
+    memory : int
+        Bytes that may be used.
+
+    Returns
+    -------
+    Estimate
+        The middle of the bounds.
+    """
+    rest = (1 - threshold) * (trace.value + 1.96 * trace.std_error * np.array([1.0, -1.0]))
+    least, most = _bounds_of_starts(op, rest, seed, memory)
+    reach = student.ppf(0.975, _N_STARTS - 1) / _N_STARTS**0.5
+    low = max(1.0, float(least.mean() - reach * least.std(ddof=1)))
+    high = float(most.mean() + reach * most.std(ddof=1))
+    middle = float(np.ceil((low + high) / 2))
+    error = max(middle - low, high - middle) / 1.96
+    return Estimate(middle, error, method="interval", bounds=(low, high))
+
+
+def _bounds_of_starts(
+    op: FlowPropagator, rest: np.ndarray, seed: int, memory: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the largest rank that each random start allows, (n_starts,).
+
+    ``rest`` holds the largest and the smallest sum that the c smallest eigenvalues may reach.
+    """
+    half = HalfFactor(op.inverse(), 1.0, seed)
+    size = half.bytes_per_trial(2 * _N_STARTS)
+    size += 2 * _N_STARTS * _N_STEPS * half.size * op.dtype.itemsize
+    parts = [_nodes_of_starts(part) for part in half.chunks(max(1, memory // size))]
+    # Numbers of eigenvalues and the ends they lie between, (n_starts, trials and nodes)
+    count, low, high = (torch.cat(x, dim=1).numpy() for x in zip(*parts, strict=True))
+    least = [_rank_left(*pair, rest[0]) for pair in zip(low, count, strict=True)]
+    most = [_rank_left(*pair, rest[1]) for pair in zip(high, count, strict=True)]
+    return np.array(least), np.array(most)
+
+
+def _nodes_of_starts(half: HalfFactor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many eigenvalues of PP* each node stands for, and the ends they lie between."""
+    w = half.white(range(_N_STARTS))  # (n_starts, trials, size)
+    n_valid = torch.full((half.n_blocks,), float(half.size), dtype=torch.float64)
+    mask = half.factor.tangent.mask  # type: ignore[attr-defined]
+    if mask is not None:
+        n_states = half.factor.out_shape[2]
+        valid = mask.transpose(0, 1).expand(-1, -1, n_states).flatten(1)
+        w, n_valid = w * valid, valid.sum(1).double().cpu()
+    # One chain for each start and trial: a start is a vector of M, and a block of the iteration.
+    space = Krylov(
+        lambda v: half.gram(v.reshape(w.shape), half.n_blocks).reshape(v.shape),
+        w.reshape(1, -1, half.size),
+    )
+    space.reach(_N_STEPS)
+    mu, vectors, _ = space.ritz()  # Descending, so that 1/mu ascends.
+    # The squared first entry of a Ritz vector is the weight of its node: of n eigenvalues it
+    # stands for n times that, each between the neighbouring nodes.
+    values = (1 / mu.clamp(min=1e-300)).cpu().unflatten(0, w.shape[:2])
+    weights = vectors[:, 0].square().cpu().unflatten(0, w.shape[:2])
+    count = weights * n_valid[:, None]
+    low = torch.nn.functional.pad(values[..., :-1], (1, 0))
+    high = torch.nn.functional.pad(values[..., 1:], (0, 1), value=torch.inf)
+    return count.flatten(1), low.flatten(1), high.flatten(1)
+
+
+def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> float:
+    """Return how many eigenvalues are left after the smallest ones that sum to ``rest``."""
+    order = np.argsort(values)
+    values, count = values[order], count[order]
+    sums, held = np.cumsum(count * values), np.r_[0.0, np.cumsum(count)]
+    k = int(np.searchsorted(sums, rest, side="right"))
+    more = (rest - (sums[k - 1] if k else 0.0)) / values[k] if k < len(count) else 0.0
+    return float(held[-1] - held[k] - more)

@@ -16,8 +16,7 @@ from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.results import Estimate
 from kpflow_sklearn.spectra._gramians import AXES, dense_gram, gram_factor, propagator_gram
 from kpflow_sklearn.spectra._half_factor import analysis_allowance
-from kpflow_sklearn.spectra._lanczos_rank import sampled_rank
-from kpflow_sklearn.spectra._routes import choose_route
+from kpflow_sklearn.spectra._routes import choose_route, rank_on_whole_space
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._sketches import Sketch
 from kpflow_sklearn.spectra._spectrum import Spectrum, sampled_spectrum
@@ -147,8 +146,10 @@ class OperatorSpectra:
     def rank(self, axis: str, threshold: float = 0.95) -> Estimate:
         """Return the least r whose r largest eigenvalues reach ``threshold`` of the trace.
 
-        On the whole space, if there are too many eigenvalues to compute, they are counted by
-        stochastic Lanczos quadrature.
+        If the whole space holds too many eigenvalues to compute, those of P are counted by the
+        pivots of a factorisation along each trial (`_counts`) or, where that costs too much,
+        bounded by quadrature; of other operators leading ones are computed until they hold nearly
+        all of the trace (`_lanczos_rank`).
 
         Parameters
         ----------
@@ -175,8 +176,7 @@ class OperatorSpectra:
         spectrum = self.on(axis)
         rank = spectrum.rank(threshold)
         if axis == "all" and rank.reason and not (spectrum.complete or spectrum.trace.reason):
-            outside = self.sketch.squares
-            return sampled_rank(self.sketcher, threshold, float(outside.mean()))
+            return self.memory.run(lambda: rank_on_whole_space(self, threshold))
         return rank
 
     @property

@@ -14,8 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from kpflow_sklearn._common.memory import Allowance
+from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.operators import FlowPropagator, LinearOperator
 from kpflow_sklearn.results import OVERFLOW, Estimate
+from kpflow_sklearn.spectra._counts import N_SHIFTS, counted_rank
 from kpflow_sklearn.spectra._gramians import (
     DENSE_LIMIT,
     dense_gram,
@@ -23,6 +25,8 @@ from kpflow_sklearn.spectra._gramians import (
     trial_eigenvalues,
     trial_gram,
 )
+from kpflow_sklearn.spectra._lanczos_rank import inverse_rank, ritz_rank
+from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._sketches import Sketch
 from kpflow_sklearn.spectra._spectrum import (
     Spectrum,
@@ -44,6 +48,9 @@ from kpflow_sklearn.spectra._units import (
 EXACT_LIMIT = 8192
 #: Floating-point operations that are not worth saving by an estimate.
 CHEAP = 2e10
+#: Floating-point operations that counts for P, and Krylov spaces for other operators, may take
+#: for a rank on the whole space; without limit if ``method="exact"``.
+COUNT_BUDGET, KRYLOV_BUDGET = 2e10, 1e11
 #: Activity left out of K (relative Frobenius norm) where all of its columns would cost too much.
 _ACTIVITY_TOL = 1e-4
 
@@ -57,6 +64,7 @@ class Spectra(Protocol):
     method: str
     n_modes: int
     n_probes: int
+    random_state: int | np.random.RandomState | None
 
     @property
     def memory(self) -> Allowance: ...  # noqa: D102
@@ -66,6 +74,11 @@ class Spectra(Protocol):
 
     @property
     def sketch(self) -> Sketch: ...  # noqa: D102
+
+    @property
+    def sketcher(self) -> Sketcher: ...  # noqa: D102
+
+    def on(self, axis: str) -> Spectrum: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -216,7 +229,36 @@ ROUTES = (
 )
 
 
+# ------------------------------------------------------------------- the rank on the whole space
+
+
+def rank_on_whole_space(spectra: Spectra, threshold: float) -> Estimate:
+    """Return the rank on the whole space if there are too many eigenvalues to compute."""
+    op, memory = spectra.op, spectra.memory.amount
+    exact = spectra.method == "exact"
+    if isinstance(op, FlowPropagator):
+        if exact or N_SHIFTS * gramian_cost(op) <= COUNT_BUDGET:
+            return counted_rank(op, threshold, float(spectra.gramians[1].sum()), memory)
+        trace = spectra.on("all").trace
+        return inverse_rank(op, threshold, trace, draw_seed(spectra.random_state), memory)
+    half = spectra.sketcher.half
+    most = memory / (2 * half.bytes_of_vector)
+    if not exact:
+        # d products and the orthogonalisation of d vectors: p d + 4 n d^2 operations
+        p, n = product_cost(op), 4.0 * half.n_blocks * half.size
+        most = min(most, (np.sqrt(p**2 + 4 * n * KRYLOV_BUDGET) - p) / (2 * n))
+    return ritz_rank(spectra.sketcher, threshold, int(most))
+
+
 # ------------------------------------------------------------ costs, in floating-point operations
+
+
+def product_cost(op: LinearOperator) -> float:
+    """Return the operations of A^T A v, with A the half-factor of an operator other than P."""
+    holder = getattr(op, "P", op)
+    tangent = getattr(holder, "tangent", None)
+    n_weights = op.shape[1] if tangent is None else tangent.n_weights
+    return 8.0 * op.out_shape[0] * op.out_shape[1] * n_weights
 
 
 def sampling_cost(op: FlowPropagator, n_modes: int, n_probes: int) -> float:

@@ -3,7 +3,7 @@
 G = A A^T and M = A^T A. Let V be orthonormal, near the leading eigenvectors of M, and let
 w' = w - V V^T w with w white. Then G = (A V)(A V)^T + E[(A w')(A w')^T] and
 tr M^2 = |M V|^2 + E|M w'|^2, without cross terms. The first terms are exact; only the part outside
-V is sampled. V is taken from the same Krylov spaces as those from which the rank is counted.
+V is sampled. V consists of leading Ritz vectors of Krylov spaces.
 """
 
 from __future__ import annotations
@@ -167,6 +167,14 @@ class Sketcher:
     def gram(self, half: HalfFactor, v: Tensor) -> Tensor:
         """Return M v, a few vectors and trials at a time."""
         return torch.cat([half.gram(group, self._chunk) for group in v.split(self._group)])
+
+    def squared_images(self, half: HalfFactor, w: Tensor) -> np.ndarray:
+        """Return |A w|^2 of each vector, (k,)."""
+        squares = torch.zeros(len(w), dtype=torch.float64, device=w.device)
+        for i in range(0, len(w), self._group):
+            for _, steps in half.rows(w[i : i + self._group], self._chunk):
+                squares[i : i + self._group] += steps.double().square().sum((0, 2, 3))
+        return squares.cpu().numpy()
 
     def _sketch(self, half: HalfFactor, indices: range, squares: bool) -> Sketch:
         basis, residuals = self.modes(half)

@@ -20,7 +20,7 @@ from kpflow_sklearn.spectra import OperatorSpectra, spectrum
 from kpflow_sklearn.spectra._gramians import gram_factor
 from kpflow_sklearn.spectra._half_factor import HalfFactor
 from kpflow_sklearn.spectra._krylov import Krylov
-from kpflow_sklearn.spectra._lanczos_rank import SpectralDensity, sampled_rank
+from kpflow_sklearn.spectra._lanczos_rank import ritz_rank
 from kpflow_sklearn.spectra._moments import axis_moments, whole_moments, widening
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._sketches import Sketch
@@ -183,7 +183,7 @@ def test_sketches_do_not_depend_on_the_memory(name, axes):
     whole = sketcher_of(name, axes=axes)
     cuttable = name != "matrix" and (whole.half.separable or axes != REDUCED)
     one = whole.bytes_per_chunk
-    expected, rank = whole.draw(0, 6), sampled_rank(whole, 0.8)
+    expected, rank = whole.draw(0, 6), ritz_rank(whole, 0.8, 60)
     cuts = [(whole._chunk, whole._group)]
     for memory in (2 * one, 1):
         part = sketcher_of(name, axes=axes, memory=memory)
@@ -192,7 +192,7 @@ def test_sketches_do_not_depend_on_the_memory(name, axes):
         assert_same(measured, expected)
         np.testing.assert_allclose(measured.inner, expected.inner, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(measured.outer, expected.outer, rtol=1e-9, atol=1e-12)
-        assert sampled_rank(part, 0.8) == pytest.approx(rank)
+        assert ritz_rank(part, 0.8, 60)[:2] == pytest.approx(rank[:2])
     assert cuts == ([(3, 6), (2, 6), (1, 6)] if cuttable else [(3, 6), (3, 2), (3, 1)])
 
 
@@ -370,21 +370,6 @@ def test_an_overflowing_krylov_space_has_no_ritz_values():
 
 
 # ------------------------------------------------------------------------------------ formulas
-
-
-def test_a_density_counts_known_eigenvalues_once_and_shares_out_the_others():
-    nodes, weights = np.array([1.0, 4.0, 0.5]), np.array([4.0, 1.0, 4.0])
-    density = SpectralDensity(nodes, weights, np.array([False, True, False]), n_starts=2)
-    # The trace is 4 + 4 + 2; three fifths of it: the first, and half of the four next.
-    rank, error = density.rank(0.6)
-    assert rank == pytest.approx(3)
-    # Where the count ends, at 1, an eigenvalue above or at it adds 1 - lambda, and each adds its
-    # share of the goal.
-    effect = np.array([0.6, 0.3])
-    assert error == pytest.approx(np.sqrt(2 * (4 * effect**2).sum() / 2))
-    assert density.rank(1.0)[0] == pytest.approx(9)
-    alone = SpectralDensity(nodes, np.ones(3), np.ones(3, dtype=bool), n_starts=1)
-    assert alone.rank(1.0) == (3.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -591,13 +576,20 @@ def test_equal_eigenvalues_are_not_counted_once(inputs, threshold):
     assert sum(abs(r.value - exact) <= 1.96 * r.std_error + 0.5 for r in measured) >= 16
 
 
-def test_rank_of_too_few_modes_is_counted_by_sampling():
+def test_rank_of_too_few_modes_is_counted_in_a_larger_space():
     shared = randomized(operator("matrix"), n_modes=5)
     assert shared.on("all").rank().reason.startswith("the 5 computed eigenvalues hold")
-    outside = float(shared.sketch.squares.mean())
-    assert shared.rank("all") == sampled_rank(shared.sketcher, 0.95, outside)
+    exact = spectrum(operator("matrix")).rank().value
+    assert shared.rank("all").value == exact
     spanned = randomized(operator("matrix"), n_modes=60)
-    assert spanned.rank("all") == Estimate(spectrum(operator("matrix")).rank().value)
+    assert spanned.rank("all") == Estimate(exact, method="randomized")
+
+
+def test_a_space_that_may_not_grow_gives_no_rank():
+    sketcher = randomized(operator("matrix")).sketcher
+    for most, reason in ((16, "too many directions"), (32, "the 32 leading directions")):
+        rank = ritz_rank(sketcher, 0.999, most)
+        assert rank.reason.startswith(reason) and "method='exact'" in rank.reason
 
 
 # --------------------------------------------------------------------------------------- edges
@@ -614,7 +606,7 @@ def test_zero_operator_is_measured_without_a_warning(axis, n_modes):
     shared = randomized(MatrixOperator(np.zeros((60, 60)), SHAPE), n_modes=n_modes)
     trace, square, *others = everything(shared, axis)
     assert trace == Estimate(0.0) and square == Estimate(0.0)
-    for missing in (*others, sampled_rank(shared.sketcher, 0.95)):
+    for missing in (*others, ritz_rank(shared.sketcher, 0.95, 60)):
         assert_missing(missing, ZERO)
     assert np.isfinite(shared.on(axis).eigenvalues).all()
 
@@ -627,7 +619,7 @@ def test_numbers_that_overflow_are_missing_and_say_so(axis):
         np.full((60, 60), np.inf),
     ):
         shared = randomized(MatrixOperator(matrix, SHAPE), n_modes=5)
-        for missing in (*everything(shared, axis), sampled_rank(shared.sketcher, 0.95)):
+        for missing in (*everything(shared, axis), ritz_rank(shared.sketcher, 0.95, 60)):
             assert_missing(missing, OVERFLOW)
 
 

@@ -80,7 +80,13 @@ FORMULAS: dict[tuple[str, tuple[str, ...]], list[tuple[str, str, str]]] = {
     ],
     ("spectra/_lanczos_rank.py", COVERAGE): [
         ("Lanczos weights without their square",
-         "weights = (along**2).sum(1) / width", "weights = along.abs().sum(1) / width"),
+         "vectors[:, 0].square().cpu()", "vectors[:, 0].abs().cpu()"),
+    ],
+    ("spectra/_counts.py", ("spectra/test_counts",)): [
+        ("pivots of P's last step with a step after it",
+         "torch.where(steps.valid[t + 1][:, None, None], onward, 0.0)", "onward"),
+        ("a pivot of size 2 without its negative eigenvalue",
+         "single.sum(-1) + (pivots < 0).sum(-1) // 2", "single.sum(-1)"),
     ],
     ("analyzers/alignment/_task_flow.py", TASKS): [
         ("a task's gradient with 1/N of all trials",
@@ -121,10 +127,6 @@ FORMULAS: dict[tuple[str, tuple[str, ...]], list[tuple[str, str, str]]] = {
         ("equal eigenvalues among the leading ones are counted once",
          "np.cumsum(residuals) + _unseen(sketch, spectrum.square.std_error, values)",
          "np.cumsum(residuals)"),
-    ],
-    ("spectra/_lanczos_rank.py", ESTIMATES): [
-        ("equal eigenvalues in quadrature are counted once",
-         " & (_TAIL * values**2 >= outside)", ""),
     ],
 }  # fmt: skip
 MUTANTS = [
