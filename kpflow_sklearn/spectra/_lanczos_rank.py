@@ -28,7 +28,7 @@ from kpflow_sklearn.spectra._sketch import Sketcher
 #: First directions of a Krylov space, and random vectors for the trace outside of it.
 _WIDTH, _N_PROBES = 16, 16
 #: Steps and independent starts of the quadrature.
-_N_STEPS, _N_STARTS = 24, 4
+_N_STEPS, _N_STARTS = 40, 4
 
 
 def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> Estimate:

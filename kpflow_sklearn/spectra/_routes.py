@@ -50,7 +50,7 @@ EXACT_LIMIT = 8192
 CHEAP = 2e10
 #: Floating-point operations that counts for P, and Krylov spaces for other operators, may take
 #: for a rank on the whole space; without limit if ``method="exact"``.
-COUNT_BUDGET, KRYLOV_BUDGET = 2e10, 1e11
+COUNT_BUDGET, KRYLOV_BUDGET = 7e10, 1e11
 #: Activity left out of K (relative Frobenius norm) where all of its columns would cost too much.
 _ACTIVITY_TOL = 1e-4
 
