@@ -236,10 +236,9 @@ def _count_small(steps: _Steps, shifts: Tensor) -> Tensor:
         weight = steps.weight(t)
         pivot = weight - inverse_shift
         if t + 1 < len(steps.valid):
-            # M_{t+1}^T W_{t+1} M_{t+1}, zero after the last valid step
+            # M_{t+1}^T W_{t+1} M_{t+1}; M is zero on masked steps
             m = steps.matrices[t + 1][0]
-            onward = m.mT @ steps.weight(t + 1) @ m
-            pivot = pivot + torch.where(steps.valid[t + 1][:, None, None], onward, 0.0)
+            pivot = pivot + m.mT @ steps.weight(t + 1) @ m
         if factors is not None:
             # W_t M_t D_{t-1}^-1 M_t^T W_t
             back = weight @ steps.matrices[t][0]

@@ -61,18 +61,18 @@ def count_in_fifty_digits(jacobians: np.ndarray, shift: float) -> int:
     n = n_timesteps * n_units
     band = np.zeros((n, n))
     for t in range(n_timesteps):
-        own = slice(t * n_units, (t + 1) * n_units)
-        band[own, own] = np.eye(n_units)
+        block = slice(t * n_units, (t + 1) * n_units)
+        band[block, block] = np.eye(n_units)
         if t:
-            band[own, own.start - n_units : own.start] = -jacobians[t]
+            band[block, block.start - n_units : block.start] = -jacobians[t]
     with mpmath.workdps(50):
         exact = np.frompyfunc(mpmath.mpf, 1, 1)
         rows = exact(band)
         matrix = np.full((n, n), mpmath.mpf(0), dtype=object)
         for t in range(n_timesteps):
-            own = slice(t * n_units, (t + 1) * n_units)
-            near = slice(max(0, own.start - n_units), own.stop)
-            matrix[near, near] += rows[own, near].T @ rows[own, near]
+            block = slice(t * n_units, (t + 1) * n_units)
+            near = slice(max(0, block.start - n_units), block.stop)
+            matrix[near, near] += rows[block, near].T @ rows[block, near]
         for i in range(n):
             matrix[i, i] -= 1 / mpmath.mpf(shift)
         negative = 0

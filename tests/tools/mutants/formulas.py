@@ -83,8 +83,8 @@ FORMULAS: dict[tuple[str, tuple[str, ...]], list[tuple[str, str, str]]] = {
          "vectors[:, 0].square().cpu()", "vectors[:, 0].abs().cpu()"),
     ],
     ("spectra/_counts.py", ("spectra/test_counts",)): [
-        ("pivots of P's last step with a step after it",
-         "torch.where(steps.valid[t + 1][:, None, None], onward, 0.0)", "onward"),
+        ("pivots of P without the step after",
+         "pivot = pivot + m.mT @ steps.weight(t + 1) @ m", "pivot = pivot + 0.0"),
         ("a pivot of size 2 without its negative eigenvalue",
          "single.sum(-1) + (pivots < 0).sum(-1) // 2", "single.sum(-1)"),
     ],
