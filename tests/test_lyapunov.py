@@ -184,6 +184,7 @@ def test_error_of_the_dimension_of_the_henon_map():
     np.testing.assert_allclose(dimension.std_error, linear, rtol=0.08)
 
 
+@pytest.mark.slow
 def test_error_of_a_dimension_that_jumps():
     """The largest exponent is 0 within its error: the dimension is 0 as often as about 1."""
     rng, draws = np.random.default_rng(0), []

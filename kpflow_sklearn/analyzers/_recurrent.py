@@ -15,7 +15,7 @@ from kpflow_sklearn.analyzers._base import Analyzer
 from kpflow_sklearn.analyzers._trials import AnalysisTrials, choose_trials
 from kpflow_sklearn.analyzers._verification import verify_network
 from kpflow_sklearn.networks import RecurrentNetwork
-from kpflow_sklearn.training import as_trainer
+from kpflow_sklearn.training import Snapshot, as_trainer
 
 
 class RecurrentAnalyzer(Analyzer, SequenceTransformer):
@@ -51,10 +51,10 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
             **options,
         )
 
-    def _networks(self, task: FitTask) -> Iterator[tuple[int, RecurrentNetwork]]:
-        """Yield the iteration of each snapshot with the network as it was then."""
+    def _networks(self, task: FitTask) -> Iterator[tuple[Snapshot, RecurrentNetwork]]:
+        """Yield each snapshot with the network as it was then."""
         for snapshot in task.analysis(self.snapshots_, verbose=self.verbose):
-            yield snapshot.iteration, self.trainer_.network_at(snapshot)
+            yield snapshot, self.trainer_.network_at(snapshot)
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> RecurrentAnalyzer:
         """Fit the trainer and analyse its snapshots; every subclass defines it."""

@@ -52,7 +52,7 @@ class SpectrumDisplay(TableDisplay):
     """
 
     _fitted = "spectra_"
-    _columns = ("operator", "axis", "index", "eigenvalue", "share", "method")
+    _columns = ("operator", "axis", "index", "eigenvalue", "residual", "share", "method")
 
     def plot(
         self,
@@ -63,8 +63,9 @@ class SpectrumDisplay(TableDisplay):
     ) -> Self:
         """Draw the spectra at the last snapshot on one axis.
 
-        Shares below 1e-10 are rounding errors. They count as zero in a median, and nothing is
-        drawn where all runs of a colour are below.
+        Shares below 1e-10 are rounding errors, and eigenvalues below their residual cannot be told
+        from zero. Both count as zero in a median, and nothing is drawn where all runs of a colour
+        are of that kind. A line ends where eigenvalues have not converged: further ones exist.
 
         Parameters
         ----------
@@ -113,12 +114,15 @@ class SpectrumDisplay(TableDisplay):
         return self
 
     def _without_rounding(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Set rounding errors to zero, and drop the indices at which all runs are zero.
+        """Set what is not above its error to zero; drop the indices at which all runs are zero.
 
         Dropping single runs would raise the median of the others.
         """
         share = table["share"]
-        cut = table.assign(share=share.mask(share <= _SMALLEST_SHARE, 0.0))
+        zero = share <= _SMALLEST_SHARE
+        if "residual" in table:
+            zero |= table["eigenvalue"] <= table["residual"]
+        cut = table.assign(share=share.mask(zero, 0.0))
         line = ["operator", "index", *([self.hue] if self.hue in table else [])]
         largest = cut.groupby(line, dropna=False, observed=True)["share"].transform("max")
         return cut[largest > 0]

@@ -115,9 +115,10 @@ def _range(bottleneck: pd.DataFrame, name: str) -> str:
 
 
 def _agreement(results: pd.DataFrame) -> dict[str, Any]:
-    """Return the range of the flow's agreement with training, and where it is weak."""
+    """Return the range of the flow's agreement with single updates, and where it is weak."""
     agreement = select(results, "PKP", "flow_agreement")["value"].dropna()
     if not len(agreement):
         return {}
     weak = list(agreement.index[agreement < _WEAK])
-    return {"low": agreement.min(), "high": agreement.max(), "limit": _WEAK, "weak": weak}
+    high = agreement.max() if len(agreement) > 1 else None
+    return {"low": agreement.min(), "high": high, "limit": _WEAK, "weak": weak}

@@ -37,6 +37,12 @@ class Estimate(NamedTuple):
     method: str = "exact"
     bounds: tuple[float, float] | None = None
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The bounds, or value -+ 1.96 std_error if there are none."""
+        reach = 1.96 * self.std_error
+        return self.bounds or (self.value - reach, self.value + reach)
+
     @classmethod
     def missing(cls, reason: str, method: str = "exact") -> Estimate:
         """Return a missing estimate."""

@@ -15,9 +15,10 @@ import pandas as pd
 from kpflow_sklearn._common.files import write_whole
 from kpflow_sklearn.results._estimate import Estimate
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
-#: Columns of ``results_``. ``value`` is NaN only where ``reason`` says why.
+#: Columns of ``results_``. ``value`` is NaN only where ``reason`` says why. ``lower`` and
+#: ``upper`` are the bounds of an estimate that has bounds, otherwise value -+ 1.96 std_error.
 COLUMNS = {
     "iteration": "int64",
     "operator": "category",
@@ -27,6 +28,8 @@ COLUMNS = {
     "other_task": "category",
     "value": "float64",
     "std_error": "float64",
+    "lower": "float64",
+    "upper": "float64",
     "method": "category",
     "reduction": "category",
     "n_trials": "int64",
@@ -52,6 +55,7 @@ def row(
     if not np.isfinite([estimate.value, estimate.std_error]).all():
         reason = estimate.reason or "not a finite number"
         estimate = Estimate.missing(reason, estimate.method)
+    lower, upper = estimate.interval
     return {
         "iteration": iteration,
         "operator": operator,
@@ -61,6 +65,8 @@ def row(
         "other_task": str(other_task),
         "value": estimate.value,
         "std_error": estimate.std_error,
+        "lower": lower,
+        "upper": upper,
         "method": estimate.method,
         "reduction": reduction,
         "n_trials": n_trials,
@@ -220,7 +226,7 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
             about[name] = value
     try:
         # By Python's float: older versions of pandas do not read numbers back bit by bit.
-        numbers = dict.fromkeys(("value", "std_error"), _to_float)
+        numbers = dict.fromkeys((k for k, v in COLUMNS.items() if v == "float64"), _to_float)
         table = pd.read_csv(path, skiprows=len(about), keep_default_na=False, converters=numbers)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
         table = pd.DataFrame()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -21,6 +21,7 @@ from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.operators import Linearization, linearize
 from kpflow_sklearn.results import OPERATORS, ZERO, Estimate
 from kpflow_sklearn.runs._trial_time_gram import TrialTimeGram, is_small, trial_time_gram
+from kpflow_sklearn.spectra import widening
 
 COMPARED = ("states", *OPERATORS)
 COLUMNS = ["run", "other_run", "operator", "value", "std_error", "method", "n_trials", "reason"]
@@ -125,7 +126,7 @@ def gram_cosine(a: TrialTimeGram, b: TrialTimeGram) -> Estimate:
     """Return <A, B> / (|A| |B|) for two Grams A and B over the same trials and steps.
 
     Products <A, A> are taken between different random factors, which makes them unbiased. The
-    standard error comes from a jackknife over the factors of both Grams.
+    standard error comes from a jackknife over the factors of both Grams, widened for few factors.
 
     Parameters
     ----------
@@ -146,19 +147,31 @@ def gram_cosine(a: TrialTimeGram, b: TrialTimeGram) -> Estimate:
     value = _cosine(within_a, within_b, between)
     if not np.isfinite(value):
         return Estimate.missing(ZERO, method)
-    # Jackknife: (n - 1) times the variance of the cosine without factor i, summed over a and b.
-    variance, (n_a, n_b) = 0.0, between.shape
-    if n_a > 1:
-        left_out = [
-            _cosine(_without(within_a, i), within_b, np.delete(between, i, 0)) for i in range(n_a)
-        ]
-        variance += (n_a - 1) * float(np.var(left_out))
-    if n_b > 1:
-        left_out = [
-            _cosine(within_a, _without(within_b, i), np.delete(between, i, 1)) for i in range(n_b)
-        ]
-        variance += (n_b - 1) * float(np.var(left_out))
+    variance = _jackknife(
+        a, lambda i: _cosine(_without(within_a, i), within_b, np.delete(between, i, 0))
+    ) + _jackknife(b, lambda i: _cosine(within_a, _without(within_b, i), np.delete(between, i, 1)))
     return Estimate(value, variance**0.5, method=method)
+
+
+def _jackknife(gram: TrialTimeGram, without: Callable[[int], float]) -> float:
+    """Return the variance due to the n random factors of a Gram.
+
+    This is (n - 1) times the variance of the cosines without one of them, widened because each
+    factor contributes a skewed quadratic form, as in `spectra`.
+
+    Parameters
+    ----------
+    gram : TrialTimeGram
+        The Gram.
+    without : callable
+        Maps the index of a factor to the cosine without it.
+    """
+    if gram.exact:
+        return 0.0
+    n = len(gram.factors)
+    flat = gram.factors.flatten(1)  # <Y_i, Y_j>_F, (n, n)
+    widened = widening((flat @ flat.mT).cpu().numpy())
+    return widened**2 * (n - 1) * float(np.var([without(i) for i in range(n)]))
 
 
 def _overlaps(a: TrialTimeGram, b: TrialTimeGram) -> np.ndarray:

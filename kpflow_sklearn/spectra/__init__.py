@@ -17,6 +17,7 @@ from kpflow_sklearn.spectra._modes import Modes as Modes
 from kpflow_sklearn.spectra._modes import fix_signs as fix_signs
 from kpflow_sklearn.spectra._modes import leading_modes as leading_modes
 from kpflow_sklearn.spectra._moments import middle_over_norm as middle_over_norm
+from kpflow_sklearn.spectra._moments import widening as widening
 from kpflow_sklearn.spectra._operator_spectra import GRAMS as GRAMS
 from kpflow_sklearn.spectra._operator_spectra import METHODS as METHODS
 from kpflow_sklearn.spectra._operator_spectra import N_PROBES as N_PROBES

@@ -139,3 +139,8 @@ class Krylov:
         # |M Q s - value Q s| = |coupling s_last|, s a column of coefficients.
         residuals = (coupling @ vectors[:, -coupling.shape[-1] :]).norm(dim=1)
         return values, vectors, residuals
+
+
+def rounding(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the error of Ritz values (n, m) by products in a precision, (n, 1)."""
+    return 10 * torch.finfo(dtype).eps * values.amax(1, keepdim=True).clamp(min=0)

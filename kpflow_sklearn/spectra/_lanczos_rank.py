@@ -22,8 +22,9 @@ from kpflow_sklearn.operators import FlowPropagator
 from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate
 from kpflow_sklearn.spectra._counts import ONE
 from kpflow_sklearn.spectra._half_factor import HalfFactor
-from kpflow_sklearn.spectra._krylov import Krylov
+from kpflow_sklearn.spectra._krylov import Krylov, rounding
 from kpflow_sklearn.spectra._sketch import Sketcher
+from kpflow_sklearn.spectra._spectrum import Leading, converged
 
 #: First directions of a Krylov space, and random vectors for the trace outside of it.
 _WIDTH, _N_PROBES = 16, 16
@@ -31,8 +32,8 @@ _WIDTH, _N_PROBES = 16, 16
 _N_STEPS, _N_STARTS = 40, 4
 
 
-def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> Estimate:
-    """Return the rank of a Gram on the whole space from Ritz values.
+def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> tuple[Estimate, Leading]:
+    """Return the rank of a Gram on the whole space from Ritz values, and those that converged.
 
     Parameters
     ----------
@@ -45,20 +46,33 @@ def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> Estimate:
 
     Returns
     -------
-    Estimate
+    rank : Estimate
         The rank; missing if the largest space holds too little of the trace.
+    leading : Leading
+        The eigenvalues that have converged.
     """
+    nothing = Leading(np.empty(0), np.empty(0))
     if sketcher.overflow:
-        return Estimate.missing(OVERFLOW, "randomized")
+        return Estimate.missing(OVERFLOW, "randomized"), nothing
     half = sketcher.half
     if most < min(2 * _WIDTH, half.size):
-        return Estimate.missing(
+        reason = (
             "too many directions would have to be computed; use method='exact', or analyse fewer "
-            "trials or steps",
-            "randomized",
+            "trials or steps"
         )
+        return Estimate.missing(reason, "randomized"), nothing
     space = Krylov(lambda v: sketcher.gram(half, v), half.white(range(min(_WIDTH, half.size))))
-    outside, grew = _grow(sketcher, space, threshold, most)
+    rank = _rank_in(sketcher, space, threshold, *_grow(sketcher, space, threshold, most))
+    values, _, residuals = space.ritz()
+    residuals = residuals + rounding(values, half.factor.dtype)
+    leading = converged(values.clamp(min=0).cpu().numpy(), residuals.cpu().numpy())
+    return rank, Leading(*(x * sketcher.magnitude**2 for x in leading))
+
+
+def _rank_in(
+    sketcher: Sketcher, space: Krylov, threshold: float, outside: np.ndarray, grew: bool
+) -> Estimate:
+    """Return the rank from a space and the traces outside of it, (n_probes,)."""
     values = _pooled(space, space.dimension)
     held = values.sum()
     total = held + outside.mean()

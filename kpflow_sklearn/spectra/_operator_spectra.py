@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +29,9 @@ REDUCTIONS = ("trace", "mean")
 N_MODES, N_PROBES = 20, 30
 #: Relative standard error of effective dimensions at which no more random vectors are drawn.
 TARGET = 0.02
+#: Random vectors that are drawn at least, whatever n_probes, if they sample fewer effective
+#: dimensions than are enough for the errors of fewer vectors to hold.
+FEW, ENOUGH = 16, 10
 
 
 class OperatorSpectra:
@@ -55,7 +59,8 @@ class OperatorSpectra:
         quarter of it in each trial.
     n_probes : int, default=30
         Number of random vectors that sample the rest; for P a third of it, if there are at least
-        ten trials. Up to four times as many are drawn if the standard error of an effective
+        ten trials. At least 16 are drawn if they have fewer than ten effective dimensions to
+        sample. Up to four times as many are drawn if the standard error of an effective
         dimension exceeds 2%.
     memory_limit : int, optional
         Bytes that may be used beyond what the operator holds; by default a quarter of the free
@@ -176,7 +181,11 @@ class OperatorSpectra:
         spectrum = self.on(axis)
         rank = spectrum.rank(threshold)
         if axis == "all" and rank.reason and not (spectrum.complete or spectrum.trace.reason):
-            return self.memory.run(lambda: rank_on_whole_space(self, threshold))
+            rank, leading = self.memory.run(lambda: rank_on_whole_space(self, threshold))
+            if len(leading.values) > len(spectrum.eigenvalues):
+                self._spectra["all"] = replace(
+                    spectrum, eigenvalues=leading.values, residuals=leading.residuals
+                )
         return rank
 
     @property
@@ -266,6 +275,8 @@ class OperatorSpectra:
     def sketch(self) -> Sketch:
         """The sketch by random vectors, drawn when first needed and shared by all axes."""
         sketch = self.sketcher.draw(0, self.sketcher.n_probes)
+        if sketch.n_probes < FEW and sketch.finite and sketch.dimension_left < ENOUGH:
+            sketch = self.sketcher.draw(0, FEW)
         while sketch.finite and sketch.n_probes < 4 * self.n_probes:
             spectra = {axis: sampled_spectrum(sketch, axis) for axis in self._sampled_axes}
             uncertain = [axis for axis in spectra if _is_uncertain(spectra[axis])]

@@ -29,6 +29,7 @@ from kpflow_sklearn.spectra._lanczos_rank import inverse_rank, ritz_rank
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._sketches import Sketch
 from kpflow_sklearn.spectra._spectrum import (
+    Leading,
     Spectrum,
     compressed_spectrum,
     exact_ratio,
@@ -232,15 +233,20 @@ ROUTES = (
 # ------------------------------------------------------------------- the rank on the whole space
 
 
-def rank_on_whole_space(spectra: Spectra, threshold: float) -> Estimate:
-    """Return the rank on the whole space if there are too many eigenvalues to compute."""
+def rank_on_whole_space(spectra: Spectra, threshold: float) -> tuple[Estimate, Leading]:
+    """Return the rank on the whole space if there are too many eigenvalues to compute.
+
+    The second result holds the eigenvalues that were computed on the way.
+    """
+    nothing = Leading(np.empty(0), np.empty(0))
     op, memory = spectra.op, spectra.memory.amount
     exact = spectra.method == "exact"
     if isinstance(op, FlowPropagator):
         if exact or N_SHIFTS * gramian_cost(op) <= COUNT_BUDGET:
-            return counted_rank(op, threshold, float(spectra.gramians[1].sum()), memory)
+            return counted_rank(op, threshold, float(spectra.gramians[1].sum()), memory), nothing
         trace = spectra.on("all").trace
-        return inverse_rank(op, threshold, trace, draw_seed(spectra.random_state), memory)
+        seed = draw_seed(spectra.random_state)
+        return inverse_rank(op, threshold, trace, seed, memory), nothing
     half = spectra.sketcher.half
     most = memory / (2 * half.bytes_of_vector)
     if not exact:

@@ -19,7 +19,7 @@ from torch import Tensor
 from kpflow_sklearn._common.memory import Allowance
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.spectra._half_factor import HalfFactor, inner_products
-from kpflow_sklearn.spectra._krylov import Krylov
+from kpflow_sklearn.spectra._krylov import Krylov, rounding
 from kpflow_sklearn.spectra._sketches import Sketch
 
 #: Steps and random starts of the Krylov spaces. If M has several blocks, each has one start.
@@ -204,15 +204,15 @@ class Sketcher:
         projected = torch.einsum("ind,jnd->nij", basis, half.blocks(of_modes.images)).double()
         projected = (projected + projected.mT) / 2
         finite = bool(projected.isfinite().all())
-        values = torch.linalg.eigvalsh(projected).flip(-1) if finite else projected[..., 0]
+        values = torch.linalg.eigvalsh(projected).flip(-1) if finite else projected[..., 0, :]
         return replace(
             sketch,
             trace0=float(of_modes.inner.trace()),
             square0=float(of_modes.outer.trace()),
             middle0=float(of_modes.middles.sum()),
             exact=of_modes.grams,
-            mode_values=values.flatten().clamp(min=0).cpu().numpy(),
-            mode_residuals=residuals.flatten().cpu().numpy(),
+            mode_values=values.clamp(min=0).cpu().numpy(),
+            mode_residuals=(residuals + rounding(values, half.factor.dtype)).cpu().numpy(),
         )
 
     def _reduce(

@@ -28,8 +28,9 @@ class Sketch:
         The exact parts: |A V|^2, |M V|^2 and |L^T A V|^2.
     exact : dict of str to Tensor (n, n)
         For each axis the reduced Gram of A V.
-    mode_values, mode_residuals : ndarray of shape (n_modes,)
-        Eigenvalues of V^T M V, and how far each is from an eigenvalue of M at most.
+    mode_values, mode_residuals : ndarray of shape (n_blocks, n_modes)
+        Eigenvalues of V^T M V of each block, in descending order, and how far each is from an
+        eigenvalue of M at most.
     magnitude : float
         What A was divided by.
     """
@@ -44,14 +45,21 @@ class Sketch:
     square0: float = 0.0
     middle0: float = 0.0
     exact: dict[str, Tensor] = field(default_factory=dict)
-    mode_values: np.ndarray = field(default_factory=lambda: np.empty(0))
-    mode_residuals: np.ndarray = field(default_factory=lambda: np.empty(0))
+    mode_values: np.ndarray = field(default_factory=lambda: np.empty((1, 0)))
+    mode_residuals: np.ndarray = field(default_factory=lambda: np.empty((1, 0)))
     magnitude: float = 1.0
 
     @property
     def n_probes(self) -> int:
         """Number of random vectors."""
         return len(self.traces)
+
+    @property
+    def dimension_left(self) -> float:
+        """The effective dimension (tr)^2 / tr()^2 of what is sampled; infinite if nothing is."""
+        pairs = self.inner**2 - np.diag(self.inner.diagonal() ** 2)
+        square = pairs.sum() / (self.n_probes * (self.n_probes - 1))
+        return float(self.traces.mean() ** 2 / square) if square > 0 else np.inf
 
     @property
     def finite(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from kpflow_sklearn._common.checks import check_real
 from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate
 from kpflow_sklearn.spectra._moments import Moments, axis_moments, whole_moments, widening
 from kpflow_sklearn.spectra._sketches import Sketch
+
+#: Largest residual of a Ritz value, relative to it, at which it is listed as an eigenvalue.
+_CONVERGED = 0.01
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Spectrum:
     Attributes
     ----------
     eigenvalues : ndarray
-        In descending order: all non-zero eigenvalues if ``complete``, otherwise the leading ones.
+        In descending order: all non-zero eigenvalues if ``complete``, otherwise the leading ones
+        that have converged.
     trace, square : Estimate
         tr G and tr G^2.
     effective_dimension : Estimate
@@ -33,6 +38,9 @@ class Spectrum:
         How the eigenvalues were found.
     complete : bool
         Whether ``eigenvalues`` add up to the whole trace.
+    residuals : ndarray or None
+        Each eigenvalue is within its residual of an eigenvalue of G; None if all are exact up to
+        rounding.
     share_std_error : ndarray or None
         Standard errors of the cumulative shares of the trace, if they are estimated.
     shares : ndarray or None
@@ -55,6 +63,7 @@ class Spectrum:
     effective_dimension: Estimate
     method: str
     complete: bool
+    residuals: np.ndarray | None = None
     share_std_error: np.ndarray | None = None
     shares: np.ndarray | None = None
     share_lack: np.ndarray | None = None
@@ -95,17 +104,19 @@ class Spectrum:
         # Rounding must not ask for one eigenvalue more than there are.
         goal = threshold - 1e-12
         shares = np.cumsum(self.eigenvalues) / self.trace.value
-        reached = shares[-1] if len(shares) else 0.0
         if self.complete and len(shares):
-            reached, shares = 1.0, np.cumsum(self.eigenvalues) / self.eigenvalues.sum()
+            shares = np.cumsum(self.eigenvalues) / self.eigenvalues.sum()
+        if self.shares is not None:
+            shares = self.shares
+        reached = shares[-1] if len(shares) else 0.0
+        if not self.complete and self.method == "exact" and self.share_std_error is not None:
+            reached -= self.share_std_error[-1]  # Surely reached: what is left out may be more.
         if reached < goal:
             return Estimate.missing(
                 f"the {len(shares)} computed eigenvalues hold {reached:.1%} of the trace, below "
                 f"{threshold:.0%}",
                 self.method,
             )
-        if self.shares is not None:
-            shares = self.shares
         rank = int(np.argmax(shares >= goal)) + 1
         if (
             self.share_lack is not None
@@ -187,6 +198,7 @@ def compressed_spectrum(values: np.ndarray, total: float, square: float) -> Spec
         *moments,
         method="exact",
         complete=False,
+        residuals=np.full(len(values), 2 * doubt * total),
         shares=np.minimum(least + doubt, 1.0),
         share_std_error=np.full(len(values), doubt),
     )
@@ -221,28 +233,75 @@ def sampled_spectrum(sketch: Sketch, axis: str) -> Spectrum:
         return missing_spectrum(OVERFLOW, "randomized")
     spectrum = _sampled_whole(sketch) if axis == "all" else _sampled_axis(sketch, axis)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = spectrum.eigenvalues * np.float64(sketch.magnitude) ** 2
+        pairs = (spectrum.eigenvalues, spectrum.residuals)
+        values, residuals = np.array(pairs) * np.float64(sketch.magnitude) ** 2
     if not np.isfinite(values).all():  # The eigenvalues overflow, though their ratios do not.
-        spectrum, values = replace(spectrum, complete=False), np.empty(0)
+        spectrum, values, residuals = replace(spectrum, complete=False), np.empty(0), np.empty(0)
     return replace(
         spectrum,
         eigenvalues=values,
+        residuals=residuals,
         trace=_scaled(spectrum.trace, sketch.magnitude, 2),
         square=_scaled(spectrum.square, sketch.magnitude, 4),
     )
 
 
 def _sampled_whole(sketch: Sketch) -> Spectrum:
-    order = np.argsort(-sketch.mode_values, kind="stable")
-    values, residuals = sketch.mode_values[order], sketch.mode_residuals[order]
-    spectrum = _from_moments(whole_moments(sketch), values)
+    order = np.argsort(-sketch.mode_values.flatten(), kind="stable")
+    values, residuals = (x.flatten()[order] for x in (sketch.mode_values, sketch.mode_residuals))
+    moments = whole_moments(sketch)
+    # An eigenvalue m outside of the modes obeys m^2 <= E|M w'|^2.
+    unseen = max(_outside(sketch, moments.square.std_error), 0.0) ** 0.5
+    listed = converged(sketch.mode_values, sketch.mode_residuals, unseen)
+    spectrum = replace(_from_moments(moments, listed.values), residuals=listed.residuals)
     if not spectrum.trace.value > 0:
         return spectrum
     relative = spectrum.trace.std_error / spectrum.trace.value
-    errors = np.cumsum(values) / spectrum.trace.value * relative
+    shares = np.cumsum(values) / spectrum.trace.value
     # M consists of V^T M V, the part outside of V, and M V - V (V^T M V) between the two.
     lack = np.cumsum(residuals) + _unseen(sketch, spectrum.square.std_error, values)
-    return replace(spectrum, share_std_error=errors, share_lack=lack / spectrum.trace.value)
+    return replace(
+        spectrum,
+        shares=shares,
+        share_std_error=shares * relative,
+        share_lack=lack / spectrum.trace.value,
+    )
+
+
+class Leading(NamedTuple):
+    """Eigenvalues that have converged, in descending order, and their residual norms."""
+
+    values: np.ndarray
+    residuals: np.ndarray
+
+
+def converged(values: np.ndarray, residuals: np.ndarray, unseen: float = 0.0) -> Leading:
+    """Return the Ritz values of independent blocks that have converged to eigenvalues.
+
+    Those of a block end before the first whose residual exceeds 1% of it. As the largest that
+    a block leaves out stands between those of others, none below it is listed.
+
+    Parameters
+    ----------
+    values, residuals : ndarray of shape (n_blocks, m)
+        Ritz values of each block in descending order, and their residual norms |M v - value v|.
+    unseen : float, default=0.0
+        Bound of the eigenvalues that all blocks together may have missed.
+
+    Returns
+    -------
+    Leading
+        The eigenvalues of all blocks down to the first that has not converged.
+    """
+    if not values.size:
+        return Leading(np.empty(0), np.empty(0))
+    listed = np.logical_and.accumulate(residuals <= _CONVERGED * values, axis=1)
+    left_out = np.where(listed, -np.inf, values + residuals).max(1, initial=-np.inf)
+    # A block of which all values have converged has no larger one than its last left.
+    floor = np.where(np.isfinite(left_out), left_out, values[:, -1]).max(initial=unseen)
+    chosen = listed & (values >= floor)
+    order = np.argsort(-values[chosen], kind="stable")
+    return Leading(values[chosen][order], residuals[chosen][order])
 
 
 def _unseen(sketch: Sketch, error: float, values: np.ndarray) -> np.ndarray:
@@ -252,8 +311,12 @@ def _unseen(sketch: Sketch, error: float, values: np.ndarray) -> np.ndarray:
     modes. An eigenvalue m outside of the modes adds at most m - v <= m^2 / 4v to a sum that ends
     at v, and the random vectors measure the sum of all such m^2.
     """
-    outside = float(sketch.squares.mean()) + 1.96 * error
-    return outside / (4 * values.clip(min=1e-300))
+    return _outside(sketch, error) / (4 * values.clip(min=1e-300))
+
+
+def _outside(sketch: Sketch, error: float) -> float:
+    """Return a bound of E|M w'|^2, the sum of all squared eigenvalues outside of the modes."""
+    return float(sketch.squares.mean()) + 1.96 * error
 
 
 def _sampled_axis(sketch: Sketch, axis: str) -> Spectrum:
@@ -263,7 +326,16 @@ def _sampled_axis(sketch: Sketch, axis: str) -> Spectrum:
     spectrum = _from_moments(axis_moments(sketch, axis), values.cpu().numpy())
     shares, doubt = _bracketed_shares(exact, sampled, values)
     errors = widening(sketch.inner) * _share_errors(exact, sampled, vectors)
-    return replace(spectrum, complete=True, share_std_error=np.hypot(errors, doubt), shares=shares)
+    # No eigenvalue moves further than |G_estimated - G|_F (Weyl), here at 1.96 standard errors.
+    spread = sampled.flatten(1).std(0).norm() / len(sampled) ** 0.5
+    distance = 1.96 * widening(sketch.inner) * float(spread)
+    return replace(
+        spectrum,
+        complete=True,
+        residuals=np.full(len(values), distance),
+        share_std_error=np.hypot(errors, doubt),
+        shares=shares,
+    )
 
 
 def _from_moments(moments: Moments, values: np.ndarray) -> Spectrum:

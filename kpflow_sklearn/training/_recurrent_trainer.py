@@ -284,9 +284,10 @@ class RecurrentTrainer(RecurrentModel):
 
     def _add(self, run: Run) -> None:
         """Add the result of a run to that of the updates before it."""
-        kept = {snapshot.iteration for snapshot in self.snapshots_}
-        new = [snapshot for snapshot in run.snapshots if snapshot.iteration not in kept]
-        self.snapshots_ = self.snapshots_ + new
+        # A run that continues knows the update from the snapshot with which the last one ended.
+        new = {snapshot.iteration for snapshot in run.snapshots}
+        earlier = [snapshot for snapshot in self.snapshots_ if snapshot.iteration not in new]
+        self.snapshots_ = earlier + run.snapshots
         self.loss_curve_ = np.append(self.loss_curve_, run.losses)
         self.n_iter_ += run.n_iter
         self.interrupted_ = run.interrupted

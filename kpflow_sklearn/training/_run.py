@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -169,7 +169,10 @@ class Run:
         if saved is None:
             self._take_if_planned()
             return
-        states = [Snapshot(i, self.folder.snapshot(i)) for i in saved["snapshots"]]  # type: ignore
+        folder: Any = self.folder
+        *earlier, last = saved["snapshots"]  # The update from the last one will be made again.
+        states = [Snapshot(i, folder.snapshot(i), folder.updated(i)) for i in earlier]
+        states.append(Snapshot(last, folder.snapshot(last)))
         self.snapshots, self.losses = states, saved["losses"]
         self.before, self.last = ([self.last, *states])[-2:]
         self.module.load_state_dict(self.last.state)
@@ -180,7 +183,16 @@ class Run:
     def record(self, loss: float) -> None:
         """Record an update by the loss before it, and take a snapshot if one is planned."""
         self.losses.append(loss)
+        if self.snapshots and self.snapshots[-1].iteration == self.iteration - 1:
+            self._keep_update()
         self._take_if_planned()
+
+    def _keep_update(self) -> None:
+        """Keep the state after the update made from the last snapshot."""
+        updated = Snapshot.take(self.iteration, self.module).state
+        self.last = self.snapshots[-1] = replace(self.snapshots[-1], updated=updated)
+        if self.folder is not None:
+            self.folder.save_updated(self.last.iteration, updated)
 
     def _take_if_planned(self) -> None:
         if self.iteration not in self.planned:

@@ -18,6 +18,7 @@ from kpflow_sklearn.exceptions import CheckpointError
 
 LATEST = "latest.pt"
 SNAPSHOT = "snapshot-{:09d}.pt"
+UPDATED = "updated-{:09d}.pt"
 _ADVICE = "remove the folder to restart the run."
 
 
@@ -40,7 +41,8 @@ def name_settings(settings: Mapping[str, Any], **arrays: np.ndarray | None) -> d
 class RunFolder:
     """The folder in which a training run keeps its snapshots and the state to continue from.
 
-    Each snapshot is a file with a plain state_dict, which ``SavedTraining`` reads too.
+    Each snapshot is a file with a plain state_dict, which ``SavedTraining`` reads too, and another
+    file holds the state after the update made from it.
     ``latest.pt`` contains the rest of the run's state at the last snapshot, and digests that
     reveal files of another run. Each file is written under a temporary name and then renamed, so
     that a run leaves only complete files whenever it is killed.
@@ -68,6 +70,11 @@ class RunFolder:
         reached = {"about": self.about, "iteration": iteration, "digests": self._digests}
         self._write(LATEST, {**reached, **progress})
 
+    def save_updated(self, iteration: int, state: Mapping[str, Any]) -> None:
+        """Write the state after the update from a snapshot; the next `save` registers the file."""
+        name = UPDATED.format(iteration)
+        self._digests[name] = self._write(name, dict(state))
+
     def load(self) -> dict[str, Any] | None:
         """Return the last iteration and progress that were saved, or None if the run is new.
 
@@ -94,7 +101,13 @@ class RunFolder:
 
         Raises CheckpointError if the file is missing, damaged, or was written by another run.
         """
-        name = SNAPSHOT.format(iteration)
+        return self._registered(SNAPSHOT.format(iteration))
+
+    def updated(self, iteration: int) -> dict[str, Any]:
+        """Return the state after the update from a snapshot; raises as `snapshot` does."""
+        return self._registered(UPDATED.format(iteration))
+
+    def _registered(self, name: str) -> dict[str, Any]:
         try:
             content = (self.path / name).read_bytes()
         except FileNotFoundError as error:

@@ -14,10 +14,21 @@ from kpflow_sklearn._common.checks import check_positive_int
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The network after ``iteration`` parameter updates, as a state_dict that shares no memory."""
+    """The network after ``iteration`` parameter updates, as a state_dict that shares no memory.
+
+    Attributes
+    ----------
+    iteration : int
+        Number of parameter updates.
+    state : dict of str to Tensor
+        The parameters and buffers then.
+    updated : dict of str to Tensor, or None
+        The same after the update made from this snapshot, if the trainer kept it.
+    """
 
     iteration: int
     state: dict[str, Tensor] = field(repr=False)
+    updated: dict[str, Tensor] | None = field(default=None, repr=False)
 
     @classmethod
     def take(cls, iteration: int, module: nn.Module) -> Snapshot:

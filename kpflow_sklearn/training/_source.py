@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from torch import Tensor
+
 from kpflow_sklearn._common.callbacks import CallbackSupportMixin
 from kpflow_sklearn._common.estimators import Estimator
 from kpflow_sklearn.training._snapshots import Snapshot
@@ -38,8 +40,40 @@ class NetworkSource(CallbackSupportMixin, Estimator):
         >>> trainer.network_at(trainer.snapshots_[0]).n_outputs  # Before training.
         1
         """
+        return self._in_state(snapshot.state)
+
+    def network_after(self, snapshot: Snapshot) -> Any:
+        """Return a copy of the network as it was one update after ``snapshot``.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            An entry of ``snapshots_``.
+
+        Returns
+        -------
+        Module or None
+            A copy that shares no parameters with the estimator's network; None if neither the
+            update nor a snapshot of the next iteration was kept.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from kpflow_sklearn import FeedForwardTrainer
+        >>> X = np.linspace(-1, 1, 12).reshape(6, 2)
+        >>> trainer = FeedForwardTrainer((4,), max_iter=2, random_state=0).fit(X, X[:, 0] ** 2)
+        >>> trainer.network_after(trainer.snapshots_[-1]) is None  # Training ended.
+        True
+        """
+        state = snapshot.updated
+        if state is None:
+            following = (s.state for s in self.snapshots_ if s.iteration == snapshot.iteration + 1)
+            state = next(following, None)
+        return None if state is None else self._in_state(state)
+
+    def _in_state(self, state: dict[str, Tensor]) -> Any:
         network = copy.deepcopy(self.network_)
-        network.load_state_dict(snapshot.state)
+        network.load_state_dict(state)
         return network
 
     def _so_far(self) -> dict[str, Any]:

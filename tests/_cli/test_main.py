@@ -95,6 +95,7 @@ def check_figure(figure, n_panels, n_bars):
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in panels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task, n_bars", [("flip_flop", 0), ("digits", 1)])
 def test_other_tasks_of_one_kind_of_trial(task, n_bars, tmp_path, figures):
     assert run(tmp_path, "--task", task) == 0

@@ -26,7 +26,7 @@ from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
 from tests.tools.bad_input.answers import flat, gaps
 
 TRAINER = RecurrentTrainer(hidden_size=4, max_iter=4, snapshots=2, learning_rate=0.05)
-ANALYZER = KPFlowAnalyzer(TRAINER, operators=("K",), axes=("time",))
+ANALYZER = KPFlowAnalyzer(TRAINER, operators=("PKP",), axes=("time",))
 ALIGNMENT = TaskAlignmentAnalyzer(TRAINER)
 # A high rate, so that few updates suffice for the score that scikit-learn expects.
 FEED_FORWARD = FeedForwardTrainer((16,), learning_rate=0.3, max_iter=15, snapshots=3)
@@ -85,7 +85,7 @@ class TimeAlignment(StepsAreColumns, TaskAlignmentAnalyzer):
 
 TIME_TRAINER = TimeTrainer(hidden_size=3, max_iter=2, snapshots=2, learning_rate=0.05)
 TIME_ANALYZER = TimeAnalyzer(
-    TIME_TRAINER, operators=("P",), axes=("time",), n_components=2, analysis_trials=4
+    TIME_TRAINER, operators=("PKP",), axes=("time",), n_components=2, analysis_trials=4
 )
 TIME_ALIGNMENT = TimeAlignment(TIME_TRAINER, analysis_trials=6)
 

@@ -141,6 +141,7 @@ def check_limit(**sizes) -> None:
     assert used <= allowed, f"{used / 1e6:.0f} MB used of {allowed / 1e6:.0f}"
 
 
+@pytest.mark.slow
 @on_linux
 def test_the_memory_limit_holds():
     # Without it, the sketches of P alone would take about 60 trajectories of 2.3 MB each.
@@ -200,6 +201,7 @@ def live_tensors() -> int:
     return sum(type(x) is torch.Tensor for x in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_repeated_fits_leave_nothing_behind():
     X = np.random.default_rng(0).standard_normal((6, 4, 2))
     tasks, counts = ["a", "b", "c"] * 2, []

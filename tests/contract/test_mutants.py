@@ -21,6 +21,7 @@ def test_every_formula_stands_once_where_it_is_broken(mutant):
     assert mutant.tests and all((TESTS / f"{name}.py").exists() for name in mutant.tests)
 
 
+@pytest.mark.slow
 def test_a_broken_formula_is_killed():
     killed, by = is_killed(MUTANTS[0]._replace(tests=MUTANTS[0].tests[:1]))
     assert killed and by.startswith("FAILED tests/")

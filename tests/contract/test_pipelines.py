@@ -41,7 +41,7 @@ TRAINER = RecurrentTrainer(
 
 
 #: Small analyses: operators and axes do not matter to scikit-learn.
-FEW = {"operators": ("K",), "axes": ("time",), "random_state": 0}
+FEW = {"operators": ("PKP",), "axes": ("time",), "random_state": 0}
 
 
 def pipeline() -> Pipeline:
@@ -129,7 +129,7 @@ def test_masks_and_tasks_are_arguments_of_fit_only(routing):
 
 SHORT = RecurrentTrainer(hidden_size=3, max_iter=2, snapshots=2)
 TRANSFORMERS = {
-    "kpflow": KPFlowAnalyzer(SHORT, n_components=3, operators=("K",), axes=("time",)),
+    "kpflow": KPFlowAnalyzer(SHORT, n_components=3, operators=("PKP",), axes=("time",)),
     "alignment": TaskAlignmentAnalyzer(SHORT),
     "gram": GramFlowAnalyzer(FeedForwardTrainer((3,), max_iter=2, snapshots=2), n_components=2),
     "vectorizer": SequenceVectorizer(),

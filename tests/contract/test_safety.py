@@ -294,7 +294,7 @@ slow = pytest.mark.slow
 
 @pytest.mark.parametrize("script, asked", [
     pytest.param(IMPORT, False, marks=slow, id="import"),
-    pytest.param(ANALYSES, False, id="analyses"),
+    pytest.param(ANALYSES, False, marks=slow, id="analyses"),
     pytest.param(COMMAND, True, marks=slow, id="command"),
     pytest.param(REPORT, True, marks=slow, id="report"),
     pytest.param(FOLDER, True, marks=slow, id="checkpoint_dir"),

@@ -86,6 +86,13 @@ if find_spec("torchdiffeq") is not None:
     ode = NeuralODE(RateField, dt=0.7, method="midpoint")
     CASES.append(Case("neural_ode-ragged", ode, mask=RAGGED))
 IDS = [case.name for case in CASES]
+#: Each cell, several layers, ragged trials and a trained z_0 at least once: the cases of the fast
+#: tier. Tests of the others are marked slow (`tests.conftest`).
+FAST = {
+    *("tanh", "relu", "gru", "lstm", "gru-2layers", "lstm-ragged", "leaky-trained_z0"),
+    *("leaky_voltage-2layers-ragged", "lstm-3layers-ragged-trained_z0"),
+    *("user-ragged-trained_z0", "user-nn.GRUCell"),
+}
 
 
 def build(case: Case) -> tuple[RecurrentNetwork, np.ndarray]:

@@ -197,7 +197,10 @@ def test_verdict_loss_and_agreement_are_the_tables(pages, kpflow):
     agreement = select(kpflow.results_, "PKP", "flow_agreement")["value"]
     assert flow.column("flow agreement") == [*agreement.iloc[:-1], None]
     assert flow.words("flow agreement")[-1] == "–"
-    assert "Missing in flow agreement: there is no later snapshot" in pages["kpflow"].text
+    assert (
+        "Missing in flow agreement: the update made from this snapshot is unknown"
+        in pages["kpflow"].text
+    )
 
 
 def test_axes_of_the_last_snapshot(pages, kpflow):
@@ -596,6 +599,6 @@ def test_weak_agreement_is_said_with_its_iterations():
     facts = {"loss": loss, "n_ranks": 0, "narrower": {}, "verdicts": [], "states": []}
 
     words = say("kpflow.txt", agreement=_agreement(to_frame(rows)), **facts)
-    assert "from -0.20 to +0.90" in words and "below 0.3 from iteration 10, 30" in words
+    assert "from -0.20 to +0.90" in words and "below 0.3 at iteration 10, 30" in words
     words = say("kpflow.txt", agreement=_agreement(to_frame(rows[:1])), **facts)
-    assert "+0.90 to +0.90" in words and "below" not in words
+    assert "next update is +0.90." in words and "below" not in words

@@ -167,7 +167,7 @@ def test_a_file_says_where_it_comes_from(tmp_path):
 
 def test_provenance_names_schema_versions_and_what_is_added():
     measured = provenance(seed=3)
-    assert measured["schema_version"] == str(SCHEMA_VERSION) == "2"
+    assert measured["schema_version"] == str(SCHEMA_VERSION) == "3"
     assert measured["seed"] == "3"
     for name in ("python", "kpflow-sklearn", "torch", "numpy", "scikit-learn", "pandas"):
         assert re.match(r"\d+\.\d+", measured[name]) or measured[name] == "not installed"

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from torch import nn
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, compare, linearize
@@ -58,24 +59,23 @@ def test_small_networks_exactly(mask):
             assert cosines[a, a, operator] == 1
 
 
+@pytest.mark.parametrize("n_probes", [8, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("operator", ["K", "P", "PKP"])
-def test_estimates_hold_the_truth(operator):
+def test_intervals_hold_the_truth(operator, n_probes):
     a, b = (linearize(RUNS[name].network_, X) for name in ("gru", "lstm"))
     exact = gram_cosine(
         *(trial_time_gram(lin, operator, exact=True, n_probes=0, seed=0) for lin in (a, b))
     ).value
-    scores, errors = [], []
-    for seed in range(40):
+    n_seeds = 200
+    scores = []
+    for seed in range(n_seeds):
         estimate = gram_cosine(
-            trial_time_gram(a, operator, exact=False, n_probes=60, seed=2 * seed),
-            trial_time_gram(b, operator, exact=False, n_probes=60, seed=2 * seed + 1),
+            trial_time_gram(a, operator, exact=False, n_probes=n_probes, seed=2 * seed),
+            trial_time_gram(b, operator, exact=False, n_probes=n_probes, seed=2 * seed + 1),
         )
         scores.append((estimate.value - exact) / estimate.std_error)
-        errors.append(estimate.std_error)
-    assert max(errors) < 0.1
-    # The root mean square of 40 standard normal numbers lies between 0.7 and 1.35 (99.7%).
-    assert 0.6 < np.sqrt(np.mean(np.square(scores))) < 1.5
-    assert abs(np.mean(scores)) < 4 / np.sqrt(40)
+    assert (np.abs(scores) <= 1.96).sum() >= binom.ppf(1e-3, n_seeds, 0.93)
+    assert abs(np.mean(scores)) < 1  # A ratio of estimates is biased if they are few.
 
 
 def test_large_networks_are_estimated():

@@ -300,6 +300,7 @@ def key_of_a_saved_training(folder: Path, value: float) -> str:
     return CellCache(folder).shared_key(KPFlowAnalyzer(saved), (np.ones(3), None, {}))
 
 
+@pytest.mark.slow
 def test_saved_networks_have_the_same_key_in_every_process(tmp_path):
     command = [sys.executable, "-c", KEY]
     elsewhere = subprocess.check_output(command, text=True, **IN_ROOT).strip()
@@ -314,7 +315,8 @@ run(cache_dir=sys.argv[1], n_jobs=int(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_killed_sweep_resumes(tmp_path, serial, n_jobs):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(n_jobs)]
     quiet = {"start_new_session": True, "stderr": subprocess.DEVNULL}
@@ -352,6 +354,7 @@ def test_dask_gives_the_same_table(cluster, serial):
         assert_equal(run(), serial)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_shards_of_trials_add_up(cluster):
     """K's unit Grams and the hidden Grams of K, P and PKP* are sums over trials."""

@@ -49,7 +49,7 @@ SPECTRA = {
     "rank three": np.r_[3.0, 2.0, 1.0, np.zeros(SIZE - 3)],
 }
 SHAPE, MANY_TRIALS = (2, 24, 12), (24, 2, 12)
-FAST = ("steep", "slow", "gru P")
+FAST, OFTEN = ("gru P",), ("steep", "slow", "gru P")
 AXES = ("all", "time", "hidden", "trial")
 QUANTITIES = ("trace", "square", "effective_dimension")
 
@@ -173,7 +173,11 @@ def quantities_of(regime: str) -> list[tuple[str, str]]:
 
 
 def every_quantity(regimes: tuple[str, ...]) -> pytest.MarkDecorator:
-    cases = [(r, a, q) for r in regimes for a, q in quantities_of(r)]
+    cases = [
+        pytest.param(r, a, q, marks=[] if r in FAST else pytest.mark.slow)
+        for r in regimes
+        for a, q in quantities_of(r)
+    ]
     return pytest.mark.parametrize("regime, axis, quantity", cases)
 
 
@@ -227,13 +231,22 @@ def test_intervals_cover_the_truth_where_the_probes_suffice_for_a_target(regime,
     assert measured.n_covered >= 930
 
 
-@every_quantity(FAST)
+@pytest.mark.slow
+@pytest.mark.parametrize("n_probes", [4, 8])
+@pytest.mark.parametrize("regime", ["steep", "geometric", "gru PKP"])
+def test_intervals_cover_the_truth_with_few_probes(regime, n_probes):
+    least = binom.ppf(1e-3, 300, 0.93)
+    for key, measured in sample(regime, n_probes=n_probes, n_seeds=300).items():
+        assert measured.n_covered >= least, key
+
+
+@every_quantity(OFTEN)
 def test_intervals_cover_the_truth(regime, axis, quantity):
     least = binom.ppf(1e-3, N_SEEDS, 0.93)
     assert sample(regime)[axis, quantity].n_covered >= least
 
 
-@every_quantity(FAST)
+@every_quantity(OFTEN)
 def test_standard_error_is_the_size_of_the_error(regime, axis, quantity):
     measured = sample(regime)[axis, quantity]
     # A standard deviation from 200 draws errs by 5%, from skewed draws by up to twice that.
@@ -241,6 +254,7 @@ def test_standard_error_is_the_size_of_the_error(regime, axis, quantity):
     assert (measured.widened > 1 + 1.7 / 30).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ["all", "time", "hidden"])
 def test_error_falls_with_the_square_root_of_the_probes(axis):
     few, many = (sample("gru P", n_probes=m) for m in (10, 30))
@@ -250,6 +264,7 @@ def test_error_falls_with_the_square_root_of_the_probes(axis):
             assert few[key].stated / many[key].stated == pytest.approx(np.sqrt(3), rel=0.15), key
 
 
+@pytest.mark.slow
 def test_relative_error_of_a_trace_is_that_of_the_effective_dimension():
     # sqrt(2 / (m d)) for m probes of a Gram of effective dimension d.
     measured = sample("slow", n_modes=0, n_probes=10)["all", "trace"]
@@ -261,12 +276,13 @@ def test_relative_error_of_a_trace_is_that_of_the_effective_dimension():
 # --------------------------------------------------------------------------------------- bias
 
 
-@every_quantity(FAST)
+@every_quantity(OFTEN)
 def test_trace_and_square_are_unbiased_and_their_ratio_nearly(regime, axis, quantity):
     nearly = 0.1 if quantity == "effective_dimension" else 0.0
     sample(regime)[axis, quantity].check_unbiased(nearly)
 
 
+@pytest.mark.slow
 @every_quantity(("slow",))
 def test_few_probes_without_modes_are_unbiased(regime, axis, quantity):
     nearly = 0.1 if quantity == "effective_dimension" else 0.0
@@ -280,6 +296,7 @@ def plain_samples(op: LinearOperator, n_probes: int, seed: int) -> torch.Tensor:
     return steps
 
 
+@pytest.mark.slow
 def test_squares_of_estimates_would_be_biased():
     op, m, expected = operator_with_gram("slow")[0], 10, truth("slow", "all")
     plug_in = np.empty(N_SEEDS)
@@ -294,6 +311,7 @@ def test_squares_of_estimates_would_be_biased():
     assert bias > 10 * abs(ours.error.mean())
 
 
+@pytest.mark.slow
 def test_effective_dimension_from_squares_of_estimates_would_be_too_low():
     op, m, expected = (
         operator_with_gram("slow")[0],
@@ -314,6 +332,7 @@ def test_effective_dimension_from_squares_of_estimates_would_be_too_low():
 # ---------------------------------------------------------------------- modes and more probes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regime, factor", [("steep", 10), ("lstm PKP", 3)])
 def test_deflated_modes_reduce_the_error_of_steep_spectra(regime, factor):
     plain, deflated = (sample(regime, n_modes=k, n_seeds=50) for k in (0, 10))

@@ -95,7 +95,8 @@ def test_a_sketch_holds_what_it_says(name):
     assert measured.trace0 == pytest.approx((exact**2).sum(), rel=1e-9)
     assert measured.square0 == pytest.approx(((A.T @ exact) ** 2).sum(), rel=1e-9)
     values = np.linalg.eigvalsh(V @ M @ V.T)
-    np.testing.assert_allclose(np.sort(measured.mode_values), values, rtol=1e-9, atol=1e-12)
+    modes = np.sort(measured.mode_values, axis=None)
+    np.testing.assert_allclose(modes, values, rtol=1e-9, atol=1e-12)
     if name == "lstm PKP":  # A = P J_theta
         left = solve("lstm").dense.P.numpy()
         np.testing.assert_allclose(measured.middles, ((left.T @ y) ** 2).sum(0), rtol=1e-9)
@@ -183,7 +184,7 @@ def test_sketches_do_not_depend_on_the_memory(name, axes):
     whole = sketcher_of(name, axes=axes)
     cuttable = name != "matrix" and (whole.half.separable or axes != REDUCED)
     one = whole.bytes_per_chunk
-    expected, rank = whole.draw(0, 6), ritz_rank(whole, 0.8, 60)
+    expected, rank = whole.draw(0, 6), ritz_rank(whole, 0.8, 60)[0]
     cuts = [(whole._chunk, whole._group)]
     for memory in (2 * one, 1):
         part = sketcher_of(name, axes=axes, memory=memory)
@@ -192,7 +193,7 @@ def test_sketches_do_not_depend_on_the_memory(name, axes):
         assert_same(measured, expected)
         np.testing.assert_allclose(measured.inner, expected.inner, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(measured.outer, expected.outer, rtol=1e-9, atol=1e-12)
-        assert ritz_rank(part, 0.8, 60)[:2] == pytest.approx(rank[:2])
+        assert ritz_rank(part, 0.8, 60)[0][:2] == pytest.approx(rank[:2])
     assert cuts == ([(3, 6), (2, 6), (1, 6)] if cuttable else [(3, 6), (3, 2), (3, 1)])
 
 
@@ -408,7 +409,7 @@ def hand_made(sampled: np.ndarray, exact: np.ndarray) -> Sketch:
         square0=0.0,
         middle0=0.0,
         exact={"time": torch.as_tensor(exact)},
-        mode_values=np.empty(0),
+        mode_values=np.empty((1, 0)),
     )
 
 
@@ -472,9 +473,11 @@ def test_a_sampled_spectrum_is_that_of_its_sketch(axis):
     sketch = sketcher_of("gru P").draw(0, 6)
     measured, unit = sampled_spectrum(sketch, axis), sketch.magnitude**2
     if axis == "all":
-        values, moments = np.sort(sketch.mode_values)[::-1], whole_moments(sketch)
-        errors = np.cumsum(values) / moments.trace.value**2 * moments.trace.std_error
-        assert not measured.complete and measured.shares is None
+        every, moments = np.sort(sketch.mode_values, axis=None)[::-1], whole_moments(sketch)
+        np.testing.assert_allclose(measured.shares, np.cumsum(every) / moments.trace.value)
+        errors = measured.shares / moments.trace.value * moments.trace.std_error
+        values = every[: len(measured.eigenvalues)]
+        assert not measured.complete and (measured.residuals <= 0.01 * unit * values).all()
     else:
         exact, sampled = sketch.exact[axis].double(), sketch.sampled[axis].double()
         values, vectors = torch.linalg.eigh(exact + sampled.mean(0))
@@ -504,7 +507,7 @@ def test_sampled_eigenvalues_that_overflow_leave_their_ratios(axis):
     assert huge.effective_dimension == plain.effective_dimension
 
 
-@pytest.mark.parametrize("name", ["gru P", "lstm PKP", "tanh-ragged P"])
+@pytest.mark.parametrize("name", ["lstm PKP", "tanh-ragged P"])
 @pytest.mark.parametrize("axis", REDUCED)
 def test_sampled_ranks_are_off_by_one_at_most(name, axis):
     op = operator(name)
@@ -545,11 +548,8 @@ def test_leading_eigenvalues_are_doubted_by_their_residuals():
     half, sketch = sketcher.half, sketcher.draw(0, 6)
     # |M v - v theta| of each mode, by trials.
     V = sketcher.modes(half)[0]
-    rest = (
-        half.gram(V, len(half.trials))
-        - torch.as_tensor(sketch.mode_values.reshape(half.n_blocks, -1).T[..., None]) * V
-    )
-    expected = rest.norm(dim=-1).mT.flatten().numpy()
+    rest = half.gram(V, len(half.trials)) - torch.as_tensor(sketch.mode_values.T[..., None]) * V
+    expected = rest.norm(dim=-1).mT.numpy()
     np.testing.assert_allclose(sketch.mode_residuals, expected, atol=1e-12)
     certain = replace(sketch, mode_residuals=0 * expected, squares=0 * sketch.squares)
     share = 0.9 * sketch.mode_values.max() / sampled_spectrum(certain, "all").trace.value
@@ -560,8 +560,8 @@ def test_leading_eigenvalues_are_doubted_by_their_residuals():
     assert "have not converged" in sampled_spectrum(doubtful, "all").rank(two).reason
 
 
-@pytest.mark.parametrize("threshold", [0.1, 0.9])
-@pytest.mark.parametrize("inputs", [0.0, 0.01])
+@pytest.mark.parametrize("threshold", [0.1, pytest.param(0.9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [0.0, pytest.param(0.01, marks=pytest.mark.slow)])
 def test_equal_eigenvalues_are_not_counted_once(inputs, threshold):
     # By orthogonal recurrent weights each eigenvalue of PP* occurs, nearly, once for every unit.
     torch.manual_seed(0)
@@ -588,7 +588,7 @@ def test_rank_of_too_few_modes_is_counted_in_a_larger_space():
 def test_a_space_that_may_not_grow_gives_no_rank():
     sketcher = randomized(operator("matrix")).sketcher
     for most, reason in ((16, "too many directions"), (32, "the 32 leading directions")):
-        rank = ritz_rank(sketcher, 0.999, most)
+        rank, _ = ritz_rank(sketcher, 0.999, most)
         assert rank.reason.startswith(reason) and "method='exact'" in rank.reason
 
 
@@ -606,7 +606,7 @@ def test_zero_operator_is_measured_without_a_warning(axis, n_modes):
     shared = randomized(MatrixOperator(np.zeros((60, 60)), SHAPE), n_modes=n_modes)
     trace, square, *others = everything(shared, axis)
     assert trace == Estimate(0.0) and square == Estimate(0.0)
-    for missing in (*others, ritz_rank(shared.sketcher, 0.95, 60)):
+    for missing in (*others, ritz_rank(shared.sketcher, 0.95, 60)[0]):
         assert_missing(missing, ZERO)
     assert np.isfinite(shared.on(axis).eigenvalues).all()
 
@@ -619,7 +619,7 @@ def test_numbers_that_overflow_are_missing_and_say_so(axis):
         np.full((60, 60), np.inf),
     ):
         shared = randomized(MatrixOperator(matrix, SHAPE), n_modes=5)
-        for missing in (*everything(shared, axis), ritz_rank(shared.sketcher, 0.95, 60)):
+        for missing in (*everything(shared, axis), ritz_rank(shared.sketcher, 0.95, 60)[0]):
             assert_missing(missing, OVERFLOW)
 
 

@@ -893,6 +893,7 @@ def test_long_products_of_jacobians_have_finite_exponents(kind, dtype):
         assert exponents[0] * 2000 > np.log(np.finfo(float).max)
 
 
+@pytest.mark.slow
 @every_long_run
 def test_no_number_of_a_long_run_is_missing_without_a_reason(kind, dtype):
     lin = long_run(kind, dtype)
@@ -991,6 +992,7 @@ def test_spectrum_of_a_large_inverse(method, monkeypatch):
     assert abs(measured.value - expected) <= 4 * measured.std_error + 1e-9 * expected
 
 
+@pytest.mark.slow
 def test_an_exact_trace_serves_every_axis(monkeypatch):
     # Partial traces keep it: an estimate beside it would be a second value of one number.
     monkeypatch.setattr(routes, "trial_cost", lambda op, axis: np.inf)

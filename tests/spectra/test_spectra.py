@@ -217,7 +217,7 @@ def test_rank_counts_against_the_whole_trace():
 def test_rank_of_too_few_modes_is_missing_not_smaller():
     op, truth = operator_of("gru", "P"), spectrum(operator_of("gru", "P"))
     measured = spectrum(op, method="randomized", n_modes=8, random_state=0)
-    assert len(measured.eigenvalues) == 2 * 3 < truth.rank().value  # Two of each trial.
+    assert len(measured.shares) == 2 * 3 < truth.rank().value  # Two of each trial.
     assert re.match("the 6 computed eigenvalues hold .*%", measured.rank().reason)
 
 
@@ -328,8 +328,9 @@ def test_rank_and_1_96_of_its_errors_reach_all_that_the_shares_allow():
     nothing = Estimate.missing("not asked")
 
     def ranked(error, threshold):
-        shares = Estimate(1.0), nothing, nothing, "randomized", True, np.full(10, error)
-        measured = Spectrum(values, *shares).rank(threshold)
+        moments = Estimate(1.0), nothing, nothing, "randomized", True
+        spectrum = Spectrum(values, *moments, share_std_error=np.full(10, error))
+        measured = spectrum.rank(threshold)
         return (
             measured.value,
             measured.value - 1.96 * measured.std_error,

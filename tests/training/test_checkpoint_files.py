@@ -160,6 +160,7 @@ def test_layouts(tmp_path, layout):
     assert_is_their_training(saved(direct, iterations=ITERATIONS))
 
 
+@pytest.mark.slow
 def test_what_torch_itself_writes(tmp_path):
     module = trained("gru")[0]
     torch.save(nn.DataParallel(module).state_dict(), tmp_path / "parallel_1.pt")

@@ -20,6 +20,7 @@ from kpflow_sklearn import (
     UnsupportedNetworkError,
 )
 from kpflow_sklearn.results import select
+from kpflow_sklearn.training import Snapshot
 from tests.training.plain_torch import (
     ITERATIONS,
     KINDS,
@@ -124,8 +125,10 @@ def test_a_bare_module_is_analysed_as_it_is():
     assert fitted.results_["iteration"].unique().tolist() == [0]
     for name, value in module.state_dict().items():
         torch.testing.assert_close(value, states[0][name], rtol=0, atol=0)
-    of_the_last = ["flow_agreement", "eigenpair_residual"]  # Iteration 0 is not that elsewhere.
+    # Iteration 0 is not the last one elsewhere.
+    of_the_last = ["flow_agreement", "interval_agreement", "eigenpair_residual"]
     same = fitted.results_[~fitted.results_["quantity"].isin(of_the_last)]
+    same = same.reset_index(drop=True)
     first = analysed("gru").results_.query("iteration == 0 and quantity not in @of_the_last")
     pd.testing.assert_frame_equal(same, first.reset_index(drop=True))
 
@@ -220,13 +223,26 @@ def test_our_weights_in_torchs_module_give_the_same_analysis(cell):
     core = seeded({"gru": nn.GRU, "lstm": nn.LSTM}[cell], N_FEATURES, N_UNITS)
     readout = seeded(nn.Linear, N_UNITS, N_OUTPUTS)
     module = nn.ModuleDict({"recurrent": core, "readout": readout})
-    states = [
-        {k: v for k, v in snapshot.state.items() if k != "initial_state"}
-        for snapshot in trainer.snapshots_
-    ]
-    iterations = [snapshot.iteration for snapshot in trainer.snapshots_]
-    fitted = analyzer(SavedTraining(module, states, iterations=iterations)).fit(X, Y)
-    assert_same_analysis(fitted, analyzer(FrozenEstimator(trainer)).fit(X, Y), rtol=1e-10)
+    kept = {s.iteration: s.state for s in trainer.snapshots_}
+    fitted = analyzer(saved_training(module, kept)).fit(X, Y)
+    without = copy.copy(trainer)
+    without.snapshots_ = [Snapshot(*pair) for pair in kept.items()]
+    assert_same_analysis(fitted, analyzer(FrozenEstimator(without)).fit(X, Y), rtol=1e-10)
+    # With checkpoints at n and n + 1 the update from n is known.
+    kept |= {s.iteration + 1: s.updated for s in trainer.snapshots_ if s.updated}
+    fitted = analyzer(saved_training(module, kept)).fit(X, Y)
+    expected = analyzer(FrozenEstimator(trainer)).fit(X, Y)
+    measured, of_trainer = (
+        select(a.results_, "PKP", "flow_agreement")["value"].dropna() for a in (fitted, expected)
+    )
+    assert len(of_trainer) == len(trainer.snapshots_) - 1
+    pd.testing.assert_series_equal(measured.loc[of_trainer.index], of_trainer, rtol=1e-10)
+
+
+def saved_training(module: nn.Module, kept: dict[int, dict]) -> SavedTraining:
+    """Return the training with checkpoints of a module without z_0, by iteration."""
+    states = [{k: v for k, v in kept[n].items() if k != "initial_state"} for n in sorted(kept)]
+    return SavedTraining(module, states, iterations=sorted(kept))
 
 
 # ---------------------------------------------------------------------------------------- errors

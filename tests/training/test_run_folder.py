@@ -260,7 +260,7 @@ def run_and_kill(folder: Path, max_iter: int, rng: np.random.Generator) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("n_kills", "max_iter"), [(1, 400), pytest.param(20, 3000, marks=pytest.mark.slow)]
+    ("n_kills", "max_iter"), [(1, 100), pytest.param(20, 3000, marks=pytest.mark.slow)]
 )
 def test_a_process_killed_at_random_moments_ends_as_if_it_had_not_been(
     n_kills, max_iter, tmp_path

@@ -69,6 +69,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         The same matrices at every snapshot; ``.loc[iteration]`` selects one.
     cumulative_alignment_ : dict of str to DataFrame ((iteration, task) x other_task)
         Means of these matrices over training up to each snapshot, weighted by iterations.
+        Intervals at whose ends an entry is missing are left out of its mean.
     groups_ : Series of int, indexed by task
         The final groups, by average linkage on 1 - alignment. They are formed from the states at
         the last snapshot or, if the sub-tasks are outputs, from the cumulative operators.
@@ -249,7 +250,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         rows: list[dict[str, Any]] = []
         matrices: dict[str, list[np.ndarray]] = defaultdict(list)
         by_map, by_period = [], []
-        for iteration, network in self._networks(task):
+        for snapshot, network in self._networks(task):
+            iteration = snapshot.iteration
             lin = trials.linearize(network, iteration)
             flow = TaskFlow(lin, tasks, self.trainer_.objective_)
             rows += flow.rows(iteration)

@@ -39,7 +39,7 @@ from kpflow_sklearn.results import (
     select,
     to_frame,
 )
-from kpflow_sklearn.spectra import AXES, GRAMS, METHODS, N_PROBES, REDUCTIONS
+from kpflow_sklearn.spectra import AXES, GRAMS, METHODS, N_PROBES, REDUCTIONS, Modes
 
 
 class KPFlowAnalyzer(RecurrentAnalyzer):
@@ -124,8 +124,10 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         axis. NaN marks a value for which ``results_`` gives a reason.
     spectra_ : DataFrame
         Leading eigenvalues (at most 500) of each operator on each axis at the last snapshot, with
-        columns operator, axis, index, eigenvalue, share and method. The share is that of the
-        trace; it is NaN if the trace is zero or overflows.
+        columns operator, axis, index, eigenvalue, residual, share and method. Each eigenvalue is
+        within its residual of an exact one (0: exact up to rounding); those that have not
+        converged are not listed. The share is that of the trace; it is NaN if the trace is zero
+        or overflows.
     bottleneck_ : DataFrame
         One row per iteration: the ranks on the time axis (NaN if ``results_`` gives a reason) with
         their standard errors, the narrower of the operators K and P, and the ratio of their
@@ -145,7 +147,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         that the entry of largest magnitude is positive.
     components_ : ndarray of shape (n_components_, n_states)
         Leading eigenvectors of PKP* on the hidden axis, as rows: the directions in which training
-        can move the states.
+        can move the states. Neither this attribute nor the next exists if "PKP" is not among the
+        operators.
     n_components_ : int
         Number of rows of ``components_``.
     lyapunov_exponents_, lyapunov_std_error_ : ndarray of shape (n_states,)
@@ -173,9 +176,12 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     Notes
     -----
     PKP* describes plain full-batch gradient descent on the analysed trials. Minibatches, momentum,
-    gradient clipping, Adam, weight decay and constraints are not part of this flow. The quantity
-    ``flow_agreement`` measures how well the flow describes the training at hand: it is the cosine
-    between the predicted and the measured change in the states up to the next snapshot.
+    gradient clipping, Adam, weight decay and constraints are not part of this flow. Two quantities
+    of ``results_`` compare it with the training at hand, as the cosine of -PKP*Err with a change
+    of the states: ``flow_agreement`` with the change by the next update, which shows what the
+    optimizer and the batches do to the flow, and ``interval_agreement`` with the change up to the
+    next snapshot. The latter may be small even for exact gradient descent, because the flow turns
+    within the interval.
 
     Examples
     --------
@@ -348,25 +354,33 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         previous: Motion | None = None
         decay = float(getattr(self.trainer_, "weight_decay", 0.0))
         objective = self.trainer_.objective_
-        for iteration, network in self._networks(task):
+        n: dict[str, Any] = {"n_trials": len(trials.X)}
+        for kept, network in self._networks(task):
+            iteration = kept.iteration
             snapshot = SnapshotAnalysis(network, iteration, trials, objective, self.activity_tol)
             spectra = snapshot.spectra(settings)
             rows += snapshot.rows(spectra, settings)
             if decay:  # Reported so that it is not overlooked, as it is not part of PKP*.
-                n = len(trials.X)
-                rows.append(row(iteration, "network", "", "weight_decay", decay, n_trials=n))
+                rows.append(row(iteration, "network", "", "weight_decay", decay, **n))
             signals.append(snapshot.signal_dimensions())
+            step = snapshot.flow_agreement(self.trainer_.network_after(kept))
+            rows.append(row(iteration, "PKP", "all", "flow_agreement", step, **n))
             if previous is not None:
-                agreement = previous.flow_agreement(snapshot.motion)
-                rows.append(_agreement_row(previous.iteration, agreement, trials))
+                since = previous.agreement(snapshot.motion.states)
+                about = (previous.iteration, "PKP", "all", "interval_agreement")
+                rows.append(row(*about, since, **n))
             previous = snapshot.motion
         nothing_later = Estimate.missing("there is no later snapshot to compare with")
-        rows.append(_agreement_row(snapshot.iteration, nothing_later, trials))
-        rows += self._keep_modes(snapshot, settings)
-        self.components_ = snapshot.hidden_components(self.n_components, settings, spectra)
-        self.n_components_ = len(self.components_)
+        rows.append(row(iteration, "PKP", "all", "interval_agreement", nothing_later, **n))
+        modes = {
+            name: snapshot.modes(name, self.n_components, settings) for name in settings.operators
+        }
+        rows += self._keep_modes(modes, iteration, n)
+        if "PKP" in settings.operators:
+            self.components_ = snapshot.hidden_components(self.n_components, settings, spectra)
+            self.n_components_ = len(self.components_)
         self.results_ = to_frame(rows)
-        self.spectra_ = spectrum_table(spectra, settings)
+        self.spectra_ = spectrum_table(spectra, modes, settings)
         self.signal_dimensions_ = pd.DataFrame(signals).set_index("iteration")
         self._describe_last(snapshot, settings)
 
@@ -393,8 +407,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         NotFittedError
             If the analyzer has not been fitted.
         ValueError
-            If X or mask has the wrong shape or contains NaN or infinity, or if the number of
-            features of X differs from that of `fit`.
+            If X or mask has the wrong shape or contains NaN or infinity, if the number of features
+            of X differs from that of `fit`, or if "PKP" is not among the operators.
 
         Examples
         --------
@@ -406,7 +420,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         >>> analyzer.transform(X).shape
         (4, 3)
         """
-        check_is_fitted(self, "components_")
+        self._check_components()
         trials, valid, _ = self._check_trials(X, mask)
         if self.pooling == "flatten" and trials.shape[1] != self._n_timesteps:
             raise ValueError(
@@ -417,27 +431,35 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         projected = states @ self.components_.T.astype(states.dtype)
         return pooled(projected, valid, self.pooling)
 
+    def _check_components(self) -> None:
+        check_is_fitted(self, "results_")
+        if not hasattr(self, "components_"):
+            raise ValueError(
+                "transform projects onto the leading directions of PKP*, which fit computes only "
+                f"if 'PKP' is among the operators, got operators={self.operators!r}; add 'PKP' "
+                "and fit again."
+            )
+
     @property
     def _n_features_out(self) -> int:
+        self._check_components()
         steps = self._n_timesteps if self.pooling == "flatten" else 1
         return steps * self.n_components_
 
     def _keep_modes(
-        self, last: SnapshotAnalysis, settings: SpectralSettings
+        self, modes: dict[str, Modes], iteration: int, about: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """Set the leading eigenpairs of the last snapshot and return the rows of residuals."""
         rows = []
         self.singular_values_, self.eigenfunctions_ = {}, {}
-        for name in settings.operators:
-            modes = last.modes(name, self.n_components, settings)
-            values = modes.eigenvalues
+        for name, pairs in modes.items():
+            values = pairs.eigenvalues
             self.singular_values_[name] = np.sqrt(values) if name == "P" else values
-            self.eigenfunctions_[name] = modes.eigenfunctions
+            self.eigenfunctions_[name] = pairs.eigenfunctions
             worst = Estimate.missing("there is no eigenfunction")
             if len(values):
-                worst = Estimate(float(modes.residuals.max()))
-            about: dict[str, Any] = {"n_trials": len(last.trials.X)}
-            rows.append(row(last.iteration, name, "all", "eigenpair_residual", worst, **about))
+                worst = Estimate(float(pairs.residuals.max()))
+            rows.append(row(iteration, name, "all", "eigenpair_residual", worst, **about))
         return rows
 
     def _describe_last(self, last: SnapshotAnalysis, settings: SpectralSettings) -> None:
@@ -461,7 +483,3 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             self.lyapunov_std_error_ = growth.std_error / dt
             self.kaplan_yorke_dimension_ = growth.dimension.value
             self.kaplan_yorke_std_error_ = growth.dimension.std_error
-
-
-def _agreement_row(iteration: int, agreement: Estimate, trials: AnalysisTrials) -> dict[str, Any]:
-    return row(iteration, "PKP", "all", "flow_agreement", agreement, n_trials=len(trials.X))

@@ -13,7 +13,7 @@ from torch import Tensor
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
 from kpflow_sklearn.analyzers.kpflow._agreement import kernel_agreement
 from kpflow_sklearn.analyzers.kpflow._weight_maps import weight_map_table
-from kpflow_sklearn.networks import Objective, RecurrentNetwork
+from kpflow_sklearn.networks import Objective, RecurrentNetwork, to_tensors
 from kpflow_sklearn.operators import LinearOperator, TangentKernel, cut
 from kpflow_sklearn.results import NOISY, OVERFLOW, Estimate, row
 from kpflow_sklearn.spectra import (
@@ -28,6 +28,8 @@ from kpflow_sklearn.spectra import (
 N_LISTED = 500
 #: Number of trials to which P is applied at a time.
 _N_AT_A_TIME = 64
+#: Roundings of the states, relative to them, below which their change has no direction.
+_N_ROUNDINGS = 500
 SIGNALS = ("Err", "P*Err", "KP*Err", "PKP*Err", "Z")
 
 
@@ -42,16 +44,26 @@ class Motion(NamedTuple):
         PKP*Err; gradient descent moves the states in the direction -PKP*Err.
     states : Tensor of shape (n_trials, n_timesteps, n_states)
         The states Z.
+    still : str
+        Why the push is zero, if it is.
     """
 
     iteration: int
     push: Tensor
     states: Tensor
+    still: str
 
-    def flow_agreement(self, later: Motion) -> Estimate:
-        """Return the cosine of -PKP*Err with the change of Z up to a later snapshot."""
-        reason = "the states did not change, or no change is predicted"
-        return _cosine(-self.push, later.states - self.states, reason)
+    def agreement(self, later: Tensor) -> Estimate:
+        """Return the cosine of -PKP*Err with the change of Z to later states."""
+        change = later - self.states
+        # Each entry of Z carries an error of several eps, which the difference inherits.
+        rounding = _N_ROUNDINGS * torch.finfo(change.dtype).eps * self.states.double().norm()
+        if 0 < change.double().norm() < rounding:
+            precision = str(change.dtype).removeprefix("torch.")
+            return Estimate.missing(
+                f"the change of the states is close to the rounding of {precision}"
+            )
+        return _cosine(-self.push, change, self.still, "the states did not change")
 
 
 @dataclass(frozen=True)
@@ -181,12 +193,42 @@ class SnapshotAnalysis:
         for i in range(0, len(free), _N_AT_A_TIME):
             chunk = slice(i, i + _N_AT_A_TIME)
             free[chunk] = cut(self.linearization.P, chunk) @ adjoint[chunk]
-        return _cosine(self.signals["PKP*Err"], free, "the error signal is zero")
+        return _cosine(self.signals["PKP*Err"], free, self._still, self._still)
+
+    @property
+    def _still(self) -> str:
+        """Why PKP*Err is zero, if it is."""
+        if not self.signals["Err"].any():
+            return "the error signal is zero"
+        return "KP*Err is zero: no parameter responds to the error signal"
 
     @property
     def motion(self) -> Motion:
-        """The states and their predicted motion, to compare with a later snapshot."""
-        return Motion(self.iteration, self.signals["PKP*Err"], self.signals["Z"])
+        """The states and their predicted motion, to compare with later states."""
+        return Motion(self.iteration, self.signals["PKP*Err"], self.signals["Z"], self._still)
+
+    def flow_agreement(self, updated: RecurrentNetwork | None) -> Estimate:
+        """Return the cosine of -PKP*Err with the change of Z by the next update.
+
+        Parameters
+        ----------
+        updated : RecurrentNetwork or None
+            The network after that update, if it is known.
+
+        Returns
+        -------
+        Estimate
+            The cosine.
+        """
+        if updated is None:
+            return Estimate.missing(
+                "the update made from this snapshot is unknown: training ended, or no checkpoint "
+                "of the next iteration was given"
+            )
+        inputs, mask = to_tensors(self.trials.X, self.trials.mask, updated)
+        with torch.no_grad():
+            states = updated.states(inputs)
+        return self.motion.agreement(states if mask is None else states * mask[..., None])
 
     def signal_dimensions(self) -> dict[str, Any]:
         """Return the effective dimension (hidden axis, uncentred) of each signal."""
@@ -243,7 +285,7 @@ def _exact_trace(spectra: OperatorSpectra, settings: SpectralSettings) -> Estima
 
 
 def spectrum_table(
-    spectra: dict[str, OperatorSpectra], settings: SpectralSettings
+    spectra: dict[str, OperatorSpectra], modes: dict[str, Modes], settings: SpectralSettings
 ) -> pd.DataFrame:
     """Return the leading eigenvalues of each operator on each axis.
 
@@ -251,23 +293,32 @@ def spectrum_table(
     ----------
     spectra : dict of str to OperatorSpectra
         Spectra of one snapshot.
+    modes : dict of str to Modes
+        Leading eigenpairs on the whole space, which may be more than the spectra list.
     settings : SpectralSettings
         The operators and axes to list.
 
     Returns
     -------
     DataFrame
-        Columns operator, axis, index (from 1), eigenvalue, share (of the trace) and method, with
-        at most 500 rows per operator and axis, and none if eigenvalues were not computed.
+        Columns operator, axis, index (from 1), eigenvalue, residual (0 if exact), share (of the
+        trace) and method, with at most 500 rows per operator and axis.
     """
     tables = []
     for name in settings.operators:
         for axis in settings.axes:
             spectrum = spectra[name].on(axis)
-            values = spectrum.eigenvalues[:N_LISTED]
+            values = spectrum.eigenvalues
+            residuals = np.zeros(len(values)) if spectrum.residuals is None else spectrum.residuals
+            of_modes = modes[name].eigenvalues
+            is_listed = axis == "all" and settings.gram == "natural"
+            if is_listed and not spectrum.complete and len(of_modes) > len(values):
+                values, residuals = of_modes, of_modes * modes[name].residuals
+            values, residuals = values[:N_LISTED], residuals[:N_LISTED]
             trace = spectrum.trace.value if spectrum.trace.value > 0 else float("nan")
             about = {"operator": name, "axis": axis, "index": np.arange(1, len(values) + 1)}
-            about |= {"eigenvalue": values, "share": values / trace, "method": spectrum.method}
+            about |= {"eigenvalue": values, "residual": residuals, "share": values / trace}
+            about["method"] = spectrum.method
             tables.append(pd.DataFrame(about))
     return pd.concat(tables, ignore_index=True)
 
@@ -281,13 +332,15 @@ def _root(square: Estimate) -> Estimate:
     return Estimate(root, square.std_error / (2 * root), method=square.method)
 
 
-def _cosine(a: Tensor, b: Tensor, reason: str) -> Estimate:
-    """Return <a, b> / (|a| |b|), missing for ``reason`` if one of the two is zero."""
+def _cosine(a: Tensor, b: Tensor, if_a_is_zero: str, if_b_is_zero: str) -> Estimate:
+    """Return <a, b> / (|a| |b|); missing for the reason given if a or b is zero."""
     sizes = [float(torch.linalg.vector_norm(v, torch.inf)) for v in (a, b)]
     if not np.isfinite(sizes).all():
         return Estimate.missing(OVERFLOW)
-    if not min(sizes) > 0:
-        return Estimate.missing(reason)
+    if not sizes[0] > 0:
+        return Estimate.missing(if_a_is_zero)
+    if not sizes[1] > 0:
+        return Estimate.missing(if_b_is_zero)
     # <p, q>, |p|^2 and |q|^2 of p = a / max |a| and q = b / max |b|, summed trial by trial to
     # avoid float64 copies of whole signals.
     products = torch.zeros(3, dtype=torch.float64)

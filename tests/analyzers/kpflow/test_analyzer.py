@@ -13,6 +13,7 @@ import torch
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
@@ -30,6 +31,7 @@ from kpflow_sklearn.operators import (
     ParameterOperator,
 )
 from kpflow_sklearn.results import COLUMNS, select
+from kpflow_sklearn.training import Snapshot
 from tests.oracles import oracle
 from tests.oracles.cases import MyCell
 
@@ -195,7 +197,7 @@ def test_results_have_one_row_for_each_number(name):
         *((i, "network", "", "loss") for i in ITERATIONS),
         *((i, "PKP", "all", q) for i in ITERATIONS
           for q in ("direction_agreement", "operator_agreement", "activity_error",
-                    "flow_agreement")),
+                    "flow_agreement", "interval_agreement")),
         *((ITERATIONS[-1], op, "all", "eigenpair_residual") for op in OPERATORS),
     }  # fmt: skip
     entries = list(results[keys].itertuples(index=False, name=None))
@@ -209,9 +211,11 @@ def test_a_value_is_missing_only_with_a_reason(name):
     results = analysed(name).results_
     missing = check_reasons(results)
     assert results[missing][["iteration", "quantity"]].values.tolist() == [
-        [ITERATIONS[-1], "flow_agreement"]
+        [ITERATIONS[-1], "flow_agreement"],
+        [ITERATIONS[-1], "interval_agreement"],
     ]
-    assert "no later snapshot" in results[missing]["reason"].iloc[0]
+    assert "training ended" in results[missing]["reason"].iloc[0]
+    assert "no later snapshot" in results[missing]["reason"].iloc[1]
     assert (results["method"] == "exact").all()
     assert (results[~missing]["std_error"] == 0).all()
 
@@ -358,28 +362,77 @@ def test_weight_maps_are_described_where_there_are_any():
 # ------------------------------------------------------------------------------- flow of training
 
 
+def agreement(fitted: KPFlowAnalyzer, quantity: str) -> pd.DataFrame:
+    return select(fitted.results_, "PKP", quantity)
+
+
 @pytest.mark.parametrize("options", [{}, {"learn_initial_state": True}, {"cell": "lstm"}])
 def test_small_steps_of_gradient_descent_follow_the_flow(options):
     slow = trainer(optimizer="sgd", learning_rate=1e-4, max_iter=4, snapshots=[0, 2, 4], **options)
     fitted = analyzer(slow).fit(X, Y, X_analysis=X, y_analysis=Y)
-    agreement = select(fitted.results_, "PKP", "flow_agreement")["value"]
-    assert agreement.iloc[:-1].min() > 0.999
+    for quantity in ("flow_agreement", "interval_agreement"):
+        assert agreement(fitted, quantity)["value"].iloc[:-1].min() > 0.999
 
 
 def test_flow_agreement_shows_what_is_not_gradient_descent():
     # The flow of other targets on the same trials is another flow.
     slow = trainer(optimizer="sgd", learning_rate=1e-4, max_iter=2, snapshots=2)
     fitted = analyzer(slow).fit(X, Y, X_analysis=X, y_analysis=-Y)
-    assert select(fitted.results_, "PKP", "flow_agreement")["value"].iloc[0] < 0.9
+    assert agreement(fitted, "flow_agreement")["value"].iloc[0] < 0.9
 
 
-def test_flow_agreement_is_the_cosine_of_predicted_and_measured_change():
+def test_agreement_is_the_cosine_of_predicted_and_measured_change():
+    # The update from iteration 0 is kept, though the next snapshot is at iteration 2.
     fitted = analysed("gru")
-    before, after = (dense("gru", i).operators.states.flatten() for i in ITERATIONS[:2])
+    before, later = (dense("gru", i).operators.states.flatten() for i in ITERATIONS[:2])
+    kept = fitted.snapshots_[0]
+    with torch.no_grad():
+        updated = fitted.trainer_.network_after(kept).states(torch.as_tensor(X)).flatten()
     predicted = -dense("gru", 0).signals["PKP*Err"]
-    expected = torch.cosine_similarity(predicted, after - before, dim=0)
-    agreement = select(fitted.results_, "PKP", "flow_agreement")["value"]
-    assert agreement.loc[0] == pytest.approx(float(expected), rel=1e-8)
+    for quantity, after in (("flow_agreement", updated), ("interval_agreement", later)):
+        expected = float(torch.cosine_similarity(predicted, after - before, dim=0))
+        assert agreement(fitted, quantity)["value"].loc[0] == pytest.approx(expected, rel=1e-8)
+    # A run with a snapshot there knows the same state.
+    every = trainer(snapshots=[0, 1, ITERATIONS[-1]]).fit(X, Y)
+    for name, value in every.snapshots_[1].state.items():
+        torch.testing.assert_close(kept.updated[name], value, rtol=0, atol=0)
+
+
+def test_exact_gradient_descent_agrees_with_its_next_update_far_from_the_next_snapshot():
+    long = trainer(optimizer="sgd", learning_rate=0.3, max_iter=400, snapshots=[0, 20, 400])
+    fitted = analyzer(long).fit(X, Y, X_analysis=X, y_analysis=Y)
+    assert agreement(fitted, "flow_agreement")["value"].iloc[:-1].min() > 0.95
+    assert agreement(fitted, "interval_agreement")["value"].loc[20] < 0.9
+
+
+def test_a_change_below_the_rounding_of_the_states_has_no_direction():
+    tiny = trainer(optimizer="sgd", learning_rate=1e-7, max_iter=1, snapshots=2, dtype="float32")
+    row = agreement(analyzer(tiny).fit(X, Y), "flow_agreement").iloc[0]
+    assert row["reason"] == "the change of the states is close to the rounding of float32"
+    double = analyzer(tiny.set_params(dtype="float64")).fit(X, Y, X_analysis=X, y_analysis=Y)
+    assert agreement(double, "flow_agreement")["value"].iloc[0] > 0.99999
+
+
+def test_no_motion_says_what_is_zero():
+    relu = trainer("relu", max_iter=0, snapshots=[0]).fit(X, Y)
+    with torch.no_grad():  # All units are off, and the error signal is not zero.
+        for bias in (relu.network_.recurrent.bias_ih_l0, relu.network_.recurrent.bias_hh_l0):
+            bias.fill_(-100)
+    relu.snapshots_ = [Snapshot.take(0, relu.network_)]
+    silent = analyzer(FrozenEstimator(relu))
+    reason = agreement(silent.fit(X, Y), "direction_agreement")["reason"].iloc[0]
+    assert reason == "KP*Err is zero: no parameter responds to the error signal"
+    solved = silent.fit(X, silent.predict(X))
+    reason = agreement(solved, "direction_agreement")["reason"].iloc[0]
+    assert reason == "the error signal is zero"
+
+
+@pytest.mark.parametrize("operators", [("P",), ("K", "P")])
+def test_an_exact_analysis_needs_no_kernel_that_was_not_asked_for(operators):
+    large = np.random.default_rng(0).standard_normal((40, 12, N_FEATURES))
+    tanh = trainer("tanh", hidden_size=20, max_iter=0, snapshots=[0])
+    options = {"method": "exact", "operators": operators, "axes": ("time",)}
+    assert (analyzer(tanh, **options).fit(large, None).results_["reason"] != "").sum() == 2
 
 
 # ---------------------------------------------------------------------- the trainer answers
@@ -449,7 +502,7 @@ def test_operators_left_out_are_not_measured(operators):
     assert list(fitted.effective_dimensions_.index) == list(operators)
     assert set(fitted.effective_dimensions_) == {"hidden", "time"}
     assert set(fitted.singular_values_) == set(operators)
-    assert fitted.bottleneck_.empty and fitted.n_components_ == N_UNITS
+    assert fitted.bottleneck_.empty
     for operator in OPERATORS:
         value = getattr(fitted, f"{operator.lower()}_rank_")
         assert (value is None) == (operator not in operators)
@@ -458,7 +511,12 @@ def test_operators_left_out_are_not_measured(operators):
     for operator in operators:
         name = f"{operator.lower()}_rank_"
         assert getattr(fitted, name) == getattr(whole, name)
-    assert fitted.transform(X).shape == (N_TRIALS, N_UNITS)
+    if "PKP" in operators:
+        assert fitted.transform(X).shape == (N_TRIALS, N_UNITS)
+    else:
+        for ask in (lambda: fitted.transform(X), fitted.get_feature_names_out):
+            with pytest.raises(ValueError, match=r"add 'PKP' and fit again"):
+                ask()
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 1.0])

@@ -311,7 +311,7 @@ def _values_of(kind: str, method: str, name: str) -> list[Hostile]:
 def _methods(kind: str) -> Iterator[Entry]:
     for name, function_ in public_callables().items():
         owner, _, method = name.partition(".")
-        if owner != kind or not method or method == "network_at" or method.startswith("set_"):
+        if owner != kind or not method or method.startswith(("network_", "set_")):
             continue
         fits, given = method.startswith("fit"), parameters(function_)
         judged = [p for p in given if p != "fit_params"]

@@ -32,6 +32,7 @@ EXEMPT = {
         "a declaration by the author of a cell: the package calls it with its own tensors",
     ),
     "*.network_at": "takes one of the estimator's own snapshots_",
+    "*.network_after": "takes one of the estimator's own snapshots_",
     "ParameterJacobian.write": "the product without its checks, for the package's own operators",
     "*(blocks)": "a restriction to blocks that the linearization itself made",
     "Sequence*(y)": "ignored, for the convention of scikit-learn",

@@ -61,8 +61,8 @@ FORMULAS: dict[tuple[str, tuple[str, ...]], list[tuple[str, str, str]]] = {
     ],
     ("spectra/_spectrum.py", (*SPECTRA, "spectra/test_estimates")): [
         ("the rank relative to the sum of the computed eigenvalues",
-         "shares = np.cumsum(self.eigenvalues) / self.trace.value\n        reached",
-         "shares = np.cumsum(self.eigenvalues) / self.eigenvalues.sum()\n        reached"),
+         "= np.cumsum(self.eigenvalues) / self.trace.value\n        if self.complete",
+         "= np.cumsum(self.eigenvalues) / self.eigenvalues.sum()\n        if self.complete"),
     ],
     ("spectra/_spectrum.py", SPECTRA): [
         ("effective dimension tr G / |G|",
