@@ -64,6 +64,7 @@ def test_provenance_and_training_are_written(memory_pro):
     assert about["training"].startswith(words) and "hidden_size=6" in about["network"]
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers(memory_pro, tmp_path):
     assert run(tmp_path, "--seed", "5", "--cell", "tanh") == 0
     again = read_results(tmp_path / "out" / "results.csv")
@@ -288,7 +289,7 @@ def test_words_say_where_a_transition_is_at_the_edge():
         assert where in read_alignment_in_words(analyzer)
 
 
-@pytest.mark.parametrize("is_file", [True, False])
+@pytest.mark.parametrize("is_file", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_report_says_what_the_command_prints(is_file, tmp_path, capsys):
     options = small_file(tmp_path) if is_file else ("--task", "multitask")
     assert run(tmp_path, *options, "--report") == 0

@@ -83,6 +83,7 @@ def test_gain(capsys):
     assert " to " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_gallery_shows_leads_as_they_are(capsys):
     scope = run_reduced(
         "plot_task_alignment.py", ("5, 300, 20", "5, 2, 1"), ("hidden_size=32", "hidden_size=4"),
@@ -123,6 +124,7 @@ def test_lyapunov():
     assert low_gain < high_gain
 
 
+@pytest.mark.slow
 def test_example_run(capsys):
     scope = run_reduced(
         "plot_example_run.py", ("range(3)", "range(2)"),
@@ -133,6 +135,7 @@ def test_example_run(capsys):
     assert (2 * noise_free < noisy.iloc[-1]).all()  # As the script says of noise.
 
 
+@pytest.mark.slow
 def test_digits_pipeline(capsys):
     scope = run_reduced(
         "plot_digits_pipeline.py", *FEW_DIGITS, ("max_iter=200", "max_iter=4"),

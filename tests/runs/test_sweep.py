@@ -111,6 +111,7 @@ def test_seeds_reach_the_trainer(serial):
         assert len(group) == 2 and group["value"].nunique() == 2
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_table(serial):
     assert_equal(run(n_jobs=2), serial)
 

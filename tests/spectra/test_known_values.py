@@ -123,11 +123,9 @@ def ranks(gain: float, n_seeds: int = 4) -> dict[str, np.ndarray]:
 GAINS = {0.5: ((1, 4), (50, 60)), 2.0: ((25, 60), (4, 20)), 3.0: ((40, 60), (2, 12))}
 
 
-ALL_SEEDS = pytest.param(4, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("n_seeds", [1, ALL_SEEDS])
-@pytest.mark.parametrize("gain", GAINS)
+@pytest.mark.parametrize(
+    "gain, n_seeds", [(2.0, 1), *(pytest.param(gain, 4, marks=pytest.mark.slow) for gain in GAINS)]
+)
 def test_K_is_narrow_at_low_gain_and_P_at_high_gain_and_PKP_follows(gain, n_seeds):
     measured = ranks(gain, n_seeds)
     for name, (low, high) in zip(("K", "P"), GAINS[gain], strict=True):

@@ -259,9 +259,8 @@ def run_and_kill(folder: Path, max_iter: int, rng: np.random.Generator) -> bool:
         return process.returncode != 0
 
 
-@pytest.mark.parametrize(
-    ("n_kills", "max_iter"), [(1, 100), pytest.param(20, 3000, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_kills", "max_iter"), [(1, 100), (20, 3000)])
 def test_a_process_killed_at_random_moments_ends_as_if_it_had_not_been(
     n_kills, max_iter, tmp_path
 ):
