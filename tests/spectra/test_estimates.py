@@ -6,10 +6,13 @@ How far estimates are from the truth over many seeds is in test_coverage.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
 from kpflow_sklearn import linearize
@@ -24,7 +27,12 @@ from kpflow_sklearn.spectra._lanczos_rank import ritz_rank
 from kpflow_sklearn.spectra._moments import axis_moments, whole_moments, widening
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._sketches import Sketch
-from kpflow_sklearn.spectra._spectrum import _bracketed_shares, _share_errors, sampled_spectrum
+from kpflow_sklearn.spectra._spectrum import (
+    _bracketed_shares,
+    _share_errors,
+    converged,
+    sampled_spectrum,
+)
 from tests.oracles.cases import solve
 from tests.oracles.spectrum_checks import (
     MatrixOperator,
@@ -541,6 +549,40 @@ def test_eigenvalues_that_have_not_converged_are_not_counted():
     # A steep spectrum has converged long before.
     steep = randomized(MatrixOperator(matrix_with(0.5 ** np.arange(60)), (1, 30, 2)))
     assert not steep.on("all").rank(0.99).reason
+
+
+@pytest.mark.parametrize(
+    "n_modes, n_seeds", [(10, 2), *(pytest.param(k, 20, marks=pytest.mark.slow) for k in (4, 20))]
+)
+@every_name
+def test_every_listed_eigenvalue_is_within_its_residual(name, n_modes, n_seeds):
+    op, n_outside = operator(name), 0
+    for seed, axis in product(range(n_seeds), AXES):
+        shared = randomized(op, n_modes=n_modes, random_state=seed)
+        shared.rank(axis, 0.99)  # Eigenvalues computed for the rank are listed too.
+        exact, measured = exact_eigenvalues(name, axis), shared.on(axis)
+        n = min(len(measured.eigenvalues), len(exact))
+        distance = abs(measured.eigenvalues[:n] - exact[:n])
+        is_within = (distance <= measured.residuals[:n] + 1e-9 * exact[0]).all()
+        assert is_within or axis != "all", seed
+        n_outside += not is_within
+    # On the other axes the residual is a bound at 1.96 standard errors.
+    assert n_outside <= binom.isf(1e-3, 3 * n_seeds, 0.05)
+
+
+@cache
+def exact_eigenvalues(name: str, axis: str) -> np.ndarray:
+    return spectrum(operator(name), axis, method="exact").eigenvalues
+
+
+def test_ritz_values_that_have_not_converged_are_not_listed():
+    values = np.array([[9.0, 4.0, 1.0, 0.5], [8.0, 3.0, 2.0, 0.2]])
+    residuals = np.array([[1e-3, 1e-3, 1e-3, 0.1], [1e-3, 0.02, 0.3, 0.1]])
+    listed = converged(values, residuals)
+    # The second block ends at 3: its next value, 2 and more, would stand before 1.
+    np.testing.assert_array_equal(listed.values, [9, 8, 4, 3])
+    np.testing.assert_array_equal(listed.residuals, [1e-3, 1e-3, 1e-3, 0.02])
+    np.testing.assert_array_equal(converged(values, residuals, unseen=5.0).values, [9, 8])
 
 
 def test_leading_eigenvalues_are_doubted_by_their_residuals():
