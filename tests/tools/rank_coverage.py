@@ -130,7 +130,9 @@ class Coverage:
         return float(np.mean([rank.std_error for rank in self.ranks] / self.true))
 
 
-def measure(strain: Strain, seeds: range) -> Iterator[tuple[float, Coverage]]:
+def measure(
+    strain: Strain, seeds: range, method: str = "auto"
+) -> Iterator[tuple[float, Coverage]]:
     """Yield each threshold and the ranks of all seeds at it."""
     true: dict[float, list[int]] = {t: [] for t in strain.thresholds}
     ranks: dict[float, list[Estimate]] = {t: [] for t in strain.thresholds}
@@ -138,7 +140,7 @@ def measure(strain: Strain, seeds: range) -> Iterator[tuple[float, Coverage]]:
         op = strain.build(seed)
         values = all_eigenvalues(op)
         for threshold in strain.thresholds:
-            spectra = OperatorSpectra(op, axes=("all",), random_state=seed)
+            spectra = OperatorSpectra(op, axes=("all",), method=method, random_state=seed)
             true[threshold].append(true_rank(values, threshold))
             ranks[threshold].append(spectra.rank("all", threshold))
     for threshold in strain.thresholds:
