@@ -215,7 +215,7 @@ class CollapseDisplay(TableDisplay):
         self._start(ax)
         self._draw_lines(rows, "iteration", "value", color="black", marker="o")
         if (rows["value"] > 0).all():
-            self.ax_.set_yscale("log")
+            plain_log_scale(self.ax_)
         self.ax_.set_ylabel("loss, analysis trials")
         iteration_axis(self.ax_, int(rows["iteration"].max()))
         return self

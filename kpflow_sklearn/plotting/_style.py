@@ -134,12 +134,21 @@ def plot_range(values: pd.DataFrame, *, ax: Axes | None = None, **style: Any) ->
 
 
 def plain_log_scale(ax: Axes, which: str = "y") -> None:
-    """Give an axis a logarithmic scale with plain numbers at 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    """Give an axis a logarithmic scale with plain numbers at 1, 2 and 5 of each decade.
+
+    Where at most one of these lies within the limits, round numbers are shown instead.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    class Locator(LogLocator):
+        def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+            ticks = np.asarray(super().tick_values(vmin, vmax))
+            within = (ticks >= vmin) & (ticks <= vmax)
+            return ticks if within.sum() > 1 else MaxNLocator(4).tick_values(vmin, vmax)
 
     ax.set(**{f"{which}scale": "log"})
     axis = ax.yaxis if which == "y" else ax.xaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(Locator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -1,7 +1,7 @@
 """The ways to a spectrum, in the order of preference, and what each costs.
 
 A route says when it applies to a Gram on an axis and how it finds the spectrum there. All but the
-last, the sketch by random vectors, are exact.
+sketch by random vectors are exact, or carry bounds.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from kpflow_sklearn.spectra._units import (
     unit_eigenvalues,
 )
 
-#: Number of trajectory entries (of P: of one trial) up to which ``method="exact"`` is possible.
+#: Number of trajectory entries (for P, of one trial) up to which ``method="exact"`` is possible.
 EXACT_LIMIT = 8192
 #: Floating-point operations that are not worth saving by an estimate.
 CHEAP = 2e10
-#: Floating-point operations that counts for P, and Krylov spaces for other operators, may take
-#: for a rank on the whole space; without limit if ``method="exact"``.
+#: Floating-point operations allowed for a rank on the whole space: by counts of eigenvalues for
+#: P, by Krylov spaces otherwise; no limit if ``method="exact"``.
 COUNT_BUDGET, KRYLOV_BUDGET = 7e10, 1e11
-#: Activity left out of K (relative Frobenius norm) where all of its columns would cost too much.
+#: Activity left out of K (relative Frobenius norm) if all of its columns would cost too much.
 _ACTIVITY_TOL = 1e-4
 
 
 class Spectra(Protocol):
-    """What a route reads of `OperatorSpectra`."""
+    """What routes read from `OperatorSpectra`."""
 
     op: LinearOperator
     gram: str
@@ -91,10 +91,9 @@ class Route:
     name : str
         What `OperatorSpectra.route` returns.
     applies : callable
-        Maps the spectra of an operator and an axis to whether this route is possible there and
-        affordable.
+        Given an operator's spectra and an axis, tells whether the route is possible and affordable.
     find : callable
-        Maps the same to the spectrum.
+        Given the same, returns the spectrum.
     """
 
     name: str
@@ -113,11 +112,18 @@ def choose_route(spectra: Spectra, axis: str) -> Route:
     route = next(route for route in ROUTES if route.applies(spectra, axis))
     if route is SKETCH and spectra.method == "exact":
         raise ValueError(
-            f"method='exact' is limited to {EXACT_LIMIT} trajectory entries (for P, of one "
-            f"trial), got {spectra.op.shape[0]} for {spectra.op!r} on axis {axis!r}; analyse "
-            "fewer trials or use method='auto'."
+            f"method='exact' is limited to {EXACT_LIMIT} trajectory entries, got {_size(spectra)} "
+            f"for {spectra.op!r} on axis {axis!r}; analyse fewer trials or steps, or use "
+            "method='auto'."
         )
     return route
+
+
+def _size(spectra: Spectra) -> int:
+    """Return the number of trajectory entries that the exact limit counts: for P, of one trial."""
+    n_trials, n_timesteps, n_states = spectra.op.out_shape
+    per_trial = n_timesteps * n_states
+    return per_trial if isinstance(spectra.op, FlowPropagator) else n_trials * per_trial
 
 
 # ---------------------------------------------------------------------------- when a route applies
@@ -184,7 +190,7 @@ def _by_units(spectra: Spectra, axis: str) -> Spectrum:
 
 
 def _by_compression(spectra: Spectra, axis: str) -> Spectrum:
-    """Return K's spectrum with its moments exact and its eigenvalues from most activity."""
+    """Return K's spectrum: exact moments, and the eigenvalues of the compressed K."""
     compressed = spectra.op.compress(_ACTIVITY_TOL)  # type: ignore[attr-defined]
     moments = parameter_moments(spectra.op, spectra.memory.amount)
     return compressed_spectrum(unit_eigenvalues(compressed, spectra.memory.amount), *moments)
@@ -234,7 +240,7 @@ ROUTES = (
 
 
 def rank_on_whole_space(spectra: Spectra, threshold: float) -> tuple[Estimate, Leading]:
-    """Return the rank on the whole space if there are too many eigenvalues to compute.
+    """Return the rank on the whole space without computing all eigenvalues.
 
     The second result holds the eigenvalues that were computed on the way.
     """
@@ -260,7 +266,7 @@ def rank_on_whole_space(spectra: Spectra, threshold: float) -> tuple[Estimate, L
 
 
 def product_cost(op: LinearOperator) -> float:
-    """Return the operations of A^T A v, with A the half-factor of an operator other than P."""
+    """Return the operations of A^T A v, where A A^T is the Gram of an operator other than P."""
     holder = getattr(op, "P", op)
     tangent = getattr(holder, "tangent", None)
     n_weights = op.shape[1] if tangent is None else tangent.n_weights
@@ -275,7 +281,7 @@ def sampling_cost(op: FlowPropagator, n_modes: int, n_probes: int) -> float:
 
 
 def gramian_cost(op: FlowPropagator) -> float:
-    """Return the operations of the two Gramian recursions: five products of H x H per step."""
+    """Return the operations of the two Gramian recursions: five H x H products per step."""
     n_trials, n_timesteps, n_states = op.in_shape
     return 2 * n_trials * n_timesteps * 5.0 * n_states**3
 
@@ -299,7 +305,7 @@ def unit_cost(op: LinearOperator) -> float:
 
 
 def moment_cost(op: LinearOperator) -> float:
-    """Return the operations of tr K^2 from pairs of steps: few steps, however many columns."""
+    """Return the operations of tr K^2 from pairs of steps (cheap if there are many columns)."""
     blocks = [block for block, _ in map_blocks(op) or []]
     rows = op.out_shape[0] * op.out_shape[1]
     columns = sum(block.n_columns + len(blocks) * block.n_units for block in blocks)

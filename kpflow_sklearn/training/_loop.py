@@ -16,7 +16,7 @@ from kpflow_sklearn._common.callbacks import FitTask, warn_caller
 from kpflow_sklearn.training._run import Run
 
 logger = logging.getLogger("kpflow_sklearn")
-# Maps the indices of a batch to a function from any slice of it to the loss of that part.
+# Given the indices of a batch, returns a function from a slice of the batch to its loss.
 BatchLoss = Callable[[np.ndarray], Callable[[slice], Tensor]]
 
 
@@ -30,16 +30,16 @@ def train(run: Run, batch_loss: BatchLoss, task: FitTask) -> None:
     Training ends before ``max_iter`` updates when the loss, averaged over the last pass over the
     samples, is at most ``tol``, or when a callback asks for it. If the loss or a weight is no
     longer finite, or on KeyboardInterrupt, the network returns to the last snapshot with a finite
-    loss, and a ConvergenceWarning is issued; another one reports a gradient that has vanished by
-    the last update. If memory runs out, the gradient of a batch is summed over smaller parts.
+    loss, and a ConvergenceWarning is issued. One is also issued if the last gradient has vanished.
+    If memory runs out, the gradient of a batch is summed over smaller parts.
 
     Parameters
     ----------
     run : Run
         The run, which is changed in place and contains losses and snapshots afterwards.
     batch_loss : callable
-        Maps the indices of a batch to a function from any slice of the batch to the differentiable
-        loss of that part. The mean over all samples is the loss of the batch.
+        Given the indices of a batch, returns a function from a slice of the batch to the mean of
+        the differentiable loss over its samples.
     task : FitTask
         The task of the whole fit, of which every update is a part.
     """
@@ -57,7 +57,7 @@ def train(run: Run, batch_loss: BatchLoss, task: FitTask) -> None:
         )
     if failure:
         kept = (
-            f"the network is the one of iteration {run.last.iteration}, the last snapshot before"
+            f"the network is that of the last snapshot before, at iteration {run.last.iteration}"
         )
         warn_caller(failure.format(run.iteration + 1, kept), ConvergenceWarning)
         run.undo()
@@ -68,13 +68,13 @@ def train(run: Run, batch_loss: BatchLoss, task: FitTask) -> None:
 
 
 def _iterate(run: Run, batch_loss: BatchLoss, task: FitTask) -> Tensor | None:
-    """Make the updates that remain; return the last one's slope if the gradient was clipped."""
+    """Make the remaining updates; return the last `_slope` if the gradient was clipped."""
     n_updates, slope = run.settings.max_iter, None
     with tqdm(
         total=n_updates, initial=run.n_iter, disable=not run.settings.verbose, desc="training"
     ) as progress:
         while run.n_iter < n_updates and not _reaches_tol(run):
-            # An error leaves this block before callbacks are told that the update has ended.
+            # If an error leaves this block, callbacks are not told that the update ended.
             with task.part("iteration", **task.about) as step:
                 loss, slope = _update(run, batch_loss, next(run.batches))
                 if not math.isfinite(loss):
@@ -98,7 +98,7 @@ def _reaches_tol(run: Run) -> bool:
 
 
 def _update(run: Run, batch_loss: BatchLoss, batch: np.ndarray) -> tuple[float, Tensor | None]:
-    """Make one update; return the loss before it and, if the gradient is clipped, its slope."""
+    """Make one update; return the loss before it, and `_slope` if the gradient is clipped."""
     module, settings, slope = run.module, run.settings, None
     part_loss, at_a_time = batch_loss(batch), run.samples_at_a_time
     loss = at_a_time.run(lambda: _gradient(module, part_loss, len(batch), at_a_time.amount))
@@ -141,8 +141,8 @@ def _slope(module: nn.Module) -> Tensor | None:
 def _has_vanished(run: Run, slope: Tensor | None) -> bool:
     """Tell whether scaling the weights below the readout no longer changes the loss.
 
-    With g the last gradient with respect to these weights, theta, and L the loss, the change is
-    smaller than the rounding of L where |g| |theta| <= eps L. ``slope`` is |g| before clipping.
+    For weights theta, their last gradient g and the loss L, the change is below the rounding of L
+    if |g| |theta| <= eps L. ``slope`` is |g| before clipping.
     """
     weights = _below_readout(run.module)
     slope = _slope(run.module) if slope is None else slope
@@ -154,7 +154,7 @@ def _has_vanished(run: Run, slope: Tensor | None) -> bool:
 
 def _warn_of_vanished(run: Run) -> None:
     first, last = f"{run.losses[0]:.3g}", f"{run.losses[-1]:.3g}"
-    grew = float(last) > float(first)  # As printed, because growth below rounding is none.
+    grew = float(last) > float(first)  # As printed, so that rounding is not growth.
     after = f" after the loss grew from {first} to {last} (lower learning_rate)" if grew else ""
     minimum = "" if grew else " If the loss is at a minimum, nothing is wrong."
     warn_caller(

@@ -495,3 +495,13 @@ def test_a_range_is_drawn_as_median_and_band(ax):
     corners = {tuple(point) for point in band.get_paths()[0].vertices}
     assert corners == {(0, 1), (0, 5), (10, 4), (10, 8)}
     assert band.get_facecolor()[0, :3].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("limits", [(1.19, 1.23), (0.3, 0.4), (3.0, 4.9), (1.0, 300.0)])
+def test_a_log_scale_has_labels_however_narrow(limits, ax):
+    ax.plot([0, 1], limits)
+    plain_log_scale(ax)
+    ax.figure.canvas.draw()
+    low, high = ax.get_ylim()
+    labels = [t.get_text() for t in ax.get_yticklabels() if low <= t.get_position()[1] <= high]
+    assert len(labels) >= 2 and all(labels) and not any("10^" in text for text in labels)

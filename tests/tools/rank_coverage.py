@@ -3,8 +3,9 @@
     python -m tests.tools.rank_coverage --seeds 20
 
 Each seed is another untrained network on other trials, and seeds the random vectors. The truth
-comes from all eigenvalues: those of (P^-1)* P^-1, one dense matrix per trial, for P, and those of
-the parameter-side matrix A^T A, with A A^T the Gram, for PKP* and for the K of a user's cell.
+comes from all eigenvalues: those of (P^-1)* P^-1, one dense matrix per trial, for P (with the exact
+trace of the Gramians), and those of the parameter-side matrix A^T A, with A A^T the Gram, for PKP*
+and for the K of a user's cell.
 """
 
 from __future__ import annotations
@@ -92,13 +93,18 @@ def all_eigenvalues(op: LinearOperator) -> np.ndarray:
 def _inverse_eigenvalues(inverse: LinearOperator, trial: int) -> np.ndarray:
     """Return the eigenvalues of PP* on one trial, 1/mu for each mu of (P^-1)* P^-1."""
     dense = cut(inverse, slice(trial, trial + 1)).to_dense()
-    # Single precision moves a mu by 1e-6 of the largest, and a rank by less than one in 1e4.
+    # Single precision moves a mu by 1e-6 of the largest mu: that spoils only the largest 1/mu.
     return 1 / torch.linalg.eigvalsh(dense.mT @ dense).double().numpy()
 
 
-def true_rank(values: np.ndarray, threshold: float) -> int:
-    """Return the least r whose r largest eigenvalues reach the threshold of their sum."""
-    return int((np.cumsum(values) < (threshold - 1e-9) * values.sum()).sum()) + 1
+def true_rank(values: np.ndarray, threshold: float, total: float | None = None) -> int:
+    """Return the least r whose r largest eigenvalues reach the threshold of the trace.
+
+    The others are the most of the smallest ones that sum to no more than what is left of it.
+    """
+    total = values.sum() if total is None else total
+    rest = (1 - threshold + 1e-9) * total
+    return len(values) - int(np.searchsorted(np.cumsum(values[::-1]), rest, side="right"))
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,8 @@ def measure(
         values = all_eigenvalues(op)
         for threshold in strain.thresholds:
             spectra = OperatorSpectra(op, axes=("all",), method=method, random_state=seed)
-            true[threshold].append(true_rank(values, threshold))
+            total = spectra.on("all").trace.value if strain.operator == "P" else None
+            true[threshold].append(true_rank(values, threshold, total))
             ranks[threshold].append(spectra.rank("all", threshold))
     for threshold in strain.thresholds:
         yield threshold, Coverage(np.array(true[threshold]), ranks[threshold])

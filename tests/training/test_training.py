@@ -479,7 +479,7 @@ def test_divergence_warns_and_leaves_the_last_finite_snapshot(snapshots):
     with pytest.warns(ConvergenceWarning, match="training diverged.*Lower learning_rate") as said:
         steep.fit(X, Y)
     n_done = steep.n_iter_
-    assert f"the network is the one of iteration {n_done}, " in str(said[0].message)
+    assert f"last snapshot before, at iteration {n_done}" in str(said[0].message)
     assert 0 < n_done < 40
     assert [s.iteration for s in steep.snapshots_] == [i for i in snapshots if i <= n_done]
     assert_close(dict(steep.network_.state_dict()), steep.snapshots_[-1].state, atol=0)

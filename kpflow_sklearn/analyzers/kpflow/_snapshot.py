@@ -28,7 +28,7 @@ from kpflow_sklearn.spectra import (
 N_LISTED = 500
 #: Number of trials to which P is applied at a time.
 _N_AT_A_TIME = 64
-#: Roundings of the states, relative to them, below which their change has no direction.
+#: Multiple of the states' rounding error below which their change has no direction.
 _N_ROUNDINGS = 500
 SIGNALS = ("Err", "P*Err", "KP*Err", "PKP*Err", "Z")
 
@@ -111,7 +111,7 @@ class SnapshotAnalysis:
         mask = lin.mask
         with torch.no_grad():
             self.loss = float(objective.value(network, lin.states, trials.targets, mask))
-        # PKP* uses K with low-rank activity U_j; the operator K itself is measured uncompressed.
+        # PKP* uses K with compressed activity; the operator K itself is measured uncompressed.
         K = lin.K.compress(activity_tol) if activity_tol else lin.K  # noqa: N806
         self.operators: dict[str, LinearOperator] = {
             "K": lin.K,
@@ -234,7 +234,7 @@ class SnapshotAnalysis:
         """Return the effective dimension (hidden axis, uncentred) of each signal."""
         out: dict[str, Any] = {"iteration": self.iteration}
         for name, signal in self.signals.items():
-            # G = sum_b q_b^T q_b, (n_states, n_states), of q / max |q|: no square overflows.
+            # G = sum_b q_b^T q_b, (n_states, n_states), with q / max |q| for q to avoid overflow.
             largest = torch.linalg.vector_norm(signal, torch.inf)
             scale = largest.double().clamp(min=torch.finfo(torch.float64).tiny)
             trials = (trial.double() / scale for trial in signal)
@@ -266,7 +266,7 @@ class SnapshotAnalysis:
                 "has no leading directions. Analyse an earlier snapshot, or train with a smaller "
                 "learning_rate or init_scale."
             )
-        # Rows: the eigenvectors of sum_bt (PKP*)_bt,bt, (n_states, n_states), by eigenvalue.
+        # Rows: the eigenvectors of sum_bt (PKP*)_bt,bt, (n_states, n_states), largest first.
         vectors = torch.linalg.eigh(gram).eigenvectors.flip(1).mT[:k]
         return fix_signs(vectors).cpu().numpy()
 
@@ -277,7 +277,7 @@ class SnapshotAnalysis:
 
 
 def _exact_trace(spectra: OperatorSpectra, settings: SpectralSettings) -> Estimate | None:
-    """Return tr G from an axis on which it is exact, as the partial trace preserves the trace."""
+    """Return tr G from an axis on which it is exact; it is the same on every axis."""
     if settings.reduction != "trace":
         return None
     traces = (spectra.on(axis).trace for axis in settings.axes)
@@ -294,7 +294,7 @@ def spectrum_table(
     spectra : dict of str to OperatorSpectra
         Spectra of one snapshot.
     modes : dict of str to Modes
-        Leading eigenpairs on the whole space, which may be more than the spectra list.
+        Leading eigenpairs on the whole space, perhaps more than ``spectra`` holds.
     settings : SpectralSettings
         The operators and axes to list.
 
