@@ -180,7 +180,7 @@ def _print_kpflow(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> None
         f"Ranks at {analyzer.rank_threshold:.0%} of the trace and effective dimensions (eff. "
         "dim.) are on the time axis, ± standard error where estimated.\nnarrower: the operator, "
         "K or P, with the smaller rank, and the ratio of the two ranks\nflow agr.: cosine "
-        "between -PKP* Err and the change of the states until the next snapshot\n\n"
+        "between -PKP* Err and the change of the states by the next update\n\n"
         f"{table.to_string(justify='right')}\n\n{read_analysis_in_words(analyzer)}\n"
     )
 

@@ -91,7 +91,8 @@ class Route:
     name : str
         What `OperatorSpectra.route` returns.
     applies : callable
-        Given an operator's spectra and an axis, tells whether the route is possible and affordable.
+        Given an operator's spectra and an axis, tells whether the route is possible and
+        affordable.
     find : callable
         Given the same, returns the spectrum.
     """

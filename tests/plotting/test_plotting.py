@@ -20,6 +20,7 @@ from kpflow_sklearn.plotting import (
     TrajectoryDisplay,
     plot_range,
 )
+from kpflow_sklearn.plotting._style import plain_log_scale
 from kpflow_sklearn.results import OPERATORS, select
 
 matplotlib.use("agg")
