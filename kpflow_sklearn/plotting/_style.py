@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,10 +142,10 @@ def plain_log_scale(ax: Axes, which: str = "y") -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     class Locator(LogLocator):
-        def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
-            ticks = np.asarray(super().tick_values(vmin, vmax))
-            within = (ticks >= vmin) & (ticks <= vmax)
-            return ticks if within.sum() > 1 else MaxNLocator(4).tick_values(vmin, vmax)
+        def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+            ticks = super().tick_values(vmin, vmax)
+            n_within = sum(vmin <= tick <= vmax for tick in ticks)
+            return ticks if n_within > 1 else MaxNLocator(4).tick_values(vmin, vmax)
 
     ax.set(**{f"{which}scale": "log"})
     axis = ax.yaxis if which == "y" else ax.xaxis

@@ -3,9 +3,9 @@
     python -m tests.tools.rank_coverage --seeds 20
 
 Each seed is another untrained network on other trials, and seeds the random vectors. The truth
-comes from all eigenvalues: those of (P^-1)* P^-1, one dense matrix per trial, for P (with the exact
-trace of the Gramians), and those of the parameter-side matrix A^T A, with A A^T the Gram, for
-PKP* and for the K of a user's cell.
+comes from all eigenvalues: those of (P^-1)* P^-1, one dense matrix per trial, for P (with the
+exact trace of the Gramians), and those of the parameter-side matrix A^T A, with A A^T the Gram,
+for PKP* and for the K of a user's cell.
 """
 
 from __future__ import annotations
