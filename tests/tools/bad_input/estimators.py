@@ -324,7 +324,7 @@ ARGUMENTS: dict[str, Callable[[], list[Hostile]]] = {
     "n_steps": partial(count, 0), "learning_rate": partial(positive, optional=True),
     "start": partial(iteration, none="answer"), "first": iteration, "last": iteration,
     "X_new": lambda: but(later(rows()), {"None": "answer"}), "input_features": list,
-    "sample_weight": lambda: SAMPLE_WEIGHTS, "analysis_set": analysis_sets,
+    "analysis_set": analysis_sets,
     "transform": lambda: plain("either", None, "pandas", "no such", 3, []),
 }  # fmt: skip
 
@@ -333,6 +333,8 @@ def _values_of(kind: str, method: str, name: str) -> list[Hostile]:
     on_tables, fits = kind in ON_TABLES, method.startswith("fit")
     if name == "y":
         return values(later=not fits) if on_tables else targets(later=not fits)
+    if name == "sample_weight":
+        return [] if on_tables else SAMPLE_WEIGHTS
     if name != "X":
         return ARGUMENTS[name]()
     if on_tables:
