@@ -86,6 +86,7 @@ class SequenceScaler(  # type: ignore[call-arg]
         check_flag(self.with_mean, "with_mean")
         check_flag(self.with_std, "with_std")
         trials, valid, _ = self._check_trials(X, mask, reset=True)
+        self._remember_padding(valid)
         rows = trials.reshape(-1, trials.shape[-1]) if valid is None else trials[valid]
         scaler = StandardScaler(with_mean=self.with_mean, with_std=self.with_std)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -171,6 +172,7 @@ class SequenceScaler(  # type: ignore[call-arg]
     def _map(self, X: ArrayLike, mask: ArrayLike | None, method: str) -> np.ndarray:
         check_is_fitted(self, "scale_")
         trials, valid, single_step = self._check_trials(X, mask, reset=False)
+        self._warn_if_padded(trials, valid)
         with np.errstate(over="ignore", invalid="ignore"):
             rows = getattr(self._scaler, method)(trials.reshape(-1, trials.shape[-1]))
         out = rows.reshape(trials.shape)
@@ -271,7 +273,8 @@ class SequenceVectorizer(SequenceTransformer):
         3
         """
         check_choice(self.pooling, "pooling", POOLINGS)
-        trials, _, _ = self._check_trials(X, mask, reset=True)
+        trials, valid, _ = self._check_trials(X, mask, reset=True)
+        self._remember_padding(valid)
         self.n_timesteps_ = trials.shape[1]
         return self
 
@@ -309,6 +312,7 @@ class SequenceVectorizer(SequenceTransformer):
         """
         check_is_fitted(self, "n_timesteps_")
         trials, valid, _ = self._check_trials(X, mask, reset=False)
+        self._warn_if_padded(trials, valid)
         if self.pooling == "flatten" and trials.shape[1] != self.n_timesteps_:
             raise ValueError(
                 f"pooling='flatten' needs X with {self.n_timesteps_} steps as on fit, got "

@@ -25,11 +25,11 @@ except ImportError:
 def warn_caller(message: str, category: type[Warning]) -> None:
     """Issue a warning that points to the line of user code that called the package.
 
-    The frames of the package, and that of `with_callbacks`, are skipped.
+    The frames of the package, and those with which scikit-learn wraps methods, are skipped.
     """
     frame, level = inspect.currentframe(), 1
     while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith(
-        ("kpflow_sklearn.", "sklearn.callback.")
+        ("kpflow_sklearn.", "sklearn.callback.", "sklearn.utils._set_output.")
     ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

@@ -103,6 +103,11 @@ def check_mask(mask: ArrayLike | None, X: np.ndarray, name: str = "mask") -> np.
     return array
 
 
+def ends_constant(X: np.ndarray) -> bool:
+    """Return whether the last two steps of a trial of X are equal, as in padding."""
+    return X.shape[1] > 1 and bool((X[:, -1] == X[:, -2]).all(axis=-1).any())
+
+
 def check_positive_int(
     value: Any, name: str, minimum: int = 1, maximum: int | None = LARGEST_COUNT
 ) -> int:
@@ -282,7 +287,7 @@ def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
     if labels.shape != (n_trials,):
         raise ValueError(
             f"{name} must hold one label per trial, shape ({n_trials},), got {labels.shape}. X "
-            f"(or X_analysis, where given) has {n_trials} trials."
+            f"(or the trials to analyse, where given) has {n_trials} trials."
         )
     for label in labels:
         is_label = isinstance(label, str | int | np.integer | np.bool_)

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from kpflow_sklearn._common.checks import check_estimator_sequences, check_mask
+from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.checks import check_estimator_sequences, check_mask, ends_constant
 from kpflow_sklearn._common.tensors import to_cpu
 
 
@@ -96,6 +97,9 @@ class SequenceEstimator(Estimator):
 
     n_features_in_: int
 
+    #: Whether the mask of the last `fit` marked padded steps.
+    _fitted_with_padding = False
+
     def __sklearn_tags__(self) -> Tags:
         """Return the tags, which allow single steps (2-D) and sequences (3-D)."""
         tags = super().__sklearn_tags__()
@@ -113,6 +117,34 @@ class SequenceEstimator(Estimator):
         """
         trials, single_step = check_estimator_sequences(self, X, reset=reset)
         return trials, check_mask(mask, trials), single_step
+
+    def _remember_padding(self, mask: np.ndarray | None) -> None:
+        """Record whether `fit` was given a mask that marks padded steps."""
+        self._fitted_with_padding = mask is not None and not mask.all()
+
+    def _warn_if_padded(self, trials: np.ndarray, mask: np.ndarray | None) -> None:
+        """Warn that `fit` had a mask and this call has none, if X ends in constant steps."""
+        if ends_constant(trials):
+            self._warn_without_mask(mask)
+
+    def _warn_without_mask(self, mask: np.ndarray | None) -> None:
+        """Warn that `fit` had a mask and this call has none."""
+        if mask is None and self._fitted_with_padding:
+            advice = routing_advice("mask", "fit", "score", "predict", "transform")
+            warn_caller(
+                "fit was given a mask, but this call was given none, so it reads padded steps as "
+                f"data. Give the mask of X, all True if it has no padding. {advice}",
+                UserWarning,
+            )
+
+
+def routing_advice(name: str, *methods: str) -> str:
+    """Return how searches and pipelines pass an argument to these methods of an estimator."""
+    calls = ", ".join(f"set_{method}_request({name}=True)" for method in methods)
+    return (
+        "For searches and pipelines, call sklearn.set_config(enable_metadata_routing=True) and, "
+        f"as far as the estimator in the search or pipeline has them, {calls}."
+    )
 
 
 class SequenceTransformer(TransformerMixin, SequenceEstimator):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._common.callbacks import FitTask
 from kpflow_sklearn._common.estimators import SequenceTransformer
+from kpflow_sklearn.analyzers._analysis_set import AnalysisSet, read_analysis_set
 from kpflow_sklearn.analyzers._base import Analyzer
 from kpflow_sklearn.analyzers._trials import AnalysisTrials, choose_trials
 from kpflow_sklearn.analyzers._verification import verify_network
@@ -36,8 +38,25 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
         trials, _, _ = self._check_trials(X, mask, reset=reset)
         return trials
 
+    def _read_analysis_set(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        analysis_set: Mapping[str, Any] | None,
+        X_analysis: ArrayLike | None,
+        y_analysis: ArrayLike | None,
+        **labels: ArrayLike | None,
+    ) -> AnalysisSet | None:
+        """Return the trials given for the analysis, checked before anything is trained."""
+        # The check sees a copy, so that this estimator is unchanged if it fails.
+        trials, _, single_step = self._stand_in()._check_trials(X, reset=True)
+        alias = X_analysis, y_analysis
+        return read_analysis_set(
+            analysis_set, *alias, X=trials, y=y, single_step=single_step, **labels
+        )
+
     def _choose_trials(
-        self, X: ArrayLike, y: ArrayLike | None, seed: int, **options: ArrayLike | None
+        self, X: ArrayLike, y: ArrayLike | None, seed: int, **options: Any
     ) -> AnalysisTrials:
         """Return the trials to analyse; the options are those of `choose_trials`."""
         trials, _, single_step = self._check_trials(X)
@@ -100,9 +119,17 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
         return self._trainer_for(X, mask).predict(X, mask=mask)
 
     def score(
-        self, X: ArrayLike, y: ArrayLike | None = None, *, mask: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        loss_weight: ArrayLike | None = None,
+        sample_weight: None = None,
     ) -> float:
         """Return the trained network's accuracy (class labels) or R^2 (real-valued targets).
+
+        Both are weighted by ``loss_weight``; `RecurrentTrainer.score` gives the equations.
 
         Parameters
         ----------
@@ -112,6 +139,12 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
             Targets, in the form of the y given to `fit`.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             True at the valid steps, which must be a prefix of each trial; all steps by default.
+            Without it, a UserWarning is issued if `fit` was given one.
+        loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
+            Weights w >= 0 of the steps, or of each step's outputs; 1 by default. Without it, a
+            UserWarning is issued if that of `fit` was zero at some targets.
+        sample_weight : None
+            Must be None, which scikit-learn's pipelines pass; ``loss_weight`` takes weights.
 
         Returns
         -------
@@ -123,8 +156,8 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
         NotFittedError
             If the analyzer has not been fitted.
         ValueError
-            If X, y or mask has the wrong shape or contains NaN or infinity, or if the number of
-            features of X differs from that of `fit`.
+            If X, y, mask or loss_weight has the wrong shape or contains NaN or infinity, if the
+            number of features of X differs from that of `fit`, or if sample_weight is not None.
 
         Examples
         --------
@@ -136,7 +169,9 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
         >>> analyzer.score(X, y) < 1
         True
         """
-        return self._trainer_for(X, mask).score(X, y, mask=mask)
+        trainer = self._trainer_for(X, mask)
+        weights = {"loss_weight": loss_weight, "sample_weight": sample_weight}
+        return trainer.score(X, y, mask=mask, **weights)
 
     def trajectories(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
         """Return the trained network's states.

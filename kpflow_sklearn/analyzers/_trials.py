@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from kpflow_sklearn._common.arrays import as_array
-from kpflow_sklearn._common.checks import check_labels, check_mask, check_sequences
+from kpflow_sklearn._common.checks import check_labels, check_mask
 from kpflow_sklearn._common.memory import explained
+from kpflow_sklearn.analyzers._analysis_set import AnalysisSet
 from kpflow_sklearn.networks import RecurrentNetwork, TargetEncoder, Targets, to_tensors
 from kpflow_sklearn.operators import Linearization
 
 #: Advice for analyses that run out of memory.
-FEWER = "Analyse fewer or shorter trials (analysis_trials, X_analysis), or in float32."
+FEWER = "Analyse fewer or shorter trials (analysis_trials, analysis_set), or in float32."
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class AnalysisTrials:
     mask : ndarray of bool, shape (n_trials, n_timesteps), or None
         True at the valid steps; None if all steps are valid.
     index : ndarray of int, shape (n_trials,), or None
-        Indices of these trials in the X given to ``fit``; None for trials given as X_analysis.
+        Indices of these trials in the X given to ``fit``; None for those of an analysis_set.
     """
 
     X: np.ndarray
@@ -87,22 +88,12 @@ def choose_trials(
     seed: int,
     tasks: ArrayLike | None = None,
     conditions: ArrayLike | None = None,
-    X_analysis: ArrayLike | None = None,
-    y_analysis: ArrayLike | None = None,
+    analysis_set: AnalysisSet | None = None,
 ) -> AnalysisTrials:
-    """Return the trials to analyse: those of X_analysis, or a seeded choice from X."""
-    if X_analysis is None and y_analysis is not None:
-        raise ValueError("y_analysis was given without X_analysis.")
-    if X_analysis is not None:
-        given = check_analysed(X_analysis, single_step)
-        if given.shape[-1] != X.shape[-1]:
-            raise ValueError(
-                f"X_analysis must have {X.shape[-1]} features as X has, got {given.shape[-1]}."
-            )
-        if y is not None and y_analysis is None:
-            raise ValueError("y_analysis is needed with X_analysis when y is given, got None.")
-        targets = encoder.encode(given, y_analysis, single_step=single_step, name="y_analysis")
-        return AnalysisTrials(given, targets, None)
+    """Return the trials to analyse: those of analysis_set, or a seeded choice from X."""
+    if analysis_set is not None:
+        analysis_set.warn_of_dropped(mask, loss_weight)
+        return _given_trials(encoder, analysis_set, single_step)
     valid = check_mask(mask, X)
     tasks = None if tasks is None else check_labels(tasks, "tasks", len(X))
     index = choose_index(len(X), n_trials, tasks, conditions, seed)
@@ -113,7 +104,7 @@ def choose_trials(
     if loss_weight is not None and not loss_weight[index].any():
         raise ValueError(
             f"none of the {len(index)} trials chosen for the analysis has a positive loss_weight; "
-            "raise analysis_trials, or give X_analysis."
+            "raise analysis_trials, or give analysis_set."
         )
     targets = encoder.encode(
         X[index],
@@ -125,24 +116,18 @@ def choose_trials(
     return AnalysisTrials(X[index], targets, None if valid is None else valid[index], index)
 
 
-def check_analysed(X_analysis: ArrayLike, single_step: bool) -> np.ndarray:
-    """Return the argument X_analysis as trials, (n_trials, n_timesteps, n_features).
-
-    Parameters
-    ----------
-    X_analysis : array-like
-        The trials.
-    single_step : bool
-        Whether X has two dimensions, so that X_analysis may have two as well.
-
-    Returns
-    -------
-    ndarray
-        The trials as finite floats.
-    """
-    array = as_array(X_analysis, "X_analysis")
-    array = array[:, None, :] if single_step and array.ndim == 2 else array
-    return check_sequences(array, "X_analysis")
+def _given_trials(encoder: TargetEncoder, given: AnalysisSet, single_step: bool) -> AnalysisTrials:
+    """Return the trials of an analysis_set with their targets."""
+    with given.naming():
+        targets = encoder.encode(
+            given.X,
+            given.y,
+            mask=given.mask,
+            loss_weight=given.loss_weight,
+            single_step=single_step,
+            name=given.name_of_y,
+        )
+    return AnalysisTrials(given.X, targets, given.mask)
 
 
 def choose_index(

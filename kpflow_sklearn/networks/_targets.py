@@ -257,16 +257,38 @@ class TargetEncoder:
         outputs: np.ndarray,
         *,
         mask: np.ndarray | None,
+        loss_weight: ArrayLike | None = None,
         single_step: bool = False,
     ) -> float:
-        """Return the accuracy for classes, and R^2 (the mean over outputs) for values."""
-        targets = self.encode(X, y, mask=mask, single_step=single_step)
-        has_target = targets.weight > 0
-        truth, answers = targets.values[has_target], outputs[has_target]
+        """Return the weighted accuracy for classes, and the weighted R^2 for values.
+
+        With weights w_bt[o] >= 0, the R^2 of output o is
+        1 - sum_bt w_bt[o] (y_bt[o] - yhat_bt[o])^2 / sum_bt w_bt[o] (y_bt[o] - m[o])^2, where m[o]
+        is the weighted mean of y[o]. The score is its mean over the outputs that have a positive
+        weight. The accuracy is sum_bt w_bt [right_bt] / sum_bt w_bt.
+        """
+        targets = self.encode(X, y, mask=mask, loss_weight=loss_weight, single_step=single_step)
+        largest = targets.weight if targets.weight.ndim == 2 else targets.weight.max(axis=-1)
+        counts = largest > 0
+        truth, answers = targets.values[counts], outputs[counts]
+        weight = targets.weight[counts] / targets.weight.max()
         if self.classes_ is not None:
-            return float(accuracy_score(truth, answers.argmax(axis=-1)))
+            right = accuracy_score(truth, answers.argmax(axis=-1), sample_weight=weight)
+            return float(right)
         check_squares(truth, answers)
-        return float(r2_score(truth, answers))
+        if weight.ndim == 1:
+            return float(r2_score(truth, answers, sample_weight=weight))
+        return _mean_r2(truth, answers, weight)
+
+
+def _mean_r2(truth: np.ndarray, answers: np.ndarray, weight: np.ndarray) -> float:
+    """Return the mean R^2 of the outputs, the last axis, each on its steps of positive weight."""
+    scores = []
+    for y, prediction, w in zip(truth.T, answers.T, weight.T, strict=True):
+        counts = w > 0
+        if counts.any():
+            scores.append(r2_score(y[counts], prediction[counts], sample_weight=w[counts]))
+    return float(np.mean(scores))
 
 
 def as_labels(values: ArrayLike, name: str) -> np.ndarray:

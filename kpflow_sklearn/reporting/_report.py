@@ -75,7 +75,7 @@ def report(
     mask : array-like of bool, shape (n_trials, n_timesteps), optional
         Valid steps of X.
     loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
-        Weight w >= 0 of each step in the loss.
+        Weight w >= 0 of each step in the loss, and in the score.
     tasks : array-like of shape (n_trials,), optional
         The sub-task of each trial of X. The identities of a `TaskAlignmentAnalyzer` that concern
         sub-tasks are then verified too.
@@ -140,6 +140,7 @@ def report(
         subject=subject,
         title=f"{subject}: {network_in_words(analyzer)}" if title is None else title,
         score=score,
+        score_name=_score_name(analyzer, loss_weight),
         checks=checks,
         identities=None if checks is None else from_frame("Identities", checks),
         trajectories=draw_trajectories(analyzer, X, mask, *colors) if is_recurrent else "",
@@ -152,6 +153,11 @@ def report(
     )
     write_whole(file, page)
     return file
+
+
+def _score_name(analyzer: Any, loss_weight: ArrayLike | None) -> str:
+    kind = "Accuracy" if hasattr(analyzer, "classes_") else "R²"
+    return kind if loss_weight is None else f"{kind}, weighted by loss_weight,"
 
 
 def _embedded(text: str) -> str:
@@ -219,4 +225,4 @@ def _judge(
         return analyzer.score(X, y), analyzer.verify(X, y)  # type: ignore[arg-type]
     labels = {"tasks": tasks} if isinstance(analyzer, TaskAlignmentAnalyzer) else {}
     checks = analyzer.verify(X, y, **labels, **options)
-    return analyzer.score(X, y, mask=options["mask"]), checks
+    return analyzer.score(X, y, **options), checks

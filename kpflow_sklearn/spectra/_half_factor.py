@@ -41,7 +41,7 @@ def analysis_allowance(op: LinearOperator, memory_limit: int | None) -> Allowanc
         limit,
         least,
         f"{op!r} ran out of memory even with the smallest chunks of trials (memory_limit was "
-        f"{limit} bytes). Analyse fewer trials or steps (analysis_trials, X_analysis), fewer "
+        f"{limit} bytes). Analyse fewer trials or steps (analysis_trials, analysis_set), fewer "
         'n_probes or n_components, or leave out the axis "trial".',
     )
 

@@ -9,7 +9,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._common.callbacks import warn_caller
-from kpflow_sklearn._common.estimators import SequenceEstimator
+from kpflow_sklearn._common.estimators import SequenceEstimator, routing_advice
 from kpflow_sklearn.networks import Objective, RecurrentNetwork, TargetEncoder, Targets, to_tensors
 from kpflow_sklearn.training._source import NetworkSource
 
@@ -31,6 +31,9 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
     encoder_: TargetEncoder
     objective_: Objective
     classes_: np.ndarray
+
+    #: Whether the loss_weight of the last `fit` was zero at some targets.
+    _fitted_with_gaps = False
 
     def __sklearn_tags__(self) -> Tags:
         """Return the tags: results are reproducible with a seed."""
@@ -67,9 +70,12 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
             self.classes_ = self.encoder_.classes_
         elif hasattr(self, "classes_"):
             del self.classes_
-        return self.encoder_.encode(
+        targets = self.encoder_.encode(
             trials, y, mask=mask, loss_weight=loss_weight, single_step=single_step
         )
+        self._remember_padding(mask)
+        self._fitted_with_gaps = _has_gaps(targets.weight, mask, self.encoder_.form_)
+        return targets
 
     def _run(self, trials: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return states and outputs, computed in pieces to bound the memory."""
@@ -95,7 +101,8 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         X : array-like of shape (n_trials, n_timesteps, n_features)
             Inputs.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps. The states at other steps are returned as zero.
+            Valid steps. The states at other steps are returned as zero. Without it, a UserWarning
+            is issued if `fit` was given one and trials end in constant steps.
 
         Returns
         -------
@@ -121,6 +128,7 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         """
         check_is_fitted(self, "network_")
         trials, valid, _ = self._check_trials(X, mask)
+        self._warn_if_padded(trials, valid)
         states = self._run(trials, valid)[0]
         return states if valid is None else states * valid[..., None]
 
@@ -132,7 +140,8 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         X : array-like of shape (n_trials, n_timesteps, n_features)
             Inputs.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps, a prefix of each trial.
+            Valid steps, a prefix of each trial. Without it, a UserWarning is issued if `fit` was
+            given one and trials end in constant steps.
 
         Returns
         -------
@@ -159,14 +168,28 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         """
         check_is_fitted(self, "network_")
         trials, valid, single_step = self._check_trials(X, mask)
+        self._warn_if_padded(trials, valid)
         predicted = self.encoder_.decode(self._run(trials, valid)[1], valid)
         is_single_series = single_step and self.encoder_.form_ == "next_input"
         return predicted[:, 0] if is_single_series else predicted
 
     def score(
-        self, X: ArrayLike, y: ArrayLike | None = None, *, mask: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        loss_weight: ArrayLike | None = None,
+        sample_weight: None = None,
     ) -> float:
-        """Return the accuracy (classes) or R^2 (values, averaged over outputs) on valid steps.
+        """Return the accuracy (classes) or R^2 (values) on valid steps, weighted by loss_weight.
+
+        Equations, with the weights w >= 0 of ``loss_weight``:
+
+        - accuracy: sum_bt w_bt [prediction is right] / sum_bt w_bt;
+        - R^2 of output o: 1 - sum_bt w_bto (y_bto - yhat_bto)^2 / sum_bt w_bto (y_bto - m_o)^2,
+          where m_o = sum_bt w_bto y_bto / sum_bt w_bto. The score is the mean over the outputs
+          whose weights are not all zero.
 
         Parameters
         ----------
@@ -175,7 +198,12 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         y : array-like
             Targets, in the form given to `fit`.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps.
+            Valid steps. Without it, a UserWarning is issued if `fit` was given one.
+        loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
+            Weights w >= 0 of the steps, or of each step's outputs; 1 by default. Without it, a
+            UserWarning is issued if that of `fit` was zero at some targets.
+        sample_weight : None
+            Must be None, which scikit-learn's pipelines pass; ``loss_weight`` takes weights.
 
         Returns
         -------
@@ -187,8 +215,8 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         NotFittedError
             Before `fit`.
         ValueError
-            If X, y or mask has the wrong shape or contains NaN or infinity, or if X has other
-            features than in `fit`.
+            If X, y, mask or loss_weight has the wrong shape or contains NaN or infinity, if X has
+            other features than in `fit`, or if sample_weight is not None.
 
         Examples
         --------
@@ -200,6 +228,36 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         True
         """
         check_is_fitted(self, "network_")
+        _refuse_sample_weight(sample_weight)
         trials, valid, single_step = self._check_trials(X, mask)
+        self._warn_without_mask(valid)
+        if loss_weight is None and self._fitted_with_gaps:
+            warn_caller(
+                "the loss_weight given to fit was zero at some targets, but score was given none, "
+                "so it counts every target. Give the loss_weight of X, all ones to count every "
+                f"target. {routing_advice('loss_weight', 'fit', 'score')}",
+                UserWarning,
+            )
         outputs = self._run(trials, valid)[1]
-        return self.encoder_.score(trials, y, outputs, mask=valid, single_step=single_step)
+        return self.encoder_.score(
+            trials, y, outputs, mask=valid, loss_weight=loss_weight, single_step=single_step
+        )
+
+
+def _has_gaps(weight: np.ndarray, mask: np.ndarray | None, form: str) -> bool:
+    """Return whether the weight in the loss is zero at a target of this form of y."""
+    counts = weight > 0
+    if form == "last_step":
+        return not counts.any(axis=1).all()
+    if form == "next_input" and counts.shape[1] > 1:  # A trial's last step has no target.
+        counts, mask = counts[:, :-1], None if mask is None else mask[:, 1:]
+    return not (counts if mask is None else counts[mask]).all()
+
+
+def _refuse_sample_weight(sample_weight: None) -> None:
+    if sample_weight is not None:
+        raise ValueError(
+            "sample_weight must be None, because trials are weighted step by step, got a "
+            f"{type(sample_weight).__name__}; give loss_weight of shape (n_trials, n_timesteps), "
+            "for example np.repeat(sample_weight[:, None], n_timesteps, axis=1)."
+        )

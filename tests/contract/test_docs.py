@@ -8,7 +8,9 @@ import re
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+import sklearn
 
 import kpflow_sklearn
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
@@ -82,6 +84,20 @@ def test_the_questions_to_tables_have_answers(capsys):
     exec(re.findall(r"```python\n(.*?)```", text, flags=re.S)[0], scope)
     assert scope["wide"].index.tolist() == [0, 2] and scope["wide"].notna().all().all()
     assert "PKP" in capsys.readouterr().out
+
+
+def test_the_search_with_a_mask_scores_valid_steps_alone():
+    text = (ROOT / "docs/howto/trials.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    scope: dict = {}
+    with sklearn.config_context():
+        exec(next(block for block in blocks if "GridSearchCV" in block), scope)
+        search, X, y, mask = (scope[name] for name in ("search", "X", "y", "mask"))
+        given = {"mask": mask}
+        best = search.best_estimator_
+        score = best[-1].score(best[0].transform(X, **given), y, **given)
+        assert search.score(X, y, **given) == pytest.approx(score)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

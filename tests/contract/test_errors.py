@@ -208,6 +208,28 @@ ANALYSIS_DATA = {
         "y.* must have 3 outputs as on fit, got 2",
     ),
     "other length": ({"X_analysis": X, "y_analysis": Y[:4]}, "y.* has 4 trials and X.* has 6"),
+    "both forms": (
+        {"analysis_set": {"X": X, "y": Y}, "X_analysis": X},
+        r"X_analysis and analysis_set were both given; give analysis_set\['X'\] alone",
+    ),
+    "labels of X": (
+        {"analysis_set": {"X": X, "y": Y}, "tasks": [0, 1] * 3},
+        r"tasks and analysis_set were both given; give analysis_set\['tasks'\] alone",
+    ),
+    "no dict": ({"analysis_set": X}, "analysis_set must be a dict .* got a ndarray"),
+    "an unknown key": (
+        {"analysis_set": {"X": X, "y": Y, "weight": 1}},
+        "analysis_set may have the keys 'X', 'y', 'mask', .* got 'weight'",
+    ),
+    "no trials in the dict": ({"analysis_set": {"y": Y}}, "analysis_set must .* 'X' .* got 'y'"),
+    "weights in the dict": (
+        {"analysis_set": {"X": X, "y": Y, "loss_weight": -np.ones(X.shape[:2])}},
+        "analysis_set: loss_weight must be non-negative",
+    ),
+    "mask in the dict": (
+        {"analysis_set": {"X": X, "y": Y, "mask": MASK[:, :3]}},
+        r"mask of analysis_set must .* = \(6, 5\), got \(6, 3\)",
+    ),
 }
 
 

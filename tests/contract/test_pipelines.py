@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from email.message import Message
 
 import joblib
@@ -16,7 +17,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import make_scorer
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import estimator_checks
 
@@ -126,6 +127,103 @@ def test_masks_and_tasks_are_arguments_of_fit_only(routing):
             steps = Pipeline([("scale", SequenceScaler()), ("align", analyzer)])
             steps["align"].set_fit_request(tasks=True)
             assert steps.fit(X, Y, tasks=LABELS)["align"].tasks_.tolist() == sorted(set(LABELS))
+
+
+MASK = np.arange(6) < np.resize([3, 6, 4, 5], 24)[:, None]
+PADDED = X * MASK[..., None]
+GRACE = np.where(np.arange(6) < 2, 0.0, np.resize([1, 2, 3], 24)[:, None])
+ROUTED = {
+    "set_fit_request": {"mask": True, "loss_weight": True},
+    "set_score_request": {"mask": True, "loss_weight": True},
+}
+
+
+def routed(estimator):
+    """Return a clone that requests the mask and weights for fit and score."""
+    estimator = clone(estimator)
+    for method, names in ROUTED.items():
+        getattr(estimator, method)(**names)
+    return estimator
+
+
+@pytest.mark.parametrize("kind", ["trainer", "analyzer"])
+def test_searches_score_by_the_mask_and_weights_that_they_route(kind):
+    short = clone(TRAINER).set_params(max_iter=3)
+    model = short if kind == "trainer" else KPFlowAnalyzer(short, **FEW | {"operators": ("K",)})
+    given = {"mask": MASK, "loss_weight": GRACE}
+    folds = list(KFold(2).split(X))
+    expected = []
+    for a, b in folds:
+        fitted = clone(model).fit(PADDED[a], Y[a], **{name: v[a] for name, v in given.items()})
+        expected.append(fitted.score(PADDED[b], Y[b], **{name: v[b] for name, v in given.items()}))
+    with sklearn.config_context(enable_metadata_routing=True):
+        scores = cross_val_score(routed(model), PADDED, Y, cv=folds, params=given)
+        # Pipeline.score passes sample_weight=None to its last step.
+        scaler = SequenceScaler(with_mean=False, with_std=False)
+        scaler.set_fit_request(mask=True).set_transform_request(mask=True)
+        steps = make_pipeline(scaler, routed(model))
+        through = cross_val_score(steps, PADDED, Y, cv=folds, params=given, error_score="raise")
+    np.testing.assert_allclose(scores, expected)
+    np.testing.assert_allclose(through, expected)
+
+
+MASKED = {
+    "trainer": clone(TRAINER).set_params(max_iter=2),
+    "analyzer": KPFlowAnalyzer(clone(TRAINER).set_params(max_iter=2), **FEW),
+    "alignment": TaskAlignmentAnalyzer(clone(TRAINER).set_params(max_iter=2), random_state=0),
+    "scaler": SequenceScaler(),
+    "vectorizer": SequenceVectorizer(),
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_a_forgotten_mask_is_warned_of(kind):
+    fitted = clone(MASKED[kind]).fit(PADDED, Y, mask=MASK)
+    methods = [m for m in ("predict", "transform", "trajectories", "score") if hasattr(fitted, m)]
+    for method in methods:
+        given = (Y,) if method == "score" else ()
+        with pytest.warns(UserWarning, match="fit was given a mask.*set_fit_request") as caught:
+            getattr(fitted, method)(PADDED, *given)
+        assert [w.filename for w in caught] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            getattr(fitted, method)(PADDED, *given, mask=MASK)
+            if method != "score":  # These trials do not end in constant steps.
+                getattr(fitted, method)(X)
+    if "score" in methods:
+        with pytest.warns(UserWarning, match="fit was given a mask"):
+            fitted.score(X, Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.fit(PADDED, Y)
+        for method in methods:
+            getattr(fitted, method)(PADDED, *((Y,) if method == "score" else ()))
+
+
+TARGETS = {
+    "values": (Y, GRACE, np.ones_like(GRACE)),
+    "next input": (None, GRACE, np.where(np.arange(6) < 5, GRACE + 1, 0)),
+    "labels": (LABELS, np.where(np.arange(24) < 9, 0, GRACE.T).T, GRACE),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_forgotten_weights_are_warned_of_if_they_leave_targets_out(name):
+    y, with_gaps, without_gaps = TARGETS[name]
+    trainer = clone(TRAINER).set_params(max_iter=2).fit(X, y, loss_weight=with_gaps)
+    with pytest.warns(UserWarning, match="loss_weight given to fit was zero.*set_score_request"):
+        trainer.score(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.score(X, y, loss_weight=with_gaps)
+        trainer.fit(X, y, loss_weight=without_gaps).score(X, y)
+
+
+def test_sample_weight_is_refused_by_name():
+    trainer = clone(TRAINER).set_params(max_iter=2).fit(X, Y)
+    assert trainer.score(X, Y, sample_weight=None) == trainer.score(X, Y)
+    with pytest.raises(ValueError, match="sample_weight must be None, .* give loss_weight"):
+        trainer.score(X, Y, sample_weight=np.ones(24))
 
 
 # ------------------------------------------- checks that scikit-learn's suite leaves out

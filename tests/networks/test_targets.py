@@ -141,6 +141,47 @@ def test_accuracy_is_over_the_steps_with_a_target(name):
     assert encoder.score(X, form.y, guess, mask=form.mask) == pytest.approx(expected)
 
 
+WEIGHT = np.random.default_rng(1).uniform(0.5, 2, (N_TRIALS, N_STEPS))
+GRACE = WEIGHT * np.array([0, 1, 1])
+BY_OUTPUT = np.stack([GRACE, WEIGHT * MASK], axis=-1)
+WEIGHTED = {
+    "value per step": [WEIGHT, GRACE, BY_OUTPUT, 1e-30 * GRACE],
+    "value per step, masked": [WEIGHT, GRACE, BY_OUTPUT, BY_OUTPUT * [0, 1]],
+    "number per trial": [WEIGHT, WEIGHT[..., None]],
+    "class per step": [WEIGHT, GRACE],
+    "label per trial, masked": [WEIGHT],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "loss_weight"), [(name, w) for name, weights in WEIGHTED.items() for w in weights]
+)
+def test_the_score_is_weighted_as_the_loss_is(name, loss_weight):
+    form = FORMS[name]
+    encoder, targets = encode(form)
+    n_outputs = encoder.n_outputs_
+    w = np.broadcast_to(
+        loss_weight if loss_weight.ndim == 3 else loss_weight[..., None],
+        (N_TRIALS, N_STEPS, n_outputs),
+    ) * (form.weight > 0)[..., None]  # fmt: skip
+    outputs = np.random.default_rng(2).standard_normal(w.shape)
+    if form.classes is not None:
+        right = outputs.argmax(-1) == targets.values
+        expected = (w[..., 0] * right).sum() / w[..., 0].sum()
+    else:
+        y = targets.values
+        mean = (w * y).sum((0, 1)) / np.maximum(w.sum((0, 1)), 1e-300)
+        error, spread = ((w * d**2).sum((0, 1)) for d in (y - outputs, y - mean))
+        counts = w.any((0, 1))
+        expected = (1 - error[counts] / spread[counts]).mean()
+    # What stands where the weight is zero must not matter.
+    unused = np.where(w > 0, outputs, 1e6)
+    outputs = outputs if form.classes is not None else unused
+    given = {"mask": form.mask, "loss_weight": loss_weight}
+    assert encoder.score(X, form.y, outputs, **given) == pytest.approx(expected, rel=1e-9)
+    assert encoder.score(X, form.y, outputs, mask=form.mask) != pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

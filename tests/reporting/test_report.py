@@ -433,6 +433,18 @@ def test_masked_steps_are_judged_and_drawn_as_such(page_of):
     assert f"{analyzer.score(TRIALS, TRIALS, mask=mask):.3g}" in pages[0].text
 
 
+def test_the_score_is_weighted_as_the_loss_is(page_of):
+    weight = np.where(np.arange(8) < 5, 0.0, 1.0) * np.ones((9, 1))
+    analyzer = KPFlowAnalyzer(recurrent_trainer(), axes=("time",), random_state=0)
+    analyzer.fit(TRIALS, TRIALS, loss_weight=weight)
+    score = analyzer.score(TRIALS, TRIALS, loss_weight=weight)
+    assert f"{score:.3g}" != f"{analyzer.score(TRIALS, TRIALS, loss_weight=1 + 0 * weight):.3g}"
+    page = page_of(analyzer, TRIALS, TRIALS, loss_weight=weight)
+    assert (
+        f"R², weighted by loss_weight, on the data given to this report: {score:.3g}" in page.text
+    )
+
+
 def test_outputs_share_their_trials_and_very_many_have_no_tables(page_of, monkeypatch):
     monkeypatch.setattr(_alignment, "_MOST_TASKS", 1)
     analyzer = TaskAlignmentAnalyzer(recurrent_trainer(), random_state=0)

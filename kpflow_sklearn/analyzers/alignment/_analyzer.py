@@ -17,7 +17,7 @@ from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.memory import explained
 from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.analyzers._recurrent import RecurrentAnalyzer
-from kpflow_sklearn.analyzers._trials import FEWER, AnalysisTrials, check_analysed
+from kpflow_sklearn.analyzers._trials import FEWER, AnalysisTrials
 from kpflow_sklearn.analyzers.alignment._history import AlignmentHistory
 from kpflow_sklearn.analyzers.alignment._sub_tasks import (
     SubTasks,
@@ -48,7 +48,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         best silhouette score.
     analysis_trials : int, default=64
         Number of trials that are analysed. They are drawn from X, equally many of each sub-task as
-        far as possible, unless ``X_analysis`` is given to `fit`.
+        far as possible, unless ``analysis_set`` is given to `fit`.
     random_state : int, RandomState or None, default=None
         Seed of the choice of trials. It is also passed to a trainer whose random_state is None.
     verbose : bool or int, default=False
@@ -150,6 +150,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         periods: Mapping[str, tuple[int, int]] | None = None,
         mask: ArrayLike | None = None,
         loss_weight: ArrayLike | None = None,
+        analysis_set: Mapping[str, Any] | None = None,
         X_analysis: ArrayLike | None = None,
         y_analysis: ArrayLike | None = None,
     ) -> TaskAlignmentAnalyzer:
@@ -175,10 +176,14 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             True at the valid steps, which must be a prefix of each trial; all steps by default.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
             Weights w >= 0 of the steps, or of each step's outputs, in the loss; 1 by default.
+        analysis_set : dict, optional
+            Trials to analyse instead of a choice from X: the key "X" and, if needed, "y", "mask",
+            "loss_weight", "tasks" and "conditions", in the forms of the arguments of these names.
+            Without "mask" and "loss_weight", all of their steps are valid and have weight 1.
+            Searches pass the dict on as a whole, not cut into folds.
         X_analysis, y_analysis : array-like, optional
-            Trials to analyse instead of a choice from X, and their targets, in the same forms as X
-            and y. All of their steps are valid and have weight 1. ``tasks`` and ``conditions``
-            then label these trials instead of those in X.
+            Another form of ``analysis_set={"X": X_analysis, "y": y_analysis}``. ``tasks`` and
+            ``conditions`` then label these trials instead of those in X.
 
         Returns
         -------
@@ -203,24 +208,27 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         >>> analyzer.fit(X, y, tasks=tasks).alignment_matrices_["interference"].shape
         (4, 4)
         """
-        # The checks see a copy, so that this estimator is unchanged if one of them fails.
-        analysed, _, single_step = self._stand_in()._check_trials(X, reset=True)
-        if X_analysis is not None:
-            analysed = check_analysed(X_analysis, single_step)
+        analysed = self._read_analysis_set(
+            X, y, analysis_set, X_analysis, y_analysis, tasks=tasks, conditions=conditions
+        )
+        if analysed is not None:
+            inputs, y_analysed = analysed.X, analysed.y
+            tasks, conditions = analysed.tasks, analysed.conditions
+        else:
+            inputs, y_analysed = self._stand_in()._check_inputs(X, reset=True), y
         check_positive_int(self.analysis_trials, "analysis_trials")
         check_verbose(self.verbose)
         if self.n_groups is not None:
             check_positive_int(self.n_groups, "n_groups")
         seed = draw_seed(self.random_state)
-        n_chosen = self.analysis_trials if X_analysis is None else None
+        n_chosen = self.analysis_trials if analysed is None else None
         limits = {"n_groups": self.n_groups, "n_chosen": n_chosen}
-        labels = check_tasks(tasks, conditions, len(analysed), seed=seed, **limits)
-        steps = check_periods(periods, analysed.shape[1])
+        labels = check_tasks(tasks, conditions, len(inputs), seed=seed, **limits)
+        steps = check_periods(periods, inputs.shape[1])
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
             encoder = self.trainer_.encoder_
             if labels.tasks is None:
-                y_analysed = y if X_analysis is None else y_analysis
                 labels = classes_as_tasks(encoder, y_analysed, **limits)
             trials = self._choose_trials(
                 X,
@@ -228,8 +236,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
                 seed,
                 mask=mask,
                 loss_weight=loss_weight,
-                X_analysis=X_analysis,
-                y_analysis=y_analysis,
+                analysis_set=analysed,
                 tasks=labels.tasks,
                 conditions=labels.conditions,
             )

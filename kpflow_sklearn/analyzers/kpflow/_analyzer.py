@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         ``activity_error`` of ``results_``.
     analysis_trials : int, default=64
         Number of trials that are analysed. They are drawn from X (stratified by ``tasks``), unless
-        ``X_analysis`` is given to `fit`.
+        ``analysis_set`` is given to `fit`.
     memory_limit : int, optional
         Memory in bytes for chunks of trials; by default a quarter of the free memory. The
         linearized network and the eigenfunctions are not included: the states, derivatives and
@@ -240,6 +240,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         mask: ArrayLike | None = None,
         loss_weight: ArrayLike | None = None,
         tasks: ArrayLike | None = None,
+        analysis_set: Mapping[str, Any] | None = None,
         X_analysis: ArrayLike | None = None,
         y_analysis: ArrayLike | None = None,
     ) -> KPFlowAnalyzer:
@@ -272,9 +273,13 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         tasks : array-like of shape (n_trials,), optional
             One label per trial. The analysed trials are drawn so that, as far as possible, all
             labels have the same number of trials.
+        analysis_set : dict, optional
+            Trials to analyse instead of a selection from X: the key "X" and, if needed, "y",
+            "mask", "loss_weight" and "tasks", in the forms of the arguments of these names.
+            Without "mask" and "loss_weight", all of their steps are valid and have weight 1.
+            Searches pass the dict on as a whole, not cut into folds.
         X_analysis, y_analysis : array-like, optional
-            Trials to analyse instead of a selection from X, and their targets, in the same forms
-            as X and y. All of their steps are valid and have weight 1.
+            Another form of ``analysis_set={"X": X_analysis, "y": y_analysis}``.
 
         Returns
         -------
@@ -299,6 +304,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         ['iteration', 'operator', 'axis', 'quantity']
         """
         self._check_parameters()
+        analysed = self._read_analysis_set(X, y, analysis_set, X_analysis, y_analysis, tasks=tasks)
         seed = draw_seed(self.random_state)
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
@@ -310,8 +316,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
                 mask=mask,
                 loss_weight=loss_weight,
                 tasks=tasks,
-                X_analysis=X_analysis,
-                y_analysis=y_analysis,
+                analysis_set=analysed,
             )
             with explained(f"{trials.size} does not fit. {FEWER}"):
                 self._analyse(trials, self._settings(seed), task)

@@ -269,6 +269,41 @@ def iteration(*, none: str = "error") -> list[Hostile]:
     ]  # fmt: skip
 
 
+SAMPLE_WEIGHTS = [
+    *plain("same", None), *plain("error", 0, 1.0, "", "auto", [], [1] * 4, np.ones(4), {}, True,
+                                 Anything()),
+]  # fmt: skip
+
+
+def analysis_sets() -> list[Hostile]:
+    """Return values of analysis_set, a dict of trials and all that describes them."""
+
+    def altered(key: str, change: Callable[[Any], Any]) -> Callable[[Arguments], Arguments]:
+        return lambda given: given | {key: change(given[key])}
+
+    return [
+        *plain("error", {}, [], "X", "", 3, 0.5, True, Anything(), {"X": None}, {"y": 1}, {1: 2},
+               [("X", 1)], {"X": "trials"}),
+        *made("error", {
+            "an array": lambda given: given["X"], "no targets": altered("y", lambda a: None),
+            "an unknown key": lambda given: given | {"weights": given["mask"]},
+            "half the targets": altered("y", lambda a: a[::2]),
+            "NaN": altered("X", lambda a: a * np.nan),
+            "other features": altered("X", lambda a: a[..., :1]),
+            "other outputs": altered("y", lambda a: a[..., :1]),
+            "a mask with a gap": altered("mask", lambda a: a[:, ::-1]),
+            "negative weights": altered("loss_weight", np.negative),
+            "half the labels": altered("tasks", lambda a: a[::2]),
+        }),
+        *made("answer", {
+            "no weights": altered("loss_weight", lambda a: None),
+            "no mask": altered("mask", lambda a: None),
+            "no labels": altered("tasks", lambda a: None),
+        }),
+        *made("same", {"weights as a list": altered("loss_weight", lambda a: a.tolist())}),
+    ]  # fmt: skip
+
+
 PERIODS = [
     *plain("answer", None, {"a": (0, 3)}, {"a": [0, 1]}, {1: (0, 1)}, {"a": (np.int64(0), 1)}),
     *plain("error", {}, [], "a", 3, True, {"a": 3}, {"a": (0, 9)}, {"a": (1, 1)}, {"a": (2, 1)},
@@ -289,7 +324,8 @@ ARGUMENTS: dict[str, Callable[[], list[Hostile]]] = {
     "n_steps": partial(count, 0), "learning_rate": partial(positive, optional=True),
     "start": partial(iteration, none="answer"), "first": iteration, "last": iteration,
     "X_new": lambda: but(later(rows()), {"None": "answer"}), "input_features": list,
-    "sample_weight": list, "transform": lambda: plain("either", None, "pandas", "no such", 3, []),
+    "analysis_set": analysis_sets,
+    "transform": lambda: plain("either", None, "pandas", "no such", 3, []),
 }  # fmt: skip
 
 
@@ -297,6 +333,8 @@ def _values_of(kind: str, method: str, name: str) -> list[Hostile]:
     on_tables, fits = kind in ON_TABLES, method.startswith("fit")
     if name == "y":
         return values(later=not fits) if on_tables else targets(later=not fits)
+    if name == "sample_weight":
+        return [] if on_tables else SAMPLE_WEIGHTS
     if name != "X":
         return ARGUMENTS[name]()
     if on_tables:
@@ -319,12 +357,15 @@ def _methods(kind: str) -> Iterator[Entry]:
             judged = [p for p in judged if p != "y"]
         hostile = {p: _values_of(kind, method, p) for p in judged}
         apart = {p: hostile.pop(p) for p in ("X_analysis", "y_analysis") if p in hostile}
+        in_one = {p: hostile.pop(p) for p in ("analysis_set",) if p in hostile}
         if "X" in given:
             hostile["*"] = edges(hostile, fits=fits, has_steps=kind not in ON_TABLES)
         call = _caller(kind, method, fits)
         yield Entry(name, call, lambda kind=kind, given=given: _good(kind, given), hostile)
         if apart:
             yield Entry(f"{name} (trials of their own)", call, lambda: _good_apart(kind), apart)
+        if in_one:
+            yield Entry(f"{name} (a set of trials)", call, lambda: _good_set(kind), in_one)
 
 
 def _caller(kind: str, method: str, fits: bool) -> Callable[..., Any]:
@@ -337,6 +378,12 @@ def _caller(kind: str, method: str, fits: bool) -> Callable[..., Any]:
 def _good_apart(kind: str) -> Arguments:
     given = fit_data(kind)
     return given | {f"{name}_analysis": given[name].copy() for name in ("X", "y")}
+
+
+def _good_set(kind: str) -> Arguments:
+    given, analysed = fit_data(kind), data()
+    del analysed["conditions"]
+    return {"X": given["X"], "y": given["y"], "analysis_set": analysed}
 
 
 def _good(kind: str, names: list[str]) -> Arguments:

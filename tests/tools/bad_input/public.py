@@ -37,7 +37,7 @@ EXEMPT = {
     "*(blocks)": "a restriction to blocks that the linearization itself made",
     "Sequence*(y)": "ignored, for the convention of scikit-learn",
     "*.set_output": "scikit-learn's own",
-    "*(sample_weight)": "of scikit-learn's RegressorMixin",
+    "*FeedForward*(sample_weight)": "of scikit-learn's RegressorMixin",
     "*(fit_params)": "the other arguments of fit, judged there",
     "*(input_features)": "scikit-learn's own check",
     "plot_range(style)": "what Matplotlib takes for a line",
