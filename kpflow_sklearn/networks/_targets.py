@@ -146,6 +146,7 @@ class TargetEncoder:
             raise ValueError(
                 f"{name} has {len(y)} trials and X has {len(X)}: Found input variables with "
                 f"inconsistent numbers of samples: [{len(X)}, {len(y)}]."
+                + _steps_first_advice(X, len(y), name)
             )
         steps = X.shape[1]
         if y.ndim == 3 and y.shape[1] == steps and y.shape[2]:
@@ -285,6 +286,16 @@ def as_labels(values: ArrayLike, name: str) -> np.ndarray:
         return np.array(array.tolist()).reshape(array.shape)
     kinds = ", ".join(sorted({type(value).__name__ for value in array.flat}))
     raise ValueError(f"{name} must hold only numbers or only strings, without gaps, got {kinds}.")
+
+
+def _steps_first_advice(X: np.ndarray, n_targets: int, name: str) -> str:
+    """Return advice for X whose second axis, not its first, has as many entries as y."""
+    if X.shape[1] != n_targets:
+        return ""
+    return (
+        f" The second axis of X has {n_targets}, as many as {name}: if X has its steps first, "
+        "give kpflow_sklearn.datasets.trials_first(X)."
+    )
 
 
 def _narrowed(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
