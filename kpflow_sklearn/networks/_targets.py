@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import column_or_1d
 
 from kpflow_sklearn._common.arrays import as_array, check_numbers, check_squares, naming
+from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.checks import check_choice, last_valid_step
 
 LOSSES = ("auto", "mse", "cross_entropy")
@@ -76,7 +77,10 @@ class TargetEncoder:
         self.classes_ = None
         if y is None:
             if self.loss == "cross_entropy":
-                raise ValueError("loss='cross_entropy' needs y, got None.")
+                raise ValueError(
+                    "loss='cross_entropy' needs y, got None: fit requires y to be passed, but the "
+                    "target y is None."
+                )
             self.form_, self.loss_, self.n_outputs_ = "next_input", "mse", X.shape[2]
             return self
         y = self._check_shape(X, y, single_step)
@@ -107,7 +111,8 @@ class TargetEncoder:
             )
         if y.dtype.kind in "fc" and (y != np.round(y)).any():
             raise ValueError(
-                "loss='cross_entropy' needs class labels in y, got continuous values."
+                "loss='cross_entropy' needs class labels in y, got continuous values: Unknown "
+                "label type: continuous."
             )
         # The padding may hold any value, which is not a class.
         classes = np.unique(y if mask is None or y.ndim == 1 else y[mask])
@@ -251,6 +256,32 @@ class TargetEncoder:
             return self.classes_[outputs.argmax(axis=-1)]
         return outputs[:, 0] if self.form_ == "last_step" and self.n_dims_ == 1 else outputs
 
+    def _without_new_labels(
+        self, y: ArrayLike | None, mask: np.ndarray | None
+    ) -> tuple[ArrayLike | None, np.ndarray | None]:
+        """Replace labels that were not seen on fit by any class; return where they were."""
+        if self.classes_ is None or y is None:
+            return y, None
+        labels = as_labels(y, "y")
+        is_new = ~np.isin(labels, self.classes_)
+        if mask is not None and mask.shape == labels.shape:
+            is_new &= mask  # The padding may hold any value.
+        are_comparable = (labels.dtype.kind in "OSU") == (self.classes_.dtype.kind in "OSU")
+        if not is_new.any() or not are_comparable:
+            return y, None
+        advice = (
+            'StratifiedKFold(3) puts each class into each fold; with loss="cross_entropy", cv=3 '
+            'stands for it, whereas loss="auto" cannot know before fit that y holds classes.'
+            if self.loss == "auto"
+            else "StratifiedKFold puts each class into each fold."
+        )
+        warn_caller(
+            f"y holds labels that were not seen on fit, {np.unique(labels[is_new])[:5].tolist()}, "
+            f"which count as misses. {advice}",
+            UserWarning,
+        )
+        return np.where(is_new, self.classes_[0], labels), is_new
+
     def score(
         self,
         X: np.ndarray,
@@ -260,11 +291,18 @@ class TargetEncoder:
         mask: np.ndarray | None,
         single_step: bool = False,
     ) -> float:
-        """Return the accuracy for classes, and R^2 (the mean over outputs) for values."""
+        """Return the accuracy for classes, and R^2 (the mean over outputs) for values.
+
+        Labels that were not seen on fit count as misses, with a warning.
+        """
+        y, is_new = self._without_new_labels(y, mask)
         targets = self.encode(X, y, mask=mask, single_step=single_step)
         has_target = targets.weight > 0
         truth, answers = targets.values[has_target], outputs[has_target]
         if self.classes_ is not None:
+            if is_new is not None:
+                is_missed = np.broadcast_to(is_new.reshape(len(X), -1), has_target.shape)
+                truth = np.where(is_missed[has_target], -1, truth)
             return float(accuracy_score(truth, answers.argmax(axis=-1)))
         check_squares(truth, answers)
         return float(r2_score(truth, answers))

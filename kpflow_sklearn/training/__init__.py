@@ -12,7 +12,11 @@ contents to a network.
 from kpflow_sklearn.training._checkpoint_files import find_sources
 from kpflow_sklearn.training._feedforward_model import TrainingRecord, check_table, check_values
 from kpflow_sklearn.training._feedforward_trainer import FeedForwardTrainer
-from kpflow_sklearn.training._given_trainer import as_feedforward_trainer, as_trainer
+from kpflow_sklearn.training._given_trainer import (
+    as_feedforward_trainer,
+    as_trainer,
+    is_classifying,
+)
 from kpflow_sklearn.training._recurrent_saved import SavedTraining
 from kpflow_sklearn.training._recurrent_trainer import RecurrentTrainer
 from kpflow_sklearn.training._snapshots import Snapshot
@@ -28,4 +32,5 @@ __all__ = [
     "check_table",
     "check_values",
     "find_sources",
+    "is_classifying",
 ]
