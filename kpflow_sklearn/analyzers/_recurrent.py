@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from sklearn.utils import ClassifierTags, Tags
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._common.callbacks import FitTask
@@ -17,7 +18,7 @@ from kpflow_sklearn.analyzers._base import Analyzer
 from kpflow_sklearn.analyzers._trials import AnalysisTrials, choose_trials
 from kpflow_sklearn.analyzers._verification import verify_network
 from kpflow_sklearn.networks import RecurrentNetwork
-from kpflow_sklearn.training import Snapshot, as_trainer
+from kpflow_sklearn.training import Snapshot, as_trainer, is_classifying
 
 
 class RecurrentAnalyzer(Analyzer, SequenceTransformer):
@@ -30,6 +31,14 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
     analysis_trials: int
 
     _as_trainer = staticmethod(as_trainer)
+
+    def __sklearn_tags__(self) -> Tags:
+        """Return the tags, those of a classifier if the trainer is one."""
+        tags = super().__sklearn_tags__()
+        if is_classifying(self.trainer):
+            tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags()
+            tags.target_tags.required = True
+        return tags
 
     def _check_inputs(
         self, X: ArrayLike, mask: ArrayLike | None = None, *, reset: bool = False

@@ -3,11 +3,16 @@
 ``_network`` is the network, ``_layers`` its layers, ``_build`` makes a new one. ``_recognition``
 views a user's module as one: ``_named_parts`` finds what has a name, ``_named_step`` the step,
 ``_readouts`` the readout; ``_reproduction`` checks that the result computes what the module does.
-``_targets`` encodes targets, ``_objective`` is the loss with its error signal, and ``tangents``
-holds the derivatives along a run.
+``_layout`` finds out whether it takes steps first. ``_targets`` encodes targets, ``_objective`` is
+the loss with its error signal, and ``tangents`` holds the derivatives along a run.
 """
 
 from kpflow_sklearn.networks._build import build_network
+from kpflow_sklearn.networks._layout import (
+    is_prefix_both_ways,
+    losses_by_layout,
+    takes_steps_first,
+)
 from kpflow_sklearn.networks._named_step import Step
 from kpflow_sklearn.networks._network import RecurrentNetwork, refuse_unusable, to_tensors
 from kpflow_sklearn.networks._objective import Objective
@@ -24,7 +29,10 @@ __all__ = [
     "as_labels",
     "build_network",
     "check_rebuilt",
+    "is_prefix_both_ways",
+    "losses_by_layout",
     "recognise_network",
     "refuse_unusable",
+    "takes_steps_first",
     "to_tensors",
 ]

@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import column_or_1d
 
 from kpflow_sklearn._common.arrays import as_array, check_numbers, check_squares, naming
+from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.checks import check_choice, last_valid_step
 
 LOSSES = ("auto", "mse", "cross_entropy")
@@ -76,7 +77,10 @@ class TargetEncoder:
         self.classes_ = None
         if y is None:
             if self.loss == "cross_entropy":
-                raise ValueError("loss='cross_entropy' needs y, got None.")
+                raise ValueError(
+                    "loss='cross_entropy' needs y, got None: fit requires y to be passed, but the "
+                    "target y is None."
+                )
             self.form_, self.loss_, self.n_outputs_ = "next_input", "mse", X.shape[2]
             return self
         y = self._check_shape(X, y, single_step)
@@ -107,7 +111,8 @@ class TargetEncoder:
             )
         if y.dtype.kind in "fc" and (y != np.round(y)).any():
             raise ValueError(
-                "loss='cross_entropy' needs class labels in y, got continuous values."
+                "loss='cross_entropy' needs class labels in y, got continuous values: Unknown "
+                "label type: continuous."
             )
         # The padding may hold any value, which is not a class.
         classes = np.unique(y if mask is None or y.ndim == 1 else y[mask])
@@ -146,6 +151,7 @@ class TargetEncoder:
             raise ValueError(
                 f"{name} has {len(y)} trials and X has {len(X)}: Found input variables with "
                 f"inconsistent numbers of samples: [{len(X)}, {len(y)}]."
+                + _steps_first_advice(X, len(y), name)
             )
         steps = X.shape[1]
         if y.ndim == 3 and y.shape[1] == steps and y.shape[2]:
@@ -250,6 +256,32 @@ class TargetEncoder:
             return self.classes_[outputs.argmax(axis=-1)]
         return outputs[:, 0] if self.form_ == "last_step" and self.n_dims_ == 1 else outputs
 
+    def _without_new_labels(
+        self, y: ArrayLike | None, mask: np.ndarray | None
+    ) -> tuple[ArrayLike | None, np.ndarray | None]:
+        """Replace labels that were not seen on fit by any class; return where they were."""
+        if self.classes_ is None or y is None:
+            return y, None
+        labels = as_labels(y, "y")
+        is_new = ~np.isin(labels, self.classes_)
+        if mask is not None and mask.shape == labels.shape:
+            is_new &= mask  # The padding may hold any value.
+        are_comparable = (labels.dtype.kind in "OSU") == (self.classes_.dtype.kind in "OSU")
+        if not is_new.any() or not are_comparable:
+            return y, None
+        advice = (
+            'StratifiedKFold(3) puts each class into each fold; with loss="cross_entropy", cv=3 '
+            'stands for it, whereas loss="auto" cannot know before fit that y holds classes.'
+            if self.loss == "auto"
+            else "StratifiedKFold puts each class into each fold."
+        )
+        warn_caller(
+            f"y holds labels that were not seen on fit, {np.unique(labels[is_new])[:5].tolist()}, "
+            f"which count as misses. {advice}",
+            UserWarning,
+        )
+        return np.where(is_new, self.classes_[0], labels), is_new
+
     def score(
         self,
         X: np.ndarray,
@@ -265,14 +297,19 @@ class TargetEncoder:
         With weights w_bt[o] >= 0, the R^2 of output o is
         1 - sum_bt w_bt[o] (y_bt[o] - yhat_bt[o])^2 / sum_bt w_bt[o] (y_bt[o] - m[o])^2, where m[o]
         is the weighted mean of y[o]. The score is its mean over the outputs that have a positive
-        weight. The accuracy is sum_bt w_bt [right_bt] / sum_bt w_bt.
+        weight. The accuracy is sum_bt w_bt [right_bt] / sum_bt w_bt. Labels that were not seen on
+        fit count as misses, with a warning.
         """
+        y, is_new = self._without_new_labels(y, mask)
         targets = self.encode(X, y, mask=mask, loss_weight=loss_weight, single_step=single_step)
         largest = targets.weight if targets.weight.ndim == 2 else targets.weight.max(axis=-1)
         counts = largest > 0
         truth, answers = targets.values[counts], outputs[counts]
         weight = targets.weight[counts] / targets.weight.max()
         if self.classes_ is not None:
+            if is_new is not None:
+                is_missed = np.broadcast_to(is_new.reshape(len(X), -1), counts.shape)
+                truth = np.where(is_missed[counts], -1, truth)
             right = accuracy_score(truth, answers.argmax(axis=-1), sample_weight=weight)
             return float(right)
         check_squares(truth, answers)
@@ -307,6 +344,16 @@ def as_labels(values: ArrayLike, name: str) -> np.ndarray:
         return np.array(array.tolist()).reshape(array.shape)
     kinds = ", ".join(sorted({type(value).__name__ for value in array.flat}))
     raise ValueError(f"{name} must hold only numbers or only strings, without gaps, got {kinds}.")
+
+
+def _steps_first_advice(X: np.ndarray, n_targets: int, name: str) -> str:
+    """Return advice for X whose second axis, not its first, has as many entries as y."""
+    if X.shape[1] != n_targets:
+        return ""
+    return (
+        f" The second axis of X has {n_targets}, as many as {name}: if X has its steps first, "
+        "give kpflow_sklearn.datasets.trials_first(X)."
+    )
 
 
 def _narrowed(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:

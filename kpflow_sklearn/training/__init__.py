@@ -3,15 +3,20 @@
 ``_recurrent_trainer`` and ``_feedforward_trainer`` train, ``_recurrent_saved`` and
 ``_feedforward_saved`` read checkpoints. Both kinds share ``_recurrent_model`` or
 ``_feedforward_model``, and all of them ``_source``; ``_given_trainer`` is what an analyzer may be
-given. ``_loop`` is the one training loop, ``_run`` the run that it advances, ``_snapshots`` the
-states that the run keeps, ``_run_folder`` the run on disk. ``_checkpoint_files`` finds and reads
-files, and ``_state_dicts`` fits their contents to a network.
+given, and ``_layout`` warns of data with other axes first. ``_loop`` is the one training loop,
+``_run`` the run that it advances, ``_snapshots`` the states that the run keeps, ``_run_folder``
+the run on disk. ``_checkpoint_files`` finds and reads files, and ``_state_dicts`` fits their
+contents to a network.
 """
 
 from kpflow_sklearn.training._checkpoint_files import find_sources
 from kpflow_sklearn.training._feedforward_model import TrainingRecord, check_table, check_values
 from kpflow_sklearn.training._feedforward_trainer import FeedForwardTrainer
-from kpflow_sklearn.training._given_trainer import as_feedforward_trainer, as_trainer
+from kpflow_sklearn.training._given_trainer import (
+    as_feedforward_trainer,
+    as_trainer,
+    is_classifying,
+)
 from kpflow_sklearn.training._recurrent_saved import SavedTraining
 from kpflow_sklearn.training._recurrent_trainer import RecurrentTrainer
 from kpflow_sklearn.training._snapshots import Snapshot
@@ -27,4 +32,5 @@ __all__ = [
     "check_table",
     "check_values",
     "find_sources",
+    "is_classifying",
 ]

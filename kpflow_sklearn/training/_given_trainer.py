@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from torch import nn
 
 from kpflow_sklearn.training._feedforward_model import FeedForwardModel
@@ -41,6 +41,12 @@ def as_feedforward_trainer(trainer: Any, *, random_state: int, verbose: bool | i
     if isinstance(trainer, SavedTraining):
         return _feedforward_of(trainer)
     return _fresh(trainer, FeedForwardModel, random_state)
+
+
+def is_classifying(trainer: Any) -> bool:
+    """Tell whether a recurrent trainer, possibly frozen, is a classifier for scikit-learn."""
+    model = getattr(trainer, "estimator", trainer)
+    return isinstance(model, RecurrentModel) and is_classifier(model)
 
 
 def _fresh(trainer: Any, kind: type, random_state: int) -> Any:

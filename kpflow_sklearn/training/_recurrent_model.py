@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.utils import Tags
+from sklearn.utils import ClassifierTags, Tags
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._common.callbacks import warn_caller
@@ -31,14 +31,18 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
     encoder_: TargetEncoder
     objective_: Objective
     classes_: np.ndarray
+    loss: str
 
     #: Whether the loss_weight of the last `fit` was zero at some targets.
     _fitted_with_gaps = False
 
     def __sklearn_tags__(self) -> Tags:
-        """Return the tags: results are reproducible with a seed."""
+        """Return the tags: reproducible with a seed; a classifier with loss="cross_entropy"."""
         tags = super().__sklearn_tags__()
         tags.non_deterministic = False
+        if isinstance(self.loss, str) and self.loss == "cross_entropy":
+            tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags()
+            tags.target_tags.required = True
         return tags
 
     def _check_trials(

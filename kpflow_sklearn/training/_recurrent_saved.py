@@ -24,6 +24,11 @@ from kpflow_sklearn.networks import (
     recognise_network,
     refuse_unusable,
 )
+from kpflow_sklearn.training._layout import (
+    features_advice,
+    warn_of_channels_first,
+    warn_of_steps_first,
+)
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
 from kpflow_sklearn.training._snapshots import Snapshot
 from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, unwrapped
@@ -80,6 +85,10 @@ class SavedTraining(RecurrentModel):
         is random even then. "frozen" uses one realisation of the random numbers (of dropout too)
         that the step draws from torch's generator: it differs between steps, is shared by all
         trials, and is the same in every run.
+    layout : {"auto", "trials_first"}, default="auto"
+        The order of the axes of X, which is always read as (n_trials, n_timesteps, n_features).
+        "auto" warns if the module takes steps first (``batch_first=False``, torch's default) and
+        the data do not show that they have trials first. "trials_first" confirms that they have.
 
     Attributes
     ----------
@@ -121,6 +130,7 @@ class SavedTraining(RecurrentModel):
         iterations: Sequence[int] | None = None,
         parameters: Sequence[str] | None = None,
         noise: str = "off",
+        layout: str = "auto",
     ) -> None:
         self.network = network
         self.checkpoints = checkpoints
@@ -132,6 +142,7 @@ class SavedTraining(RecurrentModel):
         self.iterations = iterations
         self.parameters = parameters
         self.noise = noise
+        self.layout = layout
 
     def __sklearn_clone__(self) -> SavedTraining:
         others = {k: v for k, v in self.get_params(deep=False).items() if k != "network"}
@@ -208,6 +219,8 @@ class SavedTraining(RecurrentModel):
                 view = self._recognise(module)  # z_0 may be a copy of what was loaded.
                 self.snapshots_.append(Snapshot.take(iteration, view))
         check_rebuilt(module, view, trials, valid, compare_outputs=self.readout is None)
+        if self.layout == "auto" and not single_step:
+            warn_of_steps_first(module, view, self.objective_, self.encoder_, trials, y, valid)
         self.network_ = view
         self.n_iter_ = self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
@@ -219,6 +232,7 @@ class SavedTraining(RecurrentModel):
                 f"network must be a torch.nn.Module, got a {type(self.network).__name__}."
             )
         check_choice(self.noise, "noise", ("off", "frozen"))
+        check_choice(self.layout, "layout", ("auto", "trials_first"))
         for name in ("recurrent", "readout"):
             given = getattr(self, name)
             if given is not None and not (isinstance(given, str) and given):
@@ -258,7 +272,10 @@ class SavedTraining(RecurrentModel):
         if trials.shape[-1] != expected:
             raise ValueError(
                 f"X has {trials.shape[-1]} features, but the network takes {expected}."
+                + features_advice(trials, expected)
             )
+        if self.layout == "auto":
+            warn_of_channels_first(trials)
 
 
 def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.random import draw_seed, torch_generator
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.networks import RecurrentNetwork, Targets, build_network, to_tensors
+from kpflow_sklearn.training._layout import warn_of_channels_first
 from kpflow_sklearn.training._loop import BatchLoss, train
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
 from kpflow_sklearn.training._run import Run, RunSettings
@@ -237,6 +238,8 @@ class RecurrentTrainer(RecurrentModel):
         settings = self._check_parameters()
         earlier = vars(self).copy() if self.warm_start and hasattr(self, "network_") else None
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
+        if not single_step:
+            warn_of_channels_first(trials)
         targets = self._fit_targets(
             trials, y, valid, loss_weight, single_step, self.loss, float(self.activity_l2)
         )

@@ -274,7 +274,7 @@ TARGETS_LATER = {
     "other outputs": ("numbers", Y[..., :2], "y must have 3 outputs as on fit, got 2"),
     "too few": ("numbers", Y[:2], "y has 2 trials and X has 6"),
     "too many": ("numbers", np.concatenate([Y, Y]), "y has 12 trials and X has 6"),
-    "new label": ("labels", ["a", "b", "z"] * 2, "y holds labels that were not seen on fit: .*z"),
+    "only new labels": ("labels", [1, 2, 3] * 2, "y holds labels that were not seen on fit: .*1"),
     "never any": ("none", Y, "y must be None, as it was on fit"),
 }
 

@@ -9,7 +9,11 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import BaseEstimator, clone
+import torch
+from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 from sklearn.utils.validation import validate_data
@@ -19,6 +23,7 @@ from kpflow_sklearn import (
     GramFlowAnalyzer,
     KPFlowAnalyzer,
     RecurrentTrainer,
+    SavedTraining,
     TaskAlignmentAnalyzer,
 )
 from kpflow_sklearn._common.checks import check_mask
@@ -28,6 +33,10 @@ from tests.tools.bad_input.answers import flat, gaps
 TRAINER = RecurrentTrainer(hidden_size=4, max_iter=4, snapshots=2, learning_rate=0.05)
 ANALYZER = KPFlowAnalyzer(TRAINER, operators=("PKP",), axes=("time",))
 ALIGNMENT = TaskAlignmentAnalyzer(TRAINER)
+CLASSIFIER = RecurrentTrainer(
+    hidden_size=8, max_iter=25, snapshots=2, learning_rate=0.1, loss="cross_entropy"
+)
+CLASSIFYING = KPFlowAnalyzer(CLASSIFIER, operators=("PKP",), axes=("time",), analysis_trials=8)
 # A high rate, so that few updates suffice for the score that scikit-learn expects.
 FEED_FORWARD = FeedForwardTrainer((16,), learning_rate=0.3, max_iter=15, snapshots=3)
 GRAM = GramFlowAnalyzer(FeedForwardTrainer((4, 4), max_iter=4, snapshots=2), n_components=2)
@@ -95,6 +104,7 @@ TIME_ALIGNMENT = TimeAlignment(TIME_TRAINER, analysis_trials=6)
 SUITES = {
     TRAINER: 40, ANALYZER: 45, ALIGNMENT: 45, FEED_FORWARD: 50, GRAM: 45, SequenceScaler(): 40,
     SequenceVectorizer(): 40, TIME_TRAINER: 40, TIME_ANALYZER: 45, TIME_ALIGNMENT: 45,
+    CLASSIFIER: 50,
 }  # fmt: skip
 
 
@@ -110,8 +120,8 @@ def test_scikit_learns_checks(estimator, check):
 
 @pytest.mark.slow
 @single_steps
-@parametrize_with_checks([KPFlowAnalyzer(TRAINER), TimeAnalyzer(TIME_TRAINER)])
-def test_scikit_learns_checks_with_all_operators(estimator, check):
+@parametrize_with_checks([KPFlowAnalyzer(TRAINER), TimeAnalyzer(TIME_TRAINER), CLASSIFYING])
+def test_scikit_learns_slow_checks(estimator, check):
     check(estimator)
 
 
@@ -121,7 +131,8 @@ def test_the_suite_has_not_shrunk(estimator):
     tags = get_tags(estimator)
     assert not tags.input_tags.allow_nan
     on_tables = estimator in (FEED_FORWARD, GRAM)
-    assert tags.target_tags.required if on_tables else tags.input_tags.three_d_array
+    assert tags.target_tags.required == (on_tables or estimator is CLASSIFIER)
+    assert on_tables or tags.input_tags.three_d_array
     assert tags.input_tags.two_d_array
 
 
@@ -135,6 +146,54 @@ def test_a_table_read_as_time_is_analysed_step_by_step():
     assert given.eigenfunctions_["P"].shape[2] == 5
     pd.testing.assert_frame_equal(given.results_, expected.results_)
     np.testing.assert_array_equal(given.transform(X[..., 0]), expected.transform(X[..., :1]))
+
+
+# ------------------------------------------------------------------------------ classifiers
+
+BLOCKS = np.repeat(["a", "b", "c"], 4)
+classifier = RecurrentTrainer(
+    hidden_size=2, max_iter=1, snapshots=2, loss="cross_entropy", random_state=0
+)
+module = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 2), "out": torch.nn.Linear(2, 3)})
+CLASSIFIERS = {
+    "trainer": classifier,
+    "saved": SavedTraining(module, loss="cross_entropy"),
+    "analyzer": KPFlowAnalyzer(classifier, axes=("time",), n_components=2, random_state=0),
+    "of a frozen trainer": TaskAlignmentAnalyzer(FrozenEstimator(classifier)),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_loss_of_classes_makes_a_classifier(name):
+    estimator = CLASSIFIERS[name]
+    assert is_classifier(estimator) and is_classifier(make_pipeline(SequenceScaler(), estimator))
+    if name != "of a frozen trainer":
+        scores = cross_val_score(estimator, X, BLOCKS, cv=3, error_score="raise")
+        assert np.isfinite(scores).all()  # Each fold holds each class.
+    inner = "trainer__loss" if "analyzer" in name else "loss"
+    if name != "of a frozen trainer":
+        for other in ("auto", "mse"):
+            assert not is_classifier(clone(estimator).set_params(**{inner: other}))
+
+
+@pytest.mark.parametrize("loss", ["auto", "cross_entropy"])
+def test_a_class_that_fit_did_not_see_is_missed(loss):
+    trainer = clone(classifier).set_params(loss=loss).fit(X[:8], BLOCKS[:8])
+    advice = 'StratifiedKFold.*"auto" cannot' if loss == "auto" else "StratifiedKFold puts"
+    with pytest.warns(UserWarning, match=rf"not seen on fit, \['c'\], which .*misses. {advice}"):
+        score = trainer.score(X, BLOCKS)
+    hits = trainer.predict(X) == BLOCKS
+    assert score == hits.mean() and not hits[8:].any()
+
+
+def test_labels_on_padded_steps_are_not_new():
+    classes = rng.integers(0, 2, (12, 5))
+    trainer = clone(classifier).fit(X, classes, mask=SHORT)
+    score = trainer.score(X, np.where(SHORT, classes, -1), mask=SHORT)
+    assert score == trainer.score(X, classes, mask=SHORT)
+    classes[0, 0] = 7
+    with pytest.warns(UserWarning, match=r"not seen on fit, \[7\]"):
+        assert trainer.score(X, classes, mask=SHORT) <= score
 
 
 # ---------------------------------------------------------- what fitted estimators hold

@@ -253,7 +253,8 @@ def test_torchs_cells_by_name_agree_with_its_layers():
     module = drawn(Looped)
     layer = drawn(nn.LSTM, N_FEATURES, N_UNITS)
     layer.load_state_dict({f"{n}_l0": p for n, p in module.core.state_dict().items()})
-    by_step = linearize(fitted(module, step="core").network_, X)
+    confirmed = {"layout": "trials_first"}
+    by_step = linearize(fitted(module, step="core", **confirmed).network_, X)
     by_maps = linearize(nn.ModuleDict({"core": layer, "out": module.out}), X)
     assert distance(by_step.states, by_maps.states) < 1e-12
     for pair in BASIC.values():

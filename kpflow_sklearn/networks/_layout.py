@@ -1,0 +1,136 @@
+"""Find out whether a user's module takes steps first, and whether the data fit better that way."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from kpflow_sklearn._common.arrays import as_array
+from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
+from kpflow_sklearn.networks._objective import Objective
+from kpflow_sklearn.networks._targets import TargetEncoder, Targets
+
+N_TRIALS, N_STEPS = 64, 200  # Size of the data on which the two readings are compared.
+CLEARLY = 0.5  # A loss below this share of another decides between the two.
+
+
+def takes_steps_first(module: nn.Module, network: RecurrentNetwork, X: np.ndarray) -> bool | None:
+    """Tell whether the first axis of the module's input is time.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network.
+    network : RecurrentNetwork
+        The same network, as it was recognised.
+    X : ndarray of shape (n_trials, n_timesteps, n_features)
+        Inputs.
+
+    Returns
+    -------
+    bool or None
+        None if the module has no forward method, or if that does not show it.
+    """
+    if isinstance(module, RecurrentNetwork):
+        return False
+    if isinstance(module, (nn.ModuleDict, nn.ModuleList)):
+        return None
+    try:
+        reach = _reach(module, network, X)
+    except Exception:  # A user's forward can fail in any way.
+        reach = np.zeros((3, 3), bool)
+    # An output depends on several inputs of its own trial, and on none of the others.
+    n_rows, n_columns = int(reach.any(1).sum()), int(reach.any(0).sum())
+    if 1 in (n_rows, n_columns) and n_rows != n_columns:
+        return n_columns == 1
+    core = network.recurrent
+    return not core.batch_first if isinstance(core, nn.RNNBase) else None
+
+
+def _reach(module: nn.Module, network: RecurrentNetwork, X: np.ndarray) -> np.ndarray:
+    """Return, (3, 3), whether the last output depends on each entry of an input (3, 3, ...)."""
+    few = X[np.arange(3) % len(X)][:, np.arange(3) % X.shape[1]]
+    push = 0.1 * (abs(few).max() or 1.0)
+    changed = np.repeat(few[None], 10, axis=0)  # The last of the ten stays as it is.
+    for k in range(9):
+        changed[k, k // 3, k % 3] += push
+    answers = [_last_output(module, to_tensors(x, None, network)[0]) for x in changed]
+    return np.array([bool((a != answers[-1]).any()) for a in answers[:-1]]).reshape(3, 3)
+
+
+@torch.no_grad()
+def _last_output(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the module's outputs for the last trial at the last step."""
+    with isolated_torch_seed(0):
+        outputs = module(inputs)
+    outputs = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    return outputs[-1, -1] if outputs.ndim == 3 else outputs[-1]
+
+
+def losses_by_layout(
+    network: RecurrentNetwork,
+    objective: Objective,
+    encoder: TargetEncoder,
+    X: np.ndarray,
+    y: ArrayLike | None,
+) -> tuple[float, float] | None:
+    """Return the loss with X as (trials, steps), and that with X as (steps, trials).
+
+    Parameters
+    ----------
+    network : RecurrentNetwork
+        The network.
+    objective : Objective
+        Its loss.
+    encoder : TargetEncoder
+        The form of y.
+    X : ndarray of shape (n_trials, n_timesteps, n_features)
+        Inputs.
+    y : array-like or None
+        Targets.
+
+    Returns
+    -------
+    tuple of float, or None
+        A loss is infinite if it is no better than that of the outputs of other trials, because
+        such outputs say nothing about the layout. None if y can only be read with trials first.
+    """
+    values = None if y is None else as_array(y, "y")
+    if values is not None and values.ndim == 1 and len(X) != X.shape[1]:
+        return None
+    turned = values if values is None or values.ndim == 1 else values.swapaxes(0, 1)
+    with torch.no_grad():
+        return (
+            _loss(network, objective, encoder, X, values),
+            _loss(network, objective, encoder, X.swapaxes(0, 1), turned),
+        )
+
+
+def _loss(
+    network: RecurrentNetwork,
+    objective: Objective,
+    encoder: TargetEncoder,
+    X: np.ndarray,
+    y: np.ndarray | None,
+) -> float:
+    X = np.ascontiguousarray(X[:N_TRIALS, :N_STEPS] if y is None or y.ndim > 1 else X[:N_TRIALS])
+    if y is not None:
+        y = y[:N_TRIALS, :N_STEPS] if y.ndim > 1 else y[:N_TRIALS]
+    targets = encoder.encode(X, y)
+    try:
+        states = network.states(to_tensors(X, None, network)[0])
+    except Exception:  # A user's step can fail in any way, for example on other numbers of trials.
+        return float("inf")
+    loss, by_chance = (
+        float(objective.value(network, states, Targets(values, targets.weight), None))
+        for values in (targets.values, np.roll(targets.values, max(len(X) // 2, 1), axis=0))
+    )
+    return loss if loss < CLEARLY * by_chance else float("inf")
+
+
+def is_prefix_both_ways(mask: np.ndarray) -> bool:
+    """Tell whether a mask of valid steps would be one with its two axes exchanged too."""
+    return bool(mask[0].all() and not (mask[1:] & ~mask[:-1]).any())
