@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import clone
 from torch import nn
 
 from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
 from kpflow_sklearn._common.checks import check_choice
 from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.modules import named_parts, parameters_of, set_training
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
@@ -133,13 +133,6 @@ class SavedTraining(RecurrentModel):
         self.parameters = parameters
         self.noise = noise
 
-    def __sklearn_clone__(self) -> SavedTraining:
-        others = {k: v for k, v in self.get_params(deep=False).items() if k != "network"}
-        network = self.network
-        if isinstance(network, nn.Module):
-            network = copy_module(network)
-        return type(self)(network, **clone(others, safe=False))
-
     @undone_if_it_fails
     @with_callbacks
     def fit(
@@ -226,10 +219,7 @@ class SavedTraining(RecurrentModel):
 
     def _copied_module(self) -> nn.Module:
         """Return a copy of the module in evaluation mode, in which only theta trains."""
-        try:
-            module = copy_module(unwrapped(self.network)).eval()
-        except RuntimeError as error:  # Torch cannot copy what hooks compute.
-            raise UnsupportedNetworkError(f"network cannot be copied: {error}") from error
+        module = set_training(copy_module(unwrapped(self.network)), False)
         if self.checkpoints is None:
             refuse_unusable(module, "network")
         if self.parameters is not None:
@@ -248,7 +238,7 @@ class SavedTraining(RecurrentModel):
 
     def _check_fits(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
         """Check that the recurrent part has parameters that train, and takes the inputs."""
-        if not any(p.requires_grad for p in view.recurrent.parameters()):
+        if not any(p.requires_grad for p in nn.Module.parameters(view.recurrent)):
             raise UnsupportedNetworkError(
                 "no parameter of the recurrent part trains (requires_grad is False for all, or "
                 f"parameters={self.parameters!r} names none), so K is zero and there is "
@@ -266,22 +256,26 @@ def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
     is_sequence = isinstance(patterns, Iterable) and not isinstance(patterns, str | Mapping)
     if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
         raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")
-    named = dict(module.named_parameters())
+    named = parameters_of(module)
     for pattern in patterns:
         if not fnmatch.filter(named, pattern):
             raise ValueError(
                 f"parameters: {pattern!r} is not a parameter of {type(module).__name__}; it has "
                 f"{', '.join(map(repr, named))}."
             )
-    for name, p in named.items():
-        chosen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        p.requires_grad_(p.requires_grad and chosen)
+    chosen = {
+        id(p)
+        for name, p in named.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    for p in named.values():
+        p.requires_grad_(p.requires_grad and id(p) in chosen)
 
 
 def _dropout_in(part: nn.Module) -> list[str]:
     """Return descriptions of the dropout in a recurrent part."""
     sources = [f"dropout={part.dropout}"] if isinstance(part, nn.RNNBase) and part.dropout else []
-    for name, m in part.named_modules():
+    for name, m in named_parts(part):
         if isinstance(m, nn.modules.dropout._DropoutNd) and m.p:
             sources.append(f"{name} ({type(m).__name__}, p={m.p})")
     return sources

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from kpflow_sklearn._common.modules import load_state, state_of
 from kpflow_sklearn.exceptions import CheckpointError
 from kpflow_sklearn.training._checkpoint_files import find_sources
 
@@ -58,7 +59,7 @@ def load_each(
     ValueError
         If the iterations do not fit.
     """
-    present = [module.state_dict()] if checkpoints is None else checkpoints
+    present = [state_of(module)] if checkpoints is None else checkpoints
     sources, numbers = find_sources(present, iterations)
     counted = check_iterations(numbers if iterations is None else iterations, len(sources))
     for iteration, source in zip(counted, sources, strict=True):
@@ -99,7 +100,7 @@ def load_checkpoint(module: nn.Module, checkpoint: Any, label: str) -> None:
     if not isinstance(checkpoint, Mapping):
         kind = type(checkpoint).__name__
         raise CheckpointError(f"{label} must be a state_dict, got a {kind}.")
-    present = module.state_dict()
+    present = state_of(module)
     nested = (checkpoint.get(key) for key in NESTED_KEYS)
     candidates = [
         _without_prefix(_not_compiled(mapping), present, label)
@@ -121,7 +122,7 @@ def load_checkpoint(module: nn.Module, checkpoint: Any, label: str) -> None:
     empty = sorted(k for k, v in state.items() if isinstance(v, Tensor) and v.is_meta)
     if empty:
         raise CheckpointError(f"{label} must contain values, but {empty} are on device 'meta'.")
-    module.load_state_dict(state)
+    load_state(module, state)
 
 
 def _not_compiled(state: Mapping) -> dict[str, Any]:
