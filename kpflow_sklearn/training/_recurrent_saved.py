@@ -26,7 +26,7 @@ from kpflow_sklearn.networks import (
 )
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
 from kpflow_sklearn.training._snapshots import Snapshot
-from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, unwrapped
+from kpflow_sklearn.training._state_dicts import Checkpoints, fixed_parts, load_each, unwrapped
 
 logger = logging.getLogger("kpflow_sklearn")
 
@@ -46,9 +46,9 @@ class SavedTraining(RecurrentModel):
         The states of the module over training: a file, a pattern such as ``"run/*.pt"``, or a
         sequence of files or state_dicts. Files are sorted by the number in their names and read on
         the CPU, by safetensors if they are named ``*.safetensors``, otherwise by
-        ``torch.load(weights_only=True)``. A state_dict may be saved under "state_dict" or
-        "model", and its keys may have the prefixes of DataParallel, torch.compile or a
-        LightningModule. By default only the present state is analysed.
+        ``torch.load(weights_only=True)``. A state_dict may be saved under a key such as
+        "state_dict" or "model", and its keys may have the prefixes of DataParallel, torch.compile
+        or a LightningModule. By default only the present state is analysed.
     recurrent : str, optional
         Name of the recurrent submodule, needed if the module has several. With ``step`` it is the
         submodule that the step belongs to. A submodule of another kind than RNN, GRU or LSTM is
@@ -71,7 +71,8 @@ class SavedTraining(RecurrentModel):
     iterations : sequence of int, optional
         Number of parameter updates before each checkpoint. By default, they are the numbers in
         the names of the files, or 0, 1, 2, ... for state_dicts. They must be given if two numbers
-        vary in the names: in the order of the list or, for a pattern, in that of these numbers.
+        vary in the names, or one that does not count updates, such as a loss or a date: in the
+        order of the list or, for a pattern, in that of these numbers.
     parameters : sequence of str, optional
         Names of the network's parameters, or patterns such as ``"core.weight_*"``, that form
         theta; the others are treated as fixed. By default theta contains all trainable parameters.
@@ -195,7 +196,8 @@ class SavedTraining(RecurrentModel):
         self.snapshots_ = []
         given = self.checkpoints is not None
         with FitTask.root(self, X=X, y=y):
-            loaded = load_each(module, self.checkpoints, self.iterations)
+            fixed = fixed_parts(unwrapped(self.network))
+            loaded = load_each(module, self.checkpoints, self.iterations, fixed)
             for index, iteration in enumerate(loaded):
                 refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
                 view = self._recognise(module)  # z_0 may be a copy of what was loaded.
