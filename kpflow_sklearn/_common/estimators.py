@@ -78,11 +78,12 @@ class Estimator(BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle, with modules and tensors among the parameters on the CPU."""
         params = self.get_params(deep=False)
-        state = super().__getstate__()
+        state = dict(super().__getstate__())
         for name in params.keys() & state.keys():
-            value = state[name]
-            # What cannot be copied, such as a lock, cannot be pickled either.
-            state[name] = to_cpu(copy_module(value) if isinstance(value, nn.Module) else value)
+            state[name] = to_cpu(state[name])
+            if state[name] is params[name] and isinstance(params[name], nn.Module):
+                # What cannot be copied, such as a lock, cannot be pickled either.
+                state[name] = copy_module(params[name])
         return state
 
     def __sklearn_clone__(self) -> Self:
