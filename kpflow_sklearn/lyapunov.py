@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kpflow_sklearn._common.arrays import as_array, naming
 from kpflow_sklearn._common.checks import check_positive_int
+from kpflow_sklearn._common.tensors import with_gradients
 from kpflow_sklearn.networks.tangents import NetworkTangent
 from kpflow_sklearn.operators import Linearization
 from kpflow_sklearn.results import Estimate
@@ -24,6 +25,7 @@ _MEMORY = 2**28
 _EPS = torch.finfo(torch.float64).eps
 
 
+@with_gradients
 def lyapunov_exponents(
     linearization: Linearization,
     n_exponents: int | None = None,

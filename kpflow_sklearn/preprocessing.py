@@ -16,9 +16,7 @@ from kpflow_sklearn._common.estimators import SequenceTransformer, undone_if_it_
 __all__ = ["SequenceScaler", "SequenceVectorizer"]
 
 
-class SequenceScaler(  # type: ignore[call-arg]
-    OneToOneFeatureMixin, SequenceTransformer, auto_wrap_output_keys=None
-):
+class SequenceScaler(OneToOneFeatureMixin, SequenceTransformer, auto_wrap_output_keys=None):
     """Standardise each feature over trials and steps.
 
     Equation: x_btf -> (x_btf - mean_f) / std_f, where the mean and the standard deviation are

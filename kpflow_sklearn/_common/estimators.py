@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib.metadata import PackageNotFoundError, metadata
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
+from torch import nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.checks import check_estimator_sequences, check_mask, ends_constant
-from kpflow_sklearn._common.tensors import to_cpu
+from kpflow_sklearn._common.tensors import copy_module, to_cpu, with_gradients
 
 
 @cache
@@ -52,6 +54,13 @@ class Estimator(BaseEstimator):
 
     _doc_link_module = "kpflow_sklearn"
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let all public methods compute derivatives in any mode of autograd."""
+        super().__init_subclass__(**options)
+        for name, member in list(vars(cls).items()):
+            if inspect.isfunction(member) and not name.startswith("_"):
+                setattr(cls, name, with_gradients(member))
+
     def _get_doc_link(self) -> str:
         """Return the page that the HTML repr links to, or "" if no site is published."""
         return super()._get_doc_link() if documentation_url() else ""
@@ -70,8 +79,25 @@ class Estimator(BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle, with modules and tensors among the parameters on the CPU."""
         params = self.get_params(deep=False)
-        state = super().__getstate__()
-        return {name: to_cpu(value) if name in params else value for name, value in state.items()}
+        state = dict(super().__getstate__())
+        for name in params.keys() & state.keys():
+            state[name] = to_cpu(state[name])
+            if state[name] is params[name] and isinstance(params[name], nn.Module):
+                # What cannot be copied, such as a lock, cannot be pickled either.
+                state[name] = copy_module(params[name])
+        return state
+
+    def __sklearn_clone__(self) -> Self:
+        """Return an unfitted copy, in which modules are copied as `copy_module` does."""
+        params = self.get_params(deep=False)
+        modules = {name: v for name, v in params.items() if isinstance(v, nn.Module)}
+        if not modules:
+            return super().__sklearn_clone__()
+        others = self._stand_in()
+        for name in modules:
+            setattr(others, name, None)
+        cloned = super(Estimator, others).__sklearn_clone__()
+        return cloned.set_params(**{name: copy_module(v) for name, v in modules.items()})
 
     def _stand_in(self) -> Self:
         """Return a shallow copy, on which a check may set attributes."""

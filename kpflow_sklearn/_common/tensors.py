@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from kpflow_sklearn._common.modules import named_parts, tensors_of
 
 
 def as_tensor(
@@ -21,18 +25,138 @@ def as_tensor(
     return torch.as_tensor(array, dtype=dtype, device=device)
 
 
-def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
-    """Return a deep copy of a module, which may contain parametrized recurrent layers of torch.
+def with_gradients(function: Callable) -> Callable:
+    """Let a function compute derivatives whatever mode of autograd its caller has chosen.
 
-    Such layers hold weights computed from raw parameters, which torch cannot copy.
+    Inside, ``torch.no_grad``, ``torch.set_grad_enabled(False)`` and ``torch.inference_mode`` of
+    the caller have no effect; afterwards the caller's mode is the same as before.
+    """
+
+    @wraps(function)
+    def in_gradient_mode(*args: Any, **options: Any) -> Any:
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*args, **options)
+
+    return in_gradient_mode
+
+
+def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
+    """Return a deep copy of a module, whatever other objects it keeps as attributes.
+
+    The analysis needs parameters, buffers and structure. A tensor that has a graph is copied
+    without it, and what cannot be copied at all, such as a lock, is replaced by a `LeftOut`.
+
+    Parameters
+    ----------
+    module : Module
+        The module to copy.
+    memo : dict, optional
+        The memo of `copy.deepcopy`.
+
+    Returns
+    -------
+    Module
+        The copy.
+
+    Raises
+    ------
+    ValueError
+        If a submodule defines a ``__deepcopy__`` of its own, which fails.
     """
     memo = {} if memo is None else memo
-    for part in module.modules():
+    # Parametrized recurrent layers hold weights computed from raw parameters.
+    for _, part in named_parts(module):
         if isinstance(part, nn.RNNBase):
             for weight in part._flat_weights:
                 if weight is not None and not weight.is_leaf:
                     memo[id(weight)] = weight.detach().clone()
-    return copy.deepcopy(module, memo)
+    return copy_value(module, memo, type(module).__name__)
+
+
+def copy_value(value: Any, memo: dict[int, Any], name: str = "network") -> Any:
+    """Return a deep copy of any object in the way of `copy_module`; errors contain its name."""
+    trial = dict(memo)
+    try:
+        copied = copy.deepcopy(value, trial)
+    except MemoryError:
+        raise
+    except Exception:  # An attribute of a user's module can fail in any way.
+        _replace_uncopyable(value, name, memo, set())
+        return copy.deepcopy(value, memo)
+    memo.update(trial)
+    return copied
+
+
+def _replace_uncopyable(value: Any, name: str, memo: dict[int, Any], seen: set[int]) -> None:
+    """Enter replacements into the memo for the smallest parts of a value that cannot be copied."""
+    if id(value) in seen or id(value) in memo or _copying_fails(value, memo) is None:
+        return
+    seen.add(id(value))
+    for key, part in _parts(value):
+        _replace_uncopyable(part, f"{name}.{key}", memo, seen)
+    error = _copying_fails(value, memo)
+    if error is None:
+        return
+    if isinstance(value, (nn.Module, nn.Parameter)):
+        raise ValueError(
+            f"{name}, a {type(value).__name__}, cannot be copied ({error}); the network is "
+            "analysed as a copy, so remove what hinders copy.deepcopy."
+        ) from error
+    is_tensor = isinstance(value, Tensor)
+    memo[id(value)] = value.detach().clone() if is_tensor else LeftOut(name, type(value).__name__)
+
+
+def _copying_fails(value: Any, memo: dict[int, Any]) -> Exception | None:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception as error:
+        return error
+    return None
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    """Return the parts of a collection or the attributes of an object, with their names."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(enumerate(value))
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(value, Tensor) or not isinstance(attributes, dict):
+        return []
+    inner = attributes.get("_modules") if isinstance(value, nn.Module) else None
+    return [*(item for item in attributes.items() if item[1] is not inner), *(inner or {}).items()]
+
+
+class LeftOut:
+    """Stand in a copied network for an object that cannot be copied.
+
+    Any use of it raises an error that names the attribute.
+
+    Parameters
+    ----------
+    name : str
+        The attribute with the names of the modules that it belongs to.
+    kind : str
+        The type of the object.
+    """
+
+    def __init__(self, name: str, kind: str) -> None:
+        self._name, self._kind = name, kind
+
+    def _refuse(self, *args: object, **options: object) -> NoReturn:
+        raise ValueError(
+            f"the network computes with {self._name}, a {self._kind}, which cannot be copied, but "
+            "is analysed as a copy; keep this object outside the network, or let the network "
+            "compute without it."
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Python looks for methods such as __deepcopy__.
+            raise AttributeError(name)
+        self._refuse()
+
+    __call__ = __enter__ = __exit__ = __iter__ = __next__ = __getitem__ = __len__ = _refuse
+    __bool__ = _refuse
 
 
 def to_cpu(value: Any) -> Any:
@@ -45,7 +169,7 @@ def to_cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value if value.device.type == "cpu" else value.detach().cpu()
     if isinstance(value, nn.Module):
-        tensors = (*value.parameters(), *value.buffers())
+        tensors = tensors_of(value)
         if all(tensor.device.type == "cpu" for tensor in tensors):
             return value
         # The memo marks the tensors as copied, so that the deep copy needs no device memory.

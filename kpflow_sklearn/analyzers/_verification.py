@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._common.modules import converted
 from kpflow_sklearn._common.random import draw_seed, torch_generator
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
 from kpflow_sklearn.networks import Objective, RecurrentNetwork, to_tensors
@@ -44,7 +45,7 @@ def verify_network(
     DataFrame
         One row per identity, with columns identity, error, tolerance and passed.
     """
-    network = copy.deepcopy(network).double().cpu()
+    network = converted(copy.deepcopy(network), torch.float64, "cpu")
     checks = _Checks(network, trials, objective, draw_seed(random_state))
     rows = [
         ("gradient = J_theta* P* Err", checks.gradient(), ROUNDING),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from kpflow_sklearn._common.modules import named_parts
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
@@ -44,9 +45,9 @@ class UserStep:
         if self.seed is None:
             return self._plain(x, z, parameters)
 
-        for part in self.module.modules():  # Dropout only acts in training mode.
+        for _, part in named_parts(self.module):  # Dropout only acts in training mode.
             if isinstance(part, nn.modules.dropout._DropoutNd):
-                part.train()
+                part.training = True
 
         def of_one(x: Tensor, z: Tensor) -> Tensor:
             return self._plain(x[None], z[None], parameters)[0]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kpflow_sklearn._common.modules import converted
 from kpflow_sklearn._common.random import isolated_torch_seed, torch_generator
 from kpflow_sklearn.cells import UserStep, make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
@@ -71,7 +72,7 @@ def build_network(
                 "cell must be a callable (n_features, hidden_size) -> torch.nn.Module, but it "
                 f"returned a {type(recurrent).__name__}."
             )
-        recurrent = recurrent.to(dtype)
+        recurrent = converted(recurrent, dtype)
         layers = [UserLayer(UserStep(recurrent, (hidden_size,)))]
         with isolated_torch_seed(seed):
             _try_cell(layers[0].step, n_features, hidden_size, dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from kpflow_sklearn._common.modules import parameters_of
 from kpflow_sklearn.cells import Cell, UserStep, make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks.tangents import LayerWeights, MappedTangent, UserTangent, WeightReader
@@ -166,7 +167,7 @@ def stacked_layers(core: nn.RNNBase, start: list[Tensor] | None) -> tuple[list[L
     cell = make_cell(core.mode.lower().removeprefix("rnn_"))
     shape = (core.num_layers, core.hidden_size)
     if start is None:
-        start = [next(core.parameters()).detach().new_zeros(shape)] * cell.n_parts
+        start = [next(iter(parameters_of(core).values())).detach().new_zeros(shape)] * cell.n_parts
     size = core.num_layers * core.hidden_size
     if [part.numel() for part in start] != [size] * cell.n_parts:
         raise UnsupportedNetworkError(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import check_numbers
+from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
@@ -34,7 +35,7 @@ class StepOf(nn.Module):
         self.network, self.step = network, step
         self.label = f"step {getattr(step, '__name__', step)}"
         identities = set(map(id, left_out))
-        self._left_out = {n for n, p in network.named_parameters() if id(p) in identities}
+        self._left_out = {n for n, p in parameters_of(network).items() if id(p) in identities}
 
     def forward(self, x: Tensor, h: Any) -> Any:
         """Return the next state."""
@@ -154,7 +155,7 @@ def _named_part(module: nn.Module, name: str, role: str) -> Any:
     part: Any = module
     for piece in name.split("."):
         if not hasattr(part, piece):
-            submodules = ", ".join(repr(n) for n, _ in module.named_modules() if n)
+            submodules = ", ".join(repr(n) for n, _ in named_parts(module) if n)
             raise UnsupportedNetworkError(
                 f"{role}={name!r} is not a submodule or attribute of {type(module).__name__}, "
                 f"whose submodules are {submodules or 'none'}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._common.tensors import as_tensor, copy_module, to_cpu
+from kpflow_sklearn._common.modules import state_of
+from kpflow_sklearn._common.tensors import as_tensor, copy_module, copy_value, to_cpu
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
 from kpflow_sklearn.networks._layers import MappedLayer, UserLayer
 from kpflow_sklearn.networks.tangents import NetworkTangent
@@ -31,7 +31,7 @@ def refuse_unusable(module: nn.Module, label: str) -> None:
     CheckpointError
         If a parameter or buffer is on the meta device, or holds NaN or infinity.
     """
-    for name, value in module.state_dict().items():
+    for name, value in state_of(module).items():
         if not isinstance(value, Tensor):
             continue
         if value.is_meta or isinstance(value, nn.UninitializedParameter):
@@ -87,7 +87,7 @@ class RecurrentNetwork(nn.Module):
         new = self.__class__.__new__(self.__class__)
         memo[id(self)] = new
         copy_module(self.recurrent, memo)  # Copies what deepcopy cannot, and fills the memo.
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        new.__dict__.update(copy_value(self.__dict__, memo))
         return new
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
+from kpflow_sklearn._common.modules import named_parts, set_training
 from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
 # In units of the rounding error: sums over many rows and over one may differ in their order.
@@ -41,7 +42,7 @@ def find_readout(
     """
     linear = {
         n: m
-        for n, m in module.named_modules()
+        for n, m in named_parts(module)
         if isinstance(m, nn.Linear) and m not in inside and n_units in (None, m.in_features)
     }
     if len(linear) != 1:
@@ -56,7 +57,7 @@ def find_readout(
 
 def read_width(readout: nn.Module) -> int:
     """Return the number of values that a readout takes, as its first ``Linear`` tells."""
-    for module in readout.modules():
+    for _, module in named_parts(readout):
         if isinstance(module, nn.Linear):
             return module.in_features
     raise UnsupportedNetworkError(
@@ -89,7 +90,7 @@ def check_readout(readout: nn.Module, like: Tensor) -> None:
                 f"part of it, has {n_units}; give readout='...' or initial_state=..."
             )
         return
-    copied = copy.deepcopy(readout).eval()  # The analysis is one of evaluation mode.
+    copied = set_training(copy_module(readout), False)  # The analysis is one of evaluation mode.
     draws = torch.Generator().manual_seed(0)
     states = torch.randn(2, 3, n_units, generator=draws, dtype=like.dtype).to(like.device)
     with torch.no_grad(), isolated_torch_seed(0):

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._layers import stacked_layers, step_layers
 from kpflow_sklearn.networks._named_step import Step, find_named_parts
@@ -57,23 +58,23 @@ def recognise_network(
     named = find_named_parts(module, recurrent, readout, step, initial_state)
     is_stack = named.step is None
     core = _find_stack(module, named.base, frozen) if is_stack else named.cell
-    like = next((core if is_stack else module).parameters()).detach()
+    like = next(iter(parameters_of(core if is_stack else module).values())).detach()
     # The number of units that the readout sees, from z_0, the step or the readout itself.
     n_units = getattr(core, "hidden_size", None)
     if named.start is not None and not is_stack:
         n_units = named.start[0].numel()
     reader = named.readout
     if reader is None:
-        inside = set(core.modules()) if named.is_cell else set()
+        inside = {part for _, part in named_parts(core)} if named.is_cell else set()
         reader = find_readout(module, inside, n_units if is_stack else None)
     n_units = read_width(reader) if n_units is None else n_units
     check_readout(reader, like.new_zeros(n_units))
     # No parameter may be left out of theta, of the readout and of z_0.
-    others = [*reader.parameters(), *named.start_parameters]
+    others = [*parameters_of(reader).values(), *named.start_parameters]
     if not is_stack:
         core = named.as_cell(others)
     elif readout is None:
-        _refuse_other_parts(module, [*core.parameters(), *others])
+        _refuse_other_parts(module, [*parameters_of(core).values(), *others])
     # The layers, which read the module's own parameters.
     start = None if named.start is None else [part.detach().to(like) for part in named.start]
     if is_stack:
@@ -87,7 +88,7 @@ def recognise_network(
 
 def _find_stack(module: nn.Module, base: nn.Module, frozen: bool) -> nn.RNNBase:
     """Return ``base``, or the one part of the whole module, that is a stack of torch's layers."""
-    modules = dict(module.named_modules()) if base is module else {"": base}
+    modules = dict(named_parts(module)) if base is module else {"": base}
     stacks = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase)}
     if len(stacks) != 1:
         raise UnsupportedNetworkError(
@@ -104,7 +105,7 @@ def _find_stack(module: nn.Module, base: nn.Module, frozen: bool) -> nn.RNNBase:
 def _refuse_other_parts(module: nn.Module, parameters: list[Tensor]) -> None:
     """Refuse a module with further parameters, which the analysis would silently leave out."""
     recognised = set(map(id, parameters))
-    others = [name for name, p in module.named_parameters() if id(p) not in recognised]
+    others = [name for name, p in parameters_of(module).items() if id(p) not in recognised]
     if others:
         raise UnsupportedNetworkError(
             f"{type(module).__name__} has further parameters, {', '.join(others[:4])}, that "
@@ -116,7 +117,7 @@ def _refuse_other_parts(module: nn.Module, parameters: list[Tensor]) -> None:
 
 def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:
     """Refuse the options of torch's layers that the analysis does not cover."""
-    every = list(core.named_parameters(remove_duplicate=False))
+    every = list(parameters_of(core).values())
     hooked = not all(
         is_parametrized(core, n) or isinstance(getattr(core, n), nn.Parameter)
         for n in core._flat_weights_names
@@ -131,7 +132,7 @@ def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:
             "give noise='off', or write the layers as a cell",
         ),
         (
-            len(every) > len({id(p) for _, p in every}),
+            len(every) > len(set(map(id, every))),
             "weights that are shared between its tensors",
             "name a step that uses them as one, with step='...'",
         ),

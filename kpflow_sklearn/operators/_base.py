@@ -214,8 +214,8 @@ class LinearOperator:
             )
         if q.numel() == 0:
             return q.new_zeros(*q.shape[: q.ndim - len(self.in_shape)], *self.out_shape)
-        with torch.no_grad():
-            return product(q)
+        with torch.inference_mode(False), torch.no_grad():
+            return product(q.clone() if q.is_inference() else q)
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
         return _Sum(self, other) if isinstance(other, LinearOperator) else NotImplemented

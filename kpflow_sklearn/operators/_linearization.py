@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._common.checks import check_mask, check_real, check_sequences
+from kpflow_sklearn._common.modules import set_training
+from kpflow_sklearn._common.tensors import copy_module, with_gradients
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
     Objective,
@@ -95,6 +96,7 @@ class Linearization:
         """The tangent kernel of the states."""
         return TangentKernel(self.K, self.P)
 
+    @with_gradients
     def error(
         self,
         y: ArrayLike | None = None,
@@ -148,6 +150,7 @@ class Linearization:
         return objective.error(self.network, self.states, targets, self.mask)
 
 
+@with_gradients
 def linearize(
     network: torch.nn.Module, X: ArrayLike | Tensor, mask: ArrayLike | None = None
 ) -> Linearization:
@@ -194,7 +197,7 @@ def linearize(
         raise UnsupportedNetworkError(
             f"network must be a torch.nn.Module, got a {type(network).__name__}."
         )
-    view = copy.deepcopy(recognise_network(network)).eval()
+    view = set_training(copy_module(recognise_network(network)), False)
     refuse_unusable(view, "network")
     array = check_sequences(X)
     valid = check_mask(mask, array)

@@ -14,6 +14,7 @@ from sklearn.frozen import FrozenEstimator
 
 from kpflow_sklearn._common.files import write_whole
 from kpflow_sklearn._common.fingerprints import code_in_words, is_code
+from kpflow_sklearn._common.modules import state_of
 from kpflow_sklearn.results import COLUMNS, SCHEMA_VERSION, provenance
 from kpflow_sklearn.training import Snapshot, find_sources
 
@@ -113,6 +114,6 @@ def _by_contents(value: Any) -> Any:
         return (value.iteration, _by_contents(value.state))
     if is_code(value):
         return (value, code_in_words(value))
-    if hasattr(value, "state_dict"):
-        return (type(value).__qualname__, repr(value), _by_contents(value.state_dict()))
+    if hasattr(value, "_save_to_state_dict"):
+        return (type(value).__qualname__, repr(value), _by_contents(state_of(value)))
     return value.detach().cpu().numpy() if hasattr(value, "detach") else value

@@ -1,4 +1,4 @@
-"""Find the files of checkpoints, order them, and read them."""
+"""Find the files of checkpoints and read them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kpflow_sklearn.exceptions import CheckpointError
+from kpflow_sklearn.training._names import numbers_in_names, sort_key
+from kpflow_sklearn.training._stand_ins import StandIn, load_weights
 
 SAFETENSORS = ".safetensors"
 
@@ -63,7 +63,7 @@ def find_sources(
         If a pattern matches no file, or the names do not determine the order.
     """
     if isinstance(checkpoints, (str, os.PathLike)):
-        checkpoints = sorted(_matching(os.fspath(checkpoints)), key=_numbers_in)
+        checkpoints = sorted(_matching(os.fspath(checkpoints)), key=sort_key)
     is_one = isinstance(checkpoints, Mapping) or not isinstance(checkpoints, Iterable)
     if is_one or isinstance(checkpoints, bytes):
         raise CheckpointError(
@@ -73,7 +73,7 @@ def find_sources(
     sources = [_source(content, index) for index, content in enumerate(checkpoints)]
     if iterations is not None or not all(isinstance(s.content, Path) for s in sources):
         return sources, None
-    numbers = _varying_numbers([s.content for s in sources])
+    numbers = numbers_in_names([s.content for s in sources])
     if numbers is None:
         return sources, None
     pairs = sorted(zip(numbers, sources, strict=True), key=lambda pair: pair[0])
@@ -101,60 +101,53 @@ def _matching(pattern: str) -> list[str]:
     return files
 
 
-def _numbers_in(path: str) -> tuple[list[int], str]:
-    return [int(n) for n in re.findall(r"\d+", path)], path
-
-
-def _varying_numbers(paths: list[Path]) -> list[int] | None:
-    """Return the one number in which the names differ; None if there is nothing to order."""
-    if len(paths) < 2:
-        numbers = _numbers_in(paths[0].stem)[0] if paths else []
-        return numbers if len(numbers) == 1 else None
-    by_text = {re.sub(r"\d+", "#", str(path)): str(path) for path in paths}
-    if len(by_text) > 1:
-        first, second = list(by_text.values())[:2]
-        raise CheckpointError(
-            "the names of the checkpoints must differ only in one number, by which they are "
-            f"ordered; {first!r} and {second!r} differ in more. Narrow the pattern, or give the "
-            "files as a list with iterations=[...]."
-        )
-    table = [_numbers_in(str(path))[0] for path in paths]
-    varying = [column for column in zip(*table, strict=True) if len(set(column)) > 1]
-    if len(varying) != 1:
-        names = ", ".join(repr(path.name) for path in paths[:3])
-        raise CheckpointError(
-            f"{len(varying)} numbers vary in the names of the checkpoints ({names}, ...), so the "
-            "number of parameter updates cannot be read from them. Give iterations=[...], one "
-            f"for each of the {len(paths)} files: in the order of the list, or, for a pattern, "
-            "sorted by the numbers in the names."
-        )
-    return list(varying[0])
-
-
 def read_file(path: Path) -> Any:
     """Return the content of a file of ``torch.save`` or safetensors, on the CPU.
 
-    Raises CheckpointError if the file is missing, incomplete, of another kind, or contains pickled
-    objects other than tensors. No code in it is executed.
+    Raises CheckpointError if the file is missing, incomplete, of another kind, or a pickled object
+    itself. Objects beside the weights are replaced by stand-ins. No code in the file is executed.
     """
     try:
         if path.suffix == SAFETENSORS:
             return _read_safetensors(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = load_weights(path)
     except (CheckpointError, ModuleNotFoundError):
         raise
     except Exception as error:  # Reading a foreign file may raise anything.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(_unreadable(path, str(error).strip(), error)) from error
+    if isinstance(content, StandIn):
+        kind = type(content).__name__
+        raise CheckpointError(
+            f"checkpoints: {str(path)!r} cannot be read as tensors: it is a pickled {kind}, and "
+            "pickled objects are never loaded. Save module.state_dict() instead of the module."
+        )
+    return content
+
+
+def _unreadable(path: Path, message: str, error: Exception) -> str:
+    """Return the message for a file that torch cannot read, which names the class to blame."""
+    start = f"checkpoints: {str(path)!r} cannot be read as tensors: "
+    refused = re.search(r"(?:GLOBAL |got <class '.*_stand_ins\.)([\w.]+)", message)
+    if refused is None:
+        reason = (message or type(error).__name__).splitlines()[0]
         if reason.startswith("Weights only"):  # The advice that follows does not apply here.
             reason = "torch refuses it."
-        raise CheckpointError(
-            f"checkpoints: {str(path)!r} cannot be read as tensors: {reason} The file is missing, "
-            "incomplete, of another kind, or contains pickled objects, which are never loaded. "
-            "Save only module.state_dict(), with torch.save or safetensors."
-        ) from error
+        return (
+            f"{start}{reason} The file is missing, incomplete, of another kind, or contains "
+            "pickled objects, which are never loaded. Save only module.state_dict(), with "
+            "torch.save or safetensors."
+        )
+    name = refused[1]
+    allowed = f"torch.serialization.safe_globals([{name}])"
+    remedy = f" If you trust this class, call fit inside 'with {allowed}:'."
+    return (
+        f"{start}it contains a pickled {name}, and pickled objects are never loaded. Save only "
+        "module.state_dict(), with torch.save or safetensors."
+        f"{remedy if 'allowed global' in message else ''}"
+    )
 
 
-def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         from safetensors.torch import load_file
     except ModuleNotFoundError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,8 @@ from torch import nn
 from kpflow_sklearn._common.arrays import as_array
 from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
 from kpflow_sklearn._common.estimators import undone_if_it_fails
-from kpflow_sklearn._common.tensors import as_tensor
+from kpflow_sklearn._common.modules import converted, set_training
+from kpflow_sklearn._common.tensors import as_tensor, copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.feedforward import FeedForwardNetwork, recognise_feedforward
 from kpflow_sklearn.networks import refuse_unusable
@@ -73,7 +73,8 @@ class SavedFeedForward(FeedForwardModel):
         inputs = check_table(self, X, reset=True)
         if self.checkpoints is None:
             refuse_unusable(self.network, "network")
-        module = copy.deepcopy(unwrapped(self.network)).cpu().eval()
+        module = copy_module(unwrapped(self.network))
+        module = set_training(converted(module, device="cpu"), False)
         view = recognise_feedforward(module)
         if inputs.shape[1] != view.n_features:
             raise ValueError(

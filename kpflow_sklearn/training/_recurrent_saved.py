@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import clone
 from torch import nn
 
 from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
 from kpflow_sklearn._common.checks import check_choice
 from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.modules import named_parts, parameters_of, set_training
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
@@ -31,7 +31,7 @@ from kpflow_sklearn.training._layout import (
 )
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
 from kpflow_sklearn.training._snapshots import Snapshot
-from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, unwrapped
+from kpflow_sklearn.training._state_dicts import Checkpoints, fixed_parts, load_each, unwrapped
 
 logger = logging.getLogger("kpflow_sklearn")
 
@@ -51,9 +51,9 @@ class SavedTraining(RecurrentModel):
         The states of the module over training: a file, a pattern such as ``"run/*.pt"``, or a
         sequence of files or state_dicts. Files are sorted by the number in their names and read on
         the CPU, by safetensors if they are named ``*.safetensors``, otherwise by
-        ``torch.load(weights_only=True)``. A state_dict may be saved under "state_dict" or
-        "model", and its keys may have the prefixes of DataParallel, torch.compile or a
-        LightningModule. By default only the present state is analysed.
+        ``torch.load(weights_only=True)``. A state_dict may be saved under a key such as
+        "state_dict" or "model", and its keys may have the prefixes of DataParallel, torch.compile
+        or a LightningModule. By default only the present state is analysed.
     recurrent : str, optional
         Name of the recurrent submodule, needed if the module has several. With ``step`` it is the
         submodule that the step belongs to. A submodule of another kind than RNN, GRU or LSTM is
@@ -76,7 +76,8 @@ class SavedTraining(RecurrentModel):
     iterations : sequence of int, optional
         Number of parameter updates before each checkpoint. By default, they are the numbers in
         the names of the files, or 0, 1, 2, ... for state_dicts. They must be given if two numbers
-        vary in the names: in the order of the list or, for a pattern, in that of these numbers.
+        vary in the names, or one that does not count updates, such as a loss or a date: in the
+        order of the list or, for a pattern, in that of these numbers.
     parameters : sequence of str, optional
         Names of the network's parameters, or patterns such as ``"core.weight_*"``, that form
         theta; the others are treated as fixed. By default theta contains all trainable parameters.
@@ -144,13 +145,6 @@ class SavedTraining(RecurrentModel):
         self.noise = noise
         self.layout = layout
 
-    def __sklearn_clone__(self) -> SavedTraining:
-        others = {k: v for k, v in self.get_params(deep=False).items() if k != "network"}
-        network = self.network
-        if isinstance(network, nn.Module):
-            network = copy_module(network)
-        return type(self)(network, **clone(others, safe=False))
-
     @undone_if_it_fails
     @with_callbacks
     def fit(
@@ -213,7 +207,8 @@ class SavedTraining(RecurrentModel):
         self.snapshots_ = []
         given = self.checkpoints is not None
         with FitTask.root(self, X=X, y=y):
-            loaded = load_each(module, self.checkpoints, self.iterations)
+            fixed = fixed_parts(unwrapped(self.network))
+            loaded = load_each(module, self.checkpoints, self.iterations, fixed)
             for index, iteration in enumerate(loaded):
                 refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
                 view = self._recognise(module)  # z_0 may be a copy of what was loaded.
@@ -240,10 +235,7 @@ class SavedTraining(RecurrentModel):
 
     def _copied_module(self) -> nn.Module:
         """Return a copy of the module in evaluation mode, in which only theta trains."""
-        try:
-            module = copy_module(unwrapped(self.network)).eval()
-        except RuntimeError as error:  # Torch cannot copy what hooks compute.
-            raise UnsupportedNetworkError(f"network cannot be copied: {error}") from error
+        module = set_training(copy_module(unwrapped(self.network)), False)
         if self.checkpoints is None:
             refuse_unusable(module, "network")
         if self.parameters is not None:
@@ -262,7 +254,7 @@ class SavedTraining(RecurrentModel):
 
     def _check_fits(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
         """Check that the recurrent part has parameters that train, and takes the inputs."""
-        if not any(p.requires_grad for p in view.recurrent.parameters()):
+        if not any(p.requires_grad for p in nn.Module.parameters(view.recurrent)):
             raise UnsupportedNetworkError(
                 "no parameter of the recurrent part trains (requires_grad is False for all, or "
                 f"parameters={self.parameters!r} names none), so K is zero and there is "
@@ -283,22 +275,26 @@ def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
     is_sequence = isinstance(patterns, Iterable) and not isinstance(patterns, str | Mapping)
     if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
         raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")
-    named = dict(module.named_parameters())
+    named = parameters_of(module)
     for pattern in patterns:
         if not fnmatch.filter(named, pattern):
             raise ValueError(
                 f"parameters: {pattern!r} is not a parameter of {type(module).__name__}; it has "
                 f"{', '.join(map(repr, named))}."
             )
-    for name, p in named.items():
-        chosen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        p.requires_grad_(p.requires_grad and chosen)
+    chosen = {
+        id(p)
+        for name, p in named.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    for p in named.values():
+        p.requires_grad_(p.requires_grad and id(p) in chosen)
 
 
 def _dropout_in(part: nn.Module) -> list[str]:
     """Return descriptions of the dropout in a recurrent part."""
     sources = [f"dropout={part.dropout}"] if isinstance(part, nn.RNNBase) and part.dropout else []
-    for name, m in part.named_modules():
+    for name, m in named_parts(part):
         if isinstance(m, nn.modules.dropout._DropoutNd) and m.p:
             sources.append(f"{name} ({type(m).__name__}, p={m.p})")
     return sources

@@ -20,6 +20,7 @@ from kpflow_sklearn._common.checks import (
     check_real,
 )
 from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.modules import converted, set_training
 from kpflow_sklearn._common.random import draw_seed, torch_generator
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.networks import RecurrentNetwork, Targets, build_network, to_tensors
@@ -250,7 +251,7 @@ class RecurrentTrainer(RecurrentModel):
         generator = torch_generator(0)
         generator.set_state(self._generator_state)
         same_optimizer = self._optimizer_kind == self.optimizer
-        self.network_.train()
+        set_training(self.network_, True)
         given = None if mask is None else {"mask": mask}
         about = {"X": X, "y": y, "metadata": given, "reconstruction_attributes": self._so_far}
         with FitTask.root(self, settings.max_iter, **about) as task:
@@ -264,7 +265,7 @@ class RecurrentTrainer(RecurrentModel):
                 folder=self._folder(trials, targets, valid),
             )
             train(run, self._batch_loss(trials, valid, targets, generator), task)
-        self.network_.eval()
+        set_training(self.network_, False)
         self._add(run)
         self._generator_state = generator.get_state()
         return self
@@ -283,7 +284,7 @@ class RecurrentTrainer(RecurrentModel):
         self._check_continues(network, earlier["n_features_in_"], earlier.get("classes_"))
         # A copy, because it is trained in place and this fit may fail. An unpickled network is on
         # the CPU.
-        self.network_ = copy_module(network).to(self.device)
+        self.network_ = converted(copy_module(network), device=self.device)
 
     def _add(self, run: Run) -> None:
         """Add the result of a run to that of the updates before it."""
@@ -358,7 +359,7 @@ class RecurrentTrainer(RecurrentModel):
             dtype=getattr(torch, dtype),
             seed=seed,
         )
-        return network.to(self.device)
+        return converted(network, device=self.device)
 
     def _check_continues(
         self, network: RecurrentNetwork, n_features: int | None, classes: np.ndarray | None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import naming
 from kpflow_sklearn._common.checks import check_positive_int
+from kpflow_sklearn._common.modules import state_of
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,15 @@ class Snapshot:
     @classmethod
     def take(cls, iteration: int, module: nn.Module) -> Snapshot:
         """Copy the module's present state to the CPU."""
-        state = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+        state = {name: _kept(value) for name, value in state_of(module).items()}
         return cls(iteration, state)
+
+
+def _kept(value: Any) -> Any:
+    """Return a copy of an entry of a state_dict, which torch allows to be other than a tensor."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    return copy.deepcopy(value)
 
 
 def snapshot_iterations(snapshots: int | Sequence[int], max_iter: int) -> list[int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor
 
 from kpflow_sklearn._common.callbacks import CallbackSupportMixin
 from kpflow_sklearn._common.estimators import Estimator
+from kpflow_sklearn._common.modules import load_state, set_training
+from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.training._snapshots import Snapshot
 
 
@@ -72,10 +73,10 @@ class NetworkSource(CallbackSupportMixin, Estimator):
         return None if state is None else self._in_state(state)
 
     def _in_state(self, state: dict[str, Tensor]) -> Any:
-        network = copy.deepcopy(self.network_)
-        network.load_state_dict(state)
+        network = copy_module(self.network_)
+        load_state(network, state)
         return network
 
     def _so_far(self) -> dict[str, Any]:
         """Return the fitted attributes as if training ended now."""
-        return {"network_": copy.deepcopy(self.network_).eval()}
+        return {"network_": set_training(copy_module(self.network_), False)}

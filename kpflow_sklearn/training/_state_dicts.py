@@ -7,15 +7,21 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from kpflow_sklearn._common.modules import load_state, parameters_of, state_of
+from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import CheckpointError
 from kpflow_sklearn.training._checkpoint_files import find_sources
 
 Checkpoints = str | PathLike | Sequence[Mapping[str, Tensor] | str | PathLike] | None
 
 # Keys under which training scripts and Lightning save the state_dict, in order of preference.
-NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module", "network", "net")
+NESTED_KEYS = (
+    "state_dict", "model_state_dict", "model", "module", "network", "net", "weights",
+    "ema_state_dict", "ema",
+)  # fmt: skip
 _COMPILED = "_orig_mod."  # torch.compile puts this before the names of a (sub)module.
 
 
@@ -33,7 +39,10 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def load_each(
-    module: nn.Module, checkpoints: Checkpoints, iterations: Sequence[int] | None
+    module: nn.Module,
+    checkpoints: Checkpoints,
+    iterations: Sequence[int] | None,
+    fixed: Sequence[frozenset[str]] = (),
 ) -> Iterator[int]:
     """Load one checkpoint after the other into ``module``; yield the iteration of each.
 
@@ -45,6 +54,8 @@ def load_each(
         The checkpoints, in any form that `SavedTraining` accepts; None for the present state.
     iterations : sequence of int, optional
         Iterations of the checkpoints, by default the numbers in the files' names or 0, 1, 2, ...
+    fixed : sequence of frozenset of str, optional
+        The parts of the module that a checkpoint need not contain, as `fixed_parts` returns them.
 
     Yields
     ------
@@ -58,11 +69,11 @@ def load_each(
     ValueError
         If the iterations do not fit.
     """
-    present = [module.state_dict()] if checkpoints is None else checkpoints
+    present = [state_of(module)] if checkpoints is None else checkpoints
     sources, numbers = find_sources(present, iterations)
     counted = check_iterations(numbers if iterations is None else iterations, len(sources))
     for iteration, source in zip(counted, sources, strict=True):
-        load_checkpoint(module, source.read(), source.label)
+        load_checkpoint(module, source.read(), source.label, fixed)
         yield iteration
 
 
@@ -89,25 +100,41 @@ def check_iterations(iterations: Sequence[int] | None, n_checkpoints: int) -> li
     return counted
 
 
-def load_checkpoint(module: nn.Module, checkpoint: Any, label: str) -> None:
+def fixed_parts(module: nn.Module, prefix: str = "") -> list[frozenset[str]]:
+    """Return the names in the largest parts of a module in which no parameter trains."""
+    parts = []
+    for name, part in module._modules.items():
+        if part is None:
+            continue
+        inside = f"{prefix}{name}."
+        if any(p.requires_grad for p in parameters_of(part).values()):
+            parts += fixed_parts(part, inside)
+        else:
+            parts.append(frozenset(inside + key for key in state_of(part)))
+    return parts
+
+
+def load_checkpoint(
+    module: nn.Module, checkpoint: Any, label: str, fixed: Sequence[frozenset[str]] = ()
+) -> None:
     """Load one checkpoint into a module, or raise a CheckpointError that says what does not fit.
 
-    The checkpoint is a state_dict, or contains one under a key of ``NESTED_KEYS``. Its keys may
-    have the prefix ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), or the name of the
-    network in a LightningModule or other module that it was part of.
+    The checkpoint is a state_dict, or contains one under a key of ``NESTED_KEYS`` or another. Its
+    keys may have the prefix ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), or the
+    name of the network in a LightningModule or other module that it was part of; or the network
+    may be part of ``module``. Entries that are missing because they are tied to others
+    (``safetensors.torch.save_model``) or in one of the ``fixed`` parts are not needed.
     """
     if not isinstance(checkpoint, Mapping):
         kind = type(checkpoint).__name__
         raise CheckpointError(f"{label} must be a state_dict, got a {kind}.")
-    present = module.state_dict()
-    nested = (checkpoint.get(key) for key in NESTED_KEYS)
-    candidates = [
-        _without_prefix(_not_compiled(mapping), present, label)
-        for mapping in (checkpoint, *nested)
-        if isinstance(mapping, Mapping)
-    ]
-    state = max(candidates, key=lambda s: len(present.keys() & s.keys()))
+    present = state_of(module)
+    state = _with_tied(_state_in(checkpoint, present, label), module, label)
     missing, unexpected = present.keys() - state.keys(), state.keys() - present.keys()
+    for part in fixed:
+        if part <= missing and state:
+            state |= {name: present[name] for name in part}
+            missing -= part
     shapes = [
         f"{name} {_shape(state[name])} for {_shape(present[name])}"
         for name in sorted(present.keys() & state.keys())
@@ -121,12 +148,88 @@ def load_checkpoint(module: nn.Module, checkpoint: Any, label: str) -> None:
     empty = sorted(k for k, v in state.items() if isinstance(v, Tensor) and v.is_meta)
     if empty:
         raise CheckpointError(f"{label} must contain values, but {empty} are on device 'meta'.")
-    module.load_state_dict(state)
+    load_state(module, state)
+
+
+def _state_in(checkpoint: Mapping, present: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Return the state_dict in a checkpoint that shares most names with the network."""
+    nested = (checkpoint.get(key) for key in NESTED_KEYS)
+    candidates = [
+        _renamed(mapping, present, label)
+        for mapping in (checkpoint, *nested)
+        if isinstance(mapping, Mapping)
+    ]
+
+    def n_shared(state: Mapping) -> int:
+        return len(present.keys() & state.keys())
+
+    best = max(candidates, key=n_shared)
+    if n_shared(best):
+        return best
+    # None is under a usual key, so the key may be any other, but only one of them.
+    others = {
+        repr(key): _renamed(value, present, label)
+        for key, value in checkpoint.items()
+        if isinstance(value, Mapping)
+    }
+    most = max(map(n_shared, others.values()), default=0)
+    fitting = [key for key, state in others.items() if n_shared(state) == most > 0]
+    if len(fitting) > 1:
+        raise CheckpointError(
+            f"{label} contains the network's tensors more than once, under the keys "
+            f"{', '.join(fitting)}; give the state_dict to analyse, or a list of them."
+        )
+    return others[fitting[0]] if fitting else best
+
+
+def _renamed(mapping: Mapping, present: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Return the entries of a mapping under the names of the network."""
+    state = _without_prefix(_not_compiled(mapping), present, label)
+    if not state or present.keys() & state.keys():
+        return state
+    # The network that was saved may be a part of the present one, for example in a wrapper.
+    prefixes = {name[: i + 1] for name in present for i, c in enumerate(name) if c == "."}
+    fitting = sorted(
+        prefix
+        for prefix in prefixes
+        if {name.removeprefix(prefix) for name in present if name.startswith(prefix)}
+        == state.keys()
+    )
+    if len(fitting) > 1:
+        raise CheckpointError(
+            f"{label} fits several parts of the network, {', '.join(map(repr, fitting))}; give "
+            "the state_dict of the whole network."
+        )
+    return {fitting[0] + name: value for name, value in state.items()} if fitting else state
+
+
+def _with_tied(state: dict[str, Any], module: nn.Module, label: str) -> dict[str, Any]:
+    """Add the entries that are missing because they are the same parameter as one present."""
+    names: dict[int, list[str]] = {}
+    for name, p in parameters_of(module).items():
+        names.setdefault(id(p), []).append(name)
+    tied: dict[str, Any] = {}
+    for group in names.values():
+        present = [name for name in group if isinstance(state.get(name), Tensor)]
+        if any(not torch.equal(state[present[0]], state[name]) for name in present[1:]):
+            raise CheckpointError(
+                f"{label} contains different values of {', '.join(present)}, which are one "
+                f"parameter of {type(module).__name__}."
+            )
+        tied |= {name: state[present[0]] for name in group if present and name not in state}
+    return state | tied
 
 
 def _not_compiled(state: Mapping) -> dict[str, Any]:
     """Return the entries without the prefix of torch.compile, wherever it is in a name."""
-    return {str(name).replace(_COMPILED, ""): value for name, value in state.items()}
+    return {
+        str(name).replace(_COMPILED, ""): as_tensor(value) if _is_array(value) else value
+        for name, value in state.items()
+    }
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
 
 
 def _without_prefix(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import os
 import pickle
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 from kpflow_sklearn import CheckpointError, GramFlowAnalyzer, SavedTraining
+from kpflow_sklearn.training._state_dicts import load_checkpoint
 from tests.training.plain_torch import ITERATIONS, X, Y, trained
 
 
@@ -117,6 +120,59 @@ def test_names_that_tell_no_order(tmp_path, name):
         saved(tmp_path / pattern)
 
 
+NOT_COUNTS = {
+    "decimals": "best-0.{}.pt",
+    "powers of ten": "m_{}e3.pt",
+    "thousands": "s_{}k.pt",
+    "groups of digits": "step_{}_000.pt",
+    "a loss in percent": "val_loss={}.ckpt",
+    "accuracies": "acc0.{}_e5.pt",
+    "seeds": "seed_{}/model.pt",
+    "dates": "2024-03-{}.pt",
+    "dates without separators": "model_202403{}.pt",
+    "times": "2024-03-01_10-{}-00.pt",
+    "seconds": "17000000{}.pt",
+}
+
+
+@pytest.mark.parametrize("kind", NOT_COUNTS)
+def test_numbers_that_are_no_counts_are_not_taken_as_iterations(tmp_path, kind):
+    paths = [tmp_path / NOT_COUNTS[kind].format(n) for n in (25, 11, 19)]
+    for path, state in zip(paths, states(), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        torch.save(state, path)
+    message = (
+        r"does not count parameter updates.*with iterations=\[\.\.\.\], one for each of the 3"
+    )
+    pattern = tmp_path / NOT_COUNTS[kind].format("*")
+    for given in (pattern, paths):
+        with pytest.raises(CheckpointError, match=message):
+            saved(given)
+    assert_is_their_training(saved(paths, iterations=ITERATIONS))
+    assert saved(paths[0]).n_iter_ == 0  # A single file has no order, and no iteration either.
+
+
+COUNTS = [
+    "v1.2_{}.pt",
+    "loss=0.3-step={}.ckpt",
+    "2024-03-01/model_{}.pt",
+    "lr1e-3_{}.pt",
+    "{}_256.pt",
+]
+
+
+@pytest.mark.parametrize("pattern", COUNTS)
+def test_other_numbers_may_stand_beside_a_count(tmp_path, pattern):
+    (tmp_path / pattern).parent.mkdir(exist_ok=True)
+    assert_is_their_training(saved(write(tmp_path, pattern)))
+
+
+def test_a_pattern_with_iterations_sorts_decimals_by_value(tmp_path):
+    for name, state in zip(("0.095", "0.25", "0.3"), states(), strict=True):
+        torch.save(state, tmp_path / f"loss={name}.pt")
+    assert_is_their_training(saved(tmp_path / "*.pt", iterations=ITERATIONS))
+
+
 # ---------------------------------------------------------------------------- what is in the files
 
 
@@ -150,6 +206,16 @@ LAYOUTS = {
     "a compiled part": compiled_part,
     "Lightning": lightning,
     "a Lightning attribute inside another": prefixed("system.model."),
+    "weights": lambda state: {"weights": state, "step": 5},
+    "an average": lambda state: {"ema_state_dict": state},
+    "a key of their own": lambda state: {"rnn_state_dict": state, "optimizer": {"state": {}}},
+    "NumPy's scalar": lambda state: {"state_dict": state, "loss": np.float64(0.25)},
+    "an array": lambda state: {"state_dict": state, "losses": np.arange(3.0)},
+    "a date": lambda state: {"state_dict": state, "when": datetime.datetime(2024, 1, 2)},
+    "a path": lambda state: {"state_dict": state, "hparams": {"folder": Path("x")}},
+    "a namespace": lambda state: lightning(state) | {"hyper_parameters": argparse.Namespace(h=4)},
+    "a defaultdict": lambda state: {"state_dict": state, "log": defaultdict(list, loss=[0.3])},
+    "weights in a defaultdict": lambda state: defaultdict(None, state),
 }
 
 
@@ -158,6 +224,58 @@ def test_layouts(tmp_path, layout):
     assert_is_their_training(saved(write(tmp_path, wrap=LAYOUTS[layout])))
     direct = [LAYOUTS[layout](state) for state in states()]
     assert_is_their_training(saved(direct, iterations=ITERATIONS))
+
+
+def test_the_keys_must_tell_which_weights_are_meant(tmp_path):
+    torch.save({0: states()[0], 100: states()[1]}, tmp_path / "run.pt")
+    with pytest.raises(CheckpointError, match="more than once, under the keys 0, 100; give the"):
+        saved(tmp_path / "run.pt")
+
+
+class Wrapped(nn.Module):
+    """A network around the one that was trained, which changes its inputs."""
+
+    def __init__(self, trains: bool) -> None:
+        super().__init__()
+        self.scale = nn.Linear(X.shape[-1], X.shape[-1], bias=False).double()
+        nn.init.eye_(self.scale.weight).requires_grad_(trains)
+        self.net = trained("gru")[0]
+
+    def forward(self, x):
+        return self.net(self.scale(x))
+
+
+def test_a_wrapper_around_the_network_reads_its_checkpoints(tmp_path):
+    names = {"recurrent": "net.core", "readout": "net.decoder"}
+    pattern = write(tmp_path)
+    assert_is_their_training(SavedTraining(Wrapped(False), pattern, **names).fit(X, Y))
+    for trained_too in (
+        None,
+        ["net.core.*"],
+    ):  # Left out of theta, it has been trained all the same.
+        wrapped = SavedTraining(Wrapped(True), pattern, parameters=trained_too, **names)
+        with pytest.raises(CheckpointError, match=r"missing keys \['scale.weight'\], unexpected"):
+            wrapped.fit(X, Y)
+
+
+class Tied(nn.Module):
+    """A network whose readout is tied to its input weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = nn.RNN(4, 4, batch_first=True)
+        self.out = nn.Linear(4, 4, bias=False)
+        self.out.weight = self.core.weight_ih_l0
+
+
+def test_tied_weights_may_be_saved_once():
+    module = Tied()
+    state = {k: v.clone() for k, v in module.state_dict().items()}
+    once = {k: v for k, v in state.items() if k != "core.weight_ih_l0"}
+    load_checkpoint(module, once | {"out.weight": torch.ones(4, 4)}, "state")
+    assert (module.core.weight_ih_l0 == 1).all()
+    with pytest.raises(CheckpointError, match="different values of core.weight_ih_l0, out.weight"):
+        load_checkpoint(module, state | {"out.weight": torch.zeros(4, 4)}, "state")
 
 
 @pytest.mark.slow
@@ -240,6 +358,37 @@ def test_nothing_in_a_file_is_executed(tmp_path):
         with pytest.raises(CheckpointError, match=rf"{name}.pt' cannot be read .* never loaded"):
             saved(tmp_path / f"{name}.pt")
     assert not mark.exists()
+
+
+def test_a_class_that_cannot_be_replaced_is_named(tmp_path):
+    content = {"state_dict": states()[0], "when": datetime.datetime(2024, 1, 2)}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    message = (
+        r"contains a pickled datetime.datetime, .*inside 'with torch.serialization.safe_globals"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        saved(tmp_path / "a.pt")
+    with torch.serialization.safe_globals([datetime.datetime]):
+        assert saved(tmp_path / "a.pt").n_iter_ == 0
+
+
+class Log(dict):
+    """A dictionary of another class."""
+
+
+def test_a_container_that_is_not_torchs_is_named(tmp_path):
+    torch.save({"model": states()[0], "log": Log(loss=1)}, tmp_path / "a.pt")
+    with pytest.raises(
+        CheckpointError, match="contains a pickled tests.training.*Log, and pickled"
+    ):
+        saved(tmp_path / "a.pt")
+
+
+def test_torchs_table_of_safe_classes_is_left_as_it_was(tmp_path):
+    before = set(torch.serialization.get_safe_globals())
+    torch.save({"model": states()[0], "x": argparse.Namespace()}, tmp_path / "a.pt")
+    saved(tmp_path / "a.pt")
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 def truncated(path: Path, share: float) -> None:

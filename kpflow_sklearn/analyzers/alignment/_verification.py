@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._common.modules import converted
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
 from kpflow_sklearn.analyzers._verification import (
     ROUNDING,
@@ -43,7 +44,7 @@ def verify_tasks(
     DataFrame
         One row per identity, with columns identity, error, tolerance and passed.
     """
-    network = copy.deepcopy(network).double().cpu()
+    network = converted(copy.deepcopy(network), torch.float64, "cpu")
     if tasks.by_output:  # A penalty on the rates does not belong to any one output.
         objective = Objective(objective.loss)
     X, mask = to_tensors(trials.X, trials.mask, network)

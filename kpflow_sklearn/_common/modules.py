@@ -1,0 +1,87 @@
+"""Read and switch a user's modules without the methods that their classes may define anew.
+
+Classes of users replace methods of ``torch.nn.Module``, for example ``train`` by a training loop.
+Torch's own methods call those of the submodules, so the functions here walk over the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def named_parts(
+    module: nn.Module, prefix: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield a module and all modules inside it with their names, each module once."""
+    seen = set() if seen is None else seen
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield prefix, module
+    for name, part in module._modules.items():
+        if part is not None:
+            yield from named_parts(part, f"{prefix}.{name}" if prefix else name, seen)
+
+
+def set_training(module: M, training: bool) -> M:
+    """Put a module in training or evaluation mode, in place, and return it."""
+    for _, part in named_parts(module):
+        part.training = training
+    return module
+
+
+def converted(
+    module: M, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+) -> M:
+    """Convert floating-point tensors and move all tensors of a module, in place; return it."""
+
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    for _, part in named_parts(module):
+        part._apply(convert, recurse=False)
+    return module
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters by name; one that has several names is there under each of them."""
+    return {
+        f"{prefix}.{name}" if prefix else name: p
+        for prefix, part in _every_part(module)
+        for name, p in part._parameters.items()
+        if p is not None
+    }
+
+
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """Return the entries of the module's state_dict, which share memory with the module."""
+    state: dict[str, Any] = {}
+    for prefix, part in _every_part(module):
+        part._save_to_state_dict(state, f"{prefix}." if prefix else "", keep_vars=False)
+    return state
+
+
+def load_state(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load the entries of `state_of` into a module."""
+    nn.Module.load_state_dict(module, state)
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """Return all parameters and buffers."""
+    parts = [part for _, part in named_parts(module)]
+    every = (t for p in parts for t in (*p._parameters.values(), *p._buffers.values()))
+    return [tensor for tensor in every if tensor is not None]
+
+
+def _every_part(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules under all of their names."""
+    yield prefix, module
+    for name, part in module._modules.items():
+        if part is not None:
+            yield from _every_part(part, f"{prefix}.{name}" if prefix else name)
