@@ -39,7 +39,7 @@ def forward_product(function: Callable[[Any], Any], at: Any, direction: Any) -> 
         try:
             return jvp(function, (at,), (direction,))[1]
         except NotImplementedError:  # Some operation has no forward mode.
-            value, pull = vjp(function, at)
+            value, pull = vjp(function, at)[:2]
             return vjp(lambda u: pull(u)[0], value)[1](direction)[0]
 
 
@@ -66,7 +66,7 @@ def reverse_map(function: Callable[[Any], Any], at: Any) -> tuple[Any, Callable[
         If ``torch.func`` cannot differentiate the function.
     """
     with _refusing():
-        value, pull = vjp(function, at)
+        value, pull = vjp(function, at)[:2]
 
     def adjoint(u: Any) -> Any:
         with _refusing():
