@@ -71,7 +71,11 @@ def as_array(values: Any, name: str) -> np.ndarray:
                 f"kpflow_sklearn.datasets.pad_sequences({name}) returns."
             ) from error
         if "inhomogeneous" in str(error):
-            raise ValueError(f"{name} must be one array, got entries of unequal length.") from None
+            raise ValueError(
+                f"{name} must be one array, got entries of unequal length. For trials of unequal "
+                "length, give a list with one array (n_timesteps, n_features) per trial to "
+                "kpflow_sklearn.datasets.pad_sequences."
+            ) from None
         raise
     is_scalar = array.ndim == 0 and array.dtype == object
     if is_scalar or array.dtype.kind in "mMV" or (array.dtype == object and _is_nested(array)):

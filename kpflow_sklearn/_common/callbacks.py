@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.modules import converted
 from kpflow_sklearn._common.random import draw_seed, torch_generator
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
@@ -32,7 +33,7 @@ def verify_network(
     Parameters
     ----------
     network : RecurrentNetwork
-        The network, of which a float64 copy is checked.
+        The network, of which a float64 copy is checked, if its step can compute in float64.
     trials : AnalysisTrials
         The trials and their targets.
     objective : Objective
@@ -45,20 +46,58 @@ def verify_network(
     DataFrame
         One row per identity, with columns identity, error, tolerance and passed.
     """
-    network = converted(copy.deepcopy(network), torch.float64, "cpu")
+    network, rounding = as_precise_as_possible(network, trials)
     checks = _Checks(network, trials, objective, draw_seed(random_state))
     rows = [
-        ("gradient = J_theta* P* Err", checks.gradient(), ROUNDING),
-        ("<p, P q> = <P* p, q>", checks.adjoint(), ROUNDING),
-        ("<p, K q> = <K p, q>", checks.symmetry(), ROUNDING),
-        ("P^-1 P q = q", checks.inverse(), ROUNDING),
-        ("sum of the K_j = K", checks.components(), ROUNDING),
-        ("gradient step moves states by -eta PKP* Err", *checks.one_step()),
-        ("tr K by weight maps = by random vectors (in std. errors)", checks.trace(), 4.0),
+        ("gradient = J_theta* P* Err", checks.gradient(), rounding),
+        ("<p, P q> = <P* p, q>", checks.adjoint(), rounding),
+        ("<p, K q> = <K p, q>", checks.symmetry(), rounding),
+        ("P^-1 P q = q", checks.inverse(), rounding),
+        ("sum of the K_j = K", checks.components(), rounding),
+        ("gradient step moves states by -eta PKP* Err", *checks.one_step(rounding)),
+        ("tr K by weight maps = by random vectors (in std. errors)", checks.trace(rounding), 4.0),
     ]
     if map_blocks(checks.lin.K) is not None:
         rows.append(("blocks of K between different units = 0", checks.unit_blocks(), 0.0))
     return table_of_checks(rows)
+
+
+def as_precise_as_possible(
+    network: RecurrentNetwork, trials: AnalysisTrials
+) -> tuple[RecurrentNetwork, float]:
+    """Return a copy of a network in float64, and the tolerance for identities of it.
+
+    If the network's step casts to a lower precision, the copy and the tolerance are of the
+    precision of the network, with a UserWarning.
+    """
+    precise = converted(copy.deepcopy(network), torch.float64, "cpu")
+    if not _casts(precise, trials):
+        return precise, ROUNDING
+    plain = converted(copy.deepcopy(network), device="cpu")
+    tolerance = 1e4 * torch.finfo(plain.dtype).eps
+    name = getattr(network.recurrent, "label", type(network.recurrent).__name__)
+    warn_caller(
+        f"the {name} casts to a lower precision (for example by .float()), so that it is "
+        f"verified in {plain.dtype}, with a tolerance of {tolerance:.1g}. Write "
+        "x.to(weight.dtype) instead of the cast to verify in float64.",
+        UserWarning,
+    )
+    return plain, tolerance
+
+
+@torch.no_grad()
+def _casts(network: RecurrentNetwork, trials: AnalysisTrials) -> bool:
+    """Tell whether a user's step fails in float64, or does not compute in it."""
+    if isinstance(network.recurrent, nn.RNNBase):
+        return False
+    X = to_tensors(trials.X[:8], None, network)[0]
+    try:
+        states = network.states(X)
+        moved = [network.states(X * (1 + size)) - states for size in (1e-11, 1e-2)]
+    except RuntimeError as error:
+        return "dtype" in str(error)
+    # Rounding to a lower precision hides a small change of X, though not a large one.
+    return states.dtype != torch.float64 or bool(moved[1].any() and not moved[0].any())
 
 
 def table_of_checks(rows: list[tuple[str, float, float]]) -> pd.DataFrame:
@@ -116,7 +155,7 @@ class _Checks:
         self.seed = seed
         generator = torch_generator(seed)
         shape = (2, *self.lin.states.shape)
-        self.p, self.q = torch.randn(shape, generator=generator, dtype=torch.float64)
+        self.p, self.q = torch.randn(shape, generator=generator, dtype=network.dtype)
         if self.mask is not None:
             self.p, self.q = self.p * self.mask[..., None], self.q * self.mask[..., None]
 
@@ -155,7 +194,7 @@ class _Checks:
         total: Any = sum(op @ self.q for op in self.lin.K.components.values())
         return float((total - whole).abs().max() / whole.abs().max().clamp(min=1e-300))
 
-    def one_step(self) -> tuple[float, float]:
+    def one_step(self, rounding: float) -> tuple[float, float]:
         """Return the relative error of a small gradient step's effect, and its tolerance.
 
         The error is linear in the step size, so that the error of a step ten times larger bounds
@@ -164,10 +203,12 @@ class _Checks:
         predicted = -(self.lin.PKP @ self.error)
         size = float(predicted.norm())
         if size == 0:
-            return 0.0, ROUNDING
-        eta = 1e-5 * float(self.lin.states.norm()) / size
+            return 0.0, rounding
+        # A change of the states well above their rounding: 1e-5 of them in float64.
+        relative_size = 1e-5 if self.network.dtype == torch.float64 else 1e-3
+        eta = relative_size * float(self.lin.states.norm()) / size
         small, large = (self._step_error(step, predicted) for step in (eta, 10 * eta))
-        return small, max(large / 5, 1e-6)
+        return small, max(large / 5, 1e-6, 5 * rounding)
 
     def _step_error(self, eta: float, predicted: Tensor) -> float:
         moved = copy.deepcopy(self.network)
@@ -183,14 +224,14 @@ class _Checks:
             change = change * self.mask[..., None]
         return float((change - predicted).norm() / predicted.norm())
 
-    def trace(self) -> float:
+    def trace(self, rounding: float) -> float:
         """Return the error of the randomized tr K in its own standard errors."""
         spectra = OperatorSpectra(
             self.lin.K, axes=("all",), method="randomized", n_probes=100, random_state=self.seed
         )
         estimate = spectra.on("all").trace
         exact = _exact_trace(self.lin.K)
-        return abs(estimate.value - exact) / max(estimate.std_error, ROUNDING * exact, 1e-300)
+        return abs(estimate.value - exact) / max(estimate.std_error, rounding * exact, 1e-300)
 
     def unit_blocks(self) -> float:
         """Return the largest entry of K q on other units, for q on unit 0 (exactly 0)."""

@@ -49,9 +49,9 @@ class FeedForwardTrainer(FeedForwardModel):
         Gain g of the hidden weights, which are drawn from N(0, k g^2 / fan_in), with k = 2 for
         ReLU and similar functions, else k = 1. Biases are initially zero; a is drawn from
         N(0, 1 / fan_in).
-    optimizer : {"sgd", "adam"} or torch.optim.Optimizer class, default="sgd"
-        The optimizer. Training with "sgd" and ``batch_size=None`` is the gradient descent that
-        the kernel and the closed fields describe.
+    optimizer : {"sgd", "adam", "adamw", "rmsprop", "adagrad"} or class, default="sgd"
+        The optimizer, as in `RecurrentTrainer`. Training with "sgd" and ``batch_size=None`` is
+        the gradient descent that the kernel and the closed fields describe.
     learning_rate : float, default=0.1
         Step size eta.
     max_iter : int, default=500

@@ -104,7 +104,7 @@ def warn_of_channels_first(X: np.ndarray) -> None:
         )
 
 
-def features_advice(X: np.ndarray, n_features: int) -> str:
+def features_advice(X: np.ndarray, n_features: int | None) -> str:
     """Return advice for X whose second axis, not its last, has as many entries as features."""
     if X.shape[1] != n_features:
         return ""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from kpflow_sklearn._common.callbacks import FitTask, warn_caller
 from kpflow_sklearn.training._run import Run

@@ -68,8 +68,9 @@ class RecurrentTrainer(RecurrentModel):
         Weight of the mean squared rate in the loss.
     weight_decay : float, default=0.0
         Weight decay of the optimizer.
-    optimizer : {"adam", "sgd"} or torch.optim.Optimizer class, default="adam"
-        The optimizer, which is made from (parameters, lr=..., weight_decay=...).
+    optimizer : {"adam", "sgd", "adamw", "rmsprop", "adagrad"} or class, default="adam"
+        The optimizer, by its name in torch (in any case) or as a class or function that makes a
+        ``torch.optim.Optimizer`` from (parameters, lr=..., weight_decay=...).
     learning_rate : float, default=1e-3
         Step size.
     max_iter : int, default=500

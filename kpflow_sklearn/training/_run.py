@@ -19,8 +19,11 @@ from kpflow_sklearn.training._run_folder import RunFolder
 from kpflow_sklearn.training._snapshots import Snapshot, snapshot_iterations
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
 }
 
 
@@ -237,7 +240,7 @@ def make_optimizer(settings: RunSettings, module: nn.Module) -> torch.optim.Opti
     """Return the optimizer of those parameters that train."""
     kind = settings.optimizer
     if isinstance(kind, str):
-        kind = OPTIMIZERS.get(kind, kind)
+        kind = OPTIMIZERS.get(kind.lower(), kind)
     is_other_class = isinstance(kind, type) and not issubclass(kind, torch.optim.Optimizer)
     if not callable(kind) or is_other_class:
         raise ValueError(

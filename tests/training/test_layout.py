@@ -133,6 +133,12 @@ def test_features_are_not_taken_for_time(name):
     RecurrentTrainer(hidden_size=2, max_iter=1, random_state=0).fit(NOT_TIME[name], CLASSES[:12])
 
 
+def test_ragged_lists_of_channels_name_pad_sequences():
+    ragged = [[np.zeros(3), np.zeros(3)], [np.zeros(4), np.zeros(4)]]
+    with pytest.raises(ValueError, match="entries of unequal length.*pad_sequences"):
+        RecurrentTrainer(max_iter=1).fit(ragged, [0.0, 1.0])
+
+
 def test_errors_of_shape_tell_how_to_turn_the_data():
     network = made(Net, batch_first=True)
     with pytest.raises(ValueError, match=r"network takes 3. The second axis .*X.transpose\(0, 2"):

@@ -162,6 +162,7 @@ TRAININGS = {
     "adam, weight_decay": Training(
         MSE, options={"optimizer": "adam"}, optimizer=ADAM, weight_decay=0.3
     ),
+    "by its name in torch": Training(MSE, options={"optimizer": "RMSprop"}, optimizer=RMSPROP),
     "RMSprop": Training(MSE, options={"optimizer": RMSPROP}, optimizer=RMSPROP),
 }
 

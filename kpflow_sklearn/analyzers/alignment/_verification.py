@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import pandas as pd
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._common.modules import converted
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
 from kpflow_sklearn.analyzers._verification import (
-    ROUNDING,
+    as_precise_as_possible,
     derivatives,
     relative,
     table_of_checks,
@@ -31,7 +28,7 @@ def verify_tasks(
     Parameters
     ----------
     network : RecurrentNetwork
-        The network, of which a float64 copy is checked.
+        The network, of which a float64 copy is checked, if its step can compute in float64.
     trials : AnalysisTrials
         The trials and their targets.
     tasks : SubTasks
@@ -44,13 +41,13 @@ def verify_tasks(
     DataFrame
         One row per identity, with columns identity, error, tolerance and passed.
     """
-    network = converted(copy.deepcopy(network), torch.float64, "cpu")
+    network, rounding = as_precise_as_possible(network, trials)
     if tasks.by_output:  # A penalty on the rates does not belong to any one output.
         objective = Objective(objective.loss)
     X, mask = to_tensors(trials.X, trials.mask, network)
     lin = Linearization(network, X, mask)
     flow = TaskFlow(lin, tasks, objective)
-    interference = flow.gradients @ flow.gradients.T
+    interference = (flow.gradients @ flow.gradients.T).to(X.dtype)
     # N_j is counted independently of the flow, which may have miscounted.
     steps = torch.ones(X.shape[:2], dtype=X.dtype) if mask is None else mask.to(X.dtype)
     valid = [torch.as_tensor(member)[:, None] * steps for member in tasks.member]
@@ -80,7 +77,7 @@ def verify_tasks(
         ("interference = its sum over weight maps", maps, interference),
     ]
     return table_of_checks(
-        [(identity, relative(actual, expected), ROUNDING) for identity, actual, expected in rows]
+        [(identity, relative(actual, expected), rounding) for identity, actual, expected in rows]
     )
 
 

@@ -124,7 +124,7 @@ def plain_descent(
     """
     if record is None:
         return None, "it is unknown how the network was trained"
-    if record.optimizer not in ("sgd", torch.optim.SGD):
+    if str(record.optimizer).lower() != "sgd" and record.optimizer is not torch.optim.SGD:
         name = getattr(record.optimizer, "__name__", record.optimizer)
         return None, f"optimizer {name!r} is not gradient descent"
     if record.digest != values_digest(X, y):

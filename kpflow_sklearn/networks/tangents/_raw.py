@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp
+from torch.func import functional_call
 
 from kpflow_sklearn.networks.tangents._blocks import MapBlock, TensorBlock
+from kpflow_sklearn.networks.tangents._products import forward_product, reverse_map
 
 
 class WeightReader(nn.Module):
@@ -83,7 +84,7 @@ class RawBlock(TensorBlock):
     def add_forward(self, v: Tensor, out: Tensor) -> None:
         """Add J v to ``out`` (T, k, B, n_states), for ``v`` (k, n_parameters)."""
         # dW = (dW/dv) v, one direction at a time, then J_W dW, map by map.
-        moved = [jvp(self._weights, (self.tensors,), (self.unflatten(row),))[1] for row in v]
+        moved = [forward_product(self._weights, self.tensors, self.unflatten(row)) for row in v]
         for block in self._maps:
             rows = [_to_map(block, weights) for weights in moved]
             if rows:
@@ -92,7 +93,7 @@ class RawBlock(TensorBlock):
     def adjoint(self, q: Tensor) -> Tensor:
         """Return J^T q, (k, n_parameters), for ``q`` (T, k, B, n_states)."""
         # J_W^T q, (k, n_units * n_columns) per map, then (dW/dv)^T, one direction at a time.
-        weights, to_raw = vjp(self._weights, self.tensors)[:2]
+        weights, to_raw = reverse_map(self._weights, self.tensors)
         by_map = [block.adjoint(q) for block in self._maps]
         rows = q.new_empty(q.shape[1], self.n_parameters)
         for k, row in enumerate(rows):
@@ -100,7 +101,7 @@ class RawBlock(TensorBlock):
             for block, dw in zip(self._maps, by_map, strict=True):
                 for name, where, values in block.to_parameters(dw[k]):
                     slopes[name][where] += values
-            row.copy_(self.flatten(to_raw(slopes)[0]))
+            row.copy_(self.flatten(to_raw(slopes)))
         return rows
 
     def split(self) -> Sequence[RawBlock]:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
 
 from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.networks.tangents._blocks import TensorBlock
+from kpflow_sklearn.networks.tangents._products import forward_product, reverse_map
 
 
 class UserBlock(TensorBlock):
@@ -34,14 +34,14 @@ class UserBlock(TensorBlock):
         """Add J v to ``out`` (T, k, B, n_states), for ``v`` (k, n_parameters)."""
         # (df/dtheta) v at all steps and trials at once, (T, B, n_states), direction by direction.
         for row, target in zip(v, out.movedim(1, 0), strict=True):
-            moved = jvp(self._tangent.step, (self.tensors,), (self.unflatten(row),))[1]
+            moved = forward_product(self._tangent.step, self.tensors, self.unflatten(row))
             target += self._masked(moved)
 
     def adjoint(self, q: Tensor) -> Tensor:
         """Return J^T q, (k, n_parameters), for ``q`` (T, k, B, n_states)."""
         # sum_bt (df/dtheta)^T q_bt, from one backward pass per direction.
-        to_parameters = vjp(self._tangent.step, self.tensors)[1]
-        gradients = [to_parameters(self._masked(row))[0] for row in q.movedim(1, 0)]
+        to_parameters = reverse_map(self._tangent.step, self.tensors)[1]
+        gradients = [to_parameters(self._masked(row)) for row in q.movedim(1, 0)]
         return torch.stack([self.flatten(gradient) for gradient in gradients])
 
     def split(self) -> Sequence[UserBlock]:
@@ -86,13 +86,13 @@ class UserTangent:
     def state_forward(self, t: int, q: Tensor, push: Tensor, out: Tensor) -> None:
         """Write push + J_t q to ``out``, all (k, B, n_states); ``out`` may be ``push``."""
         step, z, rows = self._at_step(t, q)
-        moved = jvp(step, (z,), (rows,))[1].reshape(q.shape)
+        moved = forward_product(step, z, rows).reshape(q.shape)
         torch.add(push, self._masked(t, moved), out=out)
 
     def state_adjoint(self, t: int, p: Tensor, push: Tensor, out: Tensor) -> None:
         """Write push + J_t^T p to ``out``, all (k, B, n_states); ``out`` may be ``push``."""
         step, z, rows = self._at_step(t, self._masked(t, p))
-        torch.add(push, vjp(step, z)[1](rows)[0].reshape(p.shape), out=out)
+        torch.add(push, reverse_map(step, z)[1](rows).reshape(p.shape), out=out)
 
     def select(self, trials: slice | Tensor) -> UserTangent:
         """Return the linearization of some of the trials, sharing memory with this one."""

@@ -138,7 +138,7 @@ def test_displays_mention_only_what_is_drawn():
     given = FeedForwardTrainer((8,), max_iter=30, random_state=0, optimizer="adam")
     for options, prediction, dashes in (
         ({"optimizer": "adam"}, None, False),
-        ({"optimizer": "sgd", "snapshots": 1}, None, False),
+        ({"optimizer": "SGD", "snapshots": 1}, None, False),
         ({"optimizer": "sgd", "batch_size": 7}, "used batches of 7", True),
     ):
         analyzer = GramFlowAnalyzer(given.set_params(**options), random_state=0).fit(X, Y)

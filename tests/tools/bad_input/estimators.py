@@ -87,7 +87,7 @@ LOOP = {
                "all", [None], [True], Anything(), np.array(2.0), 10**30, [10**30]),
     ],
     "optimizer": [
-        *plain("answer", "adam", "sgd", torch.optim.RMSprop, torch.optim.SGD),
+        *plain("answer", "adam", "SGD", "AdamW", "rmsprop", torch.optim.RMSprop, torch.optim.SGD),
         *plain("error", None, "", "lbfgs", 3, True, [], dict, torch.optim.LBFGS, int, print,
                torch.optim, nn.Linear, Anything(), lambda: None, lambda p, lr: None),
     ],

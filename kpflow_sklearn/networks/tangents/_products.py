@@ -1,0 +1,94 @@
+"""Products with the derivatives of a user's function, by ``torch.func``.
+
+A function that has no forward mode (``torch.nn.utils.parametrizations.weight_norm``) is
+differentiated twice in reverse mode. With g(u) = J^T u, which is linear in u, J v = (dg/du)^T v.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.func import jvp, vjp
+
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+
+
+def forward_product(function: Callable[[Any], Any], at: Any, direction: Any) -> Any:
+    """Return J v of a function at a point.
+
+    Parameters
+    ----------
+    function : callable
+        Function of one tensor or dict of tensors.
+    at, direction : Tensor or dict of Tensor
+        The point, and v in the same form.
+
+    Returns
+    -------
+    Tensor or dict of Tensor
+        J v, in the form of the function's value.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If ``torch.func`` cannot differentiate the function.
+    """
+    with _refusing():
+        try:
+            return jvp(function, (at,), (direction,))[1]
+        except NotImplementedError:  # Some operation has no forward mode.
+            value, pull = vjp(function, at)[:2]
+            return vjp(lambda u: pull(u)[0], value)[1](direction)[0]
+
+
+def reverse_map(function: Callable[[Any], Any], at: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Return the value of a function at a point, and the map from u to J^T u.
+
+    Parameters
+    ----------
+    function : callable
+        Function of one tensor or dict of tensors.
+    at : Tensor or dict of Tensor
+        The point.
+
+    Returns
+    -------
+    value : Tensor or dict of Tensor
+        The function's value.
+    pull : callable
+        Function from u, in the form of the value, to J^T u.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If ``torch.func`` cannot differentiate the function.
+    """
+    with _refusing():
+        value, pull = vjp(function, at)[:2]
+
+    def adjoint(u: Any) -> Any:
+        with _refusing():
+            return pull(u)[0]
+
+    return value, adjoint
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn errors of ``torch.func`` inside a user's step into one that says what to change."""
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        if "memory" in str(error):  # Running out of it says nothing about the step.
+            raise
+        reason = str(error).splitlines()[0]
+        raise UnsupportedNetworkError(
+            "the network's step, or a parametrization of its weights, cannot be differentiated by "
+            f"torch.func ({type(error).__name__}: {reason}). It must consist of torch's "
+            "operations on tensors: adaptive solvers, autograd.Function without setup_context, "
+            ".item() and changes in place are unsupported. A solver needs a fixed grid, for "
+            'example method="rk4", because an adaptive one chooses its steps for all trials '
+            "together."
+        ) from error

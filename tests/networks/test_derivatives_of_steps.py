@@ -1,0 +1,151 @@
+"""Steps and weights whose derivatives need more than forward mode in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from kpflow_sklearn import (
+    KPFlowAnalyzer,
+    SavedTraining,
+    TaskAlignmentAnalyzer,
+    UnsupportedNetworkError,
+    linearize,
+)
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((4, 3, 2))
+Y = X.cumsum(1)[..., :1]
+
+
+def drawn(make, *args, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make(*args, **options).double()
+
+
+def dense_K(lin, network, run):
+    """Return K by automatic differentiation: J_theta of every step, at fixed states before it."""
+    raw = {n: p for n, p in network.named_parameters() if "out" not in n and p.requires_grad}
+    before = torch.cat([torch.zeros_like(lin.states[:, :1]), lin.states[:, :-1]], dim=1)
+    after = run(torch.as_tensor(X).flatten(0, 1), before.flatten(0, 1))
+    rows = [
+        torch.cat(
+            [g.flatten() for g in torch.autograd.grad(z, list(raw.values()), retain_graph=True)]
+        )
+        for z in after.flatten()
+    ]
+    J = torch.stack(rows)
+    return J @ J.T / (X.shape[0] * X.shape[1])
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_weight_norm_has_no_forward_mode(by_name):
+    name = "weight_hh" if by_name else "weight_hh_l0"
+    kind, options = (nn.GRUCell, {}) if by_name else (nn.GRU, {"batch_first": True})
+    core = drawn(kind, 2, 3, **options)
+    with torch.no_grad():
+        parametrizations.weight_norm(core, name)
+    network = nn.ModuleDict({"core": core, "out": drawn(nn.Linear, 3, 1)})
+    saved = SavedTraining(network, step="core") if by_name else SavedTraining(network)
+    lin = linearize(saved.fit(X, Y).network_, X)
+
+    def run(x, z):
+        return core(x, z) if by_name else core(x[:, None], z[None])[0][:, 0]
+
+    K = dense_K(lin, network, run)
+    np.testing.assert_allclose(lin.K.to_dense(), K.detach(), atol=1e-13)
+    analyzer = KPFlowAnalyzer(saved, axes=("time",), n_components=2, random_state=0).fit(X, Y)
+    assert analyzer.verify(X, Y)["passed"].all()
+
+
+class Net(nn.Module):
+    """A network whose step is a method, computed by ``self.advance``."""
+
+    def __init__(self, advance):
+        super().__init__()
+        self.w, self.out, self.advance = nn.Linear(5, 3), nn.Linear(3, 1), advance
+
+    def step(self, x, h):
+        return self.advance(self.w, torch.cat([x, h], -1), h)
+
+    def forward(self, x):
+        h, outputs = x.new_zeros(len(x), 3), []
+        for x_t in x.unbind(1):
+            h = self.step(x_t, h)
+            outputs.append(self.out(h))
+        return torch.stack(outputs, 1)
+
+
+def saved_step(network):
+    return SavedTraining(network, step="step", readout="out", initial_state=torch.zeros(3))
+
+
+def adaptive(w, both, h):
+    """Return the state after an adaptive solver."""
+    odeint = pytest.importorskip("torchdiffeq").odeint
+    x, times = both[..., :2], torch.tensor([0.0, 1.0], dtype=h.dtype)
+    return odeint(lambda _, z: torch.tanh(w(torch.cat([x, z], -1))) - z, h, times)[-1]
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        """Return twice the value, in the old style."""
+        return 2 * value
+
+    @staticmethod
+    def backward(ctx, slope):
+        """Return twice the slope."""
+        return 2 * slope
+
+
+STEPS_TO_REFUSE = {
+    "adaptive": adaptive,
+    "function": lambda w, both, h: Doubled.apply(w(both)).tanh(),
+}
+
+
+@pytest.mark.parametrize("name", STEPS_TO_REFUSE)
+def test_steps_that_torch_cannot_follow_are_refused_by_name(name):
+    network = drawn(Net, STEPS_TO_REFUSE[name])
+    analyzer = KPFlowAnalyzer(saved_step(network), axes=("time",), n_components=2, random_state=0)
+    with pytest.raises(UnsupportedNetworkError, match="adaptive solvers, autograd.Function.*rk4"):
+        analyzer.fit(X, Y)
+
+
+CASTS = {
+    "float": lambda w, both, h: torch.tanh(w(both.float())),
+    "float and back": lambda w, both, h: torch.tanh(w(both.float().to(w.weight.dtype))),
+}
+
+
+@pytest.mark.parametrize("kind", [KPFlowAnalyzer, TaskAlignmentAnalyzer])
+@pytest.mark.parametrize("name", CASTS)
+def test_a_step_that_casts_is_verified_in_its_own_precision(name, kind):
+    saved = saved_step(drawn(Net, CASTS[name]).float())
+    options = {} if kind is TaskAlignmentAnalyzer else {"axes": ("time",), "n_components": 2}
+    y = np.concatenate([Y, -Y], axis=-1) if kind is TaskAlignmentAnalyzer else Y
+    if kind is TaskAlignmentAnalyzer:
+        saved.network.out = drawn(nn.Linear, 3, 2).float()
+    analyzer = kind(saved, random_state=0, **options).fit(X.astype("f4"), y)
+    with pytest.warns(UserWarning, match="the step step casts .* verified in torch.float32"):
+        checks = analyzer.verify(X.astype("f4"), y)
+    assert checks["passed"].all() and (checks["tolerance"][:3] > 1e-4).all()
+
+
+def test_a_wrong_derivative_fails_in_low_precision_too():
+    saved = saved_step(drawn(Net, CASTS["float"]).float())
+    analyzer = KPFlowAnalyzer(saved, axes=("time",), n_components=2, random_state=0)
+    analyzer.fit(X.astype("f4"), Y)
+    analyzer = copy.deepcopy(analyzer)
+    analyzer.network_.recurrent.network.advance = lambda w, both, h: (
+        torch.tanh(w(both.float())) + 0.05 * w(both.float()).detach()
+    )
+    with pytest.warns(UserWarning, match="casts"):
+        assert not analyzer.verify(X.astype("f4"), Y)["passed"].all()
