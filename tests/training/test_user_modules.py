@@ -73,14 +73,16 @@ def network(whole=Network, gru=nn.GRU, linear=nn.Linear) -> nn.Module:
         return nn.Module.double(whole(gru(2, 4, **options), linear(4, 1)))
 
 
-def values(module: nn.Module, step: str | None = None) -> np.ndarray:
-    """Return all numbers of an analysis of two checkpoints, and the errors of `verify`."""
+def analyzer_of(module: nn.Module, step: str | None = None) -> KPFlowAnalyzer:
+    """Return the fitted analysis of two checkpoints."""
     state = nn.Module.state_dict(network(gru=nn.GRUCell if step else nn.GRU))
     states = [{k: v * scale for k, v in state.items()} for scale in (0.5, 1.0)]
     saved = SavedTraining(module, states, step=step)
-    analyzer = KPFlowAnalyzer(saved, axes=("time",), random_state=0).fit(X[:2, :3], Y[:2, :3])
-    assert analyzer.verify(X[:2, :3], Y[:2, :3]).passed.all()
-    return analyzer.results_["value"].to_numpy(float)
+    return KPFlowAnalyzer(saved, axes=("time",), random_state=0).fit(X[:2, :3], Y[:2, :3])
+
+
+def values(module: nn.Module, step: str | None = None) -> np.ndarray:
+    return analyzer_of(module, step).results_["value"].to_numpy(float)
 
 
 @pytest.mark.parametrize("step", [None, "core", "step"])
@@ -88,10 +90,17 @@ def test_methods_that_users_define_anew_are_not_called(step):
     gru = nn.GRUCell if step else nn.GRU
     module = replaced(network(gru=gru))
     np.testing.assert_array_equal(values(module, step), values(network(gru=gru), step))
-    if step is None:
-        np.testing.assert_array_equal(
-            linearize(module, X).states, linearize(network(gru=gru), X).states
-        )
+
+
+@pytest.mark.parametrize("step", [None, pytest.param("step", marks=pytest.mark.slow)])
+def test_verify_does_not_call_them_either(step):
+    analyzer = analyzer_of(replaced(network(gru=nn.GRUCell if step else nn.GRU)), step)
+    assert analyzer.verify(X[:2, :3], Y[:2, :3]).passed.all()
+
+
+def test_linearize_does_not_call_them_either():
+    states = linearize(replaced(network()), X).states
+    np.testing.assert_array_equal(states, linearize(network(), X).states)
 
 
 def test_methods_of_cells_and_perceptrons_are_not_called():
@@ -214,8 +223,10 @@ SMALL = dict(max_iter=2, random_state=0)
 COMPUTED = {
     "RecurrentTrainer": lambda: RecurrentTrainer(hidden_size=3, **SMALL).fit(X, Y).loss_curve_,
     "FeedForwardTrainer": lambda: FeedForwardTrainer((3,), **SMALL).fit(ROWS, Z).loss_curve_,
-    "KPFlowAnalyzer": lambda: analysed(
+    "a cell": lambda: analysed(
         KPFlowAnalyzer(saved_cell(), axes=("time",), random_state=0), X[:1, :2], Y[:1, :2]),
+    "KPFlowAnalyzer": lambda: analysed(
+        KPFlowAnalyzer(network(), axes=("time",), random_state=0), X, Y),
     "TaskAlignmentAnalyzer": lambda: analysed(
         TaskAlignmentAnalyzer(SavedTraining(network()), random_state=0), X, Y, tasks=[0, 1] * 3),
     "GramFlowAnalyzer": lambda: analysed(
@@ -225,7 +236,9 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=pytest.mark.slow if k == "a cell" else ()) for k in COMPUTED]
+)
 def test_the_callers_mode_of_autograd_changes_nothing(name, mode):
     expected = COMPUTED[name]()
     with mode():
