@@ -2,7 +2,9 @@
 
 ``_network`` is the network, ``_layers`` its layers, ``_build`` makes a new one. ``_recognition``
 views a user's module as one: ``_named_parts`` finds what has a name, ``_named_step`` the step,
-``_readouts`` the readout; ``_reproduction`` checks that the result computes what the module does.
+``_readouts`` the readout. ``_reproduction`` checks that the result computes what the module does:
+``_coupling`` its step, ``_parameter_use`` its parameters, ``_comparison`` its states and outputs
+on a run of the module (``_module_run``).
 ``_targets`` encodes targets, ``_objective`` is the loss with its error signal, and ``tangents``
 holds the derivatives along a run.
 """

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kpflow_sklearn._common.random import isolated_torch_seed, torch_generator
+from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.cells import UserStep, make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._coupling import refuse_coupled_trials
 from kpflow_sklearn.networks._layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.networks._network import RecurrentNetwork
 
@@ -111,6 +113,13 @@ def _try_cell(step: UserStep, n_features: int, hidden_size: int, dtype: torch.dt
             f"the cell {type(step.module).__name__} cannot take a step forward(x_t, h) -> h: "
             f"{type(error).__name__}: {error}"
         ) from error
+    _refuse_coupled(step, x, h)
+
+
+def _refuse_coupled(step: UserStep, x: Tensor, h: Tensor) -> None:
+    """Refuse a cell in which trials influence one another in evaluation mode."""
+    copied = UserStep(copy_module(step.module).eval(), step.sizes)
+    refuse_coupled_trials(copied, 0, torch.rand_like(x), torch.randn_like(h))
 
 
 def _uniform(module: nn.Module, hidden_size: int, generator: torch.Generator) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,13 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._common.checks import check_mask, check_real, check_sequences
+from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
     Objective,
     RecurrentNetwork,
     TargetEncoder,
+    check_rebuilt,
     recognise_network,
     refuse_unusable,
     to_tensors,
@@ -177,7 +178,8 @@ def linearize(
     ValueError
         If X or mask has the wrong shape or contains NaN or infinity, or if the states overflow.
     UnsupportedNetworkError
-        If the analysis does not support this kind of module.
+        If the analysis does not support this kind of module, or if its outputs on the first eight
+        trials are not those of step and readout.
 
     Examples
     --------
@@ -194,7 +196,9 @@ def linearize(
         raise UnsupportedNetworkError(
             f"network must be a torch.nn.Module, got a {type(network).__name__}."
         )
-    view = copy.deepcopy(recognise_network(network)).eval()
+    recognise_network(network)  # Refuses what evaluation mode would hide.
+    module = copy_module(network).eval()
+    view = recognise_network(module)
     refuse_unusable(view, "network")
     array = check_sequences(X)
     valid = check_mask(mask, array)
@@ -208,4 +212,5 @@ def linearize(
             f"The states of the network overflow {view.dtype} on X, whose largest value is "
             f"{largest:.3g}. Scale down X or the weights."
         )
+    check_rebuilt(module, view, array, valid, original=network)
     return lin
