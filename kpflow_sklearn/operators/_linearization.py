@@ -162,7 +162,8 @@ def linearize(
     ----------
     network : Module
         The ``network_`` of a fitted trainer, or a module with one ``torch.nn.RNN``, ``GRU`` or
-        ``LSTM`` and one ``torch.nn.Linear`` readout.
+        ``LSTM`` and one ``torch.nn.Linear`` readout. A module whose parts have to be named is
+        given to `SavedTraining`, whose ``network_`` is linearized.
     X : array-like of shape (n_trials, n_timesteps, n_features)
         Inputs. They are converted to the dtype of the network.
     mask : array-like of bool, shape (n_trials, n_timesteps), optional

@@ -103,7 +103,7 @@ DROPPED = {
     "scaled inputs": (lambda: variant(before=lambda self, x: 10 * x), "what its GRU receives"),
     "scaled outputs": (
         lambda: variant(after=lambda self, outputs: 2 * outputs),
-        "they differ by .* check_outputs=False .* no longer compared",
+        r"they differ by .* check_outputs=False\) .* no longer compared",
     ),
     "functional dropout": (
         lambda: variant(between=lambda self, z: nn.functional.dropout(z, 0.5)),
@@ -112,6 +112,10 @@ DROPPED = {
     "noise on the inputs": (
         lambda: variant(before=lambda self, x: x + torch.randn_like(x)),
         "Variant is random even in evaluation mode",
+    ),
+    "outputs that are NaN": (
+        lambda: variant(after=lambda self, outputs: outputs * float("nan")),
+        "they differ by up to nan",
     ),
     "a norm of the batch": (
         lambda: variant(before=lambda self, x: x / x.norm()),
@@ -132,6 +136,8 @@ def test_what_the_module_does_beside_its_parts_is_never_dropped(name):
 
 def test_an_initial_state_that_is_still_zero_can_be_named_or_frozen():
     module = trained_start(torch.zeros(N_UNITS))
+    with pytest.raises(UnsupportedNetworkError, match="give initial_state='h0'"):
+        SavedTraining(module, initial_state=np.zeros(N_UNITS)).fit(X, Y)
     assert SavedTraining(module, initial_state="h0").fit(X, Y).network_.learn_initial_state
     module.h0.requires_grad_(False)
     assert not SavedTraining(module).fit(X, Y).network_.learn_initial_state
