@@ -13,6 +13,7 @@ from kpflow_sklearn.networks._build import build_network
 from kpflow_sklearn.networks._named_step import Step
 from kpflow_sklearn.networks._network import RecurrentNetwork, refuse_unusable, to_tensors
 from kpflow_sklearn.networks._objective import Objective
+from kpflow_sklearn.networks._parameter_use import refuse_same_memory, warn_of_gradient_hooks
 from kpflow_sklearn.networks._recognition import recognise_network
 from kpflow_sklearn.networks._reproduction import check_rebuilt
 from kpflow_sklearn.networks._targets import TargetEncoder, Targets, as_labels
@@ -27,6 +28,8 @@ __all__ = [
     "build_network",
     "check_rebuilt",
     "recognise_network",
+    "refuse_same_memory",
     "refuse_unusable",
     "to_tensors",
+    "warn_of_gradient_hooks",
 ]

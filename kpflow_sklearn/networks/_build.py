@@ -16,6 +16,7 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._coupling import refuse_coupled_trials
 from kpflow_sklearn.networks._layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._parameter_use import warn_of_gradient_hooks
 
 
 def build_network(
@@ -77,6 +78,7 @@ def build_network(
         layers = [UserLayer(UserStep(recurrent, (hidden_size,)))]
         with isolated_torch_seed(seed):
             _try_cell(layers[0].step, n_features, hidden_size, dtype)
+        warn_of_gradient_hooks(recurrent, dict(recurrent.named_parameters()))
     else:
         kind = make_cell(cell, alpha)
         recurrent = RecurrentWeights(n_features, hidden_size, n_layers, kind.n_gates).to(dtype)

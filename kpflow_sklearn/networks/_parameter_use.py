@@ -139,12 +139,38 @@ def refuse_shared(original: nn.Module, use: ParameterUse) -> None:
         shared = sorted(ours & theirs & use.trained)
         if shared:
             _refuse(original, shared, f"the {first} and the {second} share")
-    named = {
-        n: p for n, p in original.named_parameters() if n in use.step | use.readout | use.start
-    }
-    for (name, p), (other, q) in combinations(named.items(), 2):
-        if {name, other} & use.trained and _overlap(p, q):
-            _refuse(original, [name, other], "different parameters lie in the same memory:")
+    refuse_same_memory(original, use.step | use.readout | use.start, use.trained)
+
+
+def refuse_same_memory(
+    original: nn.Module, names: Collection[str], trained: Collection[str]
+) -> None:
+    """Refuse different parameters with values at the same address, which a copy separates.
+
+    Parameters
+    ----------
+    original : Module
+        The user's network, not a copy.
+    names, trained : collection of str
+        The parameters that the analysis uses, and those that train.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If one of them that trains shares memory with another one.
+    """
+    storages: dict[int, list[tuple[str, nn.Parameter]]] = {}
+    for name, p in original.named_parameters():
+        if name in names and p.numel() and not p.is_meta:
+            storages.setdefault(p.untyped_storage().data_ptr(), []).append((name, p))
+    for named in storages.values():
+        for (name, p), (other, q) in combinations(named, 2):
+            if (name in trained or other in trained) and _overlap(p, q):
+                raise UnsupportedNetworkError(
+                    f"the parameters {name} and {other} of {type(original).__name__} lie in the "
+                    "same memory: an update of one changes the other, but the analysis treats "
+                    "them as two. Analyse a network that is trained with separate parameters."
+                )
 
 
 def _refuse(original: nn.Module, names: list[str], what: str) -> None:

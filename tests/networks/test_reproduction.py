@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kpflow_sklearn import (
+    GramFlowAnalyzer,
     RecurrentTrainer,
     SavedTraining,
     UnsupportedNetworkError,
@@ -315,7 +316,7 @@ Y_WIDE = rng.standard_normal((N_TRIALS, N_STEPS, 3 * N_UNITS))
 @pytest.mark.parametrize("shared", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"])
 def test_a_readout_tied_to_the_step_is_refused_by_name(shared, memory):
     module = tied(shared, memory)
-    message = f"rnn.{shared}, out.(weight|bias) of Variant.*with separate parameters"
+    message = f"rnn.{shared}(, | and )out.(weight|bias) of Variant.*with separate parameters"
     for call in (
         lambda: SavedTraining(module).fit(X, Y_WIDE),
         lambda: linearize(module, X),
@@ -465,6 +466,24 @@ def test_hooks_on_gradients_of_theta_are_named(hook):
         other = variant()
         getattr(other.out.weight, hook)(lambda gradient: None)
         SavedTraining(other).fit(X, Y)
+
+
+def test_cells_and_perceptrons_with_hooks_or_shared_memory():
+    def hooked(n_features, hidden_size):
+        cell = nn.RNNCell(n_features, hidden_size)
+        cell.weight_hh.register_hook(lambda gradient: gradient * 0)
+        return cell
+
+    with pytest.warns(UserWarning, match="gradient hooks on weight_hh of RNNCell"):
+        RecurrentTrainer(hooked, hidden_size=3, max_iter=1, random_state=0).fit(X, Y)
+    layers = [nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1)]
+    layers[4].weight.register_hook(lambda gradient: gradient * 0)
+    table, values = X[:, 0, :3], X[:, 0, 0]
+    with pytest.warns(UserWarning, match="gradient hooks on 4.weight of Sequential"):
+        GramFlowAnalyzer(nn.Sequential(*layers).double()).fit(table, values)
+    layers[2].weight = nn.Parameter(layers[0].weight.data)
+    with pytest.raises(UnsupportedNetworkError, match="parameters 0.weight and 2.weight of Sequ"):
+        GramFlowAnalyzer(nn.Sequential(*layers)).fit(table, values)
 
 
 def test_the_check_leaves_the_module_as_it_is():
