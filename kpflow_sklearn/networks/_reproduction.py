@@ -91,13 +91,13 @@ def check_rebuilt(
         left_out = use.left_out(_used(rehearsal, module, comparison))
     if problem is not None:
         comparison.refuse(problem, further_parameters(whole, left_out, use, view, initial_state))
-    trained = [name for name in left_out if name in use.trained]
-    if trained and check_outputs:
-        further = further_parameters(whole, trained, use, view, initial_state)
-        raise UnsupportedNetworkError(
-            f"{further} Name a step (step='...') and a readout (readout='...') that contain all "
-            "of the network; or, to treat them as fixed, set their requires_grad to False."
-        )
+    remedy = "Name a step (step='...') and a readout (readout='...') that contain them"
+    if not _is_frozen(view):  # Frozen numbers leave nothing compared: then all must belong.
+        left_out = [name for name in left_out if name in use.trained]
+        remedy += "; or, to treat them as fixed, set their requires_grad to False"
+    if left_out and check_outputs:
+        further = further_parameters(whole, left_out, use, view, initial_state)
+        raise UnsupportedNetworkError(f"{further} {remedy}.")
 
 
 def _is_frozen(view: RecurrentNetwork) -> bool:

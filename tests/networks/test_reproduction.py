@@ -398,6 +398,24 @@ def test_an_initial_state_that_is_a_weight_too():
         )
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_frozen_noise_does_not_hide_an_encoder(trains):
+    class Encoded(OwnStep):
+        def step(self, x, h):
+            return super().step(x, h) + 0.1 * torch.randn_like(h)
+
+        def forward(self, x):
+            return super().forward(x @ self.enc)
+
+    module = Encoded().double()
+    module.enc = nn.Parameter(torch.eye(N_FEATURES).double(), requires_grad=trains)
+    with pytest.raises(UnsupportedNetworkError, match="parameters, enc, .*contain them.$"):
+        SavedTraining(module, noise="frozen", **STEP).fit(X, Y)
+    assert (
+        SavedTraining(Encoded.__base__().double(), noise="frozen", **STEP).fit(X, Y).n_iter_ == 0
+    )
+
+
 # ------------------------------------------------------------------------------- coupled trials
 
 COUPLED = {
