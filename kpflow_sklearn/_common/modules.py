@@ -59,6 +59,12 @@ def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def named_once(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters by their first names."""
+    first = {id(p): name for name, p in reversed(parameters_of(module).items())}
+    return {name: p for name, p in parameters_of(module).items() if first[id(p)] == name}
+
+
 def state_of(module: nn.Module) -> dict[str, Any]:
     """Return the entries of the module's state_dict, which share memory with the module."""
     state: dict[str, Any] = {}

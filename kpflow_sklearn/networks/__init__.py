@@ -2,9 +2,11 @@
 
 ``_network`` is the network, ``_layers`` its layers, ``_build`` makes a new one. ``_recognition``
 views a user's module as one: ``_named_parts`` finds what has a name, ``_named_step`` the step,
-``_readouts`` the readout; ``_reproduction`` checks that the result computes what the module does.
-``_layout`` finds out whether it takes steps first. ``_targets`` encodes targets, ``_objective`` is
-the loss with its error signal, and ``tangents`` holds the derivatives along a run.
+``_readouts`` the readout. ``_reproduction`` checks that the result computes what the module does:
+``_coupling`` its step, ``_parameter_use`` its parameters, ``_comparison`` its states and outputs
+on a run of the module (``_module_run``). ``_layout`` finds out whether the module takes steps
+first. ``_targets`` encodes targets, ``_objective`` is the loss with its error signal, and
+``tangents`` holds the derivatives along a run.
 """
 
 from kpflow_sklearn.networks._build import build_network
@@ -16,6 +18,7 @@ from kpflow_sklearn.networks._layout import (
 from kpflow_sklearn.networks._named_step import Step
 from kpflow_sklearn.networks._network import RecurrentNetwork, refuse_unusable, to_tensors
 from kpflow_sklearn.networks._objective import Objective
+from kpflow_sklearn.networks._parameter_use import refuse_same_memory, warn_of_gradient_hooks
 from kpflow_sklearn.networks._recognition import recognise_network
 from kpflow_sklearn.networks._reproduction import check_rebuilt
 from kpflow_sklearn.networks._targets import TargetEncoder, Targets, as_labels
@@ -32,7 +35,9 @@ __all__ = [
     "is_prefix_both_ways",
     "losses_by_layout",
     "recognise_network",
+    "refuse_same_memory",
     "refuse_unusable",
     "takes_steps_first",
     "to_tensors",
+    "warn_of_gradient_hooks",
 ]

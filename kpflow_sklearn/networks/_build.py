@@ -7,14 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kpflow_sklearn._common.modules import converted
+from kpflow_sklearn._common.modules import converted, parameters_of, set_training
 from kpflow_sklearn._common.random import isolated_torch_seed, torch_generator
+from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.cells import UserStep, make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._coupling import refuse_coupled_trials
 from kpflow_sklearn.networks._layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._parameter_use import warn_of_gradient_hooks
 
 
 def build_network(
@@ -76,6 +79,7 @@ def build_network(
         layers = [UserLayer(UserStep(recurrent, (hidden_size,)))]
         with isolated_torch_seed(seed):
             _try_cell(layers[0].step, n_features, hidden_size, dtype)
+        warn_of_gradient_hooks(recurrent, parameters_of(recurrent))
     else:
         kind = make_cell(cell, alpha)
         recurrent = RecurrentWeights(n_features, hidden_size, n_layers, kind.n_gates).to(dtype)
@@ -112,6 +116,13 @@ def _try_cell(step: UserStep, n_features: int, hidden_size: int, dtype: torch.dt
             f"the cell {type(step.module).__name__} cannot take a step forward(x_t, h) -> h: "
             f"{type(error).__name__}: {error}"
         ) from error
+    _refuse_coupled(step, x, h)
+
+
+def _refuse_coupled(step: UserStep, x: Tensor, h: Tensor) -> None:
+    """Refuse a cell in which trials influence one another in evaluation mode."""
+    copied = UserStep(set_training(copy_module(step.module), False), step.sizes)
+    refuse_coupled_trials(copied, 0, torch.rand_like(x), torch.randn_like(h))
 
 
 def _uniform(module: nn.Module, hidden_size: int, generator: torch.Generator) -> None:

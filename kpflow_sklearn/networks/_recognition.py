@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from kpflow_sklearn._common.modules import named_parts, parameters_of
@@ -69,12 +69,8 @@ def recognise_network(
         reader = find_readout(module, inside, n_units if is_stack else None)
     n_units = read_width(reader) if n_units is None else n_units
     check_readout(reader, like.new_zeros(n_units))
-    # No parameter may be left out of theta, of the readout and of z_0.
-    others = [*parameters_of(reader).values(), *named.start_parameters]
     if not is_stack:
-        core = named.as_cell(others)
-    elif readout is None:
-        _refuse_other_parts(module, [*parameters_of(core).values(), *others])
+        core = named.as_cell([*parameters_of(reader).values(), *named.start_parameters])
     # The layers, which read the module's own parameters.
     start = None if named.start is None else [part.detach().to(like) for part in named.start]
     if is_stack:
@@ -100,19 +96,6 @@ def _find_stack(module: nn.Module, base: nn.Module, frozen: bool) -> nn.RNNBase:
     core = next(iter(stacks.values()))
     _refuse_unsupported(core, frozen)
     return core
-
-
-def _refuse_other_parts(module: nn.Module, parameters: list[Tensor]) -> None:
-    """Refuse a module with further parameters, which the analysis would silently leave out."""
-    recognised = set(map(id, parameters))
-    others = [name for name, p in parameters_of(module).items() if id(p) not in recognised]
-    if others:
-        raise UnsupportedNetworkError(
-            f"{type(module).__name__} has further parameters, {', '.join(others[:4])}, that "
-            "belong neither to its recurrent part nor to its readout. If X goes straight into the "
-            "recurrent part and its states straight into the readout, confirm this by giving "
-            "readout='...'; otherwise name the step with step='...'."
-        )
 
 
 def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:

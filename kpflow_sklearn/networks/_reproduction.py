@@ -8,57 +8,121 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._comparison import Comparison, further_parameters
+from kpflow_sklearn.networks._coupling import batch_norms, refuse_coupled_trials
 from kpflow_sklearn.networks._layers import UserLayer
+from kpflow_sklearn.networks._module_run import (
+    Trials,
+    first_difference,
+    run_module,
+    tolerance,
+)
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
+from kpflow_sklearn.networks._parameter_use import (
+    ParameterUse,
+    Rehearsal,
+    refuse_shared,
+    warn_of_gradient_hooks,
+)
 
 N_CHECKED = 8  # Number of trials on which the two are compared.
+CONTAINERS = (nn.ModuleDict, nn.ModuleList)  # These have no forward method.
 
 
 def check_rebuilt(
     module: nn.Module,
     view: RecurrentNetwork,
-    trials: np.ndarray,
+    X: np.ndarray,
     mask: np.ndarray | None,
     *,
-    compare_outputs: bool,
+    original: nn.Module | None = None,
+    initial_state: Any = None,
+    check_outputs: bool = True,
 ) -> None:
     """Compare states and outputs with those of the user's module, on a few trials.
 
     Parameters
     ----------
     module : Module
-        The user's network, in evaluation mode.
+        The user's network, or a copy of it, in evaluation mode.
     view : RecurrentNetwork
         The same network as step, readout and initial state.
-    trials : ndarray of shape (n_trials, n_timesteps, n_features)
+    X : ndarray of shape (n_trials, n_timesteps, n_features)
         Inputs.
-    mask : ndarray of bool or None
-        Valid steps.
-    compare_outputs : bool
-        Whether the module must return the readout of the states. The input of its readout is
-        compared in any case.
+    mask : ndarray of bool, shape (n_trials, n_timesteps), or None
+        Valid steps. Others are not compared.
+    original : Module, optional
+        The user's network if ``module`` is a copy, which lacks gradient hooks and shared memory.
+    initial_state : Any, optional
+        z_0 as the user gave it to `recognise_network`.
+    check_outputs : bool, default=True
+        Whether the module must return the readout of the states, and whether all parameters that
+        it trains for its outputs must be recognised. False only compares the states.
 
     Raises
     ------
     UnsupportedNetworkError
-        If they differ, naming the first step and trial where they do; or if the step is random,
-        or the module cannot be run on X.
+        If they differ, naming the first step and trial where they do; if the step or the module
+        is random, or couples trials; if the module cannot be run on X; if it trains parameters
+        that belong to no recognised part, or to two.
     """
     if module is view:
         return
-    X, _ = to_tensors(trials[:N_CHECKED], None if mask is None else mask[:N_CHECKED], view)
-    with torch.no_grad():
-        states = _reproducible_states(view, X)
-        if any(isinstance(y, UserLayer) and y.step.seed is not None for y in view.layers):
-            return  # The module draws random numbers of its own, not the frozen ones.
-        _check_core(module, view, X, view.rates(states))
-        if isinstance(module, (nn.ModuleDict, nn.ModuleList)):
-            return  # These have no forward method.
-        is_named = isinstance(view.layers[0], UserLayer)
-        if compare_outputs or is_named:
-            _check_forward(module, view, X, states, compare_outputs)
+    trials = _choose_trials(X, mask, view)
+    states = _checked_states(view, trials)
+    rehearsal = Rehearsal(module, view, initial_state)
+    use = rehearsal.rebuilt(trials.X[:2, :2])
+    if use.left_out(use.sizes):  # Other steps and trials may use more; this takes more memory.
+        use = rehearsal.rebuilt(trials.X)
+    refuse_shared(module if original is None else original, use)
+    warn_of_gradient_hooks(module if original is None else original, use.theta)
+    whole = _callable_part(module, view)
+    if whole is None:
+        if check_outputs:
+            _refuse_unused(module, use)
+        return
+    comparison = Comparison(whole, view, trials, states, check_outputs)
+    # A module that draws random numbers does not draw the frozen ones.
+    problem = None if _is_frozen(view) else comparison.problem()
+    left_out = use.left_out(use.sizes)
+    if left_out:
+        left_out = use.left_out(_used(rehearsal, module, comparison))
+    if problem is not None:
+        comparison.refuse(problem, further_parameters(whole, left_out, use, view, initial_state))
+    remedy = "Name a step (step='...') and a readout (readout='...') that contain them"
+    if not _is_frozen(view):  # Frozen numbers leave nothing compared: then all must belong.
+        left_out = [name for name in left_out if name in use.trained]
+        remedy += "; or, to treat them as fixed, set their requires_grad to False"
+    if left_out and check_outputs:
+        further = further_parameters(whole, left_out, use, view, initial_state)
+        raise UnsupportedNetworkError(f"{further} {remedy}.")
+
+
+def _is_frozen(view: RecurrentNetwork) -> bool:
+    return any(isinstance(y, UserLayer) and y.step.seed is not None for y in view.layers)
+
+
+@torch.no_grad()
+def _checked_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
+    """Return the states of the rebuilt network, whose step is checked on the way."""
+    states = _reproducible_states(view, trials)
+    if not _is_frozen(view):
+        _refuse_coupled(view, trials.X, states)
+        _check_core(view, trials, view.rates(states))
+    return states
+
+
+def _choose_trials(X: np.ndarray, mask: np.ndarray | None, view: RecurrentNetwork) -> Trials:
+    """Return the first trials, the longest of them first."""
+    X = X[:N_CHECKED]
+    valid = np.ones(X.shape[:2], bool) if mask is None else mask[:N_CHECKED]
+    rows = np.argsort(-valid.sum(1), kind="stable")
+    inputs, steps = to_tensors(X[rows], valid[rows], view)
+    assert steps is not None
+    return Trials(inputs, steps, torch.as_tensor(rows))
 
 
 def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
@@ -69,7 +133,8 @@ def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
         raise
     except Exception as error:  # A user's step can fail in any way.
         raise UnsupportedNetworkError(
-            f"the network's step failed with {type(error).__name__} on X: {error}"
+            f"the network's step failed with {type(error).__name__} on X: {error}."
+            f"{batch_norms(view.recurrent)}"
         ) from error
     if not states.isfinite().all():
         raise UnsupportedNetworkError(
@@ -80,16 +145,16 @@ def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
     return states
 
 
-def _reproducible_states(view: RecurrentNetwork, X: Tensor) -> Tensor:
+def _reproducible_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
     """Return the states; raise an UnsupportedNetworkError if they depend on chance."""
     runs = []
     for seed in (0, 1):
         with isolated_torch_seed(seed):
-            runs.append(_run(view, X))
+            runs.append(_run(view, trials.X))
     if torch.equal(*runs):
         return runs[0]
     name = type(view.recurrent).__name__
-    where = _first_difference(runs[0], runs[1], 0.0)
+    where = first_difference(runs[0], runs[1], trials.rows, 0.0)
     raise UnsupportedNetworkError(
         f"the step of {name} is random even in evaluation mode: two runs on the same trials "
         f"first differ at {where}. Give noise='frozen' to analyse one realisation of the numbers "
@@ -97,9 +162,23 @@ def _reproducible_states(view: RecurrentNetwork, X: Tensor) -> Tensor:
     )
 
 
-def _check_core(module: nn.Module, view: RecurrentNetwork, X: Tensor, ours: Tensor) -> None:
+def _refuse_coupled(view: RecurrentNetwork, X: Tensor, states: Tensor) -> None:
+    """Check at a few steps that the trials do not influence one another."""
+    layer = view.layers[0]
+    if not isinstance(layer, UserLayer):
+        return
+    if len(X) == 1:  # Its steps in reverse order are a second trial.
+        X = torch.cat([X, X.flip(1)])
+        states = _run(view, X)
+    before = torch.cat([view.initial_state.expand(len(X), 1, -1), states[:, :-1]], dim=1)
+    n_timesteps = X.shape[1]
+    for t in sorted({0, n_timesteps // 2, n_timesteps - 1}):
+        refuse_coupled_trials(layer.step, t, X[:, t], before[:, t])
+
+
+def _check_core(view: RecurrentNetwork, trials: Trials, ours: Tensor) -> None:
     """Compare the rates with the output of torch's recurrent module, from the same z_0."""
-    core = view.recurrent
+    core, X = view.recurrent, trials.X
     if not isinstance(core, nn.RNNBase):
         return
     shape = (core.num_layers, -1, core.hidden_size)
@@ -108,105 +187,47 @@ def _check_core(module: nn.Module, view: RecurrentNetwork, X: Tensor, ours: Tens
     inputs = X if core.batch_first else X.transpose(0, 1)
     theirs = core(inputs, tuple(start) if len(start) == 2 else start[0])[0]
     theirs = theirs if core.batch_first else theirs.transpose(0, 1)
-    if not _same(ours, theirs):
+    gap = float((ours - theirs).abs().max())
+    if not gap <= tolerance(theirs):
         raise UnsupportedNetworkError(
             f"the rebuilt step does not reproduce the states of {type(core).__name__}: they "
-            f"differ by up to {_gap(ours, theirs)}, first at {_first_difference(ours, theirs)}."
+            f"differ by up to {gap:.2g}, first at {first_difference(ours, theirs, trials.rows)}."
         )
 
 
-def _check_forward(
-    module: nn.Module, view: RecurrentNetwork, X: Tensor, states: Tensor, compare_outputs: bool
-) -> None:
-    """Run the module itself, and compare the input of its readout and the outputs."""
-    outputs, problems = view.outputs(states), []
-    for layout in (X, X.transpose(0, 1)):  # A user's module may take steps first.
-        given: list[Tensor] = []
-        hook = view.readout.register_forward_pre_hook(
-            lambda _, inputs, g=given: g.append(inputs[0])
+def _callable_part(module: nn.Module, view: RecurrentNetwork) -> nn.Module | None:
+    """Return the module, or the part of a container that holds step and readout; None if none."""
+    if not isinstance(module, CONTAINERS):
+        return module
+    needed = {
+        id(p)
+        for p in (*parameters_of(view.recurrent).values(), *parameters_of(view.readout).values())
+    }
+    for part in module.children():
+        if needed <= set(map(id, parameters_of(part).values())):
+            return _callable_part(part, view)
+    return None
+
+
+def _refuse_unused(module: nn.Module, use: ParameterUse) -> None:
+    """Refuse trained parameters that belong to no part, of a module that cannot be run."""
+    others = use.left_out(use.sizes)
+    if others:
+        raise UnsupportedNetworkError(
+            f"{type(module).__name__} has further parameters, {', '.join(others[:4])}, that "
+            "belong neither to its step nor to its readout nor to the initial state, and no "
+            "forward method that would show their use. Give a ModuleDict of the recurrent part "
+            "and the readout alone, or a module with a forward method."
         )
-        try:
-            with isolated_torch_seed(0):
-                returned = module(layout)
-        except Exception as error:  # A user's forward may take something other than X.
-            problems.append(f"calling it on X failed ({error})")
-            continue
-        finally:
-            hook.remove()
-        problem = _difference("the states read out", view.rates(states), _read(given))
-        if problem:
-            problems.append(problem)
-            continue
-        if problem is None or compare_outputs:  # Otherwise equal states suffice.
-            theirs = _first_tensor(returned)
-            problem = _difference("they", outputs, theirs)
-            if problem is None:
-                came = (
-                    type(returned).__name__ if theirs is None else f"shape {tuple(theirs.shape)}"
-                )
-                problems.append(f"it returns {came}")
-                continue
-        if not problem:
-            return
-        problems.insert(0, problem)  # The states agree, so this problem says more.
-    name, remedy = type(module).__name__, ""
-    if compare_outputs and not isinstance(view.layers[0], UserLayer):
-        remedy = " Give readout='...' to analyse that readout nevertheless."
-    part = "the readout of the recurrent states" if compare_outputs else "the rebuilt step"
-    raise UnsupportedNetworkError(
-        f"{part} does not reproduce the outputs of {name}: {problems[0]}.{remedy}"
-    )
 
 
-def _read(given: list[Tensor]) -> Tensor | None:
-    """Return the input of the readout, given for all steps at once or step by step."""
-    if not given:
-        return None
-    if len(given) == 1:
-        return given[0]
-    return torch.stack(given, dim=1) if given[0].ndim == 2 else None
+def _used(rehearsal: Rehearsal, module: nn.Module, comparison: Comparison) -> list[str]:
+    """Return the parameters on which the outputs of the module depend."""
+    name = next(n for n, part in named_parts(module) if part is comparison.module)
 
+    def run(copied: nn.Module) -> list[Tensor]:
+        part, order = copied.get_submodule(name), comparison.steps_first
+        outputs = run_module(part, rehearsal.view, comparison.trials, steps_first=order).outputs
+        return outputs[comparison.matched :][:1]
 
-def _first_tensor(returned: Any) -> Tensor | None:
-    if isinstance(returned, (tuple, list)) and returned:
-        returned = returned[0]
-    return returned if isinstance(returned, Tensor) else None
-
-
-def _difference(name: str, ours: Tensor, theirs: Tensor | None) -> str | None:
-    """Return how two results differ: "" if they agree, None if their shapes do not match."""
-    if theirs is None:
-        return None
-    if ours.shape != theirs.shape and ours.transpose(0, 1).shape == theirs.shape:
-        theirs = theirs.transpose(0, 1)
-    if ours[:, -1].shape == theirs.shape:
-        ours = ours[:, -1]
-    if ours.shape != theirs.shape:
-        return None
-    if _same(ours, theirs):
-        return ""
-    where = _first_difference(ours, theirs)
-    return f"{name} differ by up to {_gap(ours, theirs)}, first at {where}"
-
-
-def _first_difference(ours: Tensor, theirs: Tensor, tolerance: float | None = None) -> str:
-    """Return the first step at which two results differ, and the first such trial, in words."""
-    tolerance = _tolerance(theirs) if tolerance is None else tolerance
-    apart = ~((ours - theirs).abs() <= tolerance).all(-1)
-    if apart.ndim == 1:
-        return f"trial {int(apart.nonzero()[0])}, the last step"
-    step = int(apart.any(0).nonzero()[0])
-    return f"step {step} of trial {int(apart[:, step].nonzero()[0])}"
-
-
-def _gap(ours: Tensor, theirs: Tensor) -> str:
-    return f"{float((ours - theirs).abs().max()):.2g}"
-
-
-def _tolerance(theirs: Tensor) -> float:
-    """Return a bound on the rounding error of a few hundred steps."""
-    return 1e4 * torch.finfo(theirs.dtype).eps * max(1.0, float(theirs.abs().max()))
-
-
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    return float((ours - theirs).abs().max()) <= _tolerance(theirs)
+    return rehearsal.of(run)

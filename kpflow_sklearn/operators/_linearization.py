@@ -16,6 +16,7 @@ from kpflow_sklearn.networks import (
     Objective,
     RecurrentNetwork,
     TargetEncoder,
+    check_rebuilt,
     recognise_network,
     refuse_unusable,
     to_tensors,
@@ -164,7 +165,8 @@ def linearize(
     ----------
     network : Module
         The ``network_`` of a fitted trainer, or a module with one ``torch.nn.RNN``, ``GRU`` or
-        ``LSTM`` and one ``torch.nn.Linear`` readout.
+        ``LSTM`` and one ``torch.nn.Linear`` readout. A module whose parts have to be named is
+        given to `SavedTraining`, whose ``network_`` is linearized.
     X : array-like of shape (n_trials, n_timesteps, n_features)
         Inputs. They are converted to the dtype of the network.
     mask : array-like of bool, shape (n_trials, n_timesteps), optional
@@ -180,7 +182,8 @@ def linearize(
     ValueError
         If X or mask has the wrong shape or contains NaN or infinity, or if the states overflow.
     UnsupportedNetworkError
-        If the analysis does not support this kind of module.
+        If the analysis does not support this kind of module, or if its outputs on the first eight
+        trials are not those of step and readout.
 
     Examples
     --------
@@ -197,7 +200,9 @@ def linearize(
         raise UnsupportedNetworkError(
             f"network must be a torch.nn.Module, got a {type(network).__name__}."
         )
-    view = set_training(copy_module(recognise_network(network)), False)
+    recognise_network(network)  # Refuses what evaluation mode would hide.
+    module = set_training(copy_module(network), False)
+    view = recognise_network(module)
     refuse_unusable(view, "network")
     array = check_sequences(X)
     valid = check_mask(mask, array)
@@ -211,4 +216,5 @@ def linearize(
             f"The states of the network overflow {view.dtype} on X, whose largest value is "
             f"{largest:.3g}. Scale down X or the weights."
         )
+    check_rebuilt(module, view, array, valid, original=network)
     return lin

@@ -16,7 +16,11 @@ from kpflow_sklearn._common.modules import converted, set_training
 from kpflow_sklearn._common.tensors import as_tensor, copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.feedforward import FeedForwardNetwork, recognise_feedforward
-from kpflow_sklearn.networks import refuse_unusable
+from kpflow_sklearn.networks import (
+    refuse_same_memory,
+    refuse_unusable,
+    warn_of_gradient_hooks,
+)
 from kpflow_sklearn.training._feedforward_model import FeedForwardModel, check_table, check_values
 from kpflow_sklearn.training._snapshots import Snapshot
 from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, unwrapped
@@ -90,6 +94,10 @@ class SavedFeedForward(FeedForwardModel):
                 refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
                 _check_outputs(module, view, inputs[:8])
                 self.snapshots_.append(Snapshot.take(iteration, view))
+        original = unwrapped(self.network)
+        trained = [name for name, p in original.named_parameters() if p.requires_grad]
+        refuse_same_memory(original, dict(original.named_parameters()), trained)
+        warn_of_gradient_hooks(original, trained)
         self.network_, self.n_iter_ = view, self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
-from kpflow_sklearn._common.checks import check_choice
+from kpflow_sklearn._common.checks import check_choice, check_flag
 from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.modules import named_parts, parameters_of, set_training
 from kpflow_sklearn._common.tensors import copy_module
@@ -81,15 +82,24 @@ class SavedTraining(RecurrentModel):
     parameters : sequence of str, optional
         Names of the network's parameters, or patterns such as ``"core.weight_*"``, that form
         theta; the others are treated as fixed. By default theta contains all trainable parameters.
+        Parameters with ``requires_grad=False`` do not train: a name that matches no other raises
+        an error, and a pattern that matches some of them a warning.
     noise : {"off", "frozen"}, default="off"
         How a random step is analysed. "off" uses evaluation mode, and raises an error if the step
         is random even then. "frozen" uses one realisation of the random numbers (of dropout too)
         that the step draws from torch's generator: it differs between steps, is shared by all
-        trials, and is the same in every run.
+        trials, and is the same in every run. The module draws other numbers, so that its outputs
+        are then not compared with those of the step.
     layout : {"auto", "trials_first"}, default="auto"
         The order of the axes of X, which is always read as (n_trials, n_timesteps, n_features).
         "auto" warns if the module takes steps first (``batch_first=False``, torch's default) and
         the data do not show that they have trials first. "trials_first" confirms that they have.
+    check_outputs : bool, default=True
+        Whether the module must return the readout of the states, on the first eight trials. With
+        False, only the states are compared with those of the module, and nothing shows that the
+        module returns the readout of them: outputs, loss, error signal and predictions are those
+        of the readout, and whatever the module does between the states and its outputs beside it
+        (a normalisation, a second readout, a softmax) is left out of the analysis.
 
     Attributes
     ----------
@@ -132,6 +142,7 @@ class SavedTraining(RecurrentModel):
         parameters: Sequence[str] | None = None,
         noise: str = "off",
         layout: str = "auto",
+        check_outputs: bool = True,
     ) -> None:
         self.network = network
         self.checkpoints = checkpoints
@@ -144,6 +155,7 @@ class SavedTraining(RecurrentModel):
         self.parameters = parameters
         self.noise = noise
         self.layout = layout
+        self.check_outputs = check_outputs
 
     @undone_if_it_fails
     @with_callbacks
@@ -176,7 +188,8 @@ class SavedTraining(RecurrentModel):
         Raises
         ------
         UnsupportedNetworkError
-            If the analysis does not support this kind of module.
+            If the analysis does not support this kind of module, or if its states or outputs are
+            not those of the recognised parts.
         CheckpointError
             If a checkpoint cannot be read or does not fit the module.
         ValueError
@@ -213,7 +226,15 @@ class SavedTraining(RecurrentModel):
                 refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
                 view = self._recognise(module)  # z_0 may be a copy of what was loaded.
                 self.snapshots_.append(Snapshot.take(iteration, view))
-        check_rebuilt(module, view, trials, valid, compare_outputs=self.readout is None)
+        check_rebuilt(
+            module,
+            view,
+            trials,
+            valid,
+            original=unwrapped(self.network),
+            initial_state=self.initial_state,
+            check_outputs=self.check_outputs,
+        )
         if self.layout == "auto" and not single_step:
             warn_of_steps_first(module, view, self.objective_, self.encoder_, trials, y, valid)
         self.network_ = view
@@ -228,6 +249,7 @@ class SavedTraining(RecurrentModel):
             )
         check_choice(self.noise, "noise", ("off", "frozen"))
         check_choice(self.layout, "layout", ("auto", "trials_first"))
+        check_flag(self.check_outputs, "check_outputs")
         for name in ("recurrent", "readout"):
             given = getattr(self, name)
             if given is not None and not (isinstance(given, str) and given):
@@ -276,12 +298,29 @@ def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
     if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
         raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")
     named = parameters_of(module)
+    frozen = {name for name, p in named.items() if not p.requires_grad}
+    ignored: list[str] = []
     for pattern in patterns:
-        if not fnmatch.filter(named, pattern):
+        matches = fnmatch.filter(named, pattern)
+        if matches and frozen.issuperset(matches):
+            raise ValueError(
+                f"parameters: {pattern!r} names {', '.join(matches)}, which does not train "
+                "(requires_grad=False) and cannot be part of theta; leave it out, or call "
+                "requires_grad_(True) on it if it was trained."
+            )
+        ignored += [name for name in matches if name in frozen and name not in ignored]
+        if not matches:
             raise ValueError(
                 f"parameters: {pattern!r} is not a parameter of {type(module).__name__}; it has "
                 f"{', '.join(map(repr, named))}."
             )
+    if ignored:
+        warnings.warn(
+            f"parameters matches {', '.join(ignored)}, which do not train (requires_grad=False) "
+            "and are not part of theta.",
+            UserWarning,
+            stacklevel=2,
+        )
     chosen = {
         id(p)
         for name, p in named.items()

@@ -123,6 +123,7 @@ PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
     "SavedTraining": {
         "network": modules(), "checkpoints": checkpoints(), "recurrent": NAMES, "step": steps(),
         "readout": NAMES, "loss": choice(), "noise": choice(), "layout": choice(),
+        "check_outputs": flag(),
         "initial_state": [
             *plain("answer", np.zeros(3), [0, 0, 0], (np.zeros(3),), np.zeros((1, 1, 3))),
             *plain("error", "", "no such", "rnn", 3, 0.5, True, [], (), {}, Anything(),

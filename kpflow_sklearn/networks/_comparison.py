@@ -1,0 +1,178 @@
+"""Compare what a user's module computes with the rebuilt network; what differs, in words."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._module_run import ModuleRun, Trials, compare, run_module
+from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._parameter_use import ParameterUse
+
+_OPT_OUT = (
+    "SavedTraining(..., check_outputs=False) analyses that readout nevertheless: outputs, loss "
+    "and error signal are then those of the readout, not of the module, and no longer compared."
+)
+#: What can be done about a difference, by how far the two agree.
+_REMEDIES = {
+    0: "Wrap the network in a module whose forward takes X alone.",
+    1: "Name a step that contains what happens to X, step=lambda network, x, h: ..., or transform "
+    "X before the analysis and give a network without that part.",
+    2: "If the states do not start from zero, give initial_state=...; if they are computed in "
+    "another way, name that as step='...'.",
+    3: "Give as readout='...' one module that maps the states to the outputs, with all that lies "
+    "between them; if the states themselves differ, name what computes them as step='...'.",
+    4: "Give as readout='...' one module that contains all that follows the states. If the module "
+    f"changes the outputs of its readout afterwards, {_OPT_OUT}",
+}
+
+
+def further_parameters(
+    module: nn.Module,
+    names: list[str],
+    use: ParameterUse,
+    view: RecurrentNetwork,
+    initial_state: Any,
+) -> str:
+    """Return a sentence on the parameters that belong to no part, or "" if there are none."""
+    if not names:
+        return ""
+    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    text = (
+        f"{type(module).__name__} has further parameters, {listed}, that its outputs depend on, "
+        "but that belong neither to the step nor to the readout nor to the initial state."
+    )
+    parts = {1: view.n_states, 2: view.n_states / 2}
+    sizes = [use.sizes[name] for name in names]
+    specs = initial_state if isinstance(initial_state, tuple) else (initial_state,)
+    has_name = any(isinstance(spec, str) for spec in specs)
+    if not has_name and sizes == [parts.get(len(names))] * len(names):
+        start = names[0] if len(names) == 1 else tuple(names)
+        text += f" If the initial state is {' and '.join(names)}, give initial_state={start!r}."
+    return text
+
+
+class Comparison:
+    """The comparison of a module with its rebuilt form, on a few trials.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network, which can be called on X.
+    view : RecurrentNetwork
+        The same network as step, readout and initial state.
+    trials : Trials
+        The trials.
+    states : Tensor of shape (n_trials, n_timesteps, n_states)
+        The states of ``view``.
+    check_outputs : bool
+        Whether outputs are compared too.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        view: RecurrentNetwork,
+        trials: Trials,
+        states: Tensor,
+        check_outputs: bool,
+    ) -> None:
+        self.module, self.view, self.trials = module, view, trials
+        self.rates, self.outputs = view.rates(states), view.outputs(states).detach()
+        self.check_outputs = check_outputs
+        self.steps_first, self.matched = False, 0  # The order, and which of its results agrees.
+
+    @torch.no_grad()
+    def problem(self) -> tuple[int, str] | None:
+        """Return how far the two agree, and what differs then; None if nothing does.
+
+        A module may take steps first: of the two orders, the one that agrees further counts.
+        """
+        problems = []
+        for steps_first in (False, True):
+            problem = self._problem(steps_first)
+            if problem is None:
+                self.steps_first = steps_first
+                return None
+            problems.append((*problem, steps_first))
+        stage, text, self.steps_first = max(problems, key=lambda problem: problem[0])
+        if stage == 0 and not self.check_outputs:
+            warnings.warn(
+                f"the states of the rebuilt network were not compared with those of "
+                f"{type(self.module).__name__}, which {text}.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return None
+        return stage, text
+
+    def _run(self, steps_first: bool, seed: int = 0) -> ModuleRun:
+        return run_module(self.module, self.view, self.trials, steps_first=steps_first, seed=seed)
+
+    def _problem(self, steps_first: bool) -> tuple[int, str] | None:
+        try:
+            run = self._run(steps_first)
+        except Exception as error:  # A user's forward may take something other than X.
+            return 0, f"fails on X ({type(error).__name__}: {error})"
+        X, trials = self.trials.X, self.trials
+        received = compare(X, run.received, trials)
+        if run.received is not None and (received is None or not received.is_none):
+            how = (
+                f"differ by shape: {tuple(run.received.shape)}" if not received else received.words
+            )
+            return 1, f"X and what its {type(self.view.recurrent).__name__} receives {how}"
+        for stage, name, theirs in (
+            (2, "the states", run.states),
+            (3, "the states read out", run.read),
+        ):
+            if stage == 3 and run.states is not None and not self.check_outputs:
+                break
+            difference = compare(self.rates, theirs, trials)
+            if difference is not None and not difference.is_none:
+                return stage, f"{name} {difference.words}"
+        if self.check_outputs:
+            return self._outputs_problem(run)
+        if run.states is None and compare(self.rates, run.read, trials) is None:
+            return 0, "does not show the input of its readout"
+        return None
+
+    def _outputs_problem(self, run: ModuleRun) -> tuple[int, str] | None:
+        differences = [compare(self.outputs, theirs, self.trials) for theirs in run.outputs]
+        known = [difference for difference in differences if difference is not None]
+        for index, difference in enumerate(differences):
+            if difference is not None and difference.is_none:
+                self.matched = index
+                return None
+        if known:
+            return 4, f"they {known[0].words}"
+        return 4, f"it returns {run.returned}"
+
+    def refuse(self, problem: tuple[int, str], further: str) -> None:
+        """Raise the error on a problem, with what can be done about it."""
+        stage, text = problem
+        name = type(self.module).__name__
+        part = "the readout of the recurrent states" if self.check_outputs else "the rebuilt step"
+        what = "outputs" if self.check_outputs else "states"
+        message = f"{part} does not reproduce the {what} of {name}: "
+        message += f"{name} {text}." if stage == 0 else f"{text}."
+        if stage and self._is_random():
+            raise UnsupportedNetworkError(
+                f"{name} is random even in evaluation mode: two calls on the same trials return "
+                "different numbers. Look for torch.nn.functional.dropout without "
+                "training=self.training, and for noise that forward draws (torch.randn, NumPy); "
+                "switch it off in evaluation mode, or, if it belongs to the step, put it there "
+                "(step='...') and give noise='frozen'."
+            )
+        remedy = _REMEDIES[stage]
+        raise UnsupportedNetworkError(" ".join(filter(None, (message, further, remedy))))
+
+    @torch.no_grad()
+    def _is_random(self) -> bool:
+        """Tell whether two calls of the module on the same trials differ."""
+        first, second = (self._run(self.steps_first, seed).tensors() for seed in (0, 1))
+        pairs = zip(first, second, strict=False)
+        return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)

@@ -1,0 +1,242 @@
+"""Run a user's module on trials, and compare what passes through it with the rebuilt network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn.networks._network import RecurrentNetwork
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials on which a module is run.
+
+    Attributes
+    ----------
+    X : Tensor of shape (n_trials, n_timesteps, n_features)
+        Inputs, zero on steps that are not valid; the longest trial comes first, as
+        ``pack_padded_sequence`` expects by default.
+    valid : Tensor of bool, shape (n_trials, n_timesteps)
+        Valid steps.
+    rows : Tensor of int, shape (n_trials,)
+        The index of each trial in the user's X.
+    """
+
+    X: Tensor
+    valid: Tensor
+    rows: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """The number of valid steps of each trial, (n_trials,), on the CPU."""
+        return self.valid.sum(1).cpu()
+
+
+@dataclass(frozen=True)
+class ModuleRun:
+    """What passes through a module.
+
+    Attributes
+    ----------
+    received, states : Tensor or None
+        Inputs and outputs of its ``torch.nn.RNN``, ``GRU`` or ``LSTM``, if it has one.
+    read : Tensor or None
+        The input of its readout.
+    outputs : list of Tensor
+        The tensors among what it returns, the first of them first.
+    returned : str
+        What it returns, in words.
+    """
+
+    received: Tensor | None
+    states: Tensor | None
+    read: Tensor | None
+    outputs: list[Tensor]
+    returned: str
+
+    def tensors(self) -> list[Tensor]:
+        """Return everything that depends on the states."""
+        passing = [part for part in (self.states, self.read) if part is not None]
+        return [*passing, *self.outputs]
+
+
+def run_module(
+    module: nn.Module, view: RecurrentNetwork, trials: Trials, *, steps_first: bool, seed: int = 0
+) -> ModuleRun:
+    """Call a module on X and record what passes through its parts.
+
+    A forward with a second argument whose name contains "len" is given the lengths of the trials.
+    """
+    X = trials.X.transpose(0, 1) if steps_first else trials.X
+    received: list[Any] = []
+    states: list[Any] = []
+    read: list[Tensor] = []
+    core = view.recurrent
+
+    def at_core(_: nn.Module, args: tuple, kwargs: dict, result: tuple) -> None:
+        received.append(args[0] if args else kwargs.get("input"))
+        states.append(result[0])
+
+    with ExitStack() as stack, isolated_torch_seed(seed):
+        hook = view.readout.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        stack.callback(hook.remove)
+        if isinstance(core, nn.RNNBase):
+            at = core.register_forward_hook(at_core, with_kwargs=True)
+            stack.callback(at.remove)
+        returned = module(X, *_lengths_argument(module, trials))
+    outputs = list(_tensors_in(returned))
+    shape = tuple(outputs[0].shape) if outputs else None
+    words = type(returned).__name__ if shape is None else f"shape {shape}"
+    first = getattr(core, "batch_first", True)
+    return ModuleRun(_joined(received, first), _joined(states, first), _read(read), outputs, words)
+
+
+def _lengths_argument(module: nn.Module, trials: Trials) -> tuple[Tensor, ...]:
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(positional) > 1 and "len" in positional[1].name.lower():
+        return (trials.lengths,)
+    return ()
+
+
+def _tensors_in(returned: Any) -> Iterator[Tensor]:
+    """Yield the tensors of numbers in a result, whether it is one, a sequence or a mapping."""
+    if isinstance(returned, dict):
+        returned = list(returned.values())
+    if isinstance(returned, PackedSequence):
+        returned = pad_packed_sequence(returned, batch_first=True)[0]
+    if isinstance(returned, Tensor):
+        if returned.is_floating_point():
+            yield returned
+    elif isinstance(returned, (tuple, list)):
+        for part in returned:
+            yield from _tensors_in(part)
+
+
+def _joined(parts: list[Any], batch_first: bool) -> Tensor | None:
+    """Return what a recurrent part was given, or gave, in one or many calls, trials first."""
+    sequences = []
+    for part in parts:
+        if isinstance(part, PackedSequence):
+            sequences.append(pad_packed_sequence(part, batch_first=True)[0])
+        elif isinstance(part, Tensor) and part.ndim == 3:
+            sequences.append(part if batch_first else part.transpose(0, 1))
+        else:
+            return None
+    if len(sequences) == 1:
+        return sequences[0]
+    if sequences and all(part.shape[1] == 1 for part in sequences):
+        return torch.cat(sequences, dim=1)
+    return None
+
+
+def _read(given: list[Tensor]) -> Tensor | None:
+    """Return the input of the readout, given for all steps at once or step by step."""
+    if not given or not all(isinstance(part, Tensor) for part in given):
+        return None
+    if len(given) == 1:
+        return given[0]
+    is_stack = given[0].ndim == 2 and len({part.shape for part in given}) == 1
+    return torch.stack(given, dim=1) if is_stack else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two results are apart: ``is_none`` if they agree, otherwise ``words`` say it."""
+
+    is_none: bool
+    words: str = ""
+
+
+def compare(ours: Tensor, theirs: Tensor | None, trials: Trials) -> Difference | None:
+    """Compare a result of the rebuilt network with one of the module, on valid steps.
+
+    Parameters
+    ----------
+    ours : Tensor of shape (n_trials, n_timesteps, n_values)
+        A result of the rebuilt network.
+    theirs : Tensor or None
+        A result of the module, in any order of the axes; for all steps, for as many as the
+        longest trial has, or for the last valid step of each trial.
+    trials : Trials
+        The trials and their valid steps.
+
+    Returns
+    -------
+    Difference or None
+        None if the shapes do not fit.
+    """
+    differences = []
+    for form in () if theirs is None else _forms(theirs, ours):
+        pair = _aligned(ours, form, trials)
+        if pair is not None:
+            differences.append(_difference(*pair, trials.rows))
+            if differences[-1].is_none:
+                return differences[-1]
+    return differences[0] if differences else None
+
+
+def _forms(theirs: Tensor, ours: Tensor) -> Iterator[Tensor]:
+    """Yield a result with trials first, in every reading of its axes."""
+    n_trials, n_timesteps, n_values = ours.shape
+    for form in (theirs, theirs[..., None]) if n_values == 1 else (theirs,):
+        if form.ndim == 3:
+            yield from (form, form.transpose(0, 1), form.transpose(1, 2))
+        if form.ndim == 3 and len(form) == 1:  # The last state of one layer.
+            yield form[0]
+        if form.ndim == 2:
+            yield form
+        if form.shape == (n_trials * n_timesteps, n_values):
+            yield form.reshape(ours.shape)
+            yield form.reshape(n_timesteps, n_trials, n_values).transpose(0, 1)
+
+
+def _aligned(ours: Tensor, form: Tensor, trials: Trials) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return both results (n_trials, n_steps, n_values), and which of these steps count."""
+    n_trials, n_timesteps, n_values = ours.shape
+    if form.shape == (n_trials, n_values):
+        rows = torch.arange(n_trials, device=ours.device)
+        last = ours[rows, trials.valid.sum(1) - 1]
+        return last[:, None], form[:, None], trials.valid.new_ones(n_trials, 1)
+    longest = int(trials.lengths.max())
+    if form.ndim == 3 and form.shape[::2] == (n_trials, n_values):
+        n_steps = form.shape[1]
+        if n_steps in (longest, n_timesteps):
+            return ours[:, :n_steps], form, trials.valid[:, :n_steps]
+    return None
+
+
+def _difference(ours: Tensor, theirs: Tensor, counts: Tensor, rows: Tensor) -> Difference:
+    ours, theirs = (torch.where(counts[..., None], z, 0.0) for z in (ours, theirs))
+    gap = float((ours - theirs).abs().max())
+    if gap <= tolerance(theirs):
+        return Difference(True)
+    where = first_difference(ours, theirs, rows)
+    return Difference(False, f"differ by up to {gap:.2g}, first at {where}")
+
+
+def first_difference(
+    ours: Tensor, theirs: Tensor, rows: Tensor, bound: float | None = None
+) -> str:
+    """Return the first step at which two results differ, and the first such trial, in words."""
+    bound = tolerance(theirs) if bound is None else bound
+    apart = ~((ours - theirs).abs() <= bound).all(-1)
+    step = int(apart.any(0).nonzero()[0])
+    trial = int(rows[apart[:, step].cpu()].min())
+    if apart.shape[1] == 1:
+        return f"trial {trial}, the last step"
+    return f"step {step} of trial {trial}"
+
+
+def tolerance(theirs: Tensor) -> float:
+    """Return a bound on the rounding error of a few hundred steps."""
+    return 1e4 * torch.finfo(theirs.dtype).eps * max(1.0, float(theirs.abs().max()))

@@ -1,0 +1,226 @@
+"""Which parameters the step, the readout and the module itself depend on."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kpflow_sklearn._common.modules import named_once, parameters_of
+from kpflow_sklearn._common.tensors import copy_module
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._network import RecurrentNetwork
+
+
+@dataclass(frozen=True)
+class ParameterUse:
+    """Names of the parameters of a module, by what depends on them.
+
+    Attributes
+    ----------
+    step, readout, start : set of str
+        Those that the rebuilt step and readout compute with, and those that are z_0.
+    trained : set of str
+        Those that train.
+    sizes : dict of str to int
+        The number of values of each parameter.
+    """
+
+    step: set[str]
+    readout: set[str]
+    start: set[str]
+    trained: set[str]
+    sizes: dict[str, int]
+
+    @property
+    def theta(self) -> set[str]:
+        """The parameters in theta."""
+        return (self.step | self.start) & self.trained
+
+    def left_out(self, used: Iterable[str]) -> list[str]:
+        """Return those of ``used`` that belong to no part of the rebuilt network."""
+        return [name for name in used if name not in self.step | self.readout | self.start]
+
+
+class Rehearsal:
+    """A copy of a module and of its rebuilt form, in which every parameter has a gradient.
+
+    The graphs of its results show which parameters they depend on, whatever the values. A module
+    may keep what it computed, so that the user's copy must not be run with gradients.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network.
+    view : RecurrentNetwork
+        The same network as step, readout and initial state.
+    initial_state : Any
+        z_0 as the user gives it: values or names of tensors, or a tuple of these.
+    """
+
+    def __init__(self, module: nn.Module, view: RecurrentNetwork, initial_state: Any) -> None:
+        memo: dict[int, Any] = {}
+        self.module = copy_module(module, memo)
+        self.view = copy.deepcopy(view, memo)
+        named = named_once(self.module)
+        self._names = {id(p): name for name, p in named.items()}
+        specs = initial_state if isinstance(initial_state, tuple) else (initial_state,)
+        every = parameters_of(self.module)
+        self._start = {self._names[id(every[s])] for s in specs if _is_key(s, every)}
+        self._trained = {name for name, p in named.items() if p.requires_grad}
+        self._sizes = {name: p.numel() for name, p in named.items()}
+        for p in named.values():
+            if p.is_floating_point():
+                p.requires_grad_(True)
+
+    def rebuilt(self, X: Tensor) -> ParameterUse:
+        """Return what the step and the readout depend on, on ``X``."""
+        with torch.enable_grad():
+            states = self.view.states(X)
+            outputs = self.view.outputs(states.detach())
+        return ParameterUse(
+            self._leaves([states]),
+            self._leaves([outputs]),
+            self._start,
+            self._trained,
+            self._sizes,
+        )
+
+    def of(self, run: Callable[[nn.Module], Iterable[Tensor]]) -> list[str]:
+        """Return the parameters on which the tensors of ``run(module)`` depend, in order."""
+        try:
+            with torch.enable_grad():
+                used = self._leaves(run(self.module))
+        except Exception:  # A user's forward may only work without gradients.
+            return []
+        return [name for name in self._names.values() if name in used]
+
+    def _leaves(self, tensors: Iterable[Tensor]) -> set[str]:
+        nodes = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+        visited: set[Any] = set()
+        identities = set()
+        while nodes:
+            node: Any = nodes.pop()
+            if node in visited:
+                continue
+            visited.add(node)
+            identities.add(id(getattr(node, "variable", None)))
+            nodes += [after for after, _ in node.next_functions if after is not None]
+        return {name for key, name in self._names.items() if key in identities}
+
+
+def _is_key(spec: Any, mapping: Collection[str]) -> bool:
+    return isinstance(spec, str) and spec in mapping
+
+
+def refuse_shared(original: nn.Module, use: ParameterUse) -> None:
+    """Refuse parameters that train in two places, of which the analysis sees one.
+
+    Parameters
+    ----------
+    original : Module
+        The user's network, not a copy, which does not share memory as its original does.
+    use : ParameterUse
+        What its parts depend on.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If a parameter that trains belongs both to the step and the readout, or is z_0 too; or if
+        two parameters share memory.
+    """
+    parts = {"step": use.step, "readout": use.readout, "initial state": use.start}
+    for (first, ours), (second, theirs) in combinations(parts.items(), 2):
+        shared = sorted(ours & theirs & use.trained)
+        if shared:
+            _refuse(original, shared, f"the {first} and the {second} share")
+    refuse_same_memory(original, use.step | use.readout | use.start, use.trained)
+
+
+def refuse_same_memory(
+    original: nn.Module, names: Collection[str], trained: Collection[str]
+) -> None:
+    """Refuse different parameters with values at the same address, which a copy separates.
+
+    Parameters
+    ----------
+    original : Module
+        The user's network, not a copy.
+    names, trained : collection of str
+        The parameters that the analysis uses, and those that train.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If one of them that trains shares memory with another one.
+    """
+    storages: dict[int, list[tuple[str, nn.Parameter]]] = {}
+    for name, p in named_once(original).items():
+        if name in names and p.numel() and not p.is_meta:
+            storages.setdefault(p.untyped_storage().data_ptr(), []).append((name, p))
+    for named in storages.values():
+        for (name, p), (other, q) in combinations(named, 2):
+            if (name in trained or other in trained) and _overlap(p, q):
+                raise UnsupportedNetworkError(
+                    f"the parameters {name} and {other} of {type(original).__name__} lie in the "
+                    "same memory: an update of one changes the other, but the analysis treats "
+                    "them as two. Analyse a network that is trained with separate parameters."
+                )
+
+
+def _refuse(original: nn.Module, names: list[str], what: str) -> None:
+    identities = {id(p) for n, p in parameters_of(original).items() if n in names}
+    every = [n for n, p in parameters_of(original).items() if id(p) in identities]
+    raise UnsupportedNetworkError(
+        f"{what} {', '.join(every)} of {type(original).__name__}. A gradient step moves them by "
+        "the sum of their gradients in all places, but the flow PKP* Err contains only the part "
+        "through the step, so that it would not be that of this training. Analyse a network that "
+        "is trained with separate parameters, or name all others in parameters=[...]: the flow is "
+        "then that of a training in which the shared ones are held fixed."
+    )
+
+
+def _overlap(p: Tensor, q: Tensor) -> bool:
+    """Tell whether two tensors of one storage have values at the same address."""
+    return bool(torch.isin(_addresses(p), _addresses(q)).any())
+
+
+def _addresses(p: Tensor) -> Tensor:
+    offsets = torch.tensor([p.data_ptr()])
+    for size, stride in zip(p.shape, p.stride(), strict=True):
+        offsets = (offsets[:, None] + torch.arange(size) * stride * p.element_size()).flatten()
+    return offsets
+
+
+def warn_of_gradient_hooks(original: nn.Module, names: Collection[str]) -> None:
+    """Warn of hooks on the gradients of parameters in theta, which the analysis does not call.
+
+    Parameters
+    ----------
+    original : Module
+        The user's network, not a copy, which has no hooks.
+    names : collection of str
+        The names of the parameters in theta.
+    """
+    hooked = [n for n, p in _hooked(original) if n in names]
+    if hooked:
+        warnings.warn(
+            f"gradient hooks on {', '.join(hooked)} of {type(original).__name__} are not part of "
+            "the analysis: K and the flow are those of gradients that no hook changes. If a hook "
+            "changes the gradient, for example by a mask, compute the weight from a raw one with "
+            "torch.nn.utils.parametrize instead; if not, remove it before the analysis.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _hooked(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, p in named_once(module).items():
+        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+            yield name, p

@@ -1,0 +1,515 @@
+"""The rebuilt network is the user's network, or the error says in what it differs."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from functools import wraps
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from kpflow_sklearn import (
+    GramFlowAnalyzer,
+    RecurrentTrainer,
+    SavedTraining,
+    UnsupportedNetworkError,
+    linearize,
+)
+
+N_TRIALS, N_STEPS, N_UNITS, N_OUTPUTS = 6, 5, 4, 2
+N_FEATURES = N_UNITS  # So that input and output weights can be tied.
+rng = np.random.default_rng(3)
+X = rng.standard_normal((N_TRIALS, N_STEPS, N_FEATURES))
+Y = rng.standard_normal((N_TRIALS, N_STEPS, N_OUTPUTS))
+
+
+class Plain(nn.Module):
+    """A GRU and a readout; the variants below compute something between their parts."""
+
+    def __init__(self, **parts: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(N_FEATURES, N_UNITS, batch_first=True)
+        self.out = nn.Linear(N_UNITS, N_OUTPUTS)
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def before(self, x: Tensor) -> Tensor:
+        """Return the inputs of the GRU."""
+        return x
+
+    def start(self, x: Tensor) -> Tensor | None:
+        """Return the initial state."""
+        return None
+
+    def between(self, z: Tensor) -> Tensor:
+        """Return the input of the readout."""
+        return z
+
+    def after(self, outputs: Tensor) -> object:
+        """Return what the module returns."""
+        return outputs
+
+    def forward(self, x: Tensor) -> object:
+        """Return the outputs."""
+        return self.after(self.out(self.between(self.rnn(self.before(x), self.start(x))[0])))
+
+
+def variant(seed: int = 0, parts=dict, **methods) -> nn.Module:
+    """Return a `Plain` with other methods and further parts, in double precision."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return type("Variant", (Plain,), methods)(**parts()).double()
+
+
+def trained_start(values: Tensor) -> nn.Module:
+    return variant(
+        parts=lambda: {"h0": nn.Parameter(values.reshape(1, 1, -1))},
+        start=lambda self, x: self.h0.expand(1, len(x), -1).contiguous(),
+    )
+
+
+DROPPED = {
+    "a trained initial state": (
+        lambda: trained_start(torch.ones(N_UNITS)),
+        "the states differ by .* parameters, h0, .* give initial_state='h0'",
+    ),
+    "a trained initial state that is still zero": (
+        lambda: trained_start(torch.zeros(N_UNITS)),
+        "parameters, h0, .* give initial_state='h0'",
+    ),
+    "an encoder": (
+        lambda: variant(
+            parts=lambda: {"enc": nn.Parameter(torch.eye(N_FEATURES))},
+            before=lambda self, x: torch.tanh(x @ self.enc),
+        ),
+        "X and what its GRU receives differ .* parameters, enc, .* Name a step",
+    ),
+    "an initial state from the first input": (
+        lambda: variant(
+            parts=lambda: {"enc": nn.Parameter(torch.eye(N_FEATURES))},
+            start=lambda self, x: (x[:, 0] @ self.enc)[None],
+        ),
+        "the states differ by .* parameters, enc, ",
+    ),
+    "a normalisation": (
+        lambda: variant(
+            parts=lambda: {"norm": nn.LayerNorm(N_UNITS)}, between=lambda self, z: self.norm(z)
+        ),
+        "the states read out differ by .* parameters, norm.weight, norm.bias.* Give as readout=",
+    ),
+    "scaled inputs": (lambda: variant(before=lambda self, x: 10 * x), "what its GRU receives"),
+    "scaled outputs": (
+        lambda: variant(after=lambda self, outputs: 2 * outputs),
+        r"they differ by .* check_outputs=False\) .* no longer compared",
+    ),
+    "functional dropout": (
+        lambda: variant(between=lambda self, z: nn.functional.dropout(z, 0.5)),
+        "Variant is random even in evaluation mode.*functional.dropout without training",
+    ),
+    "noise on the inputs": (
+        lambda: variant(before=lambda self, x: x + torch.randn_like(x)),
+        "Variant is random even in evaluation mode",
+    ),
+    "outputs that are NaN": (
+        lambda: variant(after=lambda self, outputs: outputs * float("nan")),
+        "they differ by up to nan",
+    ),
+    "a norm of the batch": (
+        lambda: variant(before=lambda self, x: x / x.norm()),
+        "what its GRU receives",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_what_the_module_does_beside_its_parts_is_never_dropped(name):
+    make, message = DROPPED[name]
+    for readout in (None, "out"):
+        with pytest.raises(UnsupportedNetworkError, match=message):
+            SavedTraining(make(), readout=readout).fit(X, Y)
+    with pytest.raises(UnsupportedNetworkError, match=message):
+        linearize(make(), X)
+
+
+def test_an_initial_state_that_is_still_zero_can_be_named_or_frozen():
+    module = trained_start(torch.zeros(N_UNITS))
+    with pytest.raises(UnsupportedNetworkError, match="give initial_state='h0'"):
+        SavedTraining(module, initial_state=np.zeros(N_UNITS)).fit(X, Y)
+    assert SavedTraining(module, initial_state="h0").fit(X, Y).network_.learn_initial_state
+    module.h0.requires_grad_(False)
+    assert not SavedTraining(module).fit(X, Y).network_.learn_initial_state
+
+
+RETURNS = {
+    "steps first": lambda self, o: o.transpose(0, 1),
+    "outputs before steps, for torch's cross entropy": lambda self, o: o.transpose(1, 2),
+    "one row per step": lambda self, o: o.reshape(-1, N_OUTPUTS),
+    "the last step": lambda self, o: o[:, -1],
+    "a mapping": lambda self, o: {"steps": torch.arange(3), "outputs": o},
+    "after another tensor": lambda self, o: (o.sum(), o),
+}
+
+
+@pytest.mark.parametrize("name", RETURNS)
+def test_outputs_in_any_form(name):
+    module = variant(after=RETURNS[name])
+    expected = SavedTraining(variant()).fit(X, Y).predict(X)
+    np.testing.assert_allclose(SavedTraining(module).fit(X, Y).predict(X), expected)
+
+
+def test_one_output_without_an_axis_and_an_unused_head():
+    module = variant(
+        parts=lambda: {"out": nn.Linear(N_UNITS, 1), "unused": nn.Linear(3, 3)},
+        after=lambda self, o: o[..., 0],
+    )
+    saved = SavedTraining(module).fit(X, Y[..., :1])
+    with torch.no_grad():
+        np.testing.assert_allclose(saved.predict(X)[..., 0], module(torch.as_tensor(X)))
+
+
+@pytest.mark.parametrize("n", [1, 3, 6])
+def test_steps_first_with_as_many_steps_as_trials(n):
+    class StepsFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.out = nn.GRU(N_FEATURES, N_UNITS), nn.Linear(N_UNITS, N_OUTPUTS)
+
+        def forward(self, x):
+            return self.out(self.rnn(x)[0])
+
+    module = StepsFirst().double()
+    square = np.resize(X, (n, n, N_FEATURES))
+    with torch.no_grad():
+        theirs = module(torch.as_tensor(square).transpose(0, 1)).transpose(0, 1)
+    saved = SavedTraining(module).fit(square, np.zeros((n, n, N_OUTPUTS)))
+    np.testing.assert_allclose(saved.predict(square), theirs)
+
+
+# ------------------------------------------------------------------------ what it gives up
+
+
+def test_without_a_check_of_the_outputs_the_states_are_still_checked():
+    for name in ("a normalisation", "scaled outputs"):
+        saved = SavedTraining(DROPPED[name][0](), check_outputs=False).fit(X, Y)
+        np.testing.assert_allclose(saved.predict(X), SavedTraining(variant()).fit(X, Y).predict(X))
+    for name in ("a trained initial state", "an encoder", "scaled inputs"):
+        make, message = DROPPED[name]
+        with pytest.raises(UnsupportedNetworkError, match=message):
+            SavedTraining(make(), check_outputs=False).fit(X, Y)
+
+
+def test_states_that_cannot_be_compared_are_said_to_be_so():
+    def forward(self, x, context):
+        return context
+
+    with pytest.raises(UnsupportedNetworkError, match="fails on X .*context.* forward takes X al"):
+        SavedTraining(variant(forward=forward)).fit(X, Y)
+    with pytest.warns(UserWarning, match="states .* were not compared with those of Variant, whi"):
+        SavedTraining(variant(forward=forward), check_outputs=False).fit(X, Y)
+
+
+def test_a_readout_of_parts_between_is_accepted():
+    module = variant(
+        parts=lambda: {"head": nn.Sequential(nn.LayerNorm(N_UNITS), nn.Linear(N_UNITS, 2))},
+        forward=lambda self, x: self.head(self.rnn(x)[0]),
+    )
+    saved = SavedTraining(module, readout="head").fit(X, Y)
+    with torch.no_grad():
+        np.testing.assert_allclose(saved.predict(X), module(torch.as_tensor(X)))
+
+
+# --------------------------------------------------------------------------------------- masks
+
+LENGTHS = np.array([2, 5, 3, 1, 4, 2])
+MASK = np.arange(N_STEPS) < LENGTHS[:, None]
+PADDED = np.where(MASK[..., None], X, 0)
+
+
+def lengths_of(x: Tensor) -> Tensor:
+    return (x != 0).any(-1).sum(1)
+
+
+def packed(self, x, **options):
+    return self.rnn(pack_padded_sequence(x, lengths_of(x), batch_first=True, **options))
+
+
+def last_state(self, x):
+    return self.out(packed(self, x, enforce_sorted=False)[1][-1])
+
+
+def every_state(self, x):
+    states = packed(self, x, enforce_sorted=False)[0]
+    return self.out(pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])[0])
+
+
+def sorted_by_hand(self, x):
+    return self.out(pad_packed_sequence(packed(self, x)[0], batch_first=True)[0])
+
+
+def given_lengths(self, x, lengths):
+    return self.out(self.rnn(x)[0][torch.arange(len(x)), lengths - 1])
+
+
+def gathered(self, x):
+    return given_lengths(self, x, lengths_of(x))
+
+
+def zeroed(self, x):
+    return self.out(self.rnn(x)[0]) * (x != 0).any(-1, keepdim=True)
+
+
+RAGGED = [last_state, every_state, sorted_by_hand, gathered, given_lengths, zeroed]
+
+
+@pytest.mark.parametrize("n_steps", [N_STEPS, N_STEPS + 2])
+@pytest.mark.parametrize("forward", RAGGED, ids=lambda forward: forward.__name__)
+def test_only_valid_steps_are_compared(forward, n_steps):
+    trials = np.pad(PADDED, [(0, 0), (0, n_steps - N_STEPS), (0, 0)])
+    mask = np.pad(MASK, [(0, 0), (0, n_steps - N_STEPS)])
+    y = np.zeros((N_TRIALS, n_steps, N_OUTPUTS))
+    module = variant(forward=forward)
+    saved = SavedTraining(module).fit(trials, y, mask=mask)
+    plain = SavedTraining(variant()).fit(trials, y, mask=mask)
+    np.testing.assert_allclose(saved.trajectories(trials), plain.trajectories(trials))
+    assert linearize(module, trials, mask).n_valid == LENGTHS.sum()
+
+    @wraps(forward)
+    def scaled(self, *arguments):
+        return 1.01 * forward(self, *arguments)
+
+    with pytest.raises(UnsupportedNetworkError, match="they differ by up to"):
+        SavedTraining(variant(forward=scaled)).fit(trials, y, mask=mask)
+
+
+def test_the_first_difference_is_that_of_the_users_trials():
+    # The checked trials are sorted by length: of the user's, number 1 is the longest.
+    late = variant(between=lambda self, z: z + (torch.arange(z.shape[1]) >= 3)[:, None])
+    with pytest.raises(UnsupportedNetworkError, match="first at step 3 of trial 1"):
+        SavedTraining(late).fit(PADDED, Y, mask=MASK)
+
+
+def test_a_module_that_reads_the_padding_is_refused():
+    with pytest.raises(UnsupportedNetworkError, match="first at trial 0, the last step"):
+        SavedTraining(variant(after=lambda self, o: o[:, -1])).fit(PADDED, Y, mask=MASK)
+
+
+# ------------------------------------------------------------------------- parameters in two parts
+
+
+def tied(shared: str, memory: bool = False) -> nn.Module:
+    """Return a network whose readout is, or lies in the memory of, a weight of its GRU."""
+    module = variant(parts=lambda: {"out": nn.Linear(N_UNITS, 3 * N_UNITS)})
+    name = "bias" if shared.startswith("bias") else "weight"
+    weight = getattr(module.rnn, shared)
+    setattr(module.out, name, nn.Parameter(weight.data) if memory else weight)
+    return module
+
+
+Y_WIDE = rng.standard_normal((N_TRIALS, N_STEPS, 3 * N_UNITS))
+
+
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("shared", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"])
+def test_a_readout_tied_to_the_step_is_refused_by_name(shared, memory):
+    module = tied(shared, memory)
+    message = f"rnn.{shared}(, | and )out.(weight|bias) of Variant.*with separate parameters"
+    for call in (
+        lambda: SavedTraining(module).fit(X, Y_WIDE),
+        lambda: linearize(module, X),
+    ):
+        with pytest.raises(UnsupportedNetworkError, match=message):
+            call()
+    held = [f"rnn.{n}" for n, _ in module.rnn.named_parameters() if n != shared]
+    if not memory:
+        assert SavedTraining(module, parameters=held).fit(X, Y_WIDE).n_iter_ == 0
+
+
+def test_why_tied_readouts_are_refused_the_gradient_has_a_part_that_the_flow_lacks():
+    module, free = tied("weight_ih_l0"), tied("weight_ih_l0")
+    free.out.weight = nn.Parameter(free.out.weight.detach().clone())
+    for network in (module, free):
+        ((network(torch.as_tensor(X)) - torch.as_tensor(Y_WIDE)) ** 2).mean().backward()
+    lin = linearize(free, X)
+    ours = lin.J_theta.to_parameters(lin.J_theta.T @ (lin.P.T @ lin.error(Y_WIDE)))
+    torch.testing.assert_close(ours["weight_ih_l0"], free.rnn.weight_ih_l0.grad)
+    lacking = module.rnn.weight_ih_l0.grad - ours["weight_ih_l0"]
+    torch.testing.assert_close(lacking, free.out.weight.grad)
+    assert lacking.norm() > 0.1 * ours["weight_ih_l0"].norm()
+
+
+class Gained(nn.Module):
+    """A readout with the gain of the step."""
+
+    def __init__(self, gain: nn.Parameter) -> None:
+        super().__init__()
+        self.gain, self.linear = gain, nn.Linear(N_UNITS, N_OUTPUTS)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the outputs."""
+        return self.linear(self.gain * h)
+
+
+class OwnStep(nn.Module):
+    """A network with a method as its step; ``mix`` acts on the states of all trials."""
+
+    def __init__(self, readout: str = "linear") -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.linspace(0.1, 0.9, N_UNITS))
+        self.inputs = nn.Linear(N_FEATURES, N_UNITS)
+        self.norm = nn.BatchNorm1d(N_UNITS, track_running_stats=False)
+        self.out = Gained(self.gain) if readout == "shared" else nn.Linear(N_UNITS, N_OUTPUTS)
+
+    def mix(self, h: Tensor) -> Tensor:
+        """Return the states."""
+        return h
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next state."""
+        return torch.tanh(self.mix(h * self.gain + self.inputs(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        h, outputs = x.new_zeros(len(x), N_UNITS), []
+        for x_t in x.unbind(1):
+            h = self.step(x_t, h)
+            outputs.append(self.out(h))
+        return torch.stack(outputs, 1)
+
+
+STEP = {"step": "step", "readout": "out", "initial_state": np.zeros(N_UNITS)}
+
+
+def test_a_readout_that_uses_a_parameter_of_a_method():
+    module = OwnStep("shared").double()
+    with pytest.raises(UnsupportedNetworkError, match="step and the readout share gain, out.gain"):
+        SavedTraining(module, **STEP).fit(X, Y)
+    fixed = SavedTraining(module, parameters=["inputs.*"], **STEP).fit(X, Y)
+    assert linearize(fixed.network_, X).J_theta.shape[1] == N_UNITS * (N_FEATURES + 1)
+
+
+def test_an_initial_state_that_is_a_weight_too():
+    with pytest.raises(UnsupportedNetworkError, match="step and the initial state share gain"):
+        SavedTraining(OwnStep().double(), step="step", readout="out", initial_state="gain").fit(
+            X, Y
+        )
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_frozen_noise_does_not_hide_an_encoder(trains):
+    class Encoded(OwnStep):
+        def step(self, x, h):
+            return super().step(x, h) + 0.1 * torch.randn_like(h)
+
+        def forward(self, x):
+            return super().forward(x @ self.enc)
+
+    module = Encoded().double()
+    module.enc = nn.Parameter(torch.eye(N_FEATURES).double(), requires_grad=trains)
+    with pytest.raises(UnsupportedNetworkError, match="parameters, enc, .*contain them.$"):
+        SavedTraining(module, noise="frozen", **STEP).fit(X, Y)
+    assert (
+        SavedTraining(Encoded.__base__().double(), noise="frozen", **STEP).fit(X, Y).n_iter_ == 0
+    )
+
+
+# ------------------------------------------------------------------------------- coupled trials
+
+COUPLED = {
+    "a batch mean": (lambda self, h: h - h.mean(0), "step step couples trials: .* change by"),
+    "a norm of the batch": (lambda self, h: h / (1 + h.norm()), "couples trials"),
+    "the statistics of the batch": (
+        lambda self, h: self.norm(h),
+        r"(couples trials|failed).* contains norm \(BatchNorm1d\) with track_running_stats=False",
+    ),
+    "a fixed number of trials": (
+        lambda self, h: h + h.new_zeros(N_TRIALS, 1),
+        "takes a step of 6 trials, but fails on 3|must return the next state as",
+    ),
+}
+
+
+@pytest.mark.parametrize("n_trials", [1, N_TRIALS])
+@pytest.mark.parametrize("name", COUPLED)
+def test_steps_that_couple_trials_are_refused(name, n_trials):
+    mix, message = COUPLED[name]
+    module = type("Coupled", (OwnStep,), {"mix": mix})().double()
+    with pytest.raises(UnsupportedNetworkError, match=message):
+        SavedTraining(module, **STEP).fit(X[:n_trials], Y[:n_trials])
+
+
+def test_a_cell_that_couples_trials_is_not_trained():
+    class Coupled(nn.RNNCell):
+        def forward(self, x, h):
+            return super().forward(x, h - h.mean(0))
+
+    with pytest.raises(UnsupportedNetworkError, match="cell Coupled couples trials"):
+        RecurrentTrainer(Coupled, hidden_size=3, max_iter=1).fit(X, Y)
+
+
+def test_a_batch_norm_of_running_statistics_is_a_fixed_map():
+    module = type("Running", (OwnStep,), {"mix": lambda self, h: self.norm(h)})().double()
+    module.norm = nn.BatchNorm1d(N_UNITS).double()
+    assert SavedTraining(module, **STEP).fit(X, Y).n_iter_ == 0
+
+
+# ---------------------------------------------------------------- what training does with theta
+
+
+def test_frozen_parameters_that_are_asked_for_are_named():
+    module = variant()
+    module.rnn.weight_hh_l0.requires_grad_(False)
+    for pattern in ("rnn.weight_hh_l0", "*hh_l0"):
+        module.rnn.bias_hh_l0.requires_grad_(pattern.startswith("rnn"))
+        with pytest.raises(ValueError, match="rnn.weight_hh_l0.* does not train .requires_grad=F"):
+            SavedTraining(module, parameters=["rnn.weight_ih_l0", pattern]).fit(X, Y)
+    with pytest.warns(UserWarning, match="parameters matches rnn.weight_hh_l0, rnn.bias_hh"):
+        SavedTraining(module, parameters=["rnn.*"]).fit(X, Y)
+
+
+@pytest.mark.parametrize("hook", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_on_gradients_of_theta_are_named(hook):
+    module = variant()
+    getattr(module.rnn.weight_hh_l0, hook)(lambda gradient: None)
+    with pytest.warns(UserWarning, match="gradient hooks on rnn.weight_hh_l0 of Variant are not"):
+        SavedTraining(module).fit(X, Y)
+    with pytest.warns(UserWarning, match="torch.nn.utils.parametrize"):
+        linearize(module, X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SavedTraining(module, parameters=["rnn.bias*"]).fit(X, Y)
+        other = variant()
+        getattr(other.out.weight, hook)(lambda gradient: None)
+        SavedTraining(other).fit(X, Y)
+
+
+def test_cells_and_perceptrons_with_hooks_or_shared_memory():
+    def hooked(n_features, hidden_size):
+        cell = nn.RNNCell(n_features, hidden_size)
+        cell.weight_hh.register_hook(lambda gradient: gradient * 0)
+        return cell
+
+    with pytest.warns(UserWarning, match="gradient hooks on weight_hh of RNNCell"):
+        RecurrentTrainer(hooked, hidden_size=3, max_iter=1, random_state=0).fit(X, Y)
+    layers = [nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1)]
+    layers[4].weight.register_hook(lambda gradient: gradient * 0)
+    table, values = X[:, 0, :3], X[:, 0, 0]
+    with pytest.warns(UserWarning, match="gradient hooks on 4.weight of Sequential"):
+        GramFlowAnalyzer(nn.Sequential(*layers).double()).fit(table, values)
+    layers[2].weight = nn.Parameter(layers[0].weight.data)
+    with pytest.raises(UnsupportedNetworkError, match="parameters 0.weight and 2.weight of Sequ"):
+        GramFlowAnalyzer(nn.Sequential(*layers)).fit(table, values)
+
+
+def test_the_check_leaves_the_module_as_it_is():
+    module = variant(parts=lambda: {"unused": nn.Linear(2, 2)})
+    module.out.bias.requires_grad_(False)
+    before = copy.deepcopy(module.state_dict())
+    linearize(module.train(), X)
+    assert module.training
+    assert [n for n, p in module.named_parameters() if not p.requires_grad] == ["out.bias"]
+    assert not module.rnn._forward_hooks and not module.out._forward_pre_hooks
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
