@@ -35,7 +35,7 @@ from tests.oracles.spectrum_checks import (
     operator_of,
     reduce,
 )
-from tests.tools.rank_coverage import STRAINS, Strain, all_eigenvalues, measure, true_rank
+from tests.spectra.rank_coverage import STRAINS, Strain, all_eigenvalues, measure, true_rank
 
 TARGET = operator_spectra.TARGET
 N_SEEDS = 200

@@ -1,6 +1,6 @@
 """How often value +- 1.96 std_error holds the true rank on the whole space: a table in markdown.
 
-    python -m tests.tools.rank_coverage --seeds 20
+    python -m tests.spectra.rank_coverage --seeds 20
 
 Each seed is another untrained network on other trials, and seeds the random vectors. The truth
 comes from all eigenvalues: those of (P^-1)* P^-1, one dense matrix per trial, for P (with the
@@ -156,7 +156,7 @@ def measure(
 
 def main() -> None:
     """Print the table, a row as soon as it is measured."""
-    parser = argparse.ArgumentParser("python -m tests.tools.rank_coverage", description=__doc__)
+    parser = argparse.ArgumentParser("python -m tests.spectra.rank_coverage", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--cases", type=int, nargs="+", default=range(len(STRAINS)))
     options = parser.parse_args()
