@@ -83,7 +83,11 @@ def copy_value(value: Any, memo: dict[int, Any], name: str = "network") -> Any:
     except Exception:  # An attribute of a user's module can fail in any way.
         _replace_uncopyable(value, name, memo, set())
         return copy.deepcopy(value, memo)
+    # deepcopy keeps what it copied alive in a list under the memo's own id, which would soon be
+    # that of another object.
+    alive = trial.pop(id(trial), [])
     memo.update(trial)
+    memo.setdefault(id(memo), []).extend(alive)
     return copied
 
 

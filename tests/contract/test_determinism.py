@@ -233,7 +233,7 @@ def analysed() -> KPFlowAnalyzer:
 
 def every_answer() -> None:
     model = analysed()
-    model.transform(X), model.predict(X), model.score(X, Y), model.trajectories(X)
+    model.transform(X), model.predict(X), model.score(X, Y, mask=MASK), model.trajectories(X)
     model.verify(X, Y, mask=MASK)
     for display in (CollapseDisplay, SpectrumDisplay, LyapunovDisplay):
         display.from_estimator(model)

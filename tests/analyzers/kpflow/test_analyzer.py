@@ -465,7 +465,7 @@ def test_transform_pools_the_projected_states(pooling):
 def test_the_trainer_answers_for_the_analyzer():
     fitted = analysed("gru, mask")
     alone = trainer().fit(X, Y, mask=MASK)
-    for options in ({}, {"mask": MASK}):
+    for options in ({"mask": np.ones_like(MASK)}, {"mask": MASK}):
         np.testing.assert_array_equal(fitted.predict(X, **options), alone.predict(X, **options))
         np.testing.assert_array_equal(
             fitted.trajectories(X, **options), alone.trajectories(X, **options)
