@@ -33,6 +33,7 @@ def is_killed(mutant: Mutant) -> tuple[bool, str]:
             raise SystemExit(f"{mutant.name}: {mutant.file} does not hold {mutant.right!r} once")
         file.write_text(source.replace(mutant.right, mutant.wrong), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        command += ["-m", "slow or not slow"]
         command += [f"tests/{name}.py" for name in mutant.tests]
         environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
