@@ -11,6 +11,7 @@ first. ``_targets`` encodes targets, ``_objective`` is the loss with its error s
 
 from kpflow_sklearn.networks._build import build_network
 from kpflow_sklearn.networks._layout import (
+    CLEARLY,
     is_prefix_both_ways,
     losses_by_layout,
     takes_steps_first,
@@ -24,6 +25,7 @@ from kpflow_sklearn.networks._reproduction import check_rebuilt
 from kpflow_sklearn.networks._targets import TargetEncoder, Targets, as_labels
 
 __all__ = [
+    "CLEARLY",
     "Objective",
     "RecurrentNetwork",
     "Step",

@@ -8,6 +8,7 @@ from torch import nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn.networks import (
+    CLEARLY,
     Objective,
     RecurrentNetwork,
     TargetEncoder,
@@ -16,8 +17,6 @@ from kpflow_sklearn.networks import (
     takes_steps_first,
 )
 
-#: A loss below this share of another decides between two layouts.
-CLEARLY = 0.5
 #: How much smoother the last axis of X must be for it to be taken for time.
 SMOOTH = 0.25
 

@@ -165,7 +165,7 @@ class Predicting(Recorder):
 def test_a_diverging_training_is_restored_before_callbacks_predict():
     trainer = RecurrentTrainer("relu", hidden_size=3, optimizer="sgd", **OPTIONS)
     trainer.set_params(snapshots=range(N_ITER + 1), constraint=break_third_update)
-    recorder, message = Predicting(), "diverged.* the one of iteration 2, "
+    recorder, message = Predicting(), "diverged.* last snapshot before, at iteration 2"
     with pytest.warns(ConvergenceWarning, match=message):
         told = clone(trainer).set_callbacks(recorder).fit(X, X)
     # The update that failed was begun, and never ended; the fit ends with the network kept.

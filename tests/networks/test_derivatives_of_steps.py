@@ -106,16 +106,21 @@ class Doubled(torch.autograd.Function):
 
 
 STEPS_TO_REFUSE = {
-    "adaptive": adaptive,
-    "function": lambda w, both, h: Doubled.apply(w(both)).tanh(),
+    # It chooses its steps for all trials together.
+    "adaptive": (adaptive, "couples trials|adaptive solvers, .*rk4"),
+    "function": (
+        lambda w, both, h: Doubled.apply(w(both)).tanh(),
+        "adaptive solvers, autograd.Function.*rk4",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", STEPS_TO_REFUSE)
 def test_steps_that_torch_cannot_follow_are_refused_by_name(name):
-    network = drawn(Net, STEPS_TO_REFUSE[name])
+    step, message = STEPS_TO_REFUSE[name]
+    network = drawn(Net, step)
     analyzer = KPFlowAnalyzer(saved_step(network), axes=("time",), n_components=2, random_state=0)
-    with pytest.raises(UnsupportedNetworkError, match="adaptive solvers, autograd.Function.*rk4"):
+    with pytest.raises(UnsupportedNetworkError, match=message):
         analyzer.fit(X, Y)
 
 

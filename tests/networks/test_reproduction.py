@@ -185,7 +185,7 @@ def test_steps_first_with_as_many_steps_as_trials(n):
     square = np.resize(X, (n, n, N_FEATURES))
     with torch.no_grad():
         theirs = module(torch.as_tensor(square).transpose(0, 1)).transpose(0, 1)
-    saved = SavedTraining(module).fit(square, np.zeros((n, n, N_OUTPUTS)))
+    saved = SavedTraining(module, layout="trials_first").fit(square, np.zeros((n, n, N_OUTPUTS)))
     np.testing.assert_allclose(saved.predict(square), theirs)
 
 
@@ -274,7 +274,8 @@ def test_only_valid_steps_are_compared(forward, n_steps):
     module = variant(forward=forward)
     saved = SavedTraining(module).fit(trials, y, mask=mask)
     plain = SavedTraining(variant()).fit(trials, y, mask=mask)
-    np.testing.assert_allclose(saved.trajectories(trials), plain.trajectories(trials))
+    states, theirs = (a.trajectories(trials, mask=mask) for a in (saved, plain))
+    np.testing.assert_allclose(states, theirs)
     assert linearize(module, trials, mask).n_valid == LENGTHS.sum()
 
     @wraps(forward)
