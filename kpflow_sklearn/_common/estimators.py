@@ -150,7 +150,7 @@ class SequenceEstimator(Estimator):
 
     def _warn_if_padded(self, trials: np.ndarray, mask: np.ndarray | None) -> None:
         """Warn that `fit` had a mask and this call has none, if X ends in constant steps."""
-        if ends_constant(trials):
+        if mask is None and self._fitted_with_padding and ends_constant(trials):
             self._warn_without_mask(mask)
 
     def _warn_without_mask(self, mask: np.ndarray | None) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._module_run import ModuleRun, Trials, compare, run_module
 from kpflow_sklearn.networks._network import RecurrentNetwork
@@ -101,11 +101,10 @@ class Comparison:
             problems.append((*problem, steps_first))
         stage, text, self.steps_first = max(problems, key=lambda problem: problem[0])
         if stage == 0 and not self.check_outputs:
-            warnings.warn(
+            warn_caller(
                 f"the states of the rebuilt network were not compared with those of "
                 f"{type(self.module).__name__}, which {text}.",
                 UserWarning,
-                stacklevel=4,
             )
             return None
         return stage, text
@@ -141,15 +140,16 @@ class Comparison:
         return None
 
     def _outputs_problem(self, run: ModuleRun) -> tuple[int, str] | None:
-        differences = [compare(self.outputs, theirs, self.trials) for theirs in run.outputs]
-        known = [difference for difference in differences if difference is not None]
-        for index, difference in enumerate(differences):
-            if difference is not None and difference.is_none:
+        words = []
+        for index, theirs in enumerate(run.outputs):
+            difference = compare(self.outputs, theirs, self.trials)
+            if difference is None:  # Of another shape.
+                continue
+            if difference.is_none:
                 self.matched = index
                 return None
-        if known:
-            return 4, f"they {known[0].words}"
-        return 4, f"it returns {run.returned}"
+            words.append(difference.words)
+        return 4, f"they {words[0]}" if words else f"it returns {run.returned}"
 
     def refuse(self, problem: tuple[int, str], further: str) -> None:
         """Raise the error on a problem, with what can be done about it."""

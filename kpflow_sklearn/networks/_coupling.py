@@ -9,9 +9,7 @@ from kpflow_sklearn._common.modules import named_parts
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-
-# In units of the rounding error: products of many rows and of a few may differ in their order.
-_TOLERANCE = 1e4
+from kpflow_sklearn.networks._module_run import tolerance
 
 
 def refuse_coupled_trials(step: UserStep, t: int, x: Tensor, z: Tensor) -> None:
@@ -50,8 +48,8 @@ def refuse_coupled_trials(step: UserStep, t: int, x: Tensor, z: Tensor) -> None:
                 f"with {type(error).__name__}: {error}. It must take any number of trials."
             ) from error
     gap = float((together[:half] - alone).abs().max())
-    scale = max(1.0, float(together.abs().max()))
-    if gap <= _TOLERANCE * torch.finfo(z.dtype).eps * scale:
+    # Products of many rows and of a few may differ in their order.
+    if gap <= tolerance(together.to(z.dtype)):
         return
     raise UnsupportedNetworkError(
         f"the {_label(step)} couples trials: the next states of {half} of {len(x)} trials change "

@@ -95,8 +95,9 @@ def losses_by_layout(
     Returns
     -------
     tuple of float, or None
-        A loss is infinite if it is no better than that of the outputs of other trials, because
-        such outputs say nothing about the layout. None if y can only be read with trials first.
+        A loss is infinite unless it is clearly below the loss with the targets of other trials,
+        because it then says nothing about the layout. None if y can only be read with trials
+        first.
     """
     values = None if y is None else as_array(y, "y")
     if values is not None and values.ndim == 1 and len(X) != X.shape[1]:

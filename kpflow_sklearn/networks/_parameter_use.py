@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.modules import named_once, parameters_of
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
@@ -210,13 +210,12 @@ def warn_of_gradient_hooks(original: nn.Module, names: Collection[str]) -> None:
     """
     hooked = [n for n, p in _hooked(original) if n in names]
     if hooked:
-        warnings.warn(
+        warn_caller(
             f"gradient hooks on {', '.join(hooked)} of {type(original).__name__} are not part of "
             "the analysis: K and the flow are those of gradients that no hook changes. If a hook "
             "changes the gradient, for example by a mask, compute the weight from a raw one with "
             "torch.nn.utils.parametrize instead; if not, remove it before the analysis.",
             UserWarning,
-            stacklevel=3,
         )
 
 

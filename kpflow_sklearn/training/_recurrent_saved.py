@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import nn
 
-from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
+from kpflow_sklearn._common.callbacks import FitTask, warn_caller, with_callbacks
 from kpflow_sklearn._common.checks import check_choice, check_flag
 from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.modules import named_parts, parameters_of, set_training
@@ -315,11 +314,10 @@ def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
                 f"{', '.join(map(repr, named))}."
             )
     if ignored:
-        warnings.warn(
+        warn_caller(
             f"parameters matches {', '.join(ignored)}, which do not train (requires_grad=False) "
             "and are not part of theta.",
             UserWarning,
-            stacklevel=2,
         )
     chosen = {
         id(p)

@@ -14,9 +14,9 @@ _LOADING = threading.Lock()
 
 
 class StandIn:
-    """Stand for an object of a class that torch does not load, of which nothing is kept.
+    """Stand in for a pickled object whose class torch does not load.
 
-    A stand-in is made and filled like the object that was pickled, but runs no code.
+    It is made and filled like that object, but runs no code and keeps nothing.
     """
 
     def __init__(self, *args: object, **options: object) -> None:
