@@ -15,14 +15,15 @@ from kpflow_sklearn._common.tensors import with_gradients
 from kpflow_sklearn.networks.tangents import NetworkTangent
 from kpflow_sklearn.operators import Linearization
 from kpflow_sklearn.results import Estimate
-from kpflow_sklearn.spectra import step_matrices
+from kpflow_sklearn.spectra import Growth, follow
 
 _N_RESAMPLES = 1000
-#: The most trials that an analysis follows: each step takes one QR per trial.
+#: The most trials that an analysis follows.
 N_FOLLOWED = 256
 #: Bytes of the matrices followed at a time, together with their QR factors.
 _MEMORY = 2**28
-_EPS = torch.finfo(torch.float64).eps
+#: Blocks of steps over which the standard error of a single trial is computed.
+_N_BLOCKS = 10
 
 
 @with_gradients
@@ -39,7 +40,8 @@ def lyapunov_exponents(
     The logarithms of the diagonal of R, averaged over steps, are the exponents of the trial
     (Benettin et al. 1980). They describe the given finite trials, not the limit of infinite time.
 
-    Equation: lambda_i = mean over t of ln |R_t,ii|, with Q_t R_t = J_t Q_{t-1}.
+    Equation: lambda_i = mean over t of ln |R_t,ii|, with Q_t R_t = J_t Q_{t-1}. One factorisation
+    serves several steps, as many as leave every R_ii, by a bound on the rounding, correct to 1e-4.
 
     Parameters
     ----------
@@ -130,14 +132,19 @@ def lyapunov_spectrum(
         chosen = chosen[tangent.mask.sum(0).flatten().cpu() > burn_in + 1]
     if n_trials is not None:
         chosen = _evenly(chosen, check_positive_int(n_trials, "n_trials"))
+    # Of a single trial, blocks of steps stand for trials.
+    n_blocks = min(_N_BLOCKS, longest - 1 - burn_in) if len(chosen) == 1 else 1
+    blocks = np.array_split(np.arange(burn_in, longest - 1), n_blocks)
+    edges = [burn_in, *(int(block[-1]) + 1 for block in blocks)]
     chunk = max(1, _MEMORY // (20 * 8 * n_states**2))
     parts = (
         [tangent]
         if chunk >= len(chosen) == n_available
         else map(tangent.select, chosen.split(chunk))
     )
-    kept = [_leading_growth(part, k)[:, burn_in:] for part in parts]
-    return _averaged([steps[~np.isnan(steps).any(1)] for steps in np.concatenate(kept)])
+    sums = [_leading_growth(part, k, edges).between(edges) for part in parts]
+    logs, steps = (np.concatenate(x) for x in zip(*sums, strict=True))
+    return _averaged(logs, steps)
 
 
 def _evenly(indices: Tensor, n: int) -> Tensor:
@@ -147,110 +154,24 @@ def _evenly(indices: Tensor, n: int) -> Tensor:
     return indices[torch.linspace(0, len(indices) - 1, n).round().long()]
 
 
-def _leading_growth(tangent: NetworkTangent, k: int) -> np.ndarray:
-    """Return the log growth of k directions; if some vanish, of the k that last longest."""
-    growth = _growth(tangent, k)
+def _leading_growth(tangent: NetworkTangent, k: int, stops: list[int]) -> Growth:
+    """Return the growth of k directions; if some vanish, of the k that last longest."""
+    growth = follow(tangent, k, stops)
     n_states = tangent.shape[-1]
-    if k < n_states and np.isneginf(growth).any():
-        return _growth(tangent, n_states)[..., :k]
+    if k < n_states and np.isneginf(growth.logs).any():
+        growth = follow(tangent, n_states, stops)
+        return growth._replace(logs=growth.logs[..., :k])
     return growth
 
 
-def _growth(tangent: NetworkTangent, k: int) -> np.ndarray:
-    """Return the logs of the diagonals of R along each trial, (n_trials, n_timesteps - 1, k).
+def _averaged(logs: np.ndarray, steps: np.ndarray) -> LyapunovSpectrum:
+    """Average the log growth over steps and trials.
 
-    Directions that vanish at some step come last.
+    ``logs`` (n_trials, n_blocks, k) are sums over the steps of a block, ``steps`` (n_trials,
+    n_blocks) their numbers.
     """
-    n_trials, n_timesteps, n_states = tangent.shape
-    q = torch.eye(n_states, k, dtype=torch.float64, device=tangent.device)
-    q = q.expand(n_trials, n_states, k)
-    label = torch.arange(k, device=tangent.device).expand(n_trials, k)
-    growth = []
-    for t in range(1, n_timesteps):
-        step = step_matrices(tangent, t)[0].double()  # J_t, (B, H, H)
-        # Rounding of the product and its QR: a column smaller than this has lost its direction.
-        lost = n_states * _EPS * (step.abs() @ q.abs()).sum(1)
-        q_new, sizes, order = _qr_dead_last(step @ q, lost)
-        label_new = label.gather(1, order)
-        logs = torch.empty_like(sizes).scatter_(1, label_new, sizes.log())
-        if tangent.mask is not None:
-            valid = tangent.mask[t].bool()
-            logs = torch.where(valid, logs, torch.nan)
-            q_new = torch.where(valid[..., None], q_new, q)
-            label_new = torch.where(valid, label_new, label)
-        q, label = q_new, label_new
-        growth.append(logs)
-    logs = torch.stack(growth).gather(2, label.expand(len(growth), n_trials, k))
-    return logs.movedim(1, 0).cpu().numpy()
-
-
-def _qr_dead_last(columns: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Q, |R_ii| and the order of the columns, with dependent columns last.
-
-    A column in the span of the columns before it has R_ii = 0, and QR completes Q by an arbitrary
-    direction. That direction would take from later columns what they have along it, so dependent
-    columns are moved to the end. An R_ii at the level of rounding counts as 0.
-
-    Parameters
-    ----------
-    columns : Tensor of shape (n_trials, n_states, k)
-        The matrices to factorise.
-    lost : Tensor of shape (n_trials, k)
-        The |R_ii| up to which a column counts as being in the span of the others.
-
-    Returns
-    -------
-    q : Tensor of shape (n_trials, n_states, k)
-        Orthonormal columns.
-    sizes : Tensor of shape (n_trials, k)
-        |R_ii|, 0 for dependent columns.
-    order : Tensor of int, shape (n_trials, k)
-        The original index of each column.
-    """
-    n_trials, _, k = columns.shape
-    order = torch.arange(k, device=columns.device).expand(n_trials, k).clone()
-    q, r = torch.linalg.qr(columns)
-    sizes = r.diagonal(dim1=1, dim2=2).abs()
-    dead = sizes <= lost
-    if not dead.any():
-        return q, sizes, order
-    # Tell whether columns after the first dependent one reach outside the span of those before it.
-    first = torch.where(dead, order, k).amin(1, keepdim=True)
-    rest = r.masked_fill((order < first)[:, :, None], 0.0)
-    early = ((torch.linalg.vector_norm(rest, dim=1) > lost) & (order > first)).any(1)
-    if early.any():
-        start = int(first[early].min())
-        dead[early, start:] = _in_span(r[early, start:, start:], lost[early, start:])
-        order[early] = dead[early].long().argsort(dim=1, stable=True)
-        dead, columns = dead.gather(1, order), columns.gather(2, order[:, None].expand_as(columns))
-        q[early], r = torch.linalg.qr(columns[early])
-        sizes[early] = r.diagonal(dim1=1, dim2=2).abs()
-    return q, sizes.masked_fill(dead, 0.0), order
-
-
-def _in_span(columns: Tensor, lost: Tensor) -> Tensor:
-    """Return which columns are in the span of the columns before them, up to ``lost``."""
-    rows = columns.mT
-    basis = torch.zeros_like(rows, memory_format=torch.contiguous_format)
-    dead = torch.zeros_like(lost, dtype=torch.bool)
-    for i in range(rows.shape[1]):
-        left = rows[:, i, None]
-        for _ in range(2):  # Once would leave rounding, from nearly parallel columns.
-            left = left - (left @ basis[:, :i].mT) @ basis[:, :i]
-        size = torch.linalg.vector_norm(left[:, 0], dim=1)
-        dead[:, i] = size <= lost[:, i]
-        basis[:, i] = torch.where(dead[:, i, None], 0.0, left[:, 0] / size[:, None])
-    return dead
-
-
-def _averaged(trials: list[np.ndarray]) -> LyapunovSpectrum:
-    """Average the log growth of each trial, (n_steps, k), over its steps and over the trials."""
-    trials = [steps for steps in trials if len(steps)]
-    means = np.array([steps.mean(0) for steps in trials])
-    parts = means
-    if len(trials) == 1:
-        blocks = np.array_split(trials[0], min(10, len(trials[0])))
-        parts = np.array([block.mean(0) for block in blocks])
+    means = logs.sum(1) / steps.sum(1)[:, None]
+    parts = means if len(means) > 1 else logs[0] / steps[0][:, None]
     mean = means.mean(0)
     order = np.argsort(-mean, kind="stable")
     error = np.full_like(mean, np.nan)

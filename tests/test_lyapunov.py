@@ -393,7 +393,7 @@ def test_many_directions_that_die_take_one_qr_more_a_step(monkeypatch):
     )
     jacobians[..., ::2] = 0
     whole, count = torch.linalg.qr, []
-    monkeypatch.setattr(torch.linalg, "qr", lambda a: (count.append(1), whole(a))[1])
+    monkeypatch.setattr(torch.linalg, "qr", lambda *a, **o: (count.append(1), whole(*a, **o))[1])
     exponents, _ = lyapunov_exponents(given(jacobians))
     assert np.isfinite(exponents).sum() == 10
     assert len(count) <= 2 * 4
@@ -423,6 +423,39 @@ def test_long_chaotic_run_stays_finite():
     assert np.isfinite(measured).all() and np.isfinite(error).all()
     assert measured[0] > 5 * error[0] > 0
     assert 1 < kaplan_yorke_dimension(measured) < 24
+
+
+RUNS = {
+    "tanh": ("tanh", 1.0, slice(None)),
+    "chaotic": ("tanh", 3.0, slice(None)),
+    "ragged": ("gru", 1.5, slice(None)),
+    "units that die": ("relu", 1.5, slice(None)),
+    "one trial": ("gru", 1.5, slice(1)),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_one_factorisation_for_several_steps_gives_what_one_per_step_gives(name, monkeypatch):
+    cell, gain, trials = RUNS[name]
+    X = np.random.default_rng(0).standard_normal((3, 60, 2))[trials]
+    mask = np.arange(60) < np.array([[60], [41], [22]]) if name == "ragged" else None
+    lin = linearize(tanh_network(48, gain, cell=cell), X, mask)
+    whole, counts = torch.linalg.qr, [0, 0]
+    results = []
+    for index, most in enumerate((16, 1)):
+
+        def counted(*args, index=index, **options):
+            counts[index] += 1
+            return whole(*args, **options)
+
+        monkeypatch.setattr(torch.linalg, "qr", counted)
+        monkeypatch.setattr("kpflow_sklearn.spectra._growth._MOST_STEPS", most)
+        results.append(lyapunov_spectrum(lin, burn_in=5))
+    several, single = results
+    np.testing.assert_allclose(several.exponents, single.exponents, atol=1e-7)
+    np.testing.assert_allclose(several.std_error, single.std_error, atol=1e-7)
+    assert several.dimension.value == pytest.approx(single.dimension.value, abs=1e-6)
+    assert counts[0] < counts[1] * (1.05 if name == "chaotic" else 0.7)
 
 
 def test_single_precision_network_is_followed_in_double():

@@ -4,7 +4,8 @@
 operator, ``_routes`` chooses how, by cost. Exact: ``_units`` (K) and ``_gramians`` (P). Estimated:
 ``_half_factor`` (A of G = A A^T, by chunks of trials), ``_sketch`` and ``_sketches`` (its random
 vectors), ``_moments`` (traces), ``_krylov``, ``_lanczos_rank``; ``_modes`` are leading
-eigenvectors, ``_spectrum`` holds a Gram's eigenvalues and their errors.
+eigenvectors, ``_spectrum`` holds a Gram's eigenvalues and their errors. ``_growth`` follows
+perturbations along the Jacobians.
 """
 
 from kpflow_sklearn._common.public import public_names
@@ -12,7 +13,8 @@ from kpflow_sklearn.spectra._functions import effective_dimension, rank, spectru
 from kpflow_sklearn.spectra._gramians import AXES as AXES
 from kpflow_sklearn.spectra._gramians import DENSE_LIMIT as DENSE_LIMIT
 from kpflow_sklearn.spectra._gramians import dense_gram as dense_gram
-from kpflow_sklearn.spectra._gramians import step_matrices as step_matrices
+from kpflow_sklearn.spectra._growth import Growth as Growth
+from kpflow_sklearn.spectra._growth import follow as follow
 from kpflow_sklearn.spectra._modes import Modes as Modes
 from kpflow_sklearn.spectra._modes import fix_signs as fix_signs
 from kpflow_sklearn.spectra._modes import leading_modes as leading_modes
