@@ -165,7 +165,7 @@ class CollapseDisplay(TableDisplay):
         """
         check_word(quantity, "quantity")
         check_word(axis, "axis")
-        check_subset(operators, "operators", OPERATORS)
+        operators = check_subset(operators, "operators", OPERATORS)
         operators = [name for name in OPERATORS if name in operators]
         rows = self._rows(operators, quantity)
         rows = rows[rows["axis"] == axis]

@@ -98,7 +98,7 @@ class SpectrumDisplay(TableDisplay):
         'eigenvalue number, whole space'
         """
         check_word(axis, "axis")
-        check_subset(operators, "operators", OPERATORS)
+        operators = check_subset(operators, "operators", OPERATORS)
         table = self._by_run()
         on_axis = table[table["axis"] == axis]
         if not len(on_axis):

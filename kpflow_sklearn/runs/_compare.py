@@ -87,7 +87,7 @@ def compare(
             f"runs must map names to fitted estimators, got a {type(runs).__name__} of length "
             f"{len(runs) if hasattr(runs, '__len__') else 'unknown'}."
         )
-    check_subset(operators, "operators", COMPARED)
+    operators = check_subset(operators, "operators", COMPARED)
     check_positive_int(n_probes, "n_probes", minimum=4)
     trials = check_sequences(X)
     valid = check_mask(mask, trials)

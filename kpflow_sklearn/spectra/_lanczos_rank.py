@@ -1,14 +1,15 @@
-"""The rank on the whole space from Krylov spaces when the full spectrum is too large to compute.
+"""Compute ranks on the whole space from Krylov spaces where the full spectrum is too large.
 
 There are two ways, both with bounds:
 
 - Ritz sums, for K, PKP* and other operators. By Ky Fan's principle the r largest Ritz values of a
-  Krylov space sum to no more than the r largest eigenvalues. So the least r whose Ritz values
-  reach the share is an upper bound of the rank, and equals it once the space holds nearly all of
-  the trace.
-- Quadrature on X = (P^-1)* P^-1, for a P too wide for counts. The nodes mu_i and weights of m
-  Lanczos steps from a random start bound its spectral measure F (Chebyshev, Markov, Stieltjes):
-  the weights of the nodes below mu_i sum to less than F(mu_i), together with its own to more.
+  Krylov space sum to no more than the r largest eigenvalues. So the least r for which the r
+  largest Ritz values reach the threshold is an upper bound on the rank, and equals it once the
+  space holds nearly all of the trace.
+- Quadrature on X = (P^-1)* P^-1, for P if counting its eigenvalues (`_counts`) would cost too
+  much. The nodes mu_i and the weights from m Lanczos steps with a random start bound the spectral
+  measure F of X (Chebyshev, Markov, Stieltjes): F(mu_i) lies between the sum of the weights of all
+  nodes below mu_i and that sum plus the weight of mu_i.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from kpflow_sklearn.spectra._krylov import Krylov, rounding
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._spectrum import Leading, converged
 
-#: First directions of a Krylov space, and random vectors for the trace outside of it.
+#: Numbers of first directions of a Krylov space, and of random vectors for the trace outside it.
 _WIDTH, _N_PROBES = 16, 16
 #: Steps and independent starts of the quadrature.
 _N_STEPS, _N_STARTS = 40, 4
 
 
 def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> tuple[Estimate, Leading]:
-    """Return the rank of a Gram on the whole space from Ritz values, and those that converged.
+    """Return the rank of a Gram on the whole space and the Ritz values that have converged.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ def _rank_in(
     total = held + outside.mean()
     if not total > 0:
         return Estimate.missing(ZERO if np.isfinite(total) else OVERFLOW, "randomized")
-    if not grew:  # The space is the whole space.
+    if not grew:  # The Krylov space is the whole space.
         return Estimate(float(_reached(values, threshold * total)), method="randomized")
     error = float(outside.std(ddof=1) / len(outside) ** 0.5)
     if held < threshold * (total + 1.96 * error):
@@ -92,7 +93,7 @@ def _rank_in(
     # Convergence: how much the rank fell while the space grew by its last tenth.
     change = _reached(_pooled(space, int(0.9 * space.dimension)), threshold * total) - rank
     low, high = (_reached(values, threshold * (total + z * error)) for z in (-1.96, 1.96))
-    # Ky Fan for positive matrices: the part outside adds at most its trace to the largest r.
+    # Ky Fan for positive matrices: the part outside adds at most its trace to the sum of r values.
     least = _reached(values, threshold * total - (total - held))
     by_trace = max(rank - low, high - rank) / 1.96
     std_error = float(np.sqrt(change**2 + by_trace**2 + ONE**2))
@@ -103,12 +104,13 @@ def _rank_in(
 def _grow(
     sketcher: Sketcher, space: Krylov, threshold: float, most: int
 ) -> tuple[np.ndarray, bool]:
-    """Extend a space until what is outside is less than half of 1 - threshold of the trace.
+    """Extend a space until at most (1 - threshold) / 2 of the trace is outside, or to its end.
 
     Returns
     -------
     outside : ndarray of shape (n_probes,)
-        |A w'|^2 of white vectors without their part in the space: tr M = tr(V^T M V) + E|A w'|^2.
+        |A w'|^2 of white vectors w, with w' = w - V V^T w the part outside the space with basis V:
+        tr M = tr(V^T M V) + E|A w'|^2, M = A^T A.
     grew : bool
         Whether the space could still grow.
     """
@@ -133,31 +135,32 @@ def _pooled(space: Krylov, dimension: int) -> np.ndarray:
 
 
 def _reached(values: np.ndarray, goal: float) -> int:
-    """Return how many leading values reach a sum; one more than there are if none do."""
+    """Return how many leading values reach a sum; one more than there are if all do not."""
     return int(np.searchsorted(np.cumsum(values), goal * (1 - 1e-12))) + 1
 
 
 def _outside(sketcher: Sketcher, space: Krylov) -> np.ndarray:
-    """Return |A w'|^2 of white vectors without their part in the space, (n_probes,)."""
+    """Return |A w'|^2 of the parts w' of white vectors outside the space, (n_probes,)."""
     half = sketcher.half
     w = half.white(range(sketcher.n_modes, sketcher.n_modes + _N_PROBES))
     basis = space.basis[:, : space.dimension]
-    for _ in range(2):  # Once would leave rounding, along the largest directions.
+    for _ in range(2):  # Projecting once would leave rounding along leading directions.
         # w' = w - V V^T w, V (n_blocks, dimension, size), w (k, n_blocks, size)
         w = w - torch.einsum("kni,nid->knd", torch.einsum("knd,nid->kni", w, basis), basis)
     return sketcher.squared_images(half, w)
 
 
-# ----------------------------------------------------------------- of P, from its one-step inverse
+# ------------------------------------------------ of P, from its inverse, which couples neighbours
 
 
 def inverse_rank(
     op: FlowPropagator, threshold: float, trace: Estimate, seed: int, memory: int
 ) -> Estimate:
-    """Return bounds of the rank of PP* by quadrature on X = (P^-1)* P^-1, trial by trial.
+    """Return the rank of PP*, the middle of bounds by quadrature on X, trial by trial.
 
-    An eigenvalue mu of X is an eigenvalue 1/mu of PP*. The rank is n - c, with c the most of the
-    smallest eigenvalues of PP* that sum to no more than (1 - threshold) tr PP*.
+    An eigenvalue mu of X is an eigenvalue 1/mu of PP*. The rank is n - c, where n is the
+    number of eigenvalues and c is the largest number for which the c smallest eigenvalues of PP*
+    sum to no more than (1 - threshold) tr PP*.
 
     Parameters
     ----------
@@ -192,13 +195,14 @@ def _bounds_of_starts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the least and the largest rank that each random start allows, (n_starts,).
 
-    ``rest`` holds the largest and the smallest sum that the c smallest eigenvalues may reach.
+    ``rest`` holds the upper and the lower limit of (1 - threshold) tr PP*, which the c smallest
+    eigenvalues must not exceed.
     """
     half = HalfFactor(op.inverse(), 1.0, seed)
     size = half.bytes_per_trial(2 * _N_STARTS)
     size += 2 * _N_STARTS * _N_STEPS * half.size * op.dtype.itemsize
     parts = [_nodes_of_starts(part) for part in half.chunks(max(1, memory // size))]
-    # Numbers of eigenvalues and the ends they lie between, (n_starts, trials and nodes)
+    # Numbers of eigenvalues and the bounds that they lie between, (n_starts, trials and nodes)
     count, low, high = (torch.cat(x, dim=1).numpy() for x in zip(*parts, strict=True))
     least = [_rank_left(*pair, rest[0]) for pair in zip(low, count, strict=True)]
     most = [_rank_left(*pair, rest[1]) for pair in zip(high, count, strict=True)]
@@ -206,7 +210,7 @@ def _bounds_of_starts(
 
 
 def _nodes_of_starts(half: HalfFactor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how many eigenvalues of PP* each node stands for, and the ends they lie between."""
+    """Return how many eigenvalues of PP* each node stands for, and bounds on them."""
     w = half.white(range(_N_STARTS))  # (n_starts, trials, size)
     n_valid = torch.full((half.n_blocks,), float(half.size), dtype=torch.float64)
     mask = half.factor.tangent.mask  # type: ignore[attr-defined]
@@ -214,15 +218,16 @@ def _nodes_of_starts(half: HalfFactor) -> tuple[Tensor, Tensor, Tensor]:
         n_states = half.factor.out_shape[2]
         valid = mask.transpose(0, 1).expand(-1, -1, n_states).flatten(1)
         w, n_valid = w * valid, valid.sum(1).double().cpu()
-    # One chain for each start and trial: a start is a vector of M, and a block of the iteration.
+    # One Lanczos chain for each pair of start and trial: M takes the starts as several vectors,
+    # whereas the iteration takes each pair as a problem of its own.
     space = Krylov(
         lambda v: half.gram(v.reshape(w.shape), half.n_blocks).reshape(v.shape),
         w.reshape(1, -1, half.size),
     )
     space.reach(_N_STEPS)
     mu, vectors, _ = space.ritz()  # Descending, so that 1/mu ascends.
-    # The squared first entry of a Ritz vector is the weight of its node: of n eigenvalues it
-    # stands for n times that, each between the neighbouring nodes.
+    # The squared first entry of a Ritz vector is its weight: of n eigenvalues of the trial
+    # its node stands for n times this weight, each between the neighbouring nodes.
     values = (1 / mu.clamp(min=1e-300)).cpu().unflatten(0, w.shape[:2])
     weights = vectors[:, 0].square().cpu().unflatten(0, w.shape[:2])
     count = weights * n_valid[:, None]
@@ -232,7 +237,7 @@ def _nodes_of_starts(half: HalfFactor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> float:
-    """Return how many eigenvalues are left after the smallest ones that sum to ``rest``."""
+    """Return how many eigenvalues are left without the smallest ones, which sum to ``rest``."""
     order = np.argsort(values)
     values, count = values[order], count[order]
     sums, held = np.cumsum(count * values), np.r_[0.0, np.cumsum(count)]

@@ -97,7 +97,7 @@ class OperatorSpectra:
         memory_limit: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        check_subset(axes, "axes", AXES)
+        axes = check_subset(axes, "axes", AXES)
         check_choice(gram, "gram", GRAMS)
         check_choice(reduction, "reduction", REDUCTIONS)
         check_choice(method, "method", METHODS)
@@ -109,7 +109,7 @@ class OperatorSpectra:
         if len(getattr(op, "out_shape", ())) != 3:
             raise ValueError(f"op must map to trajectories (trials, steps, states), got {op!r}.")
         self.op, self.gram, self.reduction, self.method = op, gram, reduction, method
-        self.axes, self.n_modes, self.n_probes = tuple(axes), n_modes, n_probes
+        self.axes, self.n_modes, self.n_probes = axes, n_modes, n_probes
         self.memory_limit, self.random_state = memory_limit, random_state
 
     def on(self, axis: str) -> Spectrum:
