@@ -52,14 +52,19 @@ def refuse_coupled_encoder(encoder: nn.Module, X: Tensor) -> None:
     Raises
     ------
     UnsupportedNetworkError
-        If the result depends on chance, if that for half of the trials depends on the other
-        trials, or if the encoder fails on them alone.
+        If the result is not finite or depends on chance, if that for half of the trials depends on
+        the other trials, or if the encoder fails on them alone.
     """
     X = torch.cat([X, X[:, :1].expand_as(X)]) if len(X) == 1 else X
     label = describe(encoder)
     with torch.no_grad():
         first, second = (_seeded(lambda X: run_encoder(encoder, X, None), s, (X,)) for s in (0, 1))
-    if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+    if not first.isfinite().all():
+        raise UnsupportedNetworkError(
+            f"{label} returns NaN or infinity on X, whose largest value is "
+            f"{float(X.abs().max()):.3g}."
+        )
+    if not torch.equal(first, second):
         raise UnsupportedNetworkError(
             f"{label} is random even in evaluation mode: two calls on the same trials return "
             "different numbers. Look for torch.nn.functional.dropout without "

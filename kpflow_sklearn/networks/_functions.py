@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -131,10 +132,15 @@ def parameters_in(part: nn.Module | None) -> list[nn.Parameter]:
 
 
 def modules_in(part: nn.Module | None) -> set[nn.Module]:
-    """Return the modules inside a part; of a `FunctionOf`, those whose parameters all count."""
+    """Return the modules inside a part.
+
+    Those in a `FunctionOf` are the ones whose parameters all count, except parameters with two
+    names, such as tied weights, of which nothing shows by which of them the function uses it.
+    """
     if not isinstance(part, FunctionOf):
         return set() if part is None else {m for _, m in named_parts(part)}
-    counted = set(map(id, parameters_in(part)))
+    names = Counter(map(id, parameters_of(part.network).values()))
+    counted = {id(p) for p in parameters_in(part) if names[id(p)] == 1}
     inside = ((m, parameters_of(m).values()) for _, m in named_parts(part.network))
     return {m for m, every in inside if every and counted.issuperset(map(id, every))}
 

@@ -44,32 +44,32 @@ class Trials:
 
 @dataclass(frozen=True)
 class Form:
-    """How a module is given X: with trials or steps first, as numbers or as indices.
+    """How a module is given X.
 
     Attributes
     ----------
-    steps_first : bool
-        Whether the first axis is time.
+    axes : tuple of int
+        The order of the axes trials, steps and features.
     as_indices : bool
         Whether the only feature of X is given as integers (n_trials, n_timesteps), as an
         embedding takes them.
     """
 
-    steps_first: bool = False
+    axes: tuple[int, int, int] = (0, 1, 2)
     as_indices: bool = False
 
     def of(self, X: Tensor) -> Tensor:
         """Return X (n_trials, n_timesteps, n_features) in this form."""
-        X = X.transpose(0, 1) if self.steps_first else X
+        X = X.permute(self.axes)
         return X[..., 0].long() if self.as_indices else X
 
 
 def forms_of(X: Tensor) -> list[Form]:
-    """Return the forms in which a module may take X; as indices if X holds integers alone."""
-    are_indices = X.shape[-1] == 1 and bool((X.round() == X).all())
-    return [
-        Form(s, i) for i in ((False, True) if are_indices else (False,)) for s in (False, True)
-    ]
+    """Return the forms in which a module may take X: trials, steps or channels first, indices."""
+    forms = [Form(), Form((1, 0, 2)), Form((0, 2, 1))]
+    if X.shape[-1] == 1 and bool((X.round() == X).all()):
+        forms += [Form(form.axes, True) for form in forms[:2]]
+    return forms
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ def find_readout(
         which = "outside the step" if n_units is None else f"with in_features={n_units}"
         raise UnsupportedNetworkError(
             f"readout: expected exactly one torch.nn.Linear in {type(module).__name__} {which}, "
-            f"found {', '.join(map(repr, linear)) or 'none'}; name it by readout='...', which may "
-            "be any module that maps each state alone, or give readout=lambda network, states: ..."
+            f"found {', '.join(map(repr, linear)) or 'none'}; give its name as readout='...', which "
+            "may be any module that maps each state alone, or readout=lambda network, states: ..."
         )
     return next(iter(linear.values()))
 
@@ -115,8 +115,9 @@ def _check_linear(readout: nn.Linear, like: Tensor) -> None:
         )
     if readout.weight.dtype != like.dtype:
         raise UnsupportedNetworkError(
-            f"the readout holds numbers of {readout.weight.dtype}, but the network of "
-            f"{like.dtype}; convert one of them, for example by readout.to({like.dtype})."
+            f"the readout must hold numbers of {like.dtype}, as the network does, got "
+            f"{readout.weight.dtype}; convert one of them, for example by "
+            f"readout.to({like.dtype})."
         )
 
 
@@ -140,7 +141,7 @@ def _check_each_alone(copied: nn.Module, states: Tensor) -> None:
     tolerance = _TOLERANCE * torch.finfo(states.dtype).eps * (1 + together.abs().max())
     if (together.flatten(0, 1) - alone).abs().max() > tolerance:
         raise UnsupportedNetworkError(
-            f"readout: the output of the {kind} for one state depends on the other states, or on "
+            f"readout: what the {kind} returns for one state depends on the other states, or on "
             "chance; it must map each state alone."
         )
     if id(states) not in leaves_of([together]):

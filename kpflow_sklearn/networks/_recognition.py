@@ -66,6 +66,7 @@ def recognise_network(
         If the parts are missing or ambiguous, do not fit one another, or are unsupported.
     """
     if isinstance(module, RecurrentNetwork):
+        _refuse_parts(recurrent=recurrent, readout=readout, step=step, encoder=encoder)
         return module
     ahead = find_encoder(module, encoder, X)
     # The step: the cell, method or function that is named, or a stack of torch's layers.
@@ -94,6 +95,16 @@ def recognise_network(
         start = start or [like.new_zeros(n_units)] * (2 if is_pair else 1)
         layers, z0 = step_layers(core, start, is_pair or isinstance(initial_state, tuple), frozen)
     return RecurrentNetwork(core, layers, reader, z0, named.start_trains, ahead)
+
+
+def _refuse_parts(**parts: Any) -> None:
+    """Refuse names of parts for a network of this package, which has its parts already."""
+    for name, given in parts.items():
+        if given is not None:
+            raise UnsupportedNetworkError(
+                f"{name} must be None for the network_ of a fitted estimator, which is split into "
+                f"its parts already, got {given!r}."
+            )
 
 
 def _any_parameter(module: nn.Module) -> Tensor:
