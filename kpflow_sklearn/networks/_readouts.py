@@ -59,8 +59,9 @@ def find_readout(
         which = "outside the step" if n_units is None else f"with in_features={n_units}"
         raise UnsupportedNetworkError(
             f"readout: expected exactly one torch.nn.Linear in {type(module).__name__} {which}, "
-            f"found {', '.join(map(repr, linear)) or 'none'}; give its name as readout='...', which "
-            "may be any module that maps each state alone, or readout=lambda network, states: ..."
+            f"found {', '.join(map(repr, linear)) or 'none'}; give its name as readout='...', "
+            "which may be any module that maps each state alone, or as a function, "
+            "readout=lambda network, states: ..."
         )
     return next(iter(linear.values()))
 

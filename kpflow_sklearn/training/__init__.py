@@ -1,7 +1,8 @@
 """Training a network, or reading the checkpoints of one that was trained elsewhere.
 
 ``_recurrent_trainer`` and ``_feedforward_trainer`` train, ``_recurrent_saved`` and
-``_feedforward_saved`` read checkpoints. Both kinds share ``_recurrent_model`` or
+``_feedforward_saved`` read checkpoints, ``_recurrent_parts`` copies what else the former is given.
+Both kinds share ``_recurrent_model`` or
 ``_feedforward_model``, and all of them ``_source``; ``_given_trainer`` is what an analyzer may be
 given, and ``_layout`` warns of data with other axes first. ``_loop`` is the one training loop,
 ``_run`` the run that it advances, ``_snapshots`` the states that the run keeps, ``_run_folder``

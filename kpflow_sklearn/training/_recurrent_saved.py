@@ -16,15 +16,14 @@ from torch import nn
 from kpflow_sklearn._common.callbacks import FitTask, warn_caller, with_callbacks
 from kpflow_sklearn._common.checks import check_choice, check_flag
 from kpflow_sklearn._common.estimators import undone_if_it_fails
-from kpflow_sklearn._common.modules import named_parts, parameters_of, set_training
-from kpflow_sklearn._common.tensors import as_tensor, copy_module
+from kpflow_sklearn._common.modules import named_parts, parameters_of
+from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
     Part,
     RecurrentNetwork,
     Step,
     check_rebuilt,
-    is_kept_apart,
     recognise_network,
     refuse_unusable,
     to_tensors,
@@ -35,13 +34,15 @@ from kpflow_sklearn.training._layout import (
     warn_of_steps_first,
 )
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
+from kpflow_sklearn.training._recurrent_parts import (
+    check_part,
+    copied_with_parts,
+    warn_of_parts_without_checkpoints,
+)
 from kpflow_sklearn.training._snapshots import Snapshot
 from kpflow_sklearn.training._state_dicts import Checkpoints, fixed_parts, load_each, unwrapped
 
 logger = logging.getLogger("kpflow_sklearn")
-
-#: The functions that are taken for a parameter, in words.
-_FORMS = {"readout": "(network, states) -> outputs", "encoder": "(network, X) -> inputs"}
 
 
 class SavedTraining(RecurrentModel):
@@ -245,9 +246,9 @@ class SavedTraining(RecurrentModel):
         """
         self._check_parameters()
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
-        module, readout, encoder = self._copies()
+        module, parts = self._copies()
         few = trials[:8] if valid is None else np.where(valid[:8, :, None], trials[:8], 0)
-        recognise = partial(self._recognise, module, readout, encoder, few)
+        recognise = partial(self._recognise, module, parts, few)
         view = recognise()
         self._check_fits(view, trials)
         with torch.no_grad():  # Raises an error that names the encoder, if it does not take X.
@@ -268,7 +269,8 @@ class SavedTraining(RecurrentModel):
                 refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
                 view = recognise()  # z_0 may be a copy of what was loaded.
                 self.snapshots_.append(Snapshot.take(iteration, view))
-        self._warn_of_parts_without_checkpoints(module, readout=readout, encoder=encoder)
+        if len(self.snapshots_) > 1:
+            warn_of_parts_without_checkpoints(module, **parts)
         check_rebuilt(
             module,
             view,
@@ -296,68 +298,31 @@ class SavedTraining(RecurrentModel):
         if self.recurrent is not None and not (isinstance(self.recurrent, str) and self.recurrent):
             raise ValueError(f"recurrent must be the name of a submodule, got {self.recurrent!r}.")
         for name in ("readout", "encoder"):
-            given = getattr(self, name)
-            is_name = isinstance(given, str) and given
-            if not (given is None or is_name or callable(given)) or isinstance(given, type):
-                raise ValueError(
-                    f"{name} must be the name of a submodule or method, a torch.nn.Module, or a "
-                    f"function {_FORMS[name]}, got {given!r}."
-                )
+            check_part(name, getattr(self, name))
 
-    def _copies(self) -> tuple[nn.Module, Any, Any]:
-        """Return the module, in which only theta trains, the readout and the encoder.
-
-        Modules are copied in evaluation mode, by one memo: a readout or encoder that consists of
-        parts of the network then consists of the same parts of its copy.
-        """
-        memo: dict[int, Any] = {}
-        module = copy_module(unwrapped(self.network), memo)
-        parts = [
-            copy_module(part, memo) if isinstance(part, nn.Module) else part
-            for part in (self.readout, self.encoder)
-        ]
-        for name, part in zip(("readout", "encoder"), parts, strict=True):
-            if isinstance(part, nn.Module):
-                set_training(part, False)
-                if is_kept_apart(module, part):
-                    refuse_unusable(part, name)
-        set_training(module, False)
+    def _copies(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Return copies of the module, in which only theta trains, of the readout and encoder."""
+        network = unwrapped(self.network)
+        module, parts = copied_with_parts(network, readout=self.readout, encoder=self.encoder)
         if self.checkpoints is None:
             refuse_unusable(module, "network")
         if self.parameters is not None:
             _train_alone(module, self.parameters)
-        return module, parts[0], parts[1]
+        return module, parts
 
     def _recognise(
-        self, module: nn.Module, readout: Part, encoder: Part, trials: np.ndarray
+        self, module: nn.Module, parts: dict[str, Any], trials: np.ndarray
     ) -> RecurrentNetwork:
         like = next(iter(parameters_of(module).values()), torch.empty(0))
         return recognise_network(
             module,
             self.recurrent,
-            readout,
+            **parts,
             step=self.step,
             initial_state=self.initial_state,
-            encoder=encoder,
             X=as_tensor(trials, like.dtype, like.device),
             frozen=self.noise == "frozen",
         )
-
-    def _warn_of_parts_without_checkpoints(self, module: nn.Module, **parts: Any) -> None:
-        """Warn of trained parts kept apart from the network, whose checkpoints lack them."""
-        if len(self.snapshots_) < 2:
-            return
-        for name, part in parts.items():
-            if not (isinstance(part, nn.Module) and is_kept_apart(module, part)):
-                continue
-            if any(p.requires_grad for p in parameters_of(part).values()):
-                warn_caller(
-                    f"the {name}, a {type(part).__name__} kept apart from the network, has "
-                    "parameters that train, but is not in the checkpoints: all snapshots are "
-                    "analysed with its present values. Put both into one module and save that, "
-                    "or, if it was not trained, set their requires_grad to False.",
-                    UserWarning,
-                )
 
     def _check_fits(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
         """Check that the recurrent part has parameters that train, and takes the inputs."""
