@@ -334,9 +334,11 @@ class SavedTraining(RecurrentModel):
             )
         if view.n_features not in (None, trials.shape[-1]):
             raise ValueError(
-                f"X has {trials.shape[-1]} features, but the network takes {view.n_features}. If "
-                "it transforms X before its recurrent part, give that as encoder=..."
-                + features_advice(trials, view.n_features)
+                f"X has {trials.shape[-1]} features, but the network takes {view.n_features}."
+                + (
+                    features_advice(trials, view.n_features)
+                    or " If it transforms X before its recurrent part, give that as encoder=..."
+                )
             )
         if self.layout == "auto":
             warn_of_channels_first(trials)
