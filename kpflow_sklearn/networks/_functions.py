@@ -39,7 +39,8 @@ class FunctionOf(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.function, self.role = network, function, role
-        self.label = f"{role} {getattr(function, '__name__', function)}"
+        name = function if isinstance(function, str) else type(function).__name__
+        self.label = f"{role} {getattr(function, '__name__', name)}"
         named = parameters_of(network)
         counted = set(map(id, named.values() if parameters is None else parameters))
         self._names = {f"network.{name}" for name, p in named.items() if id(p) in counted}
