@@ -16,6 +16,7 @@ from torch import nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.checks import check_estimator_sequences, check_mask, ends_constant
+from kpflow_sklearn._common.modules import tensors_of
 from kpflow_sklearn._common.tensors import copy_module, to_cpu, with_gradients
 
 
@@ -80,12 +81,14 @@ class Estimator(BaseEstimator):
         """Return the state to pickle, with modules and tensors among the parameters on the CPU."""
         params = self.get_params(deep=False)
         state = dict(super().__getstate__())
-        for name in params.keys() & state.keys():
+        modules = {n: v for n, v in params.items() if n in state and isinstance(v, nn.Module)}
+        for name in params.keys() & state.keys() - modules.keys():
             state[name] = to_cpu(state[name])
-            if state[name] is params[name] and isinstance(params[name], nn.Module):
-                # What cannot be copied, such as a lock, cannot be pickled either.
-                state[name] = copy_module(params[name])
-        return state
+        # Copies, because what cannot be copied, such as a lock, cannot be pickled either; by one
+        # memo, because one of them may be a part of another.
+        every = (tensor for module in modules.values() for tensor in tensors_of(module))
+        memo = {id(t): to_cpu(t) for t in every if t.device.type != "cpu"}
+        return state | {name: copy_module(v, memo) for name, v in modules.items()}
 
     def __sklearn_clone__(self) -> Self:
         """Return an unfitted copy, in which modules are copied as `copy_module` does."""
@@ -97,7 +100,8 @@ class Estimator(BaseEstimator):
         for name in modules:
             setattr(others, name, None)
         cloned = super(Estimator, others).__sklearn_clone__()
-        return cloned.set_params(**{name: copy_module(v) for name, v in modules.items()})
+        memo: dict[int, Any] = {}  # In common, because a module may be a part of another.
+        return cloned.set_params(**{name: copy_module(v, memo) for name, v in modules.items()})
 
     def _stand_in(self) -> Self:
         """Return a shallow copy, on which a check may set attributes."""

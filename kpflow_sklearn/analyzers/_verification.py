@@ -14,6 +14,7 @@ from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.modules import converted
 from kpflow_sklearn._common.random import draw_seed, torch_generator
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import Objective, RecurrentNetwork, to_tensors
 from kpflow_sklearn.operators import Linearization, ParameterOperator
 from kpflow_sklearn.spectra import OperatorSpectra, map_blocks, parameter_gram
@@ -67,37 +68,51 @@ def as_precise_as_possible(
 ) -> tuple[RecurrentNetwork, float]:
     """Return a copy of a network in float64, and the tolerance for identities of it.
 
-    If the network's step casts to a lower precision, the copy and the tolerance are of the
+    If a part of the network casts to a lower precision, the copy and the tolerance are of the
     precision of the network, with a UserWarning.
     """
     precise = converted(copy.deepcopy(network), torch.float64, "cpu")
-    if not _casts(precise, trials):
+    casting = _casting_part(precise, trials)
+    if casting is None:
         return precise, ROUNDING
     plain = converted(copy.deepcopy(network), device="cpu")
     tolerance = 1e4 * torch.finfo(plain.dtype).eps
-    name = getattr(network.recurrent, "label", type(network.recurrent).__name__)
     warn_caller(
-        f"the {name} casts to a lower precision (for example by .float()), so that it is "
-        f"verified in {plain.dtype}, with a tolerance of {tolerance:.1g}. Write "
-        "x.to(weight.dtype) instead of the cast to verify in float64.",
+        f"the {getattr(casting, 'label', type(casting).__name__)} casts to a lower precision (for "
+        f"example by .float()), so that it is verified in {plain.dtype}, with a tolerance of "
+        f"{tolerance:.1g}. Write x.to(weight.dtype) instead of the cast to verify in float64.",
         UserWarning,
     )
     return plain, tolerance
 
 
 @torch.no_grad()
-def _casts(network: RecurrentNetwork, trials: AnalysisTrials) -> bool:
-    """Tell whether a user's step fails in float64, or does not compute in it."""
-    if isinstance(network.recurrent, nn.RNNBase):
-        return False
+def _casting_part(network: RecurrentNetwork, trials: AnalysisTrials) -> nn.Module | None:
+    """Return the part of a user's network that fails in float64, or does not compute in it."""
+    if _is_torchs(network):
+        return None
     X = to_tensors(trials.X[:8], None, network)[0]
+    part = network.encoder
     try:
-        states = network.states(X)
-        moved = [network.states(X * (1 + size)) - states for size in (1e-11, 1e-2)]
-    except RuntimeError as error:
-        return "dtype" in str(error)
-    # Rounding to a lower precision hides a small change of X, though not a large one.
-    return states.dtype != torch.float64 or bool(moved[1].any() and not moved[0].any())
+        inputs = network.encode(X)
+        if inputs.dtype != torch.float64:
+            return part
+        part = network.recurrent
+        states = network.run(inputs)
+        # Rounding to a lower precision hides a small change of the inputs, though not a large one.
+        small, large = (network.run(inputs * (1 + size)) - states for size in (1e-11, 1e-2))
+        if states.dtype != torch.float64 or (large.any() and not small.any()):
+            return part
+        part = network.readout
+        return part if network.outputs(states).dtype != torch.float64 else None
+    except (RuntimeError, UnsupportedNetworkError) as error:
+        return part if "dtype" in str(error) else None
+
+
+def _is_torchs(network: RecurrentNetwork) -> bool:
+    """Tell whether all parts of a network are torch's own modules, which compute in float64."""
+    has_layers = isinstance(network.recurrent, nn.RNNBase)
+    return has_layers and isinstance(network.readout, nn.Linear) and network.encoder is None
 
 
 def table_of_checks(rows: list[tuple[str, float, float]]) -> pd.DataFrame:

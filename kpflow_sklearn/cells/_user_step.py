@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +46,10 @@ class UserStep:
         if self.seed is None:
             return self._plain(x, z, parameters)
 
-        for _, part in named_parts(self.module):  # Dropout only acts in training mode.
-            if isinstance(part, nn.modules.dropout._DropoutNd):
-                part.training = True
-
         def of_one(x: Tensor, z: Tensor) -> Tensor:
             return self._plain(x[None], z[None], parameters)[0]
 
-        with isolated_torch_seed(self.seed + t):
+        with isolated_torch_seed(self.seed + t), _dropout_acts(self.module):
             return torch.vmap(of_one, randomness="same")(x, z)
 
     def along(self, inputs: Tensor, previous: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -90,6 +87,20 @@ class UserStep:
         raise UnsupportedNetworkError(
             f"the {label} must return the next state as {expected}, got {came}."
         )
+
+
+@contextmanager
+def _dropout_acts(module: nn.Module) -> Iterator[None]:
+    """Put the dropout in a module in training mode, in which it acts, and back."""
+    dropouts = [p for _, p in named_parts(module) if isinstance(p, nn.modules.dropout._DropoutNd)]
+    modes = [part.training for part in dropouts]
+    try:
+        for part in dropouts:
+            part.training = True
+        yield
+    finally:  # The step may be a function of a network, whose other parts hold dropout too.
+        for part, mode in zip(dropouts, modes, strict=True):
+            part.training = mode
 
 
 def _shapes(parts: tuple) -> list[tuple[int, ...]]:

@@ -1,22 +1,24 @@
-"""A recurrent network: step, readout and initial state, built here or recognised in a module.
+"""A recurrent network: encoder, step, readout and z_0, built here or recognised in a module.
 
 ``_network`` is the network, ``_layers`` its layers, ``_build`` makes a new one. ``_recognition``
-views a user's module as one: ``_named_parts`` finds what has a name, ``_named_step`` the step,
-``_readouts`` the readout. ``_reproduction`` checks that the result computes what the module does:
-``_coupling`` its step, ``_parameter_use`` its parameters, ``_comparison`` its states and outputs
-on a run of the module (``_module_run``). ``_layout`` finds out whether the module takes steps
-first. ``_targets`` encodes targets, ``_objective`` is the loss with its error signal, and
-``tangents`` holds the derivatives along a run.
+views a user's module as one: ``_named_step`` finds the parts that the user names, ``_readouts``
+the readout, ``_encoders`` what comes before the step; ``_functions`` makes modules of a network's
+functions and methods. ``_reproduction`` checks that the result computes what the module does:
+``_coupling`` its step and encoder, ``_parameter_use`` its parameters, ``_comparison`` its states
+and outputs on a run of the module (``_module_run``). ``_layout`` finds out whether the
+module takes steps first. ``_targets`` encodes targets, ``_objective`` is the loss with its error
+signal, and ``tangents`` holds the derivatives along a run.
 """
 
 from kpflow_sklearn.networks._build import build_network
+from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._layout import (
     CLEARLY,
     is_prefix_both_ways,
     losses_by_layout,
     takes_steps_first,
 )
-from kpflow_sklearn.networks._named_step import Step
+from kpflow_sklearn.networks._named_step import Part, Step
 from kpflow_sklearn.networks._network import RecurrentNetwork, refuse_unusable, to_tensors
 from kpflow_sklearn.networks._objective import Objective
 from kpflow_sklearn.networks._parameter_use import refuse_same_memory, warn_of_gradient_hooks
@@ -27,6 +29,7 @@ from kpflow_sklearn.networks._targets import TargetEncoder, Targets, as_labels
 __all__ = [
     "CLEARLY",
     "Objective",
+    "Part",
     "RecurrentNetwork",
     "Step",
     "TargetEncoder",
@@ -34,6 +37,7 @@ __all__ = [
     "as_labels",
     "build_network",
     "check_rebuilt",
+    "is_kept_apart",
     "is_prefix_both_ways",
     "losses_by_layout",
     "recognise_network",

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._module_run import ModuleRun, Trials, compare, run_module
+from kpflow_sklearn.networks._encoders import describe
+from kpflow_sklearn.networks._functions import is_kept_apart
+from kpflow_sklearn.networks._module_run import (
+    Form,
+    ModuleRun,
+    Trials,
+    compare,
+    forms_of,
+    run_module,
+)
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._parameter_use import ParameterUse
 
@@ -20,14 +29,18 @@ _OPT_OUT = (
 #: What can be done about a difference, by how far the two agree.
 _REMEDIES = {
     0: "Wrap the network in a module whose forward takes X alone.",
-    1: "Name a step that contains what happens to X, step=lambda network, x, h: ..., or transform "
-    "X before the analysis and give a network without that part.",
+    1: "Give what happens to X before that as SavedTraining(..., encoder=...): the name of a "
+    "submodule, or a function encoder=lambda network, X: ... that returns what the recurrent part "
+    "receives, for X (n_trials, n_timesteps, n_features).",
     2: "If the states do not start from zero, give initial_state=...; if they are computed in "
     "another way, name that as step='...'.",
-    3: "Give as readout='...' one module that maps the states to the outputs, with all that lies "
-    "between them; if the states themselves differ, name what computes them as step='...'.",
-    4: "Give as readout='...' one module that contains all that follows the states. If the module "
-    f"changes the outputs of its readout afterwards, {_OPT_OUT}",
+    3: "Give what maps the states to the outputs, with all that lies between them, as "
+    "SavedTraining(..., readout=...): the name of one module, or a function "
+    "readout=lambda network, states: ...; if the states themselves differ, name what computes "
+    "them as step='...', and what happens to X before it as encoder='...'.",
+    4: "Give all that follows the states as SavedTraining(..., readout=...): the name of one "
+    "module, or a function readout=lambda network, states: ... . If the module changes the "
+    f"outputs of its readout afterwards, {_OPT_OUT}",
 }
 
 
@@ -44,7 +57,7 @@ def further_parameters(
     listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     text = (
         f"{type(module).__name__} has further parameters, {listed}, that its outputs depend on, "
-        "but that belong neither to the step nor to the readout nor to the initial state."
+        "but that belong to no encoder, step, readout or initial state."
     )
     parts = {1: view.n_states, 2: view.n_states / 2}
     sizes = [use.sizes[name] for name in names]
@@ -82,24 +95,28 @@ class Comparison:
         check_outputs: bool,
     ) -> None:
         self.module, self.view, self.trials = module, view, trials
-        self.rates, self.outputs = view.rates(states), view.outputs(states).detach()
-        self.check_outputs = check_outputs
-        self.steps_first, self.matched = False, 0  # The order, and which of its results agrees.
+        self.inputs, self.rates = view.encode(trials.X).detach(), view.rates(states)
+        self.check_outputs = check_outputs and view.readout is not None
+        # What the module should return: the outputs, or the states if it has no readout.
+        self.returned = [] if view.readout is None else [view.outputs(states).detach()]
+        if is_kept_apart(module, view.readout) or view.readout is None:
+            self.returned.append(self.rates)
+        self.form, self.matched = Form(), 0  # How it takes X, and which of its results agrees.
 
     @torch.no_grad()
     def problem(self) -> tuple[int, str] | None:
         """Return how far the two agree, and what differs then; None if nothing does.
 
-        A module may take steps first: of the two orders, the one that agrees further counts.
+        A module may take X in several forms: the one in which the two agree further counts.
         """
         problems = []
-        for steps_first in (False, True):
-            problem = self._problem(steps_first)
+        for form in forms_of(self.trials.X):
+            problem = self._problem(form)
             if problem is None:
-                self.steps_first = steps_first
+                self.form = form
                 return None
-            problems.append((*problem, steps_first))
-        stage, text, self.steps_first = max(problems, key=lambda problem: problem[0])
+            problems.append((*problem, form))
+        stage, text, self.form = max(problems, key=lambda problem: problem[0])
         if stage == 0 and not self.check_outputs:
             warn_caller(
                 f"the states of the rebuilt network were not compared with those of "
@@ -109,21 +126,22 @@ class Comparison:
             return None
         return stage, text
 
-    def _run(self, steps_first: bool, seed: int = 0) -> ModuleRun:
-        return run_module(self.module, self.view, self.trials, steps_first=steps_first, seed=seed)
+    def _run(self, form: Form, seed: int = 0) -> ModuleRun:
+        return run_module(self.module, self.view, self.trials, form, seed)
 
-    def _problem(self, steps_first: bool) -> tuple[int, str] | None:
+    def _problem(self, form: Form) -> tuple[int, str] | None:
         try:
-            run = self._run(steps_first)
+            run = self._run(form)
         except Exception as error:  # A user's forward may take something other than X.
             return 0, f"fails on X ({type(error).__name__}: {error})"
-        X, trials = self.trials.X, self.trials
-        received = compare(X, run.received, trials)
+        trials = self.trials
+        received = compare(self.inputs, run.received, trials)
         if run.received is not None and (received is None or not received.is_none):
             how = (
                 f"differ by shape: {tuple(run.received.shape)}" if not received else received.words
             )
-            return 1, f"X and what its {type(self.view.recurrent).__name__} receives {how}"
+            name = type(self.view.recurrent).__name__
+            return 1, f"{describe(self.view.encoder)} and what its {name} receives {how}"
         for stage, name, theirs in (
             (2, "the states", run.states),
             (3, "the states read out", run.read),
@@ -133,22 +151,24 @@ class Comparison:
             difference = compare(self.rates, theirs, trials)
             if difference is not None and not difference.is_none:
                 return stage, f"{name} {difference.words}"
-        if self.check_outputs:
-            return self._outputs_problem(run)
-        if run.states is None and compare(self.rates, run.read, trials) is None:
-            return 0, "does not show the input of its readout"
-        return None
+        seen = run.states is not None or compare(self.rates, run.read, trials) is not None
+        if seen and not self.check_outputs:
+            return None
+        return self._returned_problem(run)
 
-    def _outputs_problem(self, run: ModuleRun) -> tuple[int, str] | None:
+    def _returned_problem(self, run: ModuleRun) -> tuple[int, str] | None:
         words = []
         for index, theirs in enumerate(run.outputs):
-            difference = compare(self.outputs, theirs, self.trials)
-            if difference is None:  # Of another shape.
-                continue
-            if difference.is_none:
-                self.matched = index
-                return None
-            words.append(difference.words)
+            for ours in self.returned if self.check_outputs else [self.rates]:
+                difference = compare(ours, theirs, self.trials)
+                if difference is None:  # Of another shape.
+                    continue
+                if difference.is_none:
+                    self.matched = index
+                    return None
+                words.append(difference.words)
+        if not self.check_outputs:
+            return 0, "does not show its states"
         return 4, f"they {words[0]}" if words else f"it returns {run.returned}"
 
     def refuse(self, problem: tuple[int, str], further: str) -> None:
@@ -173,6 +193,6 @@ class Comparison:
     @torch.no_grad()
     def _is_random(self) -> bool:
         """Tell whether two calls of the module on the same trials differ."""
-        first, second = (self._run(self.steps_first, seed).tensors() for seed in (0, 1))
+        first, second = (self._run(self.form, seed).tensors() for seed in (0, 1))
         pairs = zip(first, second, strict=False)
         return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)

@@ -1,6 +1,8 @@
-"""Refuse a user's step in which trials influence one another."""
+"""Refuse a user's step or encoder in which trials influence one another."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from kpflow_sklearn._common.modules import named_parts
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._encoders import describe, run_encoder
 from kpflow_sklearn.networks._module_run import tolerance
 
 
@@ -32,40 +35,79 @@ def refuse_coupled_trials(step: UserStep, t: int, x: Tensor, z: Tensor) -> None:
         If the next states of half of the trials depend on the other trials, or if the step fails
         on them alone.
     """
-    half = len(x) // 2
+    label = getattr(step.module, "label", f"cell {type(step.module).__name__}")
+    _refuse_coupled(lambda x, z: step(t, x, z), (x, z), label, "next states", step.module)
+
+
+def refuse_coupled_encoder(encoder: nn.Module, X: Tensor) -> None:
+    """Compare the result of an encoder for some trials with that for all trials.
+
+    Parameters
+    ----------
+    encoder : Module
+        The encoder.
+    X : Tensor of shape (n_trials, n_timesteps, n_features)
+        At least one trial; its first input at all steps is a second one.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If the result is not finite or depends on chance, if that for half of the trials depends on
+        the other trials, or if the encoder fails on them alone.
+    """
+    X = torch.cat([X, X[:, :1].expand_as(X)]) if len(X) == 1 else X
+    label = describe(encoder)
+    with torch.no_grad():
+        first, second = (_seeded(lambda X: run_encoder(encoder, X, None), s, (X,)) for s in (0, 1))
+    if not first.isfinite().all():
+        raise UnsupportedNetworkError(
+            f"{label} returns NaN or infinity on X, whose largest value is "
+            f"{float(X.abs().max()):.3g}."
+        )
+    if not torch.equal(first, second):
+        raise UnsupportedNetworkError(
+            f"{label} is random even in evaluation mode: two calls on the same trials return "
+            "different numbers. Look for torch.nn.functional.dropout without "
+            "training=self.training, and for noise; switch it off in evaluation mode."
+        )
+    _refuse_coupled(encoder, (X,), label.removeprefix("the "), "results", encoder)
+
+
+def _refuse_coupled(
+    run: Callable[..., Tensor], inputs: tuple[Tensor, ...], label: str, what: str, part: nn.Module
+) -> None:
+    """Compare what a function returns for half of the trials with that for all of them."""
+    n_trials = len(inputs[0])
+    half = n_trials // 2
     with torch.no_grad():
         try:
-            together, again = (_seeded(step, seed, t, x, z) for seed in (0, 1))
+            together, again = (_seeded(run, seed, inputs) for seed in (0, 1))
         except Exception:  # Its errors are those of the run.
             return
         if not (torch.equal(together, again) and together.isfinite().all()):
             return
         try:
-            alone = _seeded(step, 0, t, x[:half], z[:half])
-        except Exception as error:  # A user's step can fail in any way.
+            alone = _seeded(run, 0, tuple(tensor[:half] for tensor in inputs))
+        except Exception as error:  # A user's module can fail in any way.
             raise UnsupportedNetworkError(
-                f"the {_label(step)} takes a step of {len(x)} trials, but fails on {half} of them "
+                f"the {label} takes a step of {n_trials} trials, but fails on {half} of them "
                 f"with {type(error).__name__}: {error}. It must take any number of trials."
             ) from error
     gap = float((together[:half] - alone).abs().max())
     # Products of many rows and of a few may differ in their order.
-    if gap <= tolerance(together.to(z.dtype)):
+    if gap <= tolerance(together.to(inputs[-1].dtype)):
         return
     raise UnsupportedNetworkError(
-        f"the {_label(step)} couples trials: the next states of {half} of {len(x)} trials change "
-        f"by up to {gap:.2g} when it is given these trials alone.{batch_norms(step.module)} "
-        "The derivatives of the analysis are those of each trial alone; use a step that "
+        f"the {label} couples trials: the {what} of {half} of {n_trials} trials change "
+        f"by up to {gap:.2g} when it is given these trials alone.{batch_norms(part)} "
+        "The derivatives of the analysis are those of each trial alone; use one that "
         "computes every trial alone."
     )
 
 
-def _seeded(step: UserStep, seed: int, t: int, x: Tensor, z: Tensor) -> Tensor:
+def _seeded(run: Callable[..., Tensor], seed: int, inputs: tuple[Tensor, ...]) -> Tensor:
     with isolated_torch_seed(seed):
-        return step(t, x, z)
-
-
-def _label(step: UserStep) -> str:
-    return getattr(step.module, "label", f"cell {type(step.module).__name__}")
+        return run(*inputs)
 
 
 def batch_norms(module: nn.Module) -> str:

@@ -41,6 +41,8 @@ def takes_steps_first(module: nn.Module, network: RecurrentNetwork, X: np.ndarra
     try:
         reach = _reach(module, network, X)
     except Exception:  # A user's forward can fail in any way.
+        if _takes_channels_first(module, network, X):
+            return False
         reach = np.zeros((3, 3), bool)
     # An output depends on several inputs of its own trial, and on none of the others.
     n_rows, n_columns = int(reach.any(1).sum()), int(reach.any(0).sum())
@@ -59,6 +61,15 @@ def _reach(module: nn.Module, network: RecurrentNetwork, X: np.ndarray) -> np.nd
         changed[k, k // 3, k % 3] += push
     answers = [_last_output(module, to_tensors(x, None, network)[0]) for x in changed]
     return np.array([bool((a != answers[-1]).any()) for a in answers[:-1]]).reshape(3, 3)
+
+
+def _takes_channels_first(module: nn.Module, network: RecurrentNetwork, X: np.ndarray) -> bool:
+    """Tell whether the module takes (n_trials, n_features, n_timesteps), as convolutions do."""
+    try:
+        _last_output(module, to_tensors(X[:3], None, network)[0].mT)
+    except Exception:  # A user's forward can fail in any way.
+        return False
+    return True
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._network import RecurrentNetwork
 
 
@@ -39,6 +40,36 @@ class Trials:
     def lengths(self) -> Tensor:
         """The number of valid steps of each trial, (n_trials,), on the CPU."""
         return self.valid.sum(1).cpu()
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a module is given X.
+
+    Attributes
+    ----------
+    axes : tuple of int
+        The order of the axes trials, steps and features.
+    as_indices : bool
+        Whether the only feature of X is given as integers (n_trials, n_timesteps), as an
+        embedding takes them.
+    """
+
+    axes: tuple[int, int, int] = (0, 1, 2)
+    as_indices: bool = False
+
+    def of(self, X: Tensor) -> Tensor:
+        """Return X (n_trials, n_timesteps, n_features) in this form."""
+        X = X.permute(self.axes)
+        return X[..., 0].long() if self.as_indices else X
+
+
+def forms_of(X: Tensor) -> list[Form]:
+    """Return the forms in which a module may take X: trials, steps or channels first, indices."""
+    forms = [Form(), Form((1, 0, 2)), Form((0, 2, 1))]
+    if X.shape[-1] == 1 and bool((X.round() == X).all()):
+        forms += [Form(form.axes, True) for form in forms[:2]]
+    return forms
 
 
 @dataclass(frozen=True)
@@ -70,13 +101,14 @@ class ModuleRun:
 
 
 def run_module(
-    module: nn.Module, view: RecurrentNetwork, trials: Trials, *, steps_first: bool, seed: int = 0
+    module: nn.Module, view: RecurrentNetwork, trials: Trials, form: Form, seed: int = 0
 ) -> ModuleRun:
     """Call a module on X and record what passes through its parts.
 
-    A forward with a second argument whose name contains "len" is given the lengths of the trials.
+    An encoder that is kept apart from the module comes before it. A forward with a second argument
+    whose name contains "len" is given the lengths of the trials.
     """
-    X = trials.X.transpose(0, 1) if steps_first else trials.X
+    X = form.of(view.encode(trials.X) if is_kept_apart(module, view.encoder) else trials.X)
     received: list[Any] = []
     states: list[Any] = []
     read: list[Tensor] = []
@@ -87,8 +119,9 @@ def run_module(
         states.append(result[0])
 
     with ExitStack() as stack, isolated_torch_seed(seed):
-        hook = view.readout.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        stack.callback(hook.remove)
+        if view.readout is not None:
+            hook = view.readout.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+            stack.callback(hook.remove)
         if isinstance(core, nn.RNNBase):
             at = core.register_forward_hook(at_core, with_kwargs=True)
             stack.callback(at.remove)

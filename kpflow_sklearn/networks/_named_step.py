@@ -3,68 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import check_numbers
-from kpflow_sklearn._common.modules import named_parts, parameters_of
+from kpflow_sklearn._common.modules import parameters_of
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._functions import FunctionOf, find_part, named_part
 
 Step = str | Callable[[nn.Module, Tensor, Any], Any]
-
-
-class StepOf(nn.Module):
-    """A method of a network, or a function of it, as a cell ``forward(x_t, h) -> h``.
-
-    Parameters
-    ----------
-    network : Module
-        The module that holds the step and its parameters.
-    step : str or callable
-        Name of a method ``(x_t, h) -> h``, or a function ``(network, x_t, h) -> h``.
-    left_out : iterable of Tensor
-        The parameters that do not belong to the step: those of the readout and z_0.
-    """
-
-    def __init__(self, network: nn.Module, step: Step, left_out: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.network, self.step = network, step
-        self.label = f"step {getattr(step, '__name__', step)}"
-        identities = set(map(id, left_out))
-        self._left_out = {n for n, p in parameters_of(network).items() if id(p) in identities}
-
-    def forward(self, x: Tensor, h: Any) -> Any:
-        """Return the next state."""
-        if callable(self.step):
-            return self.step(self.network, x, h)
-        return _named_part(self.network, self.step, "step")(x, h)
-
-    def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters of the step, without those of the readout and of z_0.
-
-        Parameters
-        ----------
-        *args, **options
-            The arguments of `torch.nn.Module.named_parameters`.
-
-        Yields
-        ------
-        tuple of (str, Parameter)
-            Name and parameter.
-        """
-        hidden = {f"network.{name}" for name in self._left_out}
-        for name, p in super().named_parameters(*args, **options):
-            if name not in hidden:
-                yield name, p
+#: A readout or an encoder.
+Part = str | nn.Module | Callable[[nn.Module, Tensor], Tensor] | None
 
 
 @dataclass(frozen=True)
 class NamedParts:
-    """The parts of a user's module that are given by name.
+    """The parts of a user's module that the user names.
 
     Attributes
     ----------
@@ -75,7 +33,7 @@ class NamedParts:
     cell : Module, callable or None
         What ``step`` stands for: a submodule, a method or a function.
     readout : Module or None
-        The readout; None if it is not named.
+        The readout, which may be a `FunctionOf`; None if it is not named.
     start : list of Tensor, or None
         z_0 by parts; None for zeros.
     start_parameters : list of Parameter
@@ -100,14 +58,19 @@ class NamedParts:
         return any(p.requires_grad for p in self.start_parameters)
 
     def as_cell(self, left_out: Iterable[Tensor]) -> nn.Module:
-        """Return the step as a cell; ``left_out`` are parameters that a `StepOf` does not have."""
-        return self.cell if self.is_cell else StepOf(self.base, self.step, left_out)
+        """Return the step as a cell; those left out, and z_0, are not a function's."""
+        if self.is_cell:
+            return self.cell
+        identities = set(map(id, [*left_out, *self.start_parameters]))
+        every = parameters_of(self.base).values()
+        counted = [p for p in every if id(p) not in identities]
+        return FunctionOf(self.base, self.step, "step", counted)
 
 
 def find_named_parts(
     module: nn.Module,
     recurrent: str | None,
-    readout: str | None,
+    readout: Part,
     step: Step | None,
     initial_state: Any,
 ) -> NamedParts:
@@ -126,13 +89,13 @@ def find_named_parts(
     base = module if recurrent is None else _named_submodule(module, recurrent, "recurrent")
     if step is None and recurrent is not None and _is_cell(base):
         base, step = module, recurrent
-    cell = _named_part(base, step, "step") if isinstance(step, str) else step
+    cell = named_part(base, step, "step") if isinstance(step, str) else step
     if step is not None and not callable(cell):
         raise UnsupportedNetworkError(
             f"step={step!r} must name a submodule or a method of {type(base).__name__}, or be a "
             f"function (network, x_t, h) -> h; it is a {type(cell).__name__}."
         )
-    reader = None if readout is None else _named_submodule(module, readout, "readout")
+    reader = find_part(module, readout, "readout")
     if initial_state is None:
         return NamedParts(base, step, cell, reader)
     specs = initial_state if isinstance(initial_state, tuple) else (initial_state,)
@@ -150,22 +113,8 @@ def find_named_parts(
     return NamedParts(base, step, cell, reader, start, parameters)
 
 
-def _named_part(module: nn.Module, name: str, role: str) -> Any:
-    """Return a submodule, method or tensor by its dotted name; errors name the ``role``."""
-    part: Any = module
-    for piece in name.split("."):
-        if not hasattr(part, piece):
-            submodules = ", ".join(repr(n) for n, _ in named_parts(module) if n)
-            raise UnsupportedNetworkError(
-                f"{role}={name!r} is not a submodule or attribute of {type(module).__name__}, "
-                f"whose submodules are {submodules or 'none'}."
-            )
-        part = getattr(part, piece)
-    return part
-
-
 def _named_submodule(module: nn.Module, name: str, role: str) -> nn.Module:
-    part = _named_part(module, name, role)
+    part = named_part(module, name, role)
     if not isinstance(part, nn.Module):
         raise UnsupportedNetworkError(
             f"{role}={name!r} must name a submodule of {type(module).__name__}, got a "
@@ -183,7 +132,7 @@ def _is_cell(module: nn.Module) -> bool:
 
 def _initial_part(module: nn.Module, spec: Any) -> Tensor:
     """Return one part of z_0, which is a tensor of the module or an array of values."""
-    part = _named_part(module, spec, "initial_state") if isinstance(spec, str) else spec
+    part = named_part(module, spec, "initial_state") if isinstance(spec, str) else spec
     if callable(part):
         raise UnsupportedNetworkError(
             f"initial_state={spec!r} must name a tensor of {type(module).__name__}, got a "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kpflow_sklearn._common.modules import state_of
 from kpflow_sklearn._common.tensors import as_tensor, copy_module, copy_value, to_cpu
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
+from kpflow_sklearn.networks._encoders import run_encoder
 from kpflow_sklearn.networks._layers import MappedLayer, UserLayer
 from kpflow_sklearn.networks.tangents import NetworkTangent
 
@@ -44,7 +45,7 @@ def refuse_unusable(module: nn.Module, label: str) -> None:
 
 
 class RecurrentNetwork(nn.Module):
-    """z_t = f(z_{t-1}, x_t), outputs = readout(rates of the last layer).
+    """z_t = f(z_{t-1}, e(X)_t), outputs = readout(rates of the last layer).
 
     Parameters
     ----------
@@ -52,21 +53,25 @@ class RecurrentNetwork(nn.Module):
         The module that holds theta, the parameters of the step.
     layers : list of MappedLayer or UserLayer
         The step, layer by layer, with the parameters of ``recurrent``.
-    readout : Module
-        The map from the rates of the last layer to outputs.
+    readout : Module or None
+        The map from the rates of the last layer to outputs; None if there is none, so that the
+        network has states but no outputs.
     initial_state : Tensor of shape (n_states,)
         z_0, the layers' states one after another; an LSTM layer's are all h, then all c.
     learn_initial_state : bool, default=False
         Whether z_0 is a parameter.
+    encoder : Module, optional
+        The map e from X to the inputs of the recurrent part, whose parameters are not in theta.
     """
 
     def __init__(
         self,
         recurrent: nn.Module,
         layers: Sequence[MappedLayer | UserLayer],
-        readout: nn.Module,
+        readout: nn.Module | None,
         initial_state: Tensor,
         learn_initial_state: bool = False,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if initial_state.dtype not in (torch.float32, torch.float64):
@@ -76,7 +81,7 @@ class RecurrentNetwork(nn.Module):
             )
         self.recurrent = recurrent
         self.layers = list(layers)
-        self.readout = readout
+        self.readout, self.encoder = readout, encoder
         self.learn_initial_state = learn_initial_state
         if learn_initial_state:
             self.initial_state = nn.Parameter(initial_state)
@@ -110,13 +115,28 @@ class RecurrentNetwork(nn.Module):
         """Data type of states and parameters."""
         return self.initial_state.dtype
 
+    @property
+    def n_features(self) -> int | None:
+        """Number of features of X; None if the encoder or the step takes any."""
+        return None if self.encoder is not None else getattr(self.layers[0], "n_features", None)
+
+    def encode(self, X: Tensor) -> Tensor:
+        """Return the inputs of the recurrent part, (n_trials, n_timesteps, n_inputs)."""
+        if self.encoder is None:
+            return X
+        return run_encoder(self.encoder, X, getattr(self.layers[0], "n_features", None))
+
     def states(self, X: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Run the network.
+        """Run the network on X (n_trials, n_timesteps, n_features), with noise as in `run`."""
+        return self.run(self.encode(X), noise)
+
+    def run(self, inputs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Run the recurrent part.
 
         Parameters
         ----------
-        X : Tensor of shape (n_trials, n_timesteps, n_features)
-            Inputs.
+        inputs : Tensor of shape (n_trials, n_timesteps, n_inputs)
+            Its inputs, as `encode` returns them.
         noise : Tensor of shape (n_trials, n_timesteps, n_states), optional
             Noise that is added to the states after every step.
 
@@ -125,7 +145,7 @@ class RecurrentNetwork(nn.Module):
         Tensor of shape (n_trials, n_timesteps, n_states)
             The states after every step.
         """
-        inputs, states = X, []
+        states = []
         sizes = [layer.n_states for layer in self.layers]
         pushes: Sequence[Tensor | None] = [None] * len(sizes)
         if noise is not None:
@@ -148,6 +168,12 @@ class RecurrentNetwork(nn.Module):
 
     def outputs(self, states: Tensor) -> Tensor:
         """Return the readout of the states."""
+        if self.readout is None:
+            raise UnsupportedNetworkError(
+                "this network has no readout that could be recognised, so that it has states but "
+                "no outputs, loss or error signal. Name the readout by SavedTraining(network, "
+                "readout=...).fit(X, y), and linearize its network_."
+            )
         return self.readout(self.rates(states))
 
     def forward(self, X: Tensor) -> Tensor:
@@ -171,11 +197,12 @@ class RecurrentNetwork(nn.Module):
         NetworkTangent
             The derivatives at every trial and step.
         """
-        # Steps first: z_t and z_{t-1}, (T, B, n_states), and x_t, (T, B, n_features).
+        # Steps first: z_t and z_{t-1}, (T, B, n_states), and x_t, (T, B, n_inputs).
         steps = states.detach().movedim(1, 0).contiguous()
         first = self.initial_state.detach().expand(1, *steps.shape[1:])
         previous = torch.cat([first, steps[:-1]])
-        inputs = X.movedim(1, 0).contiguous()
+        with torch.no_grad():
+            inputs = self.encode(X).movedim(1, 0).contiguous()
         valid = None if mask is None else mask.to(states.dtype).T.unsqueeze(-1).contiguous()
         tangents: list[Any] = []
         start = 0

@@ -1,4 +1,4 @@
-"""Which parameters the step, the readout and the module itself depend on."""
+"""Which parameters the encoder, the step, the readout and the module itself depend on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
-from kpflow_sklearn._common.modules import named_once, parameters_of
+from kpflow_sklearn._common.modules import named_once, parameters_of, tensors_of
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._functions import FunctionOf, leaves_of
 from kpflow_sklearn.networks._network import RecurrentNetwork
 
 
@@ -24,14 +25,15 @@ class ParameterUse:
 
     Attributes
     ----------
-    step, readout, start : set of str
-        Those that the rebuilt step and readout compute with, and those that are z_0.
+    encoder, step, readout, start : set of str
+        Those that the rebuilt encoder, step and readout compute with, and those that are z_0.
     trained : set of str
         Those that train.
     sizes : dict of str to int
         The number of values of each parameter.
     """
 
+    encoder: set[str]
     step: set[str]
     readout: set[str]
     start: set[str]
@@ -43,9 +45,14 @@ class ParameterUse:
         """The parameters in theta."""
         return (self.step | self.start) & self.trained
 
+    @property
+    def recognised(self) -> set[str]:
+        """The parameters that belong to a part of the rebuilt network."""
+        return self.encoder | self.step | self.readout | self.start
+
     def left_out(self, used: Iterable[str]) -> list[str]:
         """Return those of ``used`` that belong to no part of the rebuilt network."""
-        return [name for name in used if name not in self.step | self.readout | self.start]
+        return [name for name in used if name not in self.recognised]
 
 
 class Rehearsal:
@@ -79,14 +86,20 @@ class Rehearsal:
             if p.is_floating_point():
                 p.requires_grad_(True)
 
-    def rebuilt(self, X: Tensor) -> ParameterUse:
-        """Return what the step and the readout depend on, on ``X``."""
+    def rebuilt(self, X: Tensor, n_steps: int | None = None) -> ParameterUse:
+        """Return what the encoder, the step and the readout depend on, on ``X``.
+
+        The step is only run for the first ``n_steps`` steps; all by default.
+        """
+        view = self.view
         with torch.enable_grad():
-            states = self.view.states(X)
-            outputs = self.view.outputs(states.detach())
+            inputs = view.encode(X)
+            states = view.run(inputs.detach()[:, :n_steps])
+            outputs = [] if view.readout is None else [view.outputs(states.detach())]
         return ParameterUse(
-            self._leaves([states]),
-            self._leaves([outputs]),
+            self._own([inputs], view.encoder),
+            self._own([states], view.recurrent),
+            self._own(outputs, view.readout),
             self._start,
             self._trained,
             self._sizes,
@@ -101,17 +114,24 @@ class Rehearsal:
             return []
         return [name for name in self._names.values() if name in used]
 
+    def _own(self, tensors: Iterable[Tensor], part: nn.Module | None) -> set[str]:
+        """Return the names of the parameters behind a part's results; refuse those of others."""
+        tensors = list(tensors)
+        if isinstance(part, FunctionOf):
+            inside = {id(p) for p in (*tensors_of(self.module), *tensors_of(self.view))}
+            others = [p for key, p in leaves_of(tensors).items() if key not in inside]
+            if others:
+                raise UnsupportedNetworkError(
+                    f"the {part.label} computes with a parameter of shape "
+                    f"{tuple(others[0].shape)} that is not part of the network that it is given, "
+                    "a copy in the state of a checkpoint. Use the parameters of the network in "
+                    "its first argument, for example lambda network, ...: network.layer(...), "
+                    "not those of a module outside."
+                )
+        return self._leaves(tensors)
+
     def _leaves(self, tensors: Iterable[Tensor]) -> set[str]:
-        nodes = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-        visited: set[Any] = set()
-        identities = set()
-        while nodes:
-            node: Any = nodes.pop()
-            if node in visited:
-                continue
-            visited.add(node)
-            identities.add(id(getattr(node, "variable", None)))
-            nodes += [after for after, _ in node.next_functions if after is not None]
+        identities = leaves_of(tensors)
         return {name for key, name in self._names.items() if key in identities}
 
 
@@ -132,15 +152,16 @@ def refuse_shared(original: nn.Module, use: ParameterUse) -> None:
     Raises
     ------
     UnsupportedNetworkError
-        If a parameter that trains belongs both to the step and the readout, or is z_0 too; or if
-        two parameters share memory.
+        If a parameter in theta belongs both to the step and to the encoder or readout, or is z_0
+        too; or if two parameters share memory.
     """
-    parts = {"step": use.step, "readout": use.readout, "initial state": use.start}
+    parts = {"encoder": use.encoder, "step": use.step, "readout": use.readout,
+             "initial state": use.start}  # fmt: skip
     for (first, ours), (second, theirs) in combinations(parts.items(), 2):
-        shared = sorted(ours & theirs & use.trained)
+        shared = sorted(ours & theirs & use.theta)
         if shared:
             _refuse(original, shared, f"the {first} and the {second} share")
-    refuse_same_memory(original, use.step | use.readout | use.start, use.trained)
+    refuse_same_memory(original, use.recognised, use.trained)
 
 
 def refuse_same_memory(

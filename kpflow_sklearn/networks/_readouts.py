@@ -11,14 +11,20 @@ from kpflow_sklearn._common.modules import named_parts, set_training
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._functions import (
+    FunctionOf,
+    label_of,
+    leaves_of,
+    with_its_parameters,
+)
 
 # In units of the rounding error: sums over many rows and over one may differ in their order.
 _TOLERANCE = 1e3
 
 
 def find_readout(
-    module: nn.Module, inside: Collection[nn.Module], n_units: int | None
-) -> nn.Module:
+    module: nn.Module, inside: Collection[nn.Module], n_units: int | None, needed: bool
+) -> nn.Module | None:
     """Return the only ``torch.nn.Linear`` of a module that can be its readout.
 
     Parameters
@@ -26,38 +32,43 @@ def find_readout(
     module : Module
         The user's network.
     inside : collection of Module
-        The parts of the step, which cannot be the readout.
+        The parts of the step and the encoder, which cannot be the readout.
     n_units : int or None
         The number of values that the readout must take; None for any.
+    needed : bool
+        Whether its lack is an error.
 
     Returns
     -------
-    Module
+    Module or None
         The readout, which `check_readout` has yet to check.
 
     Raises
     ------
     UnsupportedNetworkError
-        If there is no such ``Linear``, or more than one.
+        If there is no such ``Linear``, or more than one, although it is needed.
     """
     linear = {
         n: m
         for n, m in named_parts(module)
         if isinstance(m, nn.Linear) and m not in inside and n_units in (None, m.in_features)
     }
+    if len(linear) != 1 and not needed:
+        return None
     if len(linear) != 1:
         which = "outside the step" if n_units is None else f"with in_features={n_units}"
         raise UnsupportedNetworkError(
             f"readout: expected exactly one torch.nn.Linear in {type(module).__name__} {which}, "
-            f"found {', '.join(map(repr, linear)) or 'none'}; give its name as readout='...'; "
-            "it may be any module that maps each state alone."
+            f"found {', '.join(map(repr, linear)) or 'none'}; give its name as readout='...', "
+            "which may be any module that maps each state alone, or as a function, "
+            "readout=lambda network, states: ..."
         )
     return next(iter(linear.values()))
 
 
 def read_width(readout: nn.Module) -> int:
     """Return the number of values that a readout takes, as its first ``Linear`` tells."""
-    for _, module in named_parts(readout):
+    for _, module in () if isinstance(readout, FunctionOf) else named_parts(readout):
         if isinstance(module, nn.Linear):
             return module.in_features
     raise UnsupportedNetworkError(
@@ -66,34 +77,55 @@ def read_width(readout: nn.Module) -> int:
     )
 
 
-def check_readout(readout: nn.Module, like: Tensor) -> None:
+def check_readout(readout: nn.Module, like: Tensor) -> nn.Module:
     """Check that a readout maps each state alone, as Err = dl/dz assumes.
 
     Parameters
     ----------
     readout : Module
-        A module of any kind; of a ``Linear``, only the size is checked.
+        A module of any kind; of a ``Linear``, only the size and the data type are checked.
     like : Tensor of shape (n_units,)
         An input of the readout for one step of one trial.
+
+    Returns
+    -------
+    Module
+        The readout; a `FunctionOf` has the parameters that its outputs depend on.
 
     Raises
     ------
     UnsupportedNetworkError
         If the readout does not take states (n_trials, n_timesteps, n_units), or its output for
-        one state depends on other states or on chance.
+        one state depends on other states or on chance, or has no derivative.
     """
-    kind, n_units = type(readout).__name__, len(like)
     if isinstance(readout, nn.Linear):
-        if readout.in_features != n_units:
-            raise UnsupportedNetworkError(
-                f"the readout takes {readout.in_features} values, but the state, or the first "
-                f"part of it, has {n_units}; give readout='...' or initial_state=..."
-            )
-        return
-    copied = set_training(copy_module(readout), False)  # The analysis is one of evaluation mode.
+        _check_linear(readout, like)
+        return readout
     draws = torch.Generator().manual_seed(0)
-    states = torch.randn(2, 3, n_units, generator=draws, dtype=like.dtype).to(like.device)
-    with torch.no_grad(), isolated_torch_seed(0):
+    states = torch.randn(2, 3, len(like), generator=draws, dtype=like.dtype).to(like.device)
+    # The analysis is one of evaluation mode.
+    _check_each_alone(set_training(copy_module(readout), False), states)
+    return with_its_parameters(readout, states) if isinstance(readout, FunctionOf) else readout
+
+
+def _check_linear(readout: nn.Linear, like: Tensor) -> None:
+    if readout.in_features != len(like):
+        raise UnsupportedNetworkError(
+            f"the readout takes {readout.in_features} values, but the state, or the first "
+            f"part of it, has {len(like)}; give readout='...' or initial_state=..."
+        )
+    if readout.weight.dtype != like.dtype:
+        raise UnsupportedNetworkError(
+            f"the readout must hold numbers of {like.dtype}, as the network does, got "
+            f"{readout.weight.dtype}; convert one of them, for example by "
+            f"readout.to({like.dtype})."
+        )
+
+
+def _check_each_alone(copied: nn.Module, states: Tensor) -> None:
+    kind, n_units = label_of(copied), states.shape[-1]
+    states.requires_grad_()
+    with torch.enable_grad(), isolated_torch_seed(0):
         try:
             together = _tensor(copied(states))
             alone = torch.stack([copied(z[None, None])[0, 0] for z in states.flatten(0, 1)])
@@ -107,11 +139,16 @@ def check_readout(readout: nn.Module, like: Tensor) -> None:
             f"readout: the {kind} must map states (2, 3, {n_units}) to outputs (2, 3, n_outputs), "
             f"got shape {tuple(together.shape)}."
         )
-    tolerance = _TOLERANCE * torch.finfo(like.dtype).eps * (1 + together.abs().max())
+    tolerance = _TOLERANCE * torch.finfo(states.dtype).eps * (1 + together.abs().max())
     if (together.flatten(0, 1) - alone).abs().max() > tolerance:
         raise UnsupportedNetworkError(
-            f"readout: the output of the {kind} for one state depends on the other states, or on "
+            f"readout: what the {kind} returns for one state depends on the other states, or on "
             "chance; it must map each state alone."
+        )
+    if id(states) not in leaves_of([together]):
+        raise UnsupportedNetworkError(
+            f"readout: the outputs of the {kind} have no derivative by the states, which the "
+            "error signal needs; compute them with torch, without torch.no_grad, detach or NumPy."
         )
 
 

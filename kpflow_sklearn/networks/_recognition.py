@@ -1,16 +1,19 @@
-"""A user's module, recognised as step, readout and initial state."""
+"""A user's module, recognised as encoder, step, readout and initial state."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._encoders import find_encoder
+from kpflow_sklearn.networks._functions import modules_in, parameters_in
 from kpflow_sklearn.networks._layers import stacked_layers, step_layers
-from kpflow_sklearn.networks._named_step import Step, find_named_parts
+from kpflow_sklearn.networks._named_step import Part, Step, find_named_parts
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._readouts import check_readout, find_readout, read_width
 
@@ -18,13 +21,16 @@ from kpflow_sklearn.networks._readouts import check_readout, find_readout, read_
 def recognise_network(
     module: nn.Module,
     recurrent: str | None = None,
-    readout: str | None = None,
+    readout: Part = None,
     *,
     step: Step | None = None,
     initial_state: Any = None,
+    encoder: Part = None,
+    X: Tensor | None = None,
     frozen: bool = False,
+    needs_readout: bool = True,
 ) -> RecurrentNetwork:
-    """View a user's module as step, readout and initial state; nothing is copied.
+    """View a user's module as encoder, step, readout and initial state; nothing is copied.
 
     Parameters
     ----------
@@ -33,14 +39,21 @@ def recognise_network(
         must hold one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear`` readout.
     recurrent : str, optional
         Name of the submodule that holds the step and its parameters.
-    readout : str, optional
-        Name of a submodule of any kind that maps each state alone.
+    readout : str, Module or callable, optional
+        Name of a submodule or method, a module, or a function ``(network, states) -> outputs``,
+        which maps each state alone.
     step : str or callable, optional
         Name of a submodule or method ``(x_t, h) -> h``, or a function ``(network, x_t, h) -> h``.
     initial_state : None, str, array-like or tuple of these
         z_0: zeros, the name of a tensor of the network, or values; a tuple if h is a tuple.
+    encoder : str, Module or callable, optional
+        Name of a submodule or method, a module, or a function ``(network, X) -> inputs``.
+    X : Tensor of shape (n_trials, n_timesteps, n_features), optional
+        A few trials, which show the parameters of an encoder that is a method or function.
     frozen : bool, default=False
         Whether the step's random numbers, including those of dropout, are frozen.
+    needs_readout : bool, default=True
+        Whether a readout is needed. If not, a network in which none can be recognised has none.
 
     Returns
     -------
@@ -53,39 +66,64 @@ def recognise_network(
         If the parts are missing or ambiguous, do not fit one another, or are unsupported.
     """
     if isinstance(module, RecurrentNetwork):
+        _refuse_parts(recurrent=recurrent, readout=readout, step=step, encoder=encoder)
         return module
+    ahead = find_encoder(module, encoder, X)
     # The step: the cell, method or function that is named, or a stack of torch's layers.
     named = find_named_parts(module, recurrent, readout, step, initial_state)
     is_stack = named.step is None
-    core = _find_stack(module, named.base, frozen) if is_stack else named.cell
-    like = next(iter(parameters_of(core if is_stack else module).values())).detach()
+    core = _find_stack(module, named.base, modules_in(ahead), frozen) if is_stack else named.cell
+    like = _any_parameter(core if is_stack else module)
     # The number of units that the readout sees, from z_0, the step or the readout itself.
-    n_units = getattr(core, "hidden_size", None)
+    n_units: Any = getattr(core, "hidden_size", None)
     if named.start is not None and not is_stack:
         n_units = named.start[0].numel()
     reader = named.readout
     if reader is None:
-        inside = {part for _, part in named_parts(core)} if named.is_cell else set()
-        reader = find_readout(module, inside, n_units if is_stack else None)
-    n_units = read_width(reader) if n_units is None else n_units
-    check_readout(reader, like.new_zeros(n_units))
-    if not is_stack:
-        core = named.as_cell([*parameters_of(reader).values(), *named.start_parameters])
+        inside = modules_in(ahead) | (modules_in(core) if named.is_cell else set())
+        reader = find_readout(module, inside, n_units if is_stack else None, needs_readout)
+    if reader is not None:
+        n_units = read_width(reader) if n_units is None else n_units
+        reader = check_readout(reader, like.new_zeros(n_units))
     # The layers, which read the module's own parameters.
     start = None if named.start is None else [part.detach().to(like) for part in named.start]
     if is_stack:
         layers, z0 = stacked_layers(core, start)
     else:
         is_pair = isinstance(core, nn.LSTMCell)
+        core = named.as_cell([*parameters_in(reader), *parameters_in(ahead)])
         start = start or [like.new_zeros(n_units)] * (2 if is_pair else 1)
         layers, z0 = step_layers(core, start, is_pair or isinstance(initial_state, tuple), frozen)
-    return RecurrentNetwork(core, layers, reader, z0, named.start_trains)
+    return RecurrentNetwork(core, layers, reader, z0, named.start_trains, ahead)
 
 
-def _find_stack(module: nn.Module, base: nn.Module, frozen: bool) -> nn.RNNBase:
+def _refuse_parts(**parts: Any) -> None:
+    """Refuse names of parts for a network of this package, which has its parts already."""
+    for name, given in parts.items():
+        if given is not None:
+            raise UnsupportedNetworkError(
+                f"{name} must be None for the network_ of a fitted estimator, which is split into "
+                f"its parts already, got {given!r}."
+            )
+
+
+def _any_parameter(module: nn.Module) -> Tensor:
+    """Return a parameter, which shows the data type and the device."""
+    parameters = list(parameters_of(module).values())
+    if not parameters:
+        raise UnsupportedNetworkError(
+            f"{type(module).__name__} has no parameters, so that K is zero and there is nothing "
+            "to analyse."
+        )
+    return parameters[0].detach()
+
+
+def _find_stack(
+    module: nn.Module, base: nn.Module, outside: Collection[nn.Module], frozen: bool
+) -> nn.RNNBase:
     """Return ``base``, or the one part of the whole module, that is a stack of torch's layers."""
     modules = dict(named_parts(module)) if base is module else {"": base}
-    stacks = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase)}
+    stacks = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase) and m not in outside}
     if len(stacks) != 1:
         raise UnsupportedNetworkError(
             f"recurrent: expected exactly one torch.nn.RNN, GRU or LSTM in "

@@ -8,11 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._common.modules import named_parts, parameters_of
+from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.modules import named_once, named_parts, parameters_of
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._comparison import Comparison, further_parameters
-from kpflow_sklearn.networks._coupling import batch_norms, refuse_coupled_trials
+from kpflow_sklearn.networks._coupling import (
+    batch_norms,
+    refuse_coupled_encoder,
+    refuse_coupled_trials,
+)
+from kpflow_sklearn.networks._encoders import describe
+from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._layers import UserLayer
 from kpflow_sklearn.networks._module_run import (
     Trials,
@@ -74,16 +81,19 @@ def check_rebuilt(
     trials = _choose_trials(X, mask, view)
     states = _checked_states(view, trials)
     rehearsal = Rehearsal(module, view, initial_state)
-    use = rehearsal.rebuilt(trials.X[:2, :2])
+    use = rehearsal.rebuilt(trials.X[:2], n_steps=2)
     if use.left_out(use.sizes):  # Other steps and trials may use more; this takes more memory.
         use = rehearsal.rebuilt(trials.X)
     refuse_shared(module if original is None else original, use)
     warn_of_gradient_hooks(module if original is None else original, use.theta)
-    whole = _callable_part(module, view)
+    _warn_of_trained_encoder(module, view, use)
+    whole = _callable_part(module, use)
     if whole is None:
         if check_outputs:
-            _refuse_unused(module, use)
+            _refuse_unused(module, view, use)
         return
+    if view.readout is None and whole is view.recurrent and whole is not module:
+        _refuse_unused(module, view, use)
     comparison = Comparison(whole, view, trials, states, check_outputs)
     # A module that draws random numbers does not draw the frozen ones.
     problem = None if _is_frozen(view) else comparison.problem()
@@ -92,7 +102,10 @@ def check_rebuilt(
         left_out = use.left_out(_used(rehearsal, module, comparison))
     if problem is not None:
         comparison.refuse(problem, further_parameters(whole, left_out, use, view, initial_state))
-    remedy = "Name a step (step='...') and a readout (readout='...') that contain them"
+    remedy = (
+        "Name by SavedTraining(...) an encoder (encoder=...) that contains them if they act on X "
+        "before the step, or a step (step=...) and a readout (readout=...) that contain them"
+    )
     if not _is_frozen(view):  # Frozen numbers leave nothing compared: then all must belong.
         left_out = [name for name in left_out if name in use.trained]
         remedy += "; or, to treat them as fixed, set their requires_grad to False"
@@ -107,10 +120,12 @@ def _is_frozen(view: RecurrentNetwork) -> bool:
 
 @torch.no_grad()
 def _checked_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
-    """Return the states of the rebuilt network, whose step is checked on the way."""
+    """Return the states of the rebuilt network, whose parts are checked on the way."""
+    if view.encoder is not None:
+        refuse_coupled_encoder(view.encoder, trials.X)
     states = _reproducible_states(view, trials)
     if not _is_frozen(view):
-        _refuse_coupled(view, trials.X, states)
+        _refuse_coupled(view, view.encode(trials.X), states)
         _check_core(view, trials, view.rates(states))
     return states
 
@@ -162,23 +177,23 @@ def _reproducible_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
     )
 
 
-def _refuse_coupled(view: RecurrentNetwork, X: Tensor, states: Tensor) -> None:
+def _refuse_coupled(view: RecurrentNetwork, inputs: Tensor, states: Tensor) -> None:
     """Check at a few steps that the trials do not influence one another."""
     layer = view.layers[0]
     if not isinstance(layer, UserLayer):
         return
-    if len(X) == 1:  # Its steps in reverse order are a second trial.
-        X = torch.cat([X, X.flip(1)])
-        states = _run(view, X)
-    before = torch.cat([view.initial_state.expand(len(X), 1, -1), states[:, :-1]], dim=1)
-    n_timesteps = X.shape[1]
+    if len(inputs) == 1:  # Its steps in reverse order are a second trial.
+        inputs = torch.cat([inputs, inputs.flip(1)])
+        states = view.run(inputs)
+    before = torch.cat([view.initial_state.expand(len(inputs), 1, -1), states[:, :-1]], dim=1)
+    n_timesteps = inputs.shape[1]
     for t in sorted({0, n_timesteps // 2, n_timesteps - 1}):
-        refuse_coupled_trials(layer.step, t, X[:, t], before[:, t])
+        refuse_coupled_trials(layer.step, t, inputs[:, t], before[:, t])
 
 
 def _check_core(view: RecurrentNetwork, trials: Trials, ours: Tensor) -> None:
     """Compare the rates with the output of torch's recurrent module, from the same z_0."""
-    core, X = view.recurrent, trials.X
+    core, X = view.recurrent, view.encode(trials.X)
     if not isinstance(core, nn.RNNBase):
         return
     shape = (core.num_layers, -1, core.hidden_size)
@@ -195,39 +210,73 @@ def _check_core(view: RecurrentNetwork, trials: Trials, ours: Tensor) -> None:
         )
 
 
-def _callable_part(module: nn.Module, view: RecurrentNetwork) -> nn.Module | None:
+def _callable_part(module: nn.Module, use: ParameterUse) -> nn.Module | None:
     """Return the module, or the part of a container that holds step and readout; None if none."""
-    if not isinstance(module, CONTAINERS):
-        return module
-    needed = {
-        id(p)
-        for p in (*parameters_of(view.recurrent).values(), *parameters_of(view.readout).values())
-    }
-    for part in module.children():
-        if needed <= set(map(id, parameters_of(part).values())):
-            return _callable_part(part, view)
-    return None
+    named = named_once(module)
+    needed = {id(named[name]) for name in use.step | use.readout}
+    while isinstance(module, CONTAINERS):
+        holding = (
+            part
+            for part in module.children()
+            if needed <= set(map(id, parameters_of(part).values()))
+        )
+        part = next(holding, None)
+        if part is None:
+            return None
+        module = part
+    return module
 
 
-def _refuse_unused(module: nn.Module, use: ParameterUse) -> None:
-    """Refuse trained parameters that belong to no part, of a module that cannot be run."""
+def _refuse_unused(module: nn.Module, view: RecurrentNetwork, use: ParameterUse) -> None:
+    """Refuse further parameters of a container, which has no forward that shows their use."""
     others = use.left_out(use.sizes)
-    if others:
-        raise UnsupportedNetworkError(
-            f"{type(module).__name__} has further parameters, {', '.join(others[:4])}, that "
-            "belong neither to its step nor to its readout nor to the initial state, and no "
-            "forward method that would show their use. Give a ModuleDict of the recurrent part "
-            "and the readout alone, or a module with a forward method."
+    if not others:
+        return
+    what, remedy = (
+        (
+            "belong to no encoder, step, readout or initial state",
+            "Give a ModuleDict of the recurrent part and the readout alone, with encoder='...' if "
+            "others come before the recurrent part, or a module with a forward method.",
+        )
+        if view.readout is not None
+        else (
+            "do not belong to its recurrent part, in which no readout is recognised",
+            "Give the recurrent part alone, with the X that it takes, or name the readout by "
+            "SavedTraining(network, readout=...).",
+        )
+    )
+    raise UnsupportedNetworkError(
+        f"{type(module).__name__} has further parameters, {', '.join(others[:4])}, that "
+        f"{what}, and no forward method that would show their use. {remedy}"
+    )
+
+
+def _warn_of_trained_encoder(module: nn.Module, view: RecurrentNetwork, use: ParameterUse) -> None:
+    """Warn of parameters of the encoder that train, and so move the states too."""
+    trained = [name for name in use.sizes if name in use.encoder & use.trained]
+    if view.encoder is not None and is_kept_apart(module, view.encoder):
+        trained = [n for n, p in parameters_of(view.encoder).items() if p.requires_grad]
+    if trained:
+        listed = ", ".join(trained[:4]) + (", ..." if len(trained) > 4 else "")
+        warn_caller(
+            f"{listed} of {describe(view.encoder)} train, but are not in theta: K, PKP and the "
+            "flow PKP* Err are those of the recurrent part, with the encoder held fixed. In "
+            "training, the states moved by the change of the encoder too, which flow_agreement "
+            "does not count as explained. To treat these parameters as fixed, without this "
+            "warning, set their requires_grad to False.",
+            UserWarning,
         )
 
 
 def _used(rehearsal: Rehearsal, module: nn.Module, comparison: Comparison) -> list[str]:
-    """Return the parameters on which the outputs of the module depend."""
+    """Return the parameters on which the outputs of the module, or its states, depend."""
     name = next(n for n, part in named_parts(module) if part is comparison.module)
 
     def run(copied: nn.Module) -> list[Tensor]:
-        part, order = copied.get_submodule(name), comparison.steps_first
-        outputs = run_module(part, rehearsal.view, comparison.trials, steps_first=order).outputs
-        return outputs[comparison.matched :][:1]
+        part = copied.get_submodule(name)
+        ran = run_module(part, rehearsal.view, comparison.trials, comparison.form)
+        if rehearsal.view.readout is None and ran.states is not None:
+            return [ran.states]
+        return ran.outputs[comparison.matched :][:1]
 
     return rehearsal.of(run)

@@ -44,7 +44,7 @@ class Linearization:
     Attributes
     ----------
     network : RecurrentNetwork
-        The network as step, readout and initial state.
+        The network as encoder, step, readout and initial state.
     states : Tensor of shape (n_trials, n_timesteps, n_states)
         Z, the states after every step. Those of an LSTM layer are all h, then all c.
     K, P, PKP : LinearOperator
@@ -131,6 +131,8 @@ class Linearization:
         ------
         ValueError
             If y or loss_weight has the wrong shape or does not match the network's outputs.
+        UnsupportedNetworkError
+            If the network has no readout.
 
         Examples
         --------
@@ -144,8 +146,9 @@ class Linearization:
         check_real(activity_l2, "activity_l2", 0)
         X = self.X.detach().cpu().numpy()
         mask = None if self.mask is None else self.mask.cpu().numpy()
+        n_outputs = self.network.n_outputs
         encoder = TargetEncoder(loss).fit(X, y, mask=mask)
-        encoder.match_outputs(self.network.n_outputs)
+        encoder.match_outputs(n_outputs)
         targets = encoder.encode(X, y, mask=mask, loss_weight=loss_weight)
         objective = Objective(encoder.loss_, float(activity_l2))
         return objective.error(self.network, self.states, targets, self.mask)
@@ -165,8 +168,10 @@ def linearize(
     ----------
     network : Module
         The ``network_`` of a fitted trainer, or a module with one ``torch.nn.RNN``, ``GRU`` or
-        ``LSTM`` and one ``torch.nn.Linear`` readout. A module whose parts have to be named is
-        given to `SavedTraining`, whose ``network_`` is linearized.
+        ``LSTM``, which may be that layer itself. Its readout is the only ``torch.nn.Linear`` that
+        takes the states; without one, or with several, only `Linearization.error` is not
+        available. A module whose parts have to be named is given to `SavedTraining`, whose
+        ``network_`` is linearized.
     X : array-like of shape (n_trials, n_timesteps, n_features)
         Inputs. They are converted to the dtype of the network.
     mask : array-like of bool, shape (n_trials, n_timesteps), optional
@@ -182,8 +187,14 @@ def linearize(
     ValueError
         If X or mask has the wrong shape or contains NaN or infinity, or if the states overflow.
     UnsupportedNetworkError
-        If the analysis does not support this kind of module, or if its outputs on the first eight
-        trials are not those of step and readout.
+        If the analysis does not support this kind of module, or if its states or outputs on the
+        first eight trials are not those of step and readout.
+
+    Warns
+    -----
+    UserWarning
+        If a module without a recognised readout cannot be run on X, so that its states are not
+        compared.
 
     Examples
     --------
@@ -200,15 +211,17 @@ def linearize(
         raise UnsupportedNetworkError(
             f"network must be a torch.nn.Module, got a {type(network).__name__}."
         )
-    recognise_network(network)  # Refuses what evaluation mode would hide.
+    recognise_network(network, needs_readout=False)  # Refuses what evaluation mode would hide.
     module = set_training(copy_module(network), False)
-    view = recognise_network(module)
+    view = recognise_network(module, needs_readout=False)
     refuse_unusable(view, "network")
     array = check_sequences(X)
     valid = check_mask(mask, array)
-    expected = getattr(view.layers[0], "n_features", array.shape[-1])
-    if array.shape[-1] != expected:
-        raise ValueError(f"X has {array.shape[-1]} features, but the network takes {expected}.")
+    if view.n_features not in (None, array.shape[-1]):
+        raise ValueError(
+            f"X has {array.shape[-1]} features, but the network takes {view.n_features}. If it "
+            "transforms X before its recurrent part, name that by SavedTraining(..., encoder=...)."
+        )
     lin = Linearization(view, *to_tensors(array, valid, view))
     if not lin.states.isfinite().all():
         largest = (array if valid is None else array[valid]).max()

@@ -65,7 +65,7 @@ def _fresh(trainer: Any, kind: type, random_state: int) -> Any:
 
 def _feedforward_of(saved: SavedTraining) -> SavedFeedForward:
     """Return the feed-forward form of a `SavedTraining`."""
-    for name in ("recurrent", "step", "readout", "initial_state", "parameters"):
+    for name in ("recurrent", "step", "readout", "encoder", "initial_state", "parameters"):
         if getattr(saved, name) is not None:
             raise ValueError(
                 f"{name} must be None for a feed-forward network, whose last Linear is the "

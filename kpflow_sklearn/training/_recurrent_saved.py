@@ -5,24 +5,28 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
 from kpflow_sklearn._common.callbacks import FitTask, warn_caller, with_callbacks
 from kpflow_sklearn._common.checks import check_choice, check_flag
 from kpflow_sklearn._common.estimators import undone_if_it_fails
-from kpflow_sklearn._common.modules import named_parts, parameters_of, set_training
-from kpflow_sklearn._common.tensors import copy_module
+from kpflow_sklearn._common.modules import named_parts, parameters_of
+from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
+    Part,
     RecurrentNetwork,
     Step,
     check_rebuilt,
     recognise_network,
     refuse_unusable,
+    to_tensors,
 )
 from kpflow_sklearn.training._layout import (
     features_advice,
@@ -30,6 +34,11 @@ from kpflow_sklearn.training._layout import (
     warn_of_steps_first,
 )
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
+from kpflow_sklearn.training._recurrent_parts import (
+    check_part,
+    copied_with_parts,
+    warn_of_parts_without_checkpoints,
+)
 from kpflow_sklearn.training._snapshots import Snapshot
 from kpflow_sklearn.training._state_dicts import Checkpoints, fixed_parts, load_each, unwrapped
 
@@ -62,10 +71,23 @@ class SavedTraining(RecurrentModel):
         The step that computes h_t from (x_t, h_{t-1}): the name of a submodule or method, or a
         function (network, x_t, h). Derivatives are then computed by automatic differentiation.
         The parameters theta are those of the submodule; for a method or function, they are all
-        parameters of the network except those of the readout and z_0.
-    readout : str, optional
-        Name of the readout, needed if several Linear modules fit. A readout that is named may be
-        any module that maps the state of each step separately.
+        parameters of the network except those of the readout, the encoder and z_0. Functions,
+        here and below, are pickled by name: for an estimator that is saved, give a function that a
+        module defines, not a lambda.
+    readout : str, Module or callable, optional
+        What maps the states to the outputs, needed unless exactly one Linear module fits: the name
+        of a submodule or method, a module, or a function (network, states) of states (n_trials,
+        n_timesteps, n_units), called with the copy of the network that is analysed. It must map
+        the state of each step separately. The parameters that it uses are not in theta. A module
+        that is kept apart from the network is copied as it is: it does not follow the
+        checkpoints, and the network must then return the states that it reads.
+    encoder : str, Module or callable, optional
+        What happens to X before the recurrent part, in the forms of ``readout``: a function is
+        called with (network, X) for X (n_trials, n_timesteps, n_features), whatever order of the
+        axes the network itself takes, and returns the inputs of the recurrent part (n_trials,
+        n_timesteps, n_inputs). Trials must not influence one another. The parameters that it uses
+        are not in theta: K, PKP and the flow are those of a training with the encoder held fixed,
+        and a warning names those that train.
     initial_state : str, array-like or tuple of these, optional
         The initial state z_0, zero by default: values, or the name of a tensor of the network,
         which counts as trained if it is a trainable parameter. A tuple is needed if the state is
@@ -103,7 +125,8 @@ class SavedTraining(RecurrentModel):
     Attributes
     ----------
     network_ : RecurrentNetwork
-        A copy of the module in its last state, split into step, readout and initial state.
+        A copy of the module in its last state, split into encoder, step, readout and initial
+        state.
     snapshots_ : list of Snapshot
         One snapshot per checkpoint.
     n_iter_ : int
@@ -125,6 +148,21 @@ class SavedTraining(RecurrentModel):
     >>> saved = SavedTraining(module, [module.state_dict()], iterations=[500]).fit(X, y)
     >>> saved.trajectories(X).shape
     (8, 10, 6)
+
+    A network with an encoder of its inputs and a readout of two parts:
+
+    >>> parts = {"embed": torch.nn.Linear(3, 2), "rnn": torch.nn.GRU(2, 6),
+    ...          "norm": torch.nn.LayerNorm(6), "out": torch.nn.Linear(6, 3)}
+    >>> module = torch.nn.ModuleDict(parts)
+    >>> module["embed"].requires_grad_(False)
+    Linear(in_features=3, out_features=2, bias=True)
+    >>> saved = SavedTraining(
+    ...     module,
+    ...     encoder=lambda network, X: torch.relu(network["embed"](X)),
+    ...     readout=lambda network, states: network["out"](network["norm"](states)),
+    ... )
+    >>> saved.fit(X, y).predict(X).shape
+    (8, 10, 3)
     """
 
     def __init__(
@@ -134,7 +172,8 @@ class SavedTraining(RecurrentModel):
         *,
         recurrent: str | None = None,
         step: Step | None = None,
-        readout: str | None = None,
+        readout: Part = None,
+        encoder: Part = None,
         initial_state: Any = None,
         loss: str = "auto",
         iterations: Sequence[int] | None = None,
@@ -148,6 +187,7 @@ class SavedTraining(RecurrentModel):
         self.recurrent = recurrent
         self.step = step
         self.readout = readout
+        self.encoder = encoder
         self.initial_state = initial_state
         self.loss = loss
         self.iterations = iterations
@@ -206,9 +246,13 @@ class SavedTraining(RecurrentModel):
         """
         self._check_parameters()
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
-        module = self._copied_module()
-        view = self._recognise(module)
+        module, parts = self._copies()
+        few = trials[:8] if valid is None else np.where(valid[:8, :, None], trials[:8], 0)
+        recognise = partial(self._recognise, module, parts, few)
+        view = recognise()
         self._check_fits(view, trials)
+        with torch.no_grad():  # Raises an error that names the encoder, if it does not take X.
+            view.encode(to_tensors(few, None, view)[0])
         self.noise_sources_ = _dropout_in(view.recurrent)
         if self.noise_sources_:
             logger.info("noise=%r: %s", self.noise, ", ".join(self.noise_sources_))
@@ -223,8 +267,10 @@ class SavedTraining(RecurrentModel):
             loaded = load_each(module, self.checkpoints, self.iterations, fixed)
             for index, iteration in enumerate(loaded):
                 refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
-                view = self._recognise(module)  # z_0 may be a copy of what was loaded.
+                view = recognise()  # z_0 may be a copy of what was loaded.
                 self.snapshots_.append(Snapshot.take(iteration, view))
+        if len(self.snapshots_) > 1:
+            warn_of_parts_without_checkpoints(module, **parts)
         check_rebuilt(
             module,
             view,
@@ -249,27 +295,32 @@ class SavedTraining(RecurrentModel):
         check_choice(self.noise, "noise", ("off", "frozen"))
         check_choice(self.layout, "layout", ("auto", "trials_first"))
         check_flag(self.check_outputs, "check_outputs")
-        for name in ("recurrent", "readout"):
-            given = getattr(self, name)
-            if given is not None and not (isinstance(given, str) and given):
-                raise ValueError(f"{name} must be the name of a submodule, got {given!r}.")
+        if self.recurrent is not None and not (isinstance(self.recurrent, str) and self.recurrent):
+            raise ValueError(f"recurrent must be the name of a submodule, got {self.recurrent!r}.")
+        for name in ("readout", "encoder"):
+            check_part(name, getattr(self, name))
 
-    def _copied_module(self) -> nn.Module:
-        """Return a copy of the module in evaluation mode, in which only theta trains."""
-        module = set_training(copy_module(unwrapped(self.network)), False)
+    def _copies(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Return copies of the module, in which only theta trains, of the readout and encoder."""
+        network = unwrapped(self.network)
+        module, parts = copied_with_parts(network, readout=self.readout, encoder=self.encoder)
         if self.checkpoints is None:
             refuse_unusable(module, "network")
         if self.parameters is not None:
             _train_alone(module, self.parameters)
-        return module
+        return module, parts
 
-    def _recognise(self, module: nn.Module) -> RecurrentNetwork:
+    def _recognise(
+        self, module: nn.Module, parts: dict[str, Any], trials: np.ndarray
+    ) -> RecurrentNetwork:
+        like = next(iter(parameters_of(module).values()), torch.empty(0))
         return recognise_network(
             module,
             self.recurrent,
-            self.readout,
+            **parts,
             step=self.step,
             initial_state=self.initial_state,
+            X=as_tensor(trials, like.dtype, like.device),
             frozen=self.noise == "frozen",
         )
 
@@ -281,11 +332,13 @@ class SavedTraining(RecurrentModel):
                 f"parameters={self.parameters!r} names none), so K is zero and there is "
                 "nothing to analyse."
             )
-        expected = getattr(view.layers[0], "n_features", trials.shape[-1])
-        if trials.shape[-1] != expected:
+        if view.n_features not in (None, trials.shape[-1]):
             raise ValueError(
-                f"X has {trials.shape[-1]} features, but the network takes {expected}."
-                + features_advice(trials, expected)
+                f"X has {trials.shape[-1]} features, but the network takes {view.n_features}."
+                + (
+                    features_advice(trials, view.n_features)
+                    or " If it transforms X before its recurrent part, give that as encoder=..."
+                )
             )
         if self.layout == "auto":
             warn_of_channels_first(trials)

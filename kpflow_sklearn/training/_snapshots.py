@@ -36,15 +36,19 @@ class Snapshot:
     @classmethod
     def take(cls, iteration: int, module: nn.Module) -> Snapshot:
         """Copy the module's present state to the CPU."""
-        state = {name: _kept(value) for name, value in state_of(module).items()}
+        memo: dict[Any, Any] = {}  # A tensor may have several names.
+        state = {name: _kept(value, memo) for name, value in state_of(module).items()}
         return cls(iteration, state)
 
 
-def _kept(value: Any) -> Any:
+def _kept(value: Any, memo: dict[Any, Any]) -> Any:
     """Return a copy of an entry of a state_dict, which torch allows to be other than a tensor."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    return copy.deepcopy(value)
+    if not isinstance(value, Tensor):
+        return copy.deepcopy(value)
+    place = value.data_ptr(), value.shape, value.stride(), value.dtype
+    if place not in memo or not value.numel():
+        memo[place] = value.detach().cpu().clone()
+    return memo[place]
 
 
 def snapshot_iterations(snapshots: int | Sequence[int], max_iter: int) -> list[int]:

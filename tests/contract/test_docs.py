@@ -100,6 +100,15 @@ def test_the_search_with_a_mask_scores_valid_steps_alone():
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
+def test_the_network_with_an_encoder_is_analysed_as_the_page_says():
+    text = (ROOT / "docs/howto/own_network.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    scope: dict = {}
+    exec(next(block for block in blocks if "class ConvGRU" in block), scope)
+    assert scope["analyzer"].verify(scope["X"], scope["y"])["passed"].all()
+    assert scope["flow"].shape == (8, 12, 16)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_subscripts_on_pages_are_formulas_or_code(page):
     # Markdown reads an underscore after a bracket as emphasis: (Pq)_t ... (Pq)_{t-1}.

@@ -86,7 +86,7 @@ DROPPED = {
             parts=lambda: {"enc": nn.Parameter(torch.eye(N_FEATURES))},
             before=lambda self, x: torch.tanh(x @ self.enc),
         ),
-        "X and what its GRU receives differ .* parameters, enc, .* Name a step",
+        "X and what its GRU receives differ .* parameters, enc, .*SavedTraining.*encoder=",
     ),
     "an initial state from the first input": (
         lambda: variant(
@@ -99,7 +99,7 @@ DROPPED = {
         lambda: variant(
             parts=lambda: {"norm": nn.LayerNorm(N_UNITS)}, between=lambda self, z: self.norm(z)
         ),
-        "the states read out differ by .* parameters, norm.weight, norm.bias.* Give as readout=",
+        "the states read out differ by .* parameters, norm.weight, norm.bias.*readout=lambda",
     ),
     "scaled inputs": (lambda: variant(before=lambda self, x: 10 * x), "what its GRU receives"),
     "scaled outputs": (

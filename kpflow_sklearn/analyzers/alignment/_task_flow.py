@@ -257,6 +257,7 @@ class _Losses(NamedTuple):
 def _losses(lin: Linearization, tasks: SubTasks, objective: Objective, counts: Tensor) -> _Losses:
     if tasks.by_output:
         objective = Objective(objective.loss)
+    assert lin.network.readout is not None  # An objective needs outputs.
     readout = [p for p in lin.network.readout.parameters() if p.requires_grad]
     z = lin.states.detach().requires_grad_()
     values, errors, by_readout = [], [], []
@@ -266,7 +267,9 @@ def _losses(lin: Linearization, tasks: SubTasks, objective: Objective, counts: T
         valid = valid if lin.mask is None else valid * lin.mask
         with torch.enable_grad():
             total = (objective.step_losses(lin.network, z, targets) * valid).sum()
-            error, *slopes = torch.autograd.grad(total, [z, *readout])
+            error, *slopes = torch.autograd.grad(
+                total, [z, *readout], allow_unused=True, materialize_grads=True
+            )
         values.append(total.detach().double() / count.item())
         errors.append(error)
         pieces = [z.new_empty(0), *(slope.flatten() for slope in slopes)]

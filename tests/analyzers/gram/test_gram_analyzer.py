@@ -466,6 +466,7 @@ def test_unsupported_modules_are_named(message):
     [
         ({"loss": "cross_entropy"}, "loss must be 'mse' or 'auto' for a feed-forward network"),
         ({"readout": "2"}, "readout must be None for a feed-forward network"),
+        ({"encoder": "0"}, "encoder must be None for a feed-forward network"),
         ({"iterations": [3, 2]}, "iterations must increase"),
         ({"checkpoints": [{}]}, r"checkpoints\[0\] does not fit Sequential"),
     ],

@@ -26,7 +26,14 @@ from tests.tools.bad_input.entries import (
     table,
 )
 from tests.tools.bad_input.hostile import Hostile, but, made, plain, warning, without
-from tests.tools.bad_input.networks import checkpoints, fails, modules, perceptrons, steps
+from tests.tools.bad_input.networks import (
+    checkpoints,
+    fails,
+    modules,
+    parts_given,
+    perceptrons,
+    steps,
+)
 from tests.tools.bad_input.public import parameters, public_callables
 from tests.tools.bad_input.settings import (
     NAN,
@@ -122,7 +129,8 @@ PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
     },
     "SavedTraining": {
         "network": modules(), "checkpoints": checkpoints(), "recurrent": NAMES, "step": steps(),
-        "readout": NAMES, "loss": choice(), "noise": choice(), "layout": choice(),
+        "readout": parts_given("readout"), "encoder": parts_given("encoder"), "loss": choice(),
+        "noise": choice(), "layout": choice(),
         "check_outputs": flag(),
         "initial_state": [
             *plain("answer", np.zeros(3), [0, 0, 0], (np.zeros(3),), np.zeros((1, 1, 3))),

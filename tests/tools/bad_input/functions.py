@@ -242,7 +242,8 @@ def _networks() -> Iterator[Entry]:
     yield Entry(
         "linearize", lambda **p: _described(linearize(**p)),
         lambda: {"network": network(), **some("X", "mask")()},
-        {"network": but(modules(), {"nothing trains": "answer", "other outputs": "answer"}),
+        {"network": but(modules(), {"nothing trains": "answer", "other outputs": "answer",
+                                     "no readout": "answer"}),
          "X": X, "mask": arrays.masks(), "*": edges(("X",), fits=False)},
     )  # fmt: skip
     yield Entry(

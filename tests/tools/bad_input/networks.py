@@ -122,6 +122,24 @@ def steps() -> list[Hostile]:
     )  # fmt: skip
 
 
+def parts_given(role: str) -> list[Hostile]:
+    """Return values of ``readout`` or ``encoder``."""
+
+    def makes_nan(net, z):
+        return (net.out(z) if reads else z) * float("nan")
+
+    reads = role == "readout"
+    good = ["out", lambda net, z: net.out(z)] if reads else [nn.Identity(), lambda net, x: x]
+    return [
+        *plain("answer", *good),
+        *plain("error", "", "no such", 3, 0.5, True, [], {}, b"out", Anything(), "out.x", ("a",),
+               int, print, nn.Linear, fails, makes_nan, lambda: None, lambda net: net,
+               lambda net, z: None, lambda net, z: z[:, 0], lambda net, z: z.flatten(),
+               lambda net, z: z.detach().numpy(), lambda net, z: z * 0 + torch.randn_like(z),
+               nn.Linear(7, 7).double(), nn.Linear(3, 2), nn.GRU(3, 3).double(), nn.LazyLinear(3)),
+    ]  # fmt: skip
+
+
 def checkpoints() -> list[Hostile]:
     """Return states over training."""
     good, other = network().state_dict(), nn.Linear(2, 2).state_dict()

@@ -1,0 +1,58 @@
+"""The readout and the encoder that `SavedTraining` is given: checks and copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.modules import parameters_of, set_training
+from kpflow_sklearn._common.tensors import copy_module
+from kpflow_sklearn.networks import is_kept_apart, refuse_unusable
+
+#: The functions that are taken for a parameter, in words.
+_FORMS = {"readout": "(network, states) -> outputs", "encoder": "(network, X) -> inputs"}
+
+
+def check_part(name: str, given: Any) -> None:
+    """Check that a readout or encoder is a name, a module or a function."""
+    is_name = isinstance(given, str) and given
+    if not (given is None or is_name or callable(given)) or isinstance(given, type):
+        raise ValueError(
+            f"{name} must be the name of a submodule or method, a torch.nn.Module, or a function "
+            f"{_FORMS[name]}, got {given!r}."
+        )
+
+
+def copied_with_parts(network: nn.Module, **parts: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """Return copies of the network and of the parts that are modules, in evaluation mode.
+
+    One memo makes all copies, so that a part that consists of modules of the network then consists
+    of the same modules of its copy, and follows the checkpoints.
+    """
+    memo: dict[int, Any] = {}
+    module = set_training(copy_module(network, memo), False)
+    copies = {}
+    for name, part in parts.items():
+        copies[name] = part
+        if isinstance(part, nn.Module):
+            copies[name] = set_training(copy_module(part, memo), False)
+            if is_kept_apart(module, copies[name]):
+                refuse_unusable(copies[name], name)
+    return module, copies
+
+
+def warn_of_parts_without_checkpoints(module: nn.Module, **parts: Any) -> None:
+    """Warn of trained parts kept apart from the network, whose checkpoints lack them."""
+    for name, part in parts.items():
+        if not (isinstance(part, nn.Module) and is_kept_apart(module, part)):
+            continue
+        if any(p.requires_grad for p in parameters_of(part).values()):
+            warn_caller(
+                f"the {name}, a {type(part).__name__} kept apart from the network, has parameters "
+                "that train, but is not in the checkpoints: all snapshots are analysed with its "
+                "present values. Put both into one module and save that, or, if it was not "
+                "trained, set their requires_grad to False.",
+                UserWarning,
+            )
