@@ -5,8 +5,9 @@ views a user's module as one: ``_named_parts`` finds what has a name, ``_named_s
 ``_readouts`` the readout. ``_reproduction`` checks that the result computes what the module does:
 ``_coupling`` its step, ``_parameter_use`` its parameters, ``_comparison`` its states and outputs
 on a run of the module (``_module_run``). ``_layout`` finds out whether the module takes steps
-first. ``_targets`` encodes targets, ``_objective`` is the loss with its error signal, and
-``tangents`` holds the derivatives along a run.
+first. ``_targets`` encodes targets, ``_objective`` is the loss with its error signal. A function
+given as loss is called by ``_user_loss``, has the targets of ``_user_targets`` and is checked by
+``_user_loss_checks``. ``tangents`` holds the derivatives along a run.
 """
 
 from kpflow_sklearn.networks._build import build_network
@@ -23,9 +24,13 @@ from kpflow_sklearn.networks._parameter_use import refuse_same_memory, warn_of_g
 from kpflow_sklearn.networks._recognition import recognise_network
 from kpflow_sklearn.networks._reproduction import check_rebuilt
 from kpflow_sklearn.networks._targets import TargetEncoder, Targets, as_labels
+from kpflow_sklearn.networks._user_loss import Loss
+from kpflow_sklearn.networks._user_loss_checks import check_user_loss
+from kpflow_sklearn.networks._user_targets import target_encoder
 
 __all__ = [
     "CLEARLY",
+    "Loss",
     "Objective",
     "RecurrentNetwork",
     "Step",
@@ -34,12 +39,14 @@ __all__ = [
     "as_labels",
     "build_network",
     "check_rebuilt",
+    "check_user_loss",
     "is_prefix_both_ways",
     "losses_by_layout",
     "recognise_network",
     "refuse_same_memory",
     "refuse_unusable",
     "takes_steps_first",
+    "target_encoder",
     "to_tensors",
     "warn_of_gradient_hooks",
 ]
