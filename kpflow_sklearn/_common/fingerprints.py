@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-
 #: Packages whose code the versions in a table or a cache describe.
 _LIBRARIES = ("builtins", "numpy", "torch", "sklearn", "kpflow_sklearn")
 
@@ -38,14 +37,8 @@ def is_code(value: Any) -> bool:
 
 
 def in_words(value: Any) -> str:
-    """Describe a setting in words that are the same in every process.
-
-    Functions, classes and objects that can be called are described by `code_in_words`, and
-    arrays and tensors by a digest.
-    """
-    if is_code(value) or callable(value):
-        return code_in_words(value)
-    return _held_in_words(value) or repr(value)
+    """Describe a setting: code, and objects that can be called, as `code_in_words` does."""
+    return code_in_words(value) if is_code(value) or callable(value) else repr(value)
 
 
 def code_in_words(value: Any, depth: int = 3) -> str:
@@ -59,7 +52,7 @@ def code_in_words(value: Any, depth: int = 3) -> str:
     """
     if isinstance(value, partial):
         arguments = [*enumerate(value.args), *value.keywords.items()]
-        words = [f"{k}={code_in_words(v) if is_code(v) else repr(v)}" for k, v in arguments]
+        words = [f"{k}={_held_in_words(v, depth) or in_words(v)}" for k, v in arguments]
         return f"{code_in_words(value.func)} given {', '.join(words)}"
     code = value if is_code(value) else type(value)
     described = [_held_in_words(v, depth - 1) for v in _held_by(value)]
@@ -83,7 +76,7 @@ def _held_by(value: Any) -> list[Any]:
     named = (getattr(function, "__kwdefaults__", None) or {}).values()
     names = getattr(getattr(function, "__code__", None), "co_names", ())
     given = getattr(function, "__globals__", {})
-    bound = [value.__self__] if inspect.ismethod(value) else []
+    bound = _held_by(value.__self__) if inspect.ismethod(value) else []
     globals_ = [given[name] for name in names if name in given]
     return [*(getattr(function, "__defaults__", None) or ()), *named, *cells, *bound, *globals_]
 
@@ -96,8 +89,8 @@ def _held_in_words(value: Any, depth: int = 1) -> str:
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return f"{value.dtype} {values_digest(value)[:16]}"
-    is_library = getattr(value, "__module__", "").partition(".")[0] in _LIBRARIES
-    if depth > 0 and callable(value) and not is_library:
+    package = str(getattr(value, "__module__", None) or "builtins").partition(".")[0]
+    if depth > 0 and callable(value) and package not in _LIBRARIES:
         return code_in_words(value, depth)
     return ""
 
