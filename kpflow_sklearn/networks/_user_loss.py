@@ -57,8 +57,9 @@ def losses_of(loss: UserLoss, outputs: Tensor, y: Tensor) -> Tensor:
         if ran_out(error):
             raise
         raise ValueError(
-            f"loss: {name_of(loss)}(outputs, y) raised {type(error).__name__} ({error}), given "
-            f"{_in_words(outputs)} as outputs and {_in_words(y)} as y.{_hint(outputs, y)}"
+            f"loss: {name_of(loss)}(outputs, y) got {_in_words(outputs)} as outputs and "
+            f"{_in_words(y)} as y, and failed with {type(error).__name__}: {error}. "
+            f"{_hint(y)}"
         ) from error
     shape = tuple(outputs.shape[:2])
     if not isinstance(losses, Tensor) or losses.shape != shape or losses.dtype != outputs.dtype:
@@ -76,14 +77,14 @@ def _in_words(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def _hint(outputs: Tensor, y: Tensor) -> str:
+def _hint(y: Tensor) -> str:
     """Return what may help against the most frequent errors inside a loss."""
     hints = ["In the loss, bring tensors that it holds to outputs by .to(outputs)"]
     if not y.is_floating_point():
         hints.append("convert the integers in y by y.to(outputs.dtype) if it needs floats")
     if y.ndim == 2:
         hints.append("compare y, which has no axis of outputs, with outputs[..., 0]")
-    return f" {'; '.join(hints)}."
+    return f"{'; '.join(hints)}."
 
 
 def _advice(losses: object, outputs: Tensor) -> str:

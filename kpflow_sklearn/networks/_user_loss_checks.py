@@ -64,8 +64,8 @@ def check_user_loss(
     # A function that draws from torch's generator leaves it as it was.
     with isolated_torch_seed(0):
         _check_repeatable(loss, outputs, y)
-        _check_derivative(loss, outputs, y, weight)
         _check_trials_apart(loss, outputs, y)
+        _check_derivative(loss, outputs, y, weight)
         if valid is not None and not valid.all():
             _check_padding(loss, outputs, y, valid)
 
@@ -91,7 +91,7 @@ def _check_derivative(loss: UserLoss, outputs: Tensor, y: Tensor, weight: Tensor
         if scale == 1.0 and not counted.isfinite().all():
             raise ValueError(
                 f"{_is(loss)} not finite on the first trials, got values up to "
-                f"{float(counted.abs().max()):.3g}; does it take logits or probabilities, and "
+                f"{_largest(counted):.3g}; does it take logits or probabilities, and "
                 "are outputs and y in its domain?"
             )
         slopes.append(_slope(loss, counted.sum(), at))
@@ -116,8 +116,8 @@ def _slope(loss: UserLoss, total: Tensor, outputs: Tensor) -> Tensor:
         if slope is not None:
             return slope
     raise ValueError(
-        f"{_is(loss)} not differentiable by the outputs: it does not depend on them by operations "
-        "that torch can differentiate. Leave out detach, numpy, argmax, round and comparisons."
+        f"{_is(loss)} not differentiable by the outputs, got numbers that do not depend on them "
+        "by operations with a derivative. Leave out detach, numpy, argmax, round and comparisons."
     )
 
 
@@ -128,14 +128,14 @@ def _check_repeatable(loss: UserLoss, outputs: Tensor, y: Tensor) -> None:
     for name, now, before in (("outputs", given, outputs), ("y", targets, y)):
         if not torch.equal(now, before):
             raise ValueError(
-                f"loss: {name_of(loss)} must not change its arguments, but changed {name} in "
+                f"loss: {name_of(loss)} must not change its arguments, got {name} changed in "
                 "place; leave out operations that end in an underscore, and assignments to parts."
             )
     again = losses_of(loss, given, targets)
     if not torch.equal(first.nan_to_num(), again.nan_to_num()):
         raise ValueError(
-            f"loss: {name_of(loss)} must return the same numbers for the same arguments, but two "
-            f"calls differ by up to {float((first - again).abs().max()):.3g}; leave out dropout "
+            f"loss: {name_of(loss)} must return the same numbers for the same arguments, got "
+            f"two that differ by up to {_largest(first - again):.3g}; leave out dropout "
             "and noise (RecurrentTrainer(noise_std=...) adds noise to the states)."
         )
 
@@ -152,8 +152,8 @@ def _check_trials_apart(loss: UserLoss, outputs: Tensor, y: Tensor) -> None:
     difference = _difference(together, alone)
     if difference:
         raise ValueError(
-            f"loss: {name_of(loss)} must judge each trial on its own, but the losses of "
-            f"{N_FEW} trials differ by up to {difference:.3g} from those of the same trials in "
+            f"loss: {name_of(loss)} must judge each trial on its own, got losses of {N_FEW} "
+            f"trials that differ by up to {difference:.3g} from those of the same trials in "
             "smaller groups. Leave out means, norms and other operations over the first axis; if "
             "y has no axis of outputs, compare it with outputs[..., 0], so that shapes agree."
         )
@@ -166,8 +166,8 @@ def _check_padding(loss: UserLoss, outputs: Tensor, y: Tensor, valid: Tensor) ->
     difference = _difference(before.where(valid, 0), after.where(valid, 0))
     if difference:
         raise ValueError(
-            f"loss: {name_of(loss)} must not depend on masked steps, but the losses of valid "
-            f"steps change by up to {difference:.3g} with the outputs there. Let the loss of a "
+            f"loss: {name_of(loss)} must not depend on masked steps, got losses of valid steps "
+            f"that change by up to {difference:.3g} with the outputs there. Let the loss of a "
             "step depend on it and on earlier steps alone."
         )
 
@@ -178,7 +178,11 @@ def _difference(a: Tensor, b: Tensor) -> float:
     tolerance = 1e3 * torch.finfo(a.dtype).eps
     if torch.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True):
         return 0.0
-    return float((a - b).abs().max())
+    return _largest(a - b)
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.detach().abs().max())
 
 
 def _is(loss: Callable) -> str:

@@ -35,6 +35,7 @@ from tests.tools.bad_input.settings import (
     count,
     flag,
     function,
+    losses,
     path,
     real,
     seed,
@@ -96,7 +97,7 @@ LOOP = {
 PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
     "RecurrentTrainer": LOOP | {
         "hidden_size": count(), "n_layers": count(), "recurrent_init": choice(), "dt": positive(),
-        "tau": positive(), "noise_std": real(), "learn_initial_state": flag(), "loss": choice(),
+        "tau": positive(), "noise_std": real(), "learn_initial_state": flag(), "loss": losses(),
         "activity_l2": real(), "weight_decay": real(), "grad_clip": positive(optional=True),
         "warm_start": flag(), "checkpoint_dir": path(FOLDER),
         "constraint": [*function(none="same"), *plain("answer", leave_alone)],
@@ -122,7 +123,7 @@ PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
     },
     "SavedTraining": {
         "network": modules(), "checkpoints": checkpoints(), "recurrent": NAMES, "step": steps(),
-        "readout": NAMES, "loss": choice(), "noise": choice(), "layout": choice(),
+        "readout": NAMES, "loss": losses(), "noise": choice(), "layout": choice(),
         "check_outputs": flag(),
         "initial_state": [
             *plain("answer", np.zeros(3), [0, 0, 0], (np.zeros(3),), np.zeros((1, 1, 3))),
