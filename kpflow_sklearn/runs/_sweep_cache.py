@@ -116,6 +116,6 @@ def _by_contents(value: Any) -> Any:
         return (value, code_in_words(value))
     if hasattr(value, "_save_to_state_dict"):
         return (code_in_words(type(value)), repr(value), _by_contents(state_of(value)))
-    if callable(value):
-        return (value, code_in_words(value))
+    if callable(value) and hasattr(value, "__dict__"):
+        return (code_in_words(value), _by_contents(vars(value)))
     return value.detach().cpu().numpy() if hasattr(value, "detach") else value
