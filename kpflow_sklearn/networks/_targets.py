@@ -148,8 +148,15 @@ class TargetEncoder:
                     f"give labels 0..{n_outputs - 1}, which assign each class to its output."
                 )
         if self.n_outputs_ != n_outputs:
+            advice = ""
+            if self.classes_ is not None and n_outputs == 1:
+                advice = (
+                    " For a single logit, give the loss that the network was trained on as a "
+                    "function loss(outputs, y), for example the binary cross entropy of "
+                    "outputs[..., 0] and y."
+                )
             raise ValueError(
-                f"y needs {self.n_outputs_} outputs, but the readout has {n_outputs}."
+                f"y needs {self.n_outputs_} outputs, but the readout has {n_outputs}.{advice}"
             )
 
     def _check_shape(

@@ -59,7 +59,7 @@ def losses_of(loss: UserLoss, outputs: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
             f"loss: {name_of(loss)}(outputs, y) got {_in_words(outputs)} as outputs and "
             f"{_in_words(y)} as y, and failed with {type(error).__name__}: {error}. "
-            f"{_hint(y)}"
+            f"{_hint(outputs, y)}"
         ) from error
     shape = tuple(outputs.shape[:2])
     if not isinstance(losses, Tensor) or losses.shape != shape or losses.dtype != outputs.dtype:
@@ -77,13 +77,18 @@ def _in_words(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def _hint(y: Tensor) -> str:
+def _hint(outputs: Tensor, y: Tensor) -> str:
     """Return what may help against the most frequent errors inside a loss."""
     hints = ["In the loss, bring tensors that it holds to outputs by .to(outputs)"]
     if not y.is_floating_point():
         hints.append("convert the integers in y by y.to(outputs.dtype) if it needs floats")
     if y.ndim == 2:
         hints.append("compare y, which has no axis of outputs, with outputs[..., 0]")
+        if outputs.shape[-1] == 1:
+            hints.append(
+                "for the logits of several classes, give y as one-hot codes (n_trials, "
+                "n_timesteps, n_classes), because a new network has as many outputs"
+            )
     return f"{'; '.join(hints)}."
 
 

@@ -122,7 +122,7 @@ def _slope(loss: UserLoss, total: Tensor, outputs: Tensor) -> Tensor:
 
 
 def _check_repeatable(loss: UserLoss, outputs: Tensor, y: Tensor) -> None:
-    """Check that the loss is deterministic and does not change its arguments."""
+    """Check that the loss depends on its arguments alone, and does not change them."""
     given, targets = outputs.clone(), y.clone()
     first = losses_of(loss, given, targets)
     for name, now, before in (("outputs", given, outputs), ("y", targets, y)):
@@ -131,6 +131,11 @@ def _check_repeatable(loss: UserLoss, outputs: Tensor, y: Tensor) -> None:
                 f"loss: {name_of(loss)} must not change its arguments, got {name} changed in "
                 "place; leave out operations that end in an underscore, and assignments to parts."
             )
+    if first.requires_grad:  # Not by the outputs, which do not require it here.
+        raise ValueError(
+            f"loss: {name_of(loss)} must not hold parameters that train, got some with "
+            "requires_grad=True, which would stay as they are; say so by requires_grad_(False)."
+        )
     again = losses_of(loss, given, targets)
     if not torch.equal(first.nan_to_num(), again.nan_to_num()):
         raise ValueError(
@@ -174,7 +179,7 @@ def _check_padding(loss: UserLoss, outputs: Tensor, y: Tensor, valid: Tensor) ->
 
 def _difference(a: Tensor, b: Tensor) -> float:
     """Return the largest difference, or 0 if it is only rounding."""
-    size = float(a.nan_to_num(0, 0, 0).abs().max())
+    size = _largest(a.nan_to_num(0, 0, 0))
     tolerance = 1e3 * torch.finfo(a.dtype).eps
     if torch.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True):
         return 0.0

@@ -232,6 +232,15 @@ def looks_ahead(outputs, y):
     return mse(outputs - outputs.mean(1, keepdim=True), y)
 
 
+class Learned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs, y):
+        return mse(outputs, y) * self.scale
+
+
 REFUSED = {
     "scalar": (lambda o, y: nn.MSELoss()(o, y), r'got a tensor of shape \(\) .*reduction="none"'),
     "per output": (nn.MSELoss(reduction="none"), r"shape \(4, 6, 2\).*mean over the outputs"),
@@ -253,6 +262,7 @@ REFUSED = {
     "batch maximum": (lambda o, y: mse(o, y) / mse(o, y).max(), "must judge each trial on its"),
     "outputs in place": (in_place_outputs, "got outputs changed in place"),
     "y in place": (in_place_y, "got y changed in place"),
+    "parameters": (Learned(), r"must not hold parameters that train, .*requires_grad_\(False\)"),
     "class": (nn.MSELoss, r"got <class .*an instance MSELoss\(\.\.\.\)"),
     "name": ("bce", r"must be one of 'auto', .* or a function .*, got 'bce'"),
 }  # fmt: skip
@@ -295,6 +305,23 @@ def test_a_loss_that_looks_ahead_is_refused_where_steps_are_masked():
 def test_a_flat_loss_is_warned_of():
     with pytest.warns(UserWarning, match="<lambda>.* is flat on the first trials"):
         trainer(lambda o, y: mse(o.round(), y), max_iter=0).fit(X, Y)
+
+
+def weighted(outputs, y):
+    weight = torch.tensor([1.0, 2.0]).to(outputs)
+    return functional.cross_entropy(outputs.movedim(-1, 1), y, weight=weight, reduction="none")
+
+
+def test_logits_of_classes_need_as_many_outputs():
+    labels = BITS.astype(int)
+    with pytest.raises(ValueError, match="loss: weighted.* give y as one-hot codes"):
+        trainer(weighted).fit(X, labels)
+    with pytest.raises(ValueError, match="For a single logit, give the loss .* as a function"):
+        SavedTraining(Net(1)).fit(X, labels)
+    saved = SavedTraining(Net(2), loss=weighted).fit(X, labels)
+    logits = torch.as_tensor(saved.predict(X))
+    expected = weighted(logits, torch.as_tensor(labels)).mean()
+    assert saved.score(X, labels) == pytest.approx(-float(expected))
 
 
 @pytest.mark.parametrize(
