@@ -140,6 +140,23 @@ def test_y_arrives_as_it_was_given(name):
     assert fitted.network_.n_outputs == n_outputs and fitted.predict(X).shape == shape
 
 
+@pytest.mark.parametrize("y", [Y, Y[..., 0], Y[:, -1, 0], None], ids=["3-D", "2-D", "1-D", "none"])
+def test_masked_steps_arrive_as_zeros(y):
+    seen = []
+
+    def loss(outputs, y):
+        seen.append((outputs.detach(), y))
+        return (outputs**2).sum(-1)
+
+    trainer(loss, batch_size=None, tol=1e9).fit(X, y, mask=MASK)
+    lengths = np.sort(MASK.sum(1))
+    for values in seen[-1]:
+        is_given = (values.reshape(B, T, -1) != 0).any(-1).sum(1).numpy()
+        # Without y, the last valid step has no next input.
+        missing = y is None and values is seen[-1][1]
+        np.testing.assert_array_equal(np.sort(is_given), lengths - missing)
+
+
 def test_only_the_last_valid_step_of_one_value_per_trial_counts():
     fitted = trainer(bce).fit(X, BITS[:, 0].astype(int), mask=MASK)
     outputs = fitted.network_(torch.as_tensor(X)).detach()
@@ -288,6 +305,11 @@ def test_shapes_that_broadcast_by_chance_are_refused(shape):
     inputs, y = rng.standard_normal((*shape, 2)), rng.standard_normal(shape)
     with pytest.raises(ValueError, match=r"^loss.*outputs\[\.\.\., 0\]"):
         trainer(mse, max_iter=0).fit(inputs, y)
+
+
+def test_trials_are_told_apart_even_if_there_is_only_one():
+    with pytest.raises(ValueError, match="must judge each trial on its own"):
+        trainer(lambda o, y: mse(o, y) / mse(o, y).mean(0)).fit(X[:1], Y[:1])
 
 
 def test_a_loss_that_looks_ahead_is_refused_where_steps_are_masked():

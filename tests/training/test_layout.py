@@ -112,7 +112,9 @@ def test_an_analyzer_passes_the_warning_on():
 
 def test_a_negative_loss_says_nothing_about_the_layout():
     # A share of a negative number is larger than it.
-    SavedTraining(loose, loss=lambda outputs, y: ((outputs - y) ** 2).mean(-1) - 9).fit(X, NOISE)
+    saved = SavedTraining(steps_first, loss=lambda o, y: ((o - y) ** 2).mean(-1) - 9)
+    with pytest.warns(UserWarning, match="takes steps first"):
+        saved.fit(X, NOISE)
 
 
 waves = np.sin(np.arange(40) / 3 + rng.uniform(0, 6, (12, 1, 1))) + np.zeros((12, 6, 1))
