@@ -25,7 +25,7 @@ class Targets:
     ----------
     values : ndarray
         (n_trials, n_timesteps, n_outputs) floats for mse, (n_trials, n_timesteps) class indices
-        for cross_entropy.
+        for cross_entropy; for a user's loss floats or integers, (n_trials, n_timesteps[, ...]).
     weight : ndarray of shape (n_trials, n_timesteps) or (n_trials, n_timesteps, n_outputs)
         w >= 0; zero where there is no target.
     """

@@ -225,7 +225,8 @@ class RecurrentTrainer(RecurrentModel):
         y : array-like, optional
             Targets: values (n_trials, n_timesteps, n_outputs), integer classes of each step
             (n_trials, n_timesteps), or one value or label per trial (n_trials,) at its last valid
-            step. None predicts the next input.
+            step. None predicts the next input. If ``loss`` is a function, y may also be numbers
+            (n_trials, n_timesteps).
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps, a prefix of each trial.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
