@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+#: Packages whose code the versions in a table or a cache describe.
+_LIBRARIES = ("builtins", "numpy", "torch", "sklearn", "kpflow_sklearn")
+
 
 def values_digest(*arrays: np.ndarray) -> str:
     """Return a hash of shapes and values, which does not depend on the numeric type."""
@@ -21,33 +24,75 @@ def values_digest(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def name_of(value: Any) -> str:
+    """Return the name of a function or class, or that of the class of any other object."""
+    if isinstance(value, partial):
+        return name_of(value.func)
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
 def is_code(value: Any) -> bool:
     """Return whether a value is a function, a method, a class or a partial of one."""
     return isinstance(value, partial) or hasattr(value, "__qualname__")
 
 
-def code_in_words(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """Describe a setting: code, and objects that can be called, as `code_in_words` does."""
+    return code_in_words(value) if is_code(value) or callable(value) else repr(value)
+
+
+def code_in_words(value: Any, depth: int = 3) -> str:
     """Describe a function or class by its name, a hash of its source, and the values it holds.
 
-    These values are defaults, closure variables and the arguments of a partial. The description
-    is the same in every process. Code typed at a prompt or not written in Python has no source,
-    and so no hash.
+    These values are defaults, closure variables, global variables that a function names, the
+    arguments of a partial, and the attributes of an object that can be called. Numbers, strings,
+    arrays, tensors and code are described, the latter in turn to a ``depth``. The description is
+    the same in every process. Code typed at a prompt or not written in Python has no source, and
+    so no hash.
     """
     if isinstance(value, partial):
         arguments = [*enumerate(value.args), *value.keywords.items()]
-        words = [f"{k}={code_in_words(v) if is_code(v) else repr(v)}" for k, v in arguments]
+        words = [f"{k}={_held_in_words(v, depth) or in_words(v)}" for k, v in arguments]
         return f"{code_in_words(value.func)} given {', '.join(words)}"
-    cells = [_content(c) for c in getattr(value, "__closure__", None) or ()]
-    named = (getattr(value, "__kwdefaults__", None) or {}).values()
-    held = [*(getattr(value, "__defaults__", None) or ()), *named, *cells]
-    plain = [repr(v) for v in held if isinstance(v, (bool, int, float, str))]
+    code = value if is_code(value) else type(value)
+    described = [_held_in_words(v, depth - 1) for v in _held_by(value)]
+    plain = [words for words in described if words]
     about = [f"with {', '.join(plain)}"] if plain else []
     try:
-        source = inspect.getsource(value).encode()
+        source = inspect.getsource(code).encode()
         about.insert(0, f"source {hashlib.sha256(source).hexdigest()[:8]}")
     except (OSError, TypeError):
         pass
-    return f"{value.__qualname__} ({', '.join(about)})" if about else value.__qualname__
+    return f"{code.__qualname__} ({', '.join(about)})" if about else str(code.__qualname__)
+
+
+def _held_by(value: Any) -> list[Any]:
+    """Return the values on which a function, or an object that can be called, depends."""
+    if not is_code(value):
+        state = value.state_dict() if hasattr(value, "_save_to_state_dict") else {}
+        return [*vars(value).values(), *state.values()] if hasattr(value, "__dict__") else []
+    function = getattr(value, "__func__", value)
+    cells = [_content(c) for c in getattr(function, "__closure__", None) or ()]
+    named = (getattr(function, "__kwdefaults__", None) or {}).values()
+    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    given = getattr(function, "__globals__", {})
+    bound = _held_by(value.__self__) if inspect.ismethod(value) else []
+    globals_ = [given[name] for name in names if name in given]
+    return [*(getattr(function, "__defaults__", None) or ()), *named, *cells, *bound, *globals_]
+
+
+def _held_in_words(value: Any, depth: int = 1) -> str:
+    """Describe a value that code holds; return "" for what has no short description."""
+    if isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if hasattr(value, "detach") and hasattr(value, "numpy"):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return f"{value.dtype} {values_digest(value)[:16]}"
+    package = str(getattr(value, "__module__", None) or "builtins").partition(".")[0]
+    if depth > 0 and callable(value) and package not in _LIBRARIES:
+        return code_in_words(value, depth)
+    return ""
 
 
 def _content(cell: Any) -> Any:

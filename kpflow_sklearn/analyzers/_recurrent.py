@@ -17,7 +17,7 @@ from kpflow_sklearn.analyzers._analysis_set import AnalysisSet, read_analysis_se
 from kpflow_sklearn.analyzers._base import Analyzer
 from kpflow_sklearn.analyzers._trials import AnalysisTrials, choose_trials
 from kpflow_sklearn.analyzers._verification import verify_network
-from kpflow_sklearn.networks import RecurrentNetwork
+from kpflow_sklearn.networks import RecurrentNetwork, check_user_loss
 from kpflow_sklearn.training import Snapshot, as_trainer, is_classifying
 
 
@@ -69,8 +69,9 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
     ) -> AnalysisTrials:
         """Return the trials to analyse; the options are those of `choose_trials`."""
         trials, _, single_step = self._check_trials(X)
-        return choose_trials(
-            self.trainer_.encoder_,
+        trainer = self.trainer_
+        chosen = choose_trials(
+            trainer.encoder_,
             trials,
             y,
             n_trials=self.analysis_trials,
@@ -78,6 +79,9 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
             seed=seed,
             **options,
         )
+        about = chosen.X, chosen.targets, chosen.mask
+        check_user_loss(trainer.objective_, trainer.network_, *about)
+        return chosen
 
     def _networks(self, task: FitTask) -> Iterator[tuple[Snapshot, RecurrentNetwork]]:
         """Yield each snapshot with the network as it was then."""
@@ -138,7 +142,8 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
     ) -> float:
         """Return the trained network's accuracy (class labels) or R^2 (real-valued targets).
 
-        Both are weighted by ``loss_weight``; `RecurrentTrainer.score` gives the equations.
+        If the loss is a function, the score is minus its mean. All are weighted by
+        ``loss_weight``; `RecurrentTrainer.score` gives the equations.
 
         Parameters
         ----------
@@ -158,7 +163,7 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
         Returns
         -------
         float
-            The score; the best value is 1.
+            The score; higher is better, and the best accuracy or R^2 is 1.
 
         Raises
         ------

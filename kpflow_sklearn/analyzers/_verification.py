@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.fingerprints import name_of
 from kpflow_sklearn._common.modules import converted
 from kpflow_sklearn._common.random import draw_seed, torch_generator
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks import Objective, RecurrentNetwork, to_tensors
+from kpflow_sklearn.networks import Objective, RecurrentNetwork, check_user_loss, to_tensors
 from kpflow_sklearn.operators import Linearization, ParameterOperator
 from kpflow_sklearn.spectra import OperatorSpectra, map_blocks, parameter_gram
 
@@ -47,7 +48,7 @@ def verify_network(
     DataFrame
         One row per identity, with columns identity, error, tolerance and passed.
     """
-    network, rounding = as_precise_as_possible(network, trials)
+    network, rounding = as_precise_as_possible(network, trials, objective)
     checks = _Checks(network, trials, objective, draw_seed(random_state))
     rows = [
         ("gradient = J_theta* P* Err", checks.gradient(), rounding),
@@ -64,26 +65,39 @@ def verify_network(
 
 
 def as_precise_as_possible(
-    network: RecurrentNetwork, trials: AnalysisTrials
+    network: RecurrentNetwork, trials: AnalysisTrials, objective: Objective
 ) -> tuple[RecurrentNetwork, float]:
     """Return a copy of a network in float64, and the tolerance for identities of it.
 
-    If a part of the network casts to a lower precision, the copy and the tolerance are of the
-    precision of the network, with a UserWarning.
+    If a part of the network or a user's loss casts to a lower precision, the copy and the
+    tolerance are of the precision of the network, with a UserWarning.
     """
     precise = converted(copy.deepcopy(network), torch.float64, "cpu")
     casting = _casting_part(precise, trials)
-    if casting is None:
+    if casting is not None:
+        name = f"the {getattr(casting, 'label', type(casting).__name__)}"
+    elif _loss_casts(objective, precise, trials):
+        name = f"the loss {name_of(objective.loss)}"
+    else:
         return precise, ROUNDING
     plain = converted(copy.deepcopy(network), device="cpu")
     tolerance = 1e4 * torch.finfo(plain.dtype).eps
     warn_caller(
-        f"the {getattr(casting, 'label', type(casting).__name__)} casts to a lower precision (for "
-        f"example by .float()), so that it is verified in {plain.dtype}, with a tolerance of "
-        f"{tolerance:.1g}. Write x.to(weight.dtype) instead of the cast to verify in float64.",
+        f"{name} casts to a lower precision (for example by .float()), so that the network is "
+        f"verified in {plain.dtype}, with a tolerance of {tolerance:.1g}. Write "
+        "x.to(weight.dtype) instead of the cast to verify in float64.",
         UserWarning,
     )
     return plain, tolerance
+
+
+def _loss_casts(objective: Objective, network: RecurrentNetwork, trials: AnalysisTrials) -> bool:
+    """Tell whether a user's loss, which is right in the network's dtype, fails in float64."""
+    try:
+        check_user_loss(objective, network, trials.X, trials.targets, trials.mask)
+    except ValueError:
+        return True
+    return False
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ views a user's module as one: ``_named_step`` finds the parts that the user name
 the readout, ``_encoders`` what comes before the step; ``_functions`` makes modules of a network's
 functions and methods. ``_reproduction`` checks that the result computes what the module does:
 ``_coupling`` its step and encoder, ``_parameter_use`` its parameters, ``_comparison`` its states
-and outputs on a run of the module (``_module_run``). ``_layout`` finds out whether the
-module takes steps first. ``_targets`` encodes targets, ``_objective`` is the loss with its error
-signal, and ``tangents`` holds the derivatives along a run.
+and outputs on a run of the module (``_module_run``). ``_layout`` finds out whether the module
+takes steps first. ``_targets`` encodes targets, ``_objective`` is the loss with its error signal.
+A function given as loss is called by ``_user_loss``, has the targets of ``_user_targets`` and is
+checked by ``_user_loss_checks``. ``tangents`` holds the derivatives along a run.
 """
 
 from kpflow_sklearn.networks._build import build_network
@@ -25,9 +26,13 @@ from kpflow_sklearn.networks._parameter_use import refuse_same_memory, warn_of_g
 from kpflow_sklearn.networks._recognition import recognise_network
 from kpflow_sklearn.networks._reproduction import check_rebuilt
 from kpflow_sklearn.networks._targets import TargetEncoder, Targets, as_labels
+from kpflow_sklearn.networks._user_loss import Loss
+from kpflow_sklearn.networks._user_loss_checks import check_user_loss
+from kpflow_sklearn.networks._user_targets import target_encoder
 
 __all__ = [
     "CLEARLY",
+    "Loss",
     "Objective",
     "Part",
     "RecurrentNetwork",
@@ -37,6 +42,7 @@ __all__ = [
     "as_labels",
     "build_network",
     "check_rebuilt",
+    "check_user_loss",
     "is_kept_apart",
     "is_prefix_both_ways",
     "losses_by_layout",
@@ -44,6 +50,7 @@ __all__ = [
     "refuse_same_memory",
     "refuse_unusable",
     "takes_steps_first",
+    "target_encoder",
     "to_tensors",
     "warn_of_gradient_hooks",
 ]

@@ -134,13 +134,14 @@ def _loss(
     targets = encoder.encode(X, y)
     try:
         states = network.states(to_tensors(X, None, network)[0])
-    except Exception:  # A user's step can fail in any way, for example on other numbers of trials.
+        loss, by_chance = (
+            float(objective.value(network, states, Targets(values, targets.weight), None))
+            for values in (targets.values, np.roll(targets.values, max(len(X) // 2, 1), axis=0))
+        )
+    except Exception:  # A user's step or loss can fail, for example on other numbers of trials.
         return float("inf")
-    loss, by_chance = (
-        float(objective.value(network, states, Targets(values, targets.weight), None))
-        for values in (targets.values, np.roll(targets.values, max(len(X) // 2, 1), axis=0))
-    )
-    return loss if loss < CLEARLY * by_chance else float("inf")
+    # A user's loss may be negative, and then no share of another.
+    return loss if 0 <= loss < CLEARLY * by_chance else float("inf")
 
 
 def is_prefix_both_ways(mask: np.ndarray) -> bool:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._targets import Targets
+from kpflow_sklearn.networks._user_loss import Loss, weighted_losses
 
 
 @dataclass(frozen=True)
@@ -19,28 +20,43 @@ class Objective:
     """L = (1/N) sum_bt w_bt l(readout(z_bt), y_bt) + activity_l2 * mean squared rate.
 
     For "mse", l is the mean over outputs of the squared difference, as in torch's MSELoss; for
-    "cross_entropy", the outputs are logits. The rate penalty is the mean of the squared rates of
-    all layers over valid steps and units.
+    "cross_entropy", the outputs are logits; any other l is a user's function. The rate penalty is
+    the mean of the squared rates of all layers over valid steps and units.
     """
 
-    loss: str
+    loss: Loss
     activity_l2: float = 0.0
 
-    def step_losses(self, network: RecurrentNetwork, states: Tensor, targets: Targets) -> Tensor:
-        """Return w_bt l_bt plus the penalty of each step, (n_trials, n_timesteps)."""
-        outputs = network.outputs(states)
-        weight = _like(targets.weight, outputs)
-        if self.loss == "mse":
-            squares = (outputs - _like(targets.values, outputs)) ** 2
-            losses = (squares * (weight if weight.ndim == 3 else weight[..., None])).mean(-1)
-        else:
-            labels = as_tensor(targets.values, device=outputs.device)
-            logits = outputs.flatten(0, -2)
-            entropy = functional.cross_entropy(logits, labels.flatten(), reduction="none")
-            losses = weight * entropy.reshape(weight.shape)
+    def step_losses(
+        self, network: RecurrentNetwork, states: Tensor, targets: Targets, mask: Tensor | None
+    ) -> Tensor:
+        """Return w_bt l_bt plus the penalty of each step, (n_trials, n_timesteps).
+
+        The penalty of masked steps is included, which the caller leaves out.
+        """
+        losses = self.weighted(network.outputs(states), targets, mask)
         if self.activity_l2:
             losses = losses + self.activity_l2 * (network.all_rates(states) ** 2).mean(-1)
         return losses
+
+    def weighted(self, outputs: Tensor, targets: Targets, mask: Tensor | None) -> Tensor:
+        """Return w_bt l_bt of each step, (n_trials, n_timesteps)."""
+        if callable(self.loss):
+            return weighted_losses(self.loss, outputs, targets, mask)
+        weight = _like(targets.weight, outputs)
+        if self.loss == "mse":
+            squares = (outputs - _like(targets.values, outputs)) ** 2
+            return (squares * (weight if weight.ndim == 3 else weight[..., None])).mean(-1)
+        labels = as_tensor(targets.values, device=outputs.device)
+        logits = outputs.flatten(0, -2)
+        entropy = functional.cross_entropy(logits, labels.flatten(), reduction="none")
+        return weight * entropy.reshape(weight.shape)
+
+    def mean_loss(self, outputs: Tensor, targets: Targets, mask: Tensor | None) -> float:
+        """Return sum_bt w_bt l_bt / sum_bt w_bt, without the penalty."""
+        with torch.no_grad():
+            total = self.weighted(outputs, targets, mask).double().sum()
+        return float(total) / float(targets.weight.sum(dtype=np.float64))
 
     def value(
         self,
@@ -55,7 +71,7 @@ class Objective:
         For a minibatch, ``n_valid`` is N times its share of the trials, not the number of its own
         valid steps, so that minibatches of trials of unequal length estimate L without bias.
         """
-        losses = self.step_losses(network, states, targets)
+        losses = self.step_losses(network, states, targets, mask)
         if mask is None:
             return losses.mean()
         return (losses * mask).sum() / (mask.sum() if n_valid is None else n_valid)
@@ -66,7 +82,7 @@ class Objective:
         """Return Err = dl/dz, (n_trials, n_timesteps, n_states), with w but without 1/N."""
         z = states.detach().requires_grad_()
         with torch.enable_grad():
-            losses = self.step_losses(network, z, targets)
+            losses = self.step_losses(network, z, targets, mask)
             total = losses.sum() if mask is None else (losses * mask).sum()
             return torch.autograd.grad(total, z)[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,7 +25,7 @@ class Targets:
     ----------
     values : ndarray
         (n_trials, n_timesteps, n_outputs) floats for mse, (n_trials, n_timesteps) class indices
-        for cross_entropy.
+        for cross_entropy; for a user's loss floats or integers, (n_trials, n_timesteps[, ...]).
     weight : ndarray of shape (n_trials, n_timesteps) or (n_trials, n_timesteps, n_outputs)
         w >= 0; zero where there is no target.
     """
@@ -56,12 +57,13 @@ class TargetEncoder:
     Parameters
     ----------
     loss : {"auto", "mse", "cross_entropy"}
-        The loss; "auto" is cross_entropy for classes and mse for values.
+        The loss; "auto" is cross_entropy for classes and mse for values. A user's loss has an
+        encoder of its own, `UserTargetEncoder`.
     """
 
     classes_: np.ndarray | None
 
-    def __init__(self, loss: str = "auto") -> None:
+    def __init__(self, loss: Any = "auto") -> None:
         self.loss = loss
 
     def fit(
@@ -73,27 +75,35 @@ class TargetEncoder:
         single_step: bool = False,
     ) -> TargetEncoder:
         """Learn the form of y for trials ``X`` (n_trials, n_timesteps, n_features)."""
-        check_choice(self.loss, "loss", LOSSES)
         self.classes_ = None
+        if y is None:
+            self.form_, self.n_outputs_ = "next_input", X.shape[2]
+        else:
+            y = self._check_shape(X, y, single_step)
+            self.n_dims_ = y.ndim
+            self.form_ = "last_step" if y.ndim == 1 or single_step else "every_step"
+        self._learn(y, mask)
+        return self
+
+    def _learn(self, y: np.ndarray | None, mask: np.ndarray | None) -> None:
+        """Choose the loss for y of this form; set the number of outputs and the classes."""
+        check_choice(self.loss, "loss", LOSSES)
         if y is None:
             if self.loss == "cross_entropy":
                 raise ValueError(
                     "loss='cross_entropy' needs y, got None: fit requires y to be passed, but the "
                     "target y is None."
                 )
-            self.form_, self.loss_, self.n_outputs_ = "next_input", "mse", X.shape[2]
-            return self
-        y = self._check_shape(X, y, single_step)
-        self.n_dims_ = y.ndim
-        self.form_ = "last_step" if y.ndim == 1 or single_step else "every_step"
-        may_be_classes = y.ndim == 1 or (y.ndim == 2 and not single_step)
+            self.loss_ = "mse"
+            return
+        is_per_step = y.ndim == 2 and self.form_ == "every_step"
         self.loss_ = self.loss
         if self.loss == "auto":
-            is_class = may_be_classes and y.dtype.kind not in "fc"
+            is_class = (y.ndim == 1 or is_per_step) and y.dtype.kind not in "fc"
             self.loss_ = "cross_entropy" if is_class else "mse"
         if self.loss_ == "cross_entropy":
             self._learn_classes(y, mask)
-        elif y.ndim == 2 and not single_step:
+        elif is_per_step:
             raise ValueError(
                 f"loss='mse' needs y of shape (n_trials,) or (n_trials, n_timesteps, n_outputs), "
                 f"got shape {y.shape}."
@@ -101,7 +111,11 @@ class TargetEncoder:
         else:
             self._numeric(y)
             self.n_outputs_ = 1 if y.ndim == 1 else y.shape[-1]
-        return self
+
+    @property
+    def has_loss_per_output(self) -> bool:
+        """Whether the loss is a mean over the outputs, which then have losses of their own."""
+        return bool(self.loss_ == "mse")
 
     def _learn_classes(self, y: np.ndarray, mask: np.ndarray | None) -> None:
         if y.ndim == 3:
@@ -134,8 +148,15 @@ class TargetEncoder:
                     f"give labels 0..{n_outputs - 1}, which assign each class to its output."
                 )
         if self.n_outputs_ != n_outputs:
+            advice = ""
+            if self.classes_ is not None and n_outputs == 1:
+                advice = (
+                    " For a single logit, give the loss that the network was trained on as a "
+                    "function loss(outputs, y), for example the binary cross entropy of "
+                    "outputs[..., 0] and y."
+                )
             raise ValueError(
-                f"y needs {self.n_outputs_} outputs, but the readout has {n_outputs}."
+                f"y needs {self.n_outputs_} outputs, but the readout has {n_outputs}.{advice}"
             )
 
     def _check_shape(
@@ -145,8 +166,7 @@ class TargetEncoder:
         if y.ndim <= 1 or (y.ndim == 2 and y.shape[1] == 1 and single_step):
             with naming(name):
                 y = column_or_1d(y, warn=True)
-        if y.dtype.kind in "fc" or (y.ndim == 3 and y.dtype.kind not in "OSU"):
-            y = check_numbers(y, name)
+        y = self._as_numbers(y, name)
         if len(y) != len(X):
             raise ValueError(
                 f"{name} has {len(y)} trials and X has {len(X)}: Found input variables with "
@@ -158,7 +178,7 @@ class TargetEncoder:
             return y
         if y.ndim == 1 or (y.ndim == 2 and single_step):
             return y
-        if y.ndim == 2 and y.shape[1] == steps and y.dtype.kind in "iub":
+        if y.ndim == 2 and y.shape[1] == steps and self._has_steps_alone(y):
             return y
         hint = (
             f" For one value per step, give {name}[:, :, None]."
@@ -169,6 +189,16 @@ class TargetEncoder:
             f"{name} must have shape ({len(X)}, {steps}, n_outputs), or ({len(X)}, {steps}) with "
             f"integer classes, or ({len(X)},), got {y.dtype} values of shape {y.shape}.{hint}"
         )
+
+    def _as_numbers(self, y: np.ndarray, name: str) -> np.ndarray:
+        """Return values as finite floats; labels as they are."""
+        is_numeric = y.dtype.kind in "fc" or (y.ndim == 3 and y.dtype.kind not in "OSU")
+        return check_numbers(y, name) if is_numeric else y
+
+    @staticmethod
+    def _has_steps_alone(y: np.ndarray) -> bool:
+        """Return whether y may have the shape (n_trials, n_timesteps): if it holds classes."""
+        return y.dtype.kind in "iub"
 
     def _numeric(self, y: np.ndarray, name: str = "y") -> np.ndarray:
         if y.dtype.kind in "OSU":
@@ -214,7 +244,8 @@ class TargetEncoder:
                 has_target[np.arange(n_trials), last_valid_step(mask, X)] = True
         weight = has_target.astype(X.dtype) * (valid.sum() / has_target.sum())
         if loss_weight is not None:
-            extra = _check_loss_weight(loss_weight, X, self.n_outputs_, self.loss_)
+            n_losses = self.n_outputs_ if self.has_loss_per_output else None
+            extra = _check_loss_weight(loss_weight, X, n_losses)
             weight = weight * extra if extra.ndim == 2 else weight[..., None] * extra
             if not weight.any():
                 raise ValueError(
@@ -222,12 +253,21 @@ class TargetEncoder:
                     "got zeros on all targets."
                 )
         weight = weight.astype(X.dtype)
-        if self.classes_ is None:
-            # A value of weight zero may be any number, for example 1e20 for a gap, and its square
-            # may overflow.
-            by_output = weight if weight.ndim == 3 else weight[..., None]
-            values = _narrowed(np.where(by_output > 0, values, 0), X.dtype, name)
-        return Targets(values, weight)
+        is_given = has_target if self.form_ == "next_input" else valid
+        return Targets(self._bounded(values, is_given, weight, X.dtype, name), weight)
+
+    def _bounded(
+        self, values: np.ndarray, valid: np.ndarray, weight: np.ndarray, dtype: Any, name: str
+    ) -> np.ndarray:
+        """Return values in the dtype of X, zero where their weight is zero; classes as they are.
+
+        A value of weight zero may be any number, for example 1e20 for a gap, and its square may
+        overflow.
+        """
+        if self.classes_ is not None:
+            return values
+        by_output = weight if weight.ndim == 3 else weight[..., None]
+        return narrowed(np.where(by_output > 0, values, 0), dtype, name)
 
     def _to_values(self, y: np.ndarray, valid: np.ndarray, name: str) -> np.ndarray:
         if self.classes_ is None:
@@ -356,7 +396,7 @@ def _steps_first_advice(X: np.ndarray, n_targets: int, name: str) -> str:
     )
 
 
-def _narrowed(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+def narrowed(values: np.ndarray, dtype: Any, name: str) -> np.ndarray:
     """Convert values to the dtype of X; raise a ValueError if they are out of its range."""
     with np.errstate(over="ignore"):
         narrow = values.astype(dtype)
@@ -379,14 +419,20 @@ def _next_input(X: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return values, has_target
 
 
-def _check_loss_weight(
-    loss_weight: ArrayLike, X: np.ndarray, n_outputs: int, loss: str
-) -> np.ndarray:
+def _check_loss_weight(loss_weight: ArrayLike, X: np.ndarray, n_losses: int | None) -> np.ndarray:
+    """Return weights of the steps, or of the losses of each step's outputs if it has them."""
     weight = check_numbers(loss_weight, "loss_weight", dtype=np.float64)
-    shapes = [X.shape[:2]] if loss == "cross_entropy" else [X.shape[:2], (*X.shape[:2], n_outputs)]
+    shapes = [X.shape[:2]] if n_losses is None else [X.shape[:2], (*X.shape[:2], n_losses)]
     if weight.shape not in shapes:
+        advice = ""
+        if n_losses is None and weight.ndim == 3:
+            advice = (
+                " This loss is one number per step: weigh the outputs inside a function given as "
+                "loss, and the steps by loss_weight."
+            )
         raise ValueError(
-            f"loss_weight must have shape {' or '.join(map(str, shapes))}, got {weight.shape}."
+            f"loss_weight must have shape {' or '.join(map(str, shapes))}, got "
+            f"{weight.shape}.{advice}"
         )
     if (weight < 0).any() or not (weight > 0).any():
         raise ValueError(

@@ -13,12 +13,14 @@ from kpflow_sklearn._common.modules import set_training
 from kpflow_sklearn._common.tensors import copy_module, with_gradients
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
+    Loss,
     Objective,
     RecurrentNetwork,
-    TargetEncoder,
     check_rebuilt,
+    check_user_loss,
     recognise_network,
     refuse_unusable,
+    target_encoder,
     to_tensors,
 )
 from kpflow_sklearn.operators._parameter import ParameterJacobian, ParameterOperator
@@ -102,7 +104,7 @@ class Linearization:
         self,
         y: ArrayLike | None = None,
         *,
-        loss: str = "auto",
+        loss: Loss = "auto",
         activity_l2: float = 0.0,
         loss_weight: ArrayLike | None = None,
     ) -> Tensor:
@@ -115,8 +117,9 @@ class Linearization:
         ----------
         y : array-like, optional
             Targets, in any of the forms that `RecurrentTrainer.fit` accepts.
-        loss : {"auto", "mse", "cross_entropy"}, default="auto"
-            The loss l.
+        loss : {"auto", "mse", "cross_entropy"} or callable, default="auto"
+            The loss l. A function of (outputs, y) returns one number per trial and step, as for
+            `RecurrentTrainer`.
         activity_l2 : float, default=0.0
             Weight of the penalty on the mean squared rate.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
@@ -130,7 +133,8 @@ class Linearization:
         Raises
         ------
         ValueError
-            If y or loss_weight has the wrong shape or does not match the network's outputs.
+            If y or loss_weight has the wrong shape or does not match the network's outputs, or if
+            a function given as loss is not differentiable, is random or couples trials.
         UnsupportedNetworkError
             If the network has no readout.
 
@@ -147,10 +151,11 @@ class Linearization:
         X = self.X.detach().cpu().numpy()
         mask = None if self.mask is None else self.mask.cpu().numpy()
         n_outputs = self.network.n_outputs
-        encoder = TargetEncoder(loss).fit(X, y, mask=mask)
+        encoder = target_encoder(loss).fit(X, y, mask=mask)
         encoder.match_outputs(n_outputs)
         targets = encoder.encode(X, y, mask=mask, loss_weight=loss_weight)
         objective = Objective(encoder.loss_, float(activity_l2))
+        check_user_loss(objective, self.network, X, targets, mask)
         return objective.error(self.network, self.states, targets, self.mask)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kpflow_sklearn._common.fingerprints import name_of
 from kpflow_sklearn.results import provenance
 
 _LOSS_NAMES = {"mse": "mean squared error", "cross_entropy": "cross entropy"}
@@ -66,7 +67,7 @@ def training_in_words(analyzer: Any) -> str:
     trainer, loss = source_of(analyzer), "quadratic loss"
     if hasattr(trainer, "encoder_"):
         form = trainer.encoder_.form_.replace("_", " ")
-        loss = f"{_LOSS_NAMES[trainer.objective_.loss]} ({form})"
+        loss = f"{loss_in_words(trainer.objective_.loss)} ({form})"
     if not hasattr(trainer, "optimizer"):
         iterations = [snapshot.iteration for snapshot in analyzer.snapshots_]
         states = f"one state, at iteration {iterations[0]}"
@@ -82,9 +83,25 @@ def training_in_words(analyzer: Any) -> str:
     )
 
 
+def loss_in_words(loss: Any) -> str:
+    """Return the name of a loss, or that of a user's function.
+
+    Parameters
+    ----------
+    loss : str or callable
+        The loss of a trainer's objective.
+
+    Returns
+    -------
+    str
+        Words to stand after "the".
+    """
+    return f"loss {name_of(loss)}" if callable(loss) else _LOSS_NAMES[loss]
+
+
 def _name(what: Any) -> str:
     """Return the name of a class, a function or an object that builds cells."""
-    return what if isinstance(what, str) else getattr(what, "__name__", type(what).__name__)
+    return what if isinstance(what, str) else name_of(what)
 
 
 def provenance_of(analyzer: Any, **extra: Any) -> dict[str, str]:

@@ -24,7 +24,11 @@ from kpflow_sklearn.plotting import matplotlib_is_here
 from kpflow_sklearn.reporting import _alignment, _gram, _kpflow
 from kpflow_sklearn.reporting._origin import common_facts
 from kpflow_sklearn.reporting._pictures import data_uri
-from kpflow_sklearn.reporting._reading_training import network_in_words, provenance_of
+from kpflow_sklearn.reporting._reading_training import (
+    loss_in_words,
+    network_in_words,
+    provenance_of,
+)
 from kpflow_sklearn.reporting._tables import from_frame
 from kpflow_sklearn.reporting._templates import render_page
 from kpflow_sklearn.reporting._trajectories import choose_colors, draw_trajectories
@@ -157,6 +161,9 @@ def report(
 
 def _score_name(analyzer: Any, loss_weight: ArrayLike | None) -> str:
     kind = "Accuracy" if hasattr(analyzer, "classes_") else "R²"
+    objective = getattr(analyzer.trainer_, "objective_", None)
+    if objective is not None and callable(objective.loss):
+        kind = f"Minus the mean of the {loss_in_words(objective.loss)}"
     return kind if loss_weight is None else f"{kind}, weighted by loss_weight,"
 
 

@@ -115,5 +115,7 @@ def _by_contents(value: Any) -> Any:
     if is_code(value):
         return (value, code_in_words(value))
     if hasattr(value, "_save_to_state_dict"):
-        return (type(value).__qualname__, repr(value), _by_contents(state_of(value)))
+        return (code_in_words(type(value)), repr(value), _by_contents(state_of(value)))
+    if callable(value) and hasattr(value, "__dict__"):
+        return (code_in_words(value), _by_contents(vars(value)))
     return value.detach().cpu().numpy() if hasattr(value, "detach") else value

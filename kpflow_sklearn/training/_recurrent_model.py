@@ -10,7 +10,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.estimators import SequenceEstimator, routing_advice
-from kpflow_sklearn.networks import Objective, RecurrentNetwork, TargetEncoder, Targets, to_tensors
+from kpflow_sklearn._common.tensors import as_tensor
+from kpflow_sklearn.networks import (
+    Loss,
+    Objective,
+    RecurrentNetwork,
+    TargetEncoder,
+    Targets,
+    check_user_loss,
+    target_encoder,
+    to_tensors,
+)
 from kpflow_sklearn.training._source import NetworkSource
 
 
@@ -31,7 +41,7 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
     encoder_: TargetEncoder
     objective_: Objective
     classes_: np.ndarray
-    loss: str
+    loss: Loss
 
     #: Whether the loss_weight of the last `fit` was zero at some targets.
     _fitted_with_gaps = False
@@ -64,11 +74,11 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         mask: np.ndarray | None,
         loss_weight: ArrayLike | None,
         single_step: bool,
-        loss: str,
+        loss: Loss,
         activity_l2: float,
     ) -> Targets:
         """Encode y; set ``encoder_``, ``objective_`` and, for labels, ``classes_``."""
-        self.encoder_ = TargetEncoder(loss).fit(trials, y, mask=mask, single_step=single_step)
+        self.encoder_ = target_encoder(loss).fit(trials, y, mask=mask, single_step=single_step)
         self.objective_ = Objective(self.encoder_.loss_, activity_l2)
         if self.encoder_.classes_ is not None:
             self.classes_ = self.encoder_.classes_
@@ -151,7 +161,9 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         -------
         ndarray
             Values (n_trials, n_timesteps, n_outputs), classes (n_trials, n_timesteps), or one
-            value or class per trial (n_trials,).
+            value or class per trial (n_trials,). If ``loss`` is a function, the outputs
+            (n_trials, n_timesteps, n_outputs), or those of the last valid step (n_trials,
+            n_outputs) if y holds one value per trial.
 
         Raises
         ------
@@ -188,12 +200,14 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
     ) -> float:
         """Return the accuracy (classes) or R^2 (values) on valid steps, weighted by loss_weight.
 
-        Equations, with the weights w >= 0 of ``loss_weight``:
+        If ``loss`` is a function, the score is minus its weighted mean. Equations, with the
+        weights w >= 0 of ``loss_weight``:
 
         - accuracy: sum_bt w_bt [prediction is right] / sum_bt w_bt;
         - R^2 of output o: 1 - sum_bt w_bto (y_bto - yhat_bto)^2 / sum_bt w_bto (y_bto - m_o)^2,
           where m_o = sum_bt w_bto y_bto / sum_bt w_bto. The score is the mean over the outputs
-          whose weights are not all zero.
+          whose weights are not all zero;
+        - a function l as loss: -sum_bt w_bt l_bt / sum_bt w_bt, without the penalty on rates.
 
         Parameters
         ----------
@@ -212,7 +226,7 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         Returns
         -------
         float
-            The score; 1 is best.
+            The score; higher is better, and the best accuracy or R^2 is 1.
 
         Raises
         ------
@@ -243,9 +257,23 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
                 UserWarning,
             )
         outputs = self._run(trials, valid)[1]
+        if callable(self.objective_.loss):
+            targets = self.encoder_.encode(
+                trials, y, mask=valid, loss_weight=loss_weight, single_step=single_step
+            )
+            return -self._mean_loss(trials, outputs, targets, valid)
         return self.encoder_.score(
             trials, y, outputs, mask=valid, loss_weight=loss_weight, single_step=single_step
         )
+
+    def _mean_loss(
+        self, trials: np.ndarray, outputs: np.ndarray, targets: Targets, mask: np.ndarray | None
+    ) -> float:
+        """Return the weighted mean of the loss, computed on the device of the network."""
+        check_user_loss(self.objective_, self.network_, trials, targets, mask)
+        device = self.network_.initial_state.device
+        valid = None if mask is None else as_tensor(mask, device=device)
+        return self.objective_.mean_loss(as_tensor(outputs, device=device), targets, valid)
 
 
 def _has_gaps(weight: np.ndarray, mask: np.ndarray | None, form: str) -> bool:

@@ -20,10 +20,12 @@ from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
+    Loss,
     Part,
     RecurrentNetwork,
     Step,
     check_rebuilt,
+    check_user_loss,
     recognise_network,
     refuse_unusable,
     to_tensors,
@@ -92,9 +94,11 @@ class SavedTraining(RecurrentModel):
         The initial state z_0, zero by default: values, or the name of a tensor of the network,
         which counts as trained if it is a trainable parameter. A tuple is needed if the state is
         one; the readout receives its first part.
-    loss : {"auto", "mse", "cross_entropy"}, default="auto"
-        The loss that the network was trained on; "auto" chooses it as `RecurrentTrainer` does.
-        Penalties on rates or weights are not part of Err.
+    loss : {"auto", "mse", "cross_entropy"} or callable, default="auto"
+        The loss that the network was trained on; "auto" chooses it as `RecurrentTrainer` does. A
+        function ``loss(outputs, y)`` that returns one number per trial and step, as for
+        `RecurrentTrainer`, judges a network with any number of outputs, for example the binary
+        cross entropy of one logit. Penalties on rates or weights are not part of Err.
     iterations : sequence of int, optional
         Number of parameter updates before each checkpoint. By default, they are the numbers in
         the names of the files, or 0, 1, 2, ... for state_dicts. They must be given if two numbers
@@ -175,7 +179,7 @@ class SavedTraining(RecurrentModel):
         readout: Part = None,
         encoder: Part = None,
         initial_state: Any = None,
-        loss: str = "auto",
+        loss: Loss = "auto",
         iterations: Sequence[int] | None = None,
         parameters: Sequence[str] | None = None,
         noise: str = "off",
@@ -256,7 +260,7 @@ class SavedTraining(RecurrentModel):
         self.noise_sources_ = _dropout_in(view.recurrent)
         if self.noise_sources_:
             logger.info("noise=%r: %s", self.noise, ", ".join(self.noise_sources_))
-        self._fit_targets(trials, y, valid, loss_weight, single_step, self.loss, 0.0)
+        targets = self._fit_targets(trials, y, valid, loss_weight, single_step, self.loss, 0.0)
         self.encoder_.match_outputs(view.n_outputs)
         if self.encoder_.classes_ is not None:
             self.classes_ = self.encoder_.classes_
@@ -280,6 +284,7 @@ class SavedTraining(RecurrentModel):
             initial_state=self.initial_state,
             check_outputs=self.check_outputs,
         )
+        check_user_loss(self.objective_, view, trials, targets, valid)
         if self.layout == "auto" and not single_step:
             warn_of_steps_first(module, view, self.objective_, self.encoder_, trials, y, valid)
         self.network_ = view

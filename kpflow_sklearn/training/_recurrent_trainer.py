@@ -23,7 +23,14 @@ from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.modules import converted, set_training
 from kpflow_sklearn._common.random import draw_seed, torch_generator
 from kpflow_sklearn._common.tensors import copy_module
-from kpflow_sklearn.networks import RecurrentNetwork, Targets, build_network, to_tensors
+from kpflow_sklearn.networks import (
+    Loss,
+    RecurrentNetwork,
+    Targets,
+    build_network,
+    check_user_loss,
+    to_tensors,
+)
 from kpflow_sklearn.training._layout import warn_of_channels_first
 from kpflow_sklearn.training._loop import BatchLoss, train
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
@@ -62,8 +69,14 @@ class RecurrentTrainer(RecurrentModel):
     constraint : callable, optional
         Function that is called with the network after every update, without gradient, and may
         change its weights in place, e.g. to enforce Dale's law.
-    loss : {"auto", "mse", "cross_entropy"}, default="auto"
-        The loss l; "auto" is "cross_entropy" for integer or string targets, else "mse".
+    loss : {"auto", "mse", "cross_entropy"} or callable, default="auto"
+        The loss l; "auto" is "cross_entropy" for integer or string targets, else "mse". A function
+        ``loss(outputs, y)`` of two tensors returns l_bt, (n_trials, n_timesteps), from the
+        outputs (n_trials, n_timesteps, n_outputs) and y: floats in the dtype of the outputs, or
+        integers as int64, of the shape given to `fit`. One value per trial is repeated at every
+        step, and the loss counts at the last valid one; without y, it is the next input. Outputs
+        and y are zero on masked steps. Each trial must be judged on its own. The network then has
+        as many outputs as the last axis of a three-dimensional y, otherwise one.
     activity_l2 : float, default=0.0
         Weight of the mean squared rate in the loss.
     weight_decay : float, default=0.0
@@ -149,7 +162,7 @@ class RecurrentTrainer(RecurrentModel):
         noise_std: float = 0.0,
         learn_initial_state: bool = False,
         constraint: Callable[[nn.Module], Any] | None = None,
-        loss: str = "auto",
+        loss: Loss = "auto",
         activity_l2: float = 0.0,
         weight_decay: float = 0.0,
         optimizer: str | Callable[..., torch.optim.Optimizer] = "adam",
@@ -212,7 +225,8 @@ class RecurrentTrainer(RecurrentModel):
         y : array-like, optional
             Targets: values (n_trials, n_timesteps, n_outputs), integer classes of each step
             (n_trials, n_timesteps), or one value or label per trial (n_trials,) at its last valid
-            step. None predicts the next input.
+            step. None predicts the next input. If ``loss`` is a function, y may also be numbers
+            (n_trials, n_timesteps).
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             Valid steps, a prefix of each trial.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
@@ -249,6 +263,7 @@ class RecurrentTrainer(RecurrentModel):
             self._begin(trials)
         else:
             self._continue(earlier)
+        check_user_loss(self.objective_, self.network_, trials, targets, valid)
         generator = torch_generator(0)
         generator.set_state(self._generator_state)
         same_optimizer = self._optimizer_kind == self.optimizer

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kpflow_sklearn._common.files import write_whole
-from kpflow_sklearn._common.fingerprints import code_in_words, is_code, values_digest
+from kpflow_sklearn._common.fingerprints import in_words, values_digest
 from kpflow_sklearn.exceptions import CheckpointError
 
 LATEST = "latest.pt"
@@ -25,13 +25,10 @@ _ADVICE = "remove the folder to restart the run."
 def name_settings(settings: Mapping[str, Any], **arrays: np.ndarray | None) -> dict[str, str]:
     """Describe in words the settings and data by which a `RunFolder` recognises a run.
 
-    Functions and classes are described by name and source code, which are the same in another
-    process, and arrays by a digest.
+    Functions, classes and objects that can be called are described by name, source code and what
+    they hold, which are the same in another process, and arrays by a digest.
     """
-    about = {
-        name: code_in_words(value) if is_code(value) else repr(value)
-        for name, value in settings.items()
-    }
+    about = {name: in_words(value) for name, value in settings.items()}
     for name, array in arrays.items():
         if array is not None:
             about[f"digest of {name}"] = f"{array.dtype} {values_digest(array)}"

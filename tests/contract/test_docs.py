@@ -109,6 +109,19 @@ def test_the_network_with_an_encoder_is_analysed_as_the_page_says():
     assert scope["flow"].shape == (8, 12, 16)
 
 
+@pytest.mark.parametrize("page", ["trainers", "own_network"])
+def test_functions_as_loss_are_analysed_as_the_pages_say(page):
+    text = (ROOT / f"docs/howto/{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    scope: dict = {}
+    exec(next(block for block in blocks if "binary_cross_entropy" in block), scope)
+    analyzer, X, bits = (scope[name] for name in ("analyzer", "X", "bits"))
+    assert analyzer.network_.n_outputs == 1 and analyzer.verify(X, bits)["passed"].all()
+    logits = analyzer.predict(X)[..., 0]
+    loss = np.logaddexp(0, logits) - bits * logits
+    assert analyzer.score(X, bits) == pytest.approx(-loss.mean())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_subscripts_on_pages_are_formulas_or_code(page):
     # Markdown reads an underscore after a bracket as emphasis: (Pq)_t ... (Pq)_{t-1}.

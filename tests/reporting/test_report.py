@@ -445,6 +445,20 @@ def test_the_score_is_weighted_as_the_loss_is(page_of):
     )
 
 
+def test_a_function_as_loss_is_named(page_of):
+    def absolute(outputs, y):
+        return (outputs - y).abs().mean(-1)
+
+    analyzer = KPFlowAnalyzer(recurrent_trainer(loss=absolute), axes=("time",), random_state=0)
+    analyzer.fit(TRIALS, TRIALS)
+    page = page_of(analyzer, TRIALS, TRIALS)
+    score = f"{analyzer.score(TRIALS, TRIALS):.3g}"
+    assert f"Minus the mean of the loss absolute on the data given to this report: {score}" in (
+        page.text
+    )
+    assert "on the loss absolute (every step)" in page.text
+
+
 def test_outputs_share_their_trials_and_very_many_have_no_tables(page_of, monkeypatch):
     monkeypatch.setattr(_alignment, "_MOST_TASKS", 1)
     analyzer = TaskAlignmentAnalyzer(recurrent_trainer(), random_state=0)

@@ -48,6 +48,16 @@ class Cell(torch.nn.Module):
 GRID = {"init_scale": [0.5, 1.5], "cell": ["tanh", "gru"]}
 
 
+class Scaled:
+    """A loss that holds a tensor."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = torch.tensor(scale)
+
+    def __call__(self, outputs, y):
+        return ((outputs - y) ** 2).mean(-1) * self.scale
+
+
 def task():
     return make_memory_pro(6, stimulus=2, memory=2, response=2, random_state=0)
 
@@ -211,6 +221,18 @@ def test_the_cache_knows_code_by_its_source(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "edited")
     importlib.invalidate_caches()
     assert n_files() == 2
+
+
+@pytest.mark.parametrize("in_grid", [False, True])
+def test_the_cache_tells_losses_apart(in_grid, tmp_path):
+    def n_files(scale: float) -> int:
+        loss = Scaled(scale)
+        grid = {"loss": [loss], "max_iter": [1]} if in_grid else {"max_iter": [1]}
+        table = sweep(analyzer().set_params(trainer__loss=loss), grid, *task(), cache_dir=tmp_path)
+        assert (table["error"] == "").all()
+        return len(list(tmp_path.glob("*.json")))
+
+    assert [n_files(1.0), n_files(1.0), n_files(2.0)] == [1, 1, 2]
 
 
 def test_a_full_disk_costs_the_cache_and_not_the_sweep(tmp_path, monkeypatch, caplog):

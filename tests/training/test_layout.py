@@ -110,6 +110,13 @@ def test_an_analyzer_passes_the_warning_on():
         KPFlowAnalyzer(steps_first, axes=("time",), random_state=0, n_components=2).fit(X, NOISE)
 
 
+def test_a_negative_loss_says_nothing_about_the_layout():
+    # A share of a negative number is larger than it.
+    saved = SavedTraining(steps_first, loss=lambda o, y: ((o - y) ** 2).mean(-1) - 9)
+    with pytest.warns(UserWarning, match="takes steps first"):
+        saved.fit(X, NOISE)
+
+
 waves = np.sin(np.arange(40) / 3 + rng.uniform(0, 6, (12, 1, 1))) + np.zeros((12, 6, 1))
 waves = waves * rng.standard_normal((12, 6, 1))
 one_hot = np.eye(40)[rng.integers(0, 40, (12, 6))]

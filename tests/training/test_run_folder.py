@@ -153,6 +153,39 @@ def test_a_function_of_other_source_makes_another_run(tmp_path):
         trainer(checkpoint_dir=tmp_path, constraint=lambda network: network.zero_grad()).fit(X, Y)
 
 
+def _squares(outputs, y):
+    return ((outputs - y) ** 2 * SCALE).mean(-1)
+
+
+SCALE = torch.tensor(2.0)
+
+
+class Scaled:
+    """A loss with an attribute, the repr of which would be another in each process."""
+
+    def __init__(self, scale):
+        self.scale = torch.tensor(scale)
+
+    def __call__(self, outputs, y):
+        return _squares(outputs, y) * self.scale
+
+
+def test_a_loss_goes_by_what_it_computes_with(tmp_path, monkeypatch):
+    fitted = trainer(checkpoint_dir=tmp_path / "a", loss=_squares).fit(X, Y)
+    again = trainer(checkpoint_dir=tmp_path / "a", loss=_squares).fit(X, Y)
+    assert_same_run(again, fitted)
+    trainer(checkpoint_dir=tmp_path / "b", loss=Scaled(1.0)).fit(X, Y)
+    trainer(checkpoint_dir=tmp_path / "b", loss=Scaled(1.0)).fit(X, Y)
+    message = "another run: loss was {} .* and is {}"
+    with pytest.raises(CheckpointError, match=message.format("Scaled", "Scaled")):
+        trainer(checkpoint_dir=tmp_path / "b", loss=Scaled(3.0)).fit(X, Y)
+    with pytest.raises(CheckpointError, match=message.format("_squares", "'mse'")):
+        trainer(checkpoint_dir=tmp_path / "a", loss="mse").fit(X, Y)
+    monkeypatch.setitem(globals(), "SCALE", torch.tensor(4.0))
+    with pytest.raises(CheckpointError, match=message.format("_squares", "_squares")):
+        trainer(checkpoint_dir=tmp_path / "a", loss=_squares).fit(X, Y)
+
+
 @pytest.mark.parametrize("n_files", [0, 1, 4, 9])
 def test_a_full_disk_is_named_and_leaves_what_was_whole(n_files, tmp_path, monkeypatch):
     expected = trainer().fit(X, Y)

@@ -24,6 +24,7 @@ from kpflow_sklearn.analyzers.alignment._sub_tasks import (
     check_tasks,
     classes_as_tasks,
     divide,
+    refuse_outputs,
 )
 from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
 from kpflow_sklearn.analyzers.alignment._verification import verify_tasks
@@ -165,7 +166,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             Targets, in one of the forms that `KPFlowAnalyzer.fit` describes.
         tasks : array-like of shape (n_trials,), optional
             The sub-task of each trial, as strings or integers. Without it the outputs are the
-            sub-tasks or, if y holds one class per trial, the classes.
+            sub-tasks or, if y holds one class per trial, the classes. Needed if the loss is a
+            function.
         conditions : array-like of shape (n_trials,), optional
             Labels that trials of different sub-tasks share, for example their stimulus. "update"
             and "state" then compare trials of the same condition.
@@ -224,6 +226,9 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         n_chosen = self.analysis_trials if analysed is None else None
         limits = {"n_groups": self.n_groups, "n_chosen": n_chosen}
         labels = check_tasks(tasks, conditions, len(inputs), seed=seed, **limits)
+        loss = getattr(getattr(self.trainer, "estimator", self.trainer), "loss", None)
+        if labels.tasks is None and callable(loss):
+            refuse_outputs(loss)
         steps = check_periods(periods, inputs.shape[1])
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
@@ -359,7 +364,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             Targets, in the form of the y given to `fit`.
         tasks : array-like of shape (n_trials,), optional
             The sub-task of each trial. Without it the outputs or classes are the sub-tasks, as in
-            `fit`. If y has a class at every step, only the operators are checked.
+            `fit`. If the outputs have no losses of their own, only the
+            operators are checked.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             True at the valid steps, which must be a prefix of each trial; all steps by default.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
@@ -396,7 +402,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         labels = check_tasks(tasks, None, len(self._check_inputs(X)), n_groups=self.n_groups)
         if labels.tasks is None:
             labels = classes_as_tasks(encoder, y, n_groups=self.n_groups)
-        if labels.tasks is None and encoder.loss_ == "cross_entropy":
+        if labels.tasks is None and not encoder.has_loss_per_output:
             return table
         trials = self._choose_trials(
             X, y, 0, mask=mask, loss_weight=loss_weight, tasks=labels.tasks

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.checks import check_labels, plain_repr
+from kpflow_sklearn._common.fingerprints import name_of
 from kpflow_sklearn.analyzers._trials import AnalysisTrials, choose_index
 from kpflow_sklearn.networks import TargetEncoder, Targets, as_labels
 
@@ -154,18 +156,15 @@ def divide(
 ) -> SubTasks:
     """Divide the analysed trials by their labels or, without labels, by the outputs.
 
-    Outputs cannot be sub-tasks if the loss is the cross entropy. There must be at least
-    ``n_groups`` sub-tasks; a single one is allowed, with a UserWarning.
+    Outputs can be sub-tasks only if each has a loss of its own, as with loss="mse". There must be
+    at least ``n_groups`` sub-tasks; a single one is allowed, with a UserWarning.
     """
     if labels.tasks is not None:
         chosen = slice(None) if trials.index is None else trials.index
         conditions = None if labels.conditions is None else labels.conditions[chosen]
         tasks = tasks_by_label(labels.tasks[chosen], trials.targets, conditions)
-    elif encoder.loss_ == "cross_entropy":
-        raise ValueError(
-            "tasks must be given if y has a class at every step, because the outputs of a "
-            "classifier have no losses of their own."
-        )
+    elif not encoder.has_loss_per_output:
+        refuse_outputs(encoder.loss_)
     else:
         tasks = tasks_by_output(trials.targets, encoder.n_outputs_)
     _check_counts(len(tasks.names), n_groups, None)
@@ -174,6 +173,17 @@ def divide(
             "there is only one sub-task, so nothing can be compared; give tasks.", UserWarning
         )
     return tasks
+
+
+def refuse_outputs(loss: Any) -> NoReturn:
+    """Refuse outputs as sub-tasks under a loss that is not a mean over the outputs."""
+    why = "y has a class at every step"
+    if callable(loss):
+        why = f"the loss is a function, here {name_of(loss)}"
+    raise ValueError(
+        f"tasks must be given if {why}, because the outputs have no losses of their own; give "
+        "one label per trial."
+    )
 
 
 def tasks_by_label(

@@ -266,7 +266,7 @@ def _losses(lin: Linearization, tasks: SubTasks, objective: Objective, counts: T
         valid = torch.as_tensor(member).to(z)[:, None]
         valid = valid if lin.mask is None else valid * lin.mask
         with torch.enable_grad():
-            total = (objective.step_losses(lin.network, z, targets) * valid).sum()
+            total = (objective.step_losses(lin.network, z, targets, lin.mask) * valid).sum()
             error, *slopes = torch.autograd.grad(
                 total, [z, *readout], allow_unused=True, materialize_grads=True
             )

@@ -41,7 +41,7 @@ def verify_tasks(
     DataFrame
         One row per identity, with columns identity, error, tolerance and passed.
     """
-    network, rounding = as_precise_as_possible(network, trials)
+    network, rounding = as_precise_as_possible(network, trials, objective)
     if tasks.by_output:  # A penalty on the rates does not belong to any one output.
         objective = Objective(objective.loss)
     X, mask = to_tensors(trials.X, trials.mask, network)
@@ -55,7 +55,7 @@ def verify_tasks(
     shares = torch.ones_like(counts) if tasks.by_output else counts / steps.sum()
 
     by_autograd = _Autograd(network, X)
-    losses = _losses(by_autograd.states, network, tasks, objective, valid)
+    losses = _losses(by_autograd.states, network, tasks, objective, valid, mask)
     gradients = torch.stack([by_autograd.gradient(loss) for loss in losses])
     # The derivative of the states along grad L_j, (n_tasks, n_trials, n_timesteps, n_states).
     moved = torch.stack([by_autograd.push(g) for g in gradients]) * steps[..., None]
@@ -110,9 +110,10 @@ def _losses(
     tasks: SubTasks,
     objective: Objective,
     valid: list[Tensor],
+    mask: Tensor | None,
 ) -> list[Tensor]:
     """Return each L_j as a function of the states, without using the code of the flow."""
     return [
-        (objective.step_losses(network, states, targets) * steps).sum() / steps.sum()
+        (objective.step_losses(network, states, targets, mask) * steps).sum() / steps.sum()
         for steps, targets in zip(valid, tasks.targets, strict=True)
     ]

@@ -42,6 +42,7 @@ from tests.tools.bad_input.settings import (
     count,
     flag,
     function,
+    losses,
     path,
     real,
     seed,
@@ -103,7 +104,7 @@ LOOP = {
 PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
     "RecurrentTrainer": LOOP | {
         "hidden_size": count(), "n_layers": count(), "recurrent_init": choice(), "dt": positive(),
-        "tau": positive(), "noise_std": real(), "learn_initial_state": flag(), "loss": choice(),
+        "tau": positive(), "noise_std": real(), "learn_initial_state": flag(), "loss": losses(),
         "activity_l2": real(), "weight_decay": real(), "grad_clip": positive(optional=True),
         "warm_start": flag(), "checkpoint_dir": path(FOLDER),
         "constraint": [*function(none="same"), *plain("answer", leave_alone)],
@@ -129,7 +130,7 @@ PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
     },
     "SavedTraining": {
         "network": modules(), "checkpoints": checkpoints(), "recurrent": NAMES, "step": steps(),
-        "readout": parts_given("readout"), "encoder": parts_given("encoder"), "loss": choice(),
+        "readout": parts_given("readout"), "encoder": parts_given("encoder"), "loss": losses(),
         "noise": choice(), "layout": choice(),
         "check_outputs": flag(),
         "initial_state": [

@@ -43,6 +43,7 @@ from tests.tools.bad_input.settings import (
     choice,
     count,
     flag,
+    losses,
     path,
     real,
     seed,
@@ -250,7 +251,7 @@ def _networks() -> Iterator[Entry]:
         "Linearization.error", linearized().error,
         lambda: {"loss": "auto", "activity_l2": 0.0, **some("y", "loss_weight")()},
         {"y": without(targets(), "other outputs", "one word per trial", "one number per trial"),
-         "loss": choice(), "activity_l2": real(), "loss_weight": weights()},
+         "loss": losses(), "activity_l2": real(), "loss_weight": weights()},
     )  # fmt: skip
     yield Entry(
         "compare", compare,

@@ -65,6 +65,21 @@ def choice(*, optional: bool = False) -> list[Hostile]:
     ]  # fmt: skip
 
 
+def losses() -> list[Hostile]:
+    """Return hostile losses, by name or as functions of (outputs, y)."""
+
+    def squares(outputs, y):
+        return (outputs - y).pow(2).mean(-1)
+
+    return [
+        *choice(), *plain("answer", squares),
+        *plain("error", lambda outputs: outputs, lambda outputs, y: 3,
+               lambda outputs, y: outputs, lambda outputs, y: squares(outputs, y).mean(),
+               lambda outputs, y: squares(outputs, y).detach(),
+               lambda outputs, y: squares(outputs, y) / squares(outputs, y).mean(), len, dict),
+    ]  # fmt: skip
+
+
 def words(*, none: str = "error") -> list[Hostile]:
     """Return hostile sequences of distinct strings."""
     return [
