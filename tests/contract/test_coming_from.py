@@ -12,7 +12,7 @@ import torch
 PAGE = Path(__file__).parents[2] / "docs/howto/coming_from.md"
 START, *SECTIONS = re.split(r"(?m)^##+ ", PAGE.read_text(encoding="utf-8"))
 SECTIONS = {section.splitlines()[0]: section for section in SECTIONS}
-FAST = "nn.RNN, nn.GRU or nn.LSTM"
+FAST = "A plain RNN, GRU or LSTM"
 NEEDS = {"nn4n": "nn4n", "NeuroGym": "neurogym", "skorch": "skorch"}
 
 
