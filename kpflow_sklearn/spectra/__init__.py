@@ -32,6 +32,7 @@ from kpflow_sklearn.spectra._spectrum import spectrum_of_gram as spectrum_of_gra
 from kpflow_sklearn.spectra._units import map_blocks as map_blocks
 from kpflow_sklearn.spectra._units import parameter_gram as parameter_gram
 from kpflow_sklearn.spectra._units import unit_grams as unit_grams
+from kpflow_sklearn.spectra._units import without_rounding as without_rounding
 
 __all__ = ["OperatorSpectra", "Spectrum", "effective_dimension", "rank", "spectrum", "trace"]
 

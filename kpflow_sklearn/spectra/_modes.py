@@ -14,7 +14,7 @@ from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 from kpflow_sklearn.spectra._gramians import DENSE_LIMIT, dense_gram, gram_factor
 from kpflow_sklearn.spectra._half_factor import HalfFactor, analysis_allowance
 from kpflow_sklearn.spectra._krylov import Krylov
-from kpflow_sklearn.spectra._units import ROUNDING, map_blocks, unit_modes
+from kpflow_sklearn.spectra._units import ROUNDING, map_blocks, unit_modes, without_rounding
 
 # Extra directions make the iteration on few leading ones converge faster.
 _OVERSAMPLING = 8
@@ -81,9 +81,7 @@ def leading_modes(
 
 
 def _unit_modes(op: ParameterOperator, k: int, memory: int) -> Modes:
-    # Activity at the level of rounding does not affect leading eigenvalues.
-    rounding = 10 * torch.finfo(op.dtype).eps
-    values, functions = unit_modes(op.compress(rounding), k, memory)
+    values, functions = unit_modes(without_rounding(op), k, memory)
     return _modes(values, functions.flatten(1), np.zeros(len(values)), op)
 
 

@@ -21,7 +21,7 @@ from kpflow_sklearn.spectra._routes import choose_route, rank_on_whole_space
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._sketches import Sketch
 from kpflow_sklearn.spectra._spectrum import Spectrum, sampled_spectrum
-from kpflow_sklearn.spectra._units import parameter_gram
+from kpflow_sklearn.spectra._units import parameter_gram, without_rounding
 
 METHODS = ("auto", "exact", "randomized")
 GRAMS = ("natural", "square")
@@ -292,6 +292,11 @@ class OperatorSpectra:
     @cached_property
     def _spectra(self) -> dict[str, Spectrum]:
         return {}
+
+    @cached_property
+    def compact(self) -> LinearOperator:
+        """K without activity at the level of rounding, as of `without_rounding`."""
+        return without_rounding(self.op)  # type: ignore[arg-type]
 
     @cached_property
     def gramians(self) -> tuple[Tensor, Tensor, float]:

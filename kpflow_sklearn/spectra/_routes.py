@@ -71,6 +71,9 @@ class Spectra(Protocol):
     def memory(self) -> Allowance: ...  # noqa: D102
 
     @property
+    def compact(self) -> LinearOperator: ...  # noqa: D102
+
+    @property
     def gramians(self) -> tuple[Tensor, Tensor, float]: ...  # noqa: D102
 
     @property
@@ -147,7 +150,7 @@ def _affords_units(spectra: Spectra, axis: str) -> bool:
         return False
     if axis != "all" or spectra.method == "exact":
         return True
-    return unit_cost(spectra.op) <= max(CHEAP, moment_cost(spectra.op))
+    return unit_cost(spectra.compact) <= max(CHEAP, moment_cost(spectra.op))
 
 
 def _is_small(spectra: Spectra, axis: str) -> bool:
@@ -186,7 +189,7 @@ def _by_average(spectra: Spectra, axis: str) -> Spectrum:
 
 def _by_units(spectra: Spectra, axis: str) -> Spectrum:
     if axis == "all":
-        return spectrum_of_eigenvalues(unit_eigenvalues(spectra.op, spectra.memory.amount))
+        return spectrum_of_eigenvalues(unit_eigenvalues(spectra.compact, spectra.memory.amount))
     return spectrum_of_gram(parameter_gram(spectra.op, axis, spectra.memory.amount))
 
 

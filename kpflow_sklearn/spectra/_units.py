@@ -37,6 +37,15 @@ def map_blocks(op: LinearOperator) -> list[tuple[MapBlock, slice]] | None:
     return blocks
 
 
+def without_rounding(op: ParameterOperator) -> ParameterOperator:
+    """Return K without the directions of its activity that are at the level of rounding.
+
+    Activity of few directions makes the unit Grams small; what is left out is about the square of
+    the rounding error as a share of tr K.
+    """
+    return op.compress(10 * torch.finfo(op.dtype).eps)
+
+
 def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
     """Return the weight maps of each layer, keyed by the first of its states."""
     layers: dict[int, list[MapBlock]] = {}
@@ -109,10 +118,15 @@ def unit_modes(
         if not grams.isfinite().all():
             none = torch.zeros(0, *op.in_shape, dtype=op.dtype, device=op.device)
             return np.empty(0), none
-        values, vectors = torch.linalg.eigh(grams)
-        for i, unit in enumerate(units):
-            for r in range(1, min(k, values.shape[-1]) + 1):
-                candidates.append((float(values[i, -r]), start, unit, vectors[i, :, -r]))
+        values = torch.linalg.eigvalsh(grams)
+        floor = candidates[-1][0] if len(candidates) == k else 0.0
+        # Eigenvectors are only needed of units with one of the k largest eigenvalues so far.
+        largest = values[:, -k:].flatten()
+        floor = max(floor, float(largest.topk(min(k, len(largest))).values[-1]))
+        for i in (values[:, -1] >= floor).nonzero()[:, 0].tolist():
+            lead, vectors = torch.linalg.eigh(grams[i])
+            for r in range(1, min(k, len(lead)) + 1):
+                candidates.append((float(lead[-r]), start, units[i], vectors[:, -r]))
         candidates = sorted(candidates, key=lambda c: -c[0])[:k]
     # An eigenvalue at the level of rounding belongs to no direction of K.
     best = [c for c in candidates if c[0] > ROUNDING * candidates[0][0]]

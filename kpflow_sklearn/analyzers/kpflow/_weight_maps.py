@@ -10,7 +10,13 @@ from torch import Tensor
 
 from kpflow_sklearn.networks.tangents import MapBlock
 from kpflow_sklearn.operators import ParameterOperator
-from kpflow_sklearn.spectra import map_blocks, parameter_gram, spectrum_of_gram, unit_grams
+from kpflow_sklearn.spectra import (
+    map_blocks,
+    parameter_gram,
+    spectrum_of_gram,
+    unit_grams,
+    without_rounding,
+)
 
 
 def weight_map_table(
@@ -61,7 +67,7 @@ def _row(
     # K_j on the time axis, (T, T), and K_j,i of each unit i (in its smaller form, F x F).
     time = spectrum_of_gram(parameter_gram(op, "time", memory))
     u_exact, s_exact = _exact_rank(u_gram), _exact_rank(s_gram)
-    grams = (gram for _, _, group in unit_grams(op, memory) for gram in group)
+    grams = (gram for _, _, group in unit_grams(without_rounding(op), memory) for gram in group)
     unit_rank = max(_rank(gram, rank_threshold) for gram in grams)
     return {
         "map": name,
