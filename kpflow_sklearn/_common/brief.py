@@ -41,7 +41,7 @@ def brief(value: Any) -> Any:
     if isinstance(value, BaseEstimator) and not isinstance(value, type):
         # Without the __repr__ of the estimator's class, so that scikit-learn prints it.
         kind = type(type(value).__name__, (BaseEstimator,), {"__init__": type(value).__init__})
-        shown = object.__new__(kind)
+        shown: Any = object.__new__(kind)
         params = {name: brief(v) for name, v in value.get_params(deep=False).items()}
         vars(shown).update(params)
         return shown

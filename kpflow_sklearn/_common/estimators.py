@@ -87,11 +87,9 @@ class Estimator(BaseEstimator):
         AttributeError
             If there is no such attribute for any other reason.
         """
-        if not name.startswith("_") and name.endswith("_") and name in _set_by_fit(type(self)):
-            features = {"n_features_in_", "feature_names_in_"}
-            if not any(
-                v.endswith("_") and not v.startswith("_") for v in vars(self).keys() - features
-            ):
+        if name.endswith("_") and name in _set_by_fit(type(self)):  # type: ignore[arg-type]
+            present = vars(self).keys() - {"n_features_in_", "feature_names_in_"}
+            if not any(v.endswith("_") and not v.startswith("_") for v in present):
                 raise NotFittedError(
                     f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
                     f"appropriate arguments before using this estimator: {name} is set by fit."

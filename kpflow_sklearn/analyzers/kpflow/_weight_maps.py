@@ -46,7 +46,7 @@ def weight_map_table(
     parts = op.components if map_blocks(op) is not None else {}
     rows = [_row(name, part, rank_threshold, memory) for name, part in parts.items()]
     table = pd.DataFrame(rows)
-    ranks = [column for column in table if "rank" in column]
+    ranks = [column for column in table if "rank" in str(column)]
     return table.assign(**with_whole_numbers(table[ranks]))
 
 
