@@ -26,7 +26,7 @@ AUTODIFF = (
 )
 FASTER = "Fewer trials, steps (analysis_trials, analysis_set) or snapshots"
 #: Operations of the measurement, and the rows (vectors times trials) of it at most.
-_MEASURED, _N_ROWS = 4e8, 512
+_MEASURED, _N_ROWS = 2e8, 512
 #: Seconds of one product with a single vector from which on no larger measurement is made.
 _LONG = 0.05
 

@@ -21,6 +21,8 @@ from kpflow_sklearn.spectra._routes import (
     unit_cost,
 )
 
+#: More random vectors than at first are drawn, typically; fewer shifts are counted than at most.
+_MORE_DRAWN, _LESS_COUNTED = 2.0, 0.5
 #: Vectors of a Krylov space that holds most of the trace, typically.
 _N_KRYLOV = 300
 
@@ -74,8 +76,10 @@ def planned_operations(spectra: Spectra, axes: Iterable[str]) -> Operations:
 
 def _of_sketch(spectra: Spectra) -> Operations:
     if isinstance(spectra.op, FlowPropagator):
-        return Operations(sampling_cost(spectra.op, spectra.n_modes, spectra.n_probes))
-    return Operations((2.0 * spectra.n_modes + spectra.n_probes) * product_cost(spectra.op))
+        drawn = sampling_cost(spectra.op, spectra.n_modes, spectra.n_probes)
+        return Operations(_MORE_DRAWN * drawn)
+    n_products = _MORE_DRAWN * (spectra.n_modes + spectra.n_probes)
+    return Operations(n_products * product_cost(spectra.op))
 
 
 def _of_axis(spectra: Spectra, axis: str, route: str) -> Operations:
@@ -102,7 +106,7 @@ def _of_rank(spectra: Spectra) -> Operations:
         counted = N_SHIFTS * gramian_cost(op)
         if counted > COUNT_BUDGET and spectra.method != "exact":
             return Operations(matrices=KRYLOV_BUDGET)
-        return Operations(matrices=counted)
+        return Operations(matrices=_LESS_COUNTED * counted)
     tangent = getattr(getattr(op, "P", op), "tangent", None)
     size = float(min(op.shape if tangent is None else (op.shape[0], tangent.n_weights)))
     d = min(size, _N_KRYLOV)
