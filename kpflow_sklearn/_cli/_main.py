@@ -16,6 +16,7 @@ import numpy as np
 from kpflow_sklearn._cli._options import N_ALIGNMENT_SNAPSHOTS, N_SNAPSHOTS, make_parser
 from kpflow_sklearn._cli._tasks import Task, load_file, load_task
 from kpflow_sklearn._common.files import write_whole
+from kpflow_sklearn._common.threads import threads
 from kpflow_sklearn.analyzers import KPFlowAnalyzer, TaskAlignmentAnalyzer
 from kpflow_sklearn.plotting import N_DRAWN, matplotlib_is_here
 from kpflow_sklearn.reporting import (
@@ -43,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         task = load_file(options.data) if options.data else load_task(options.task, options.seed)
         files = _prepare(options)
-        analyzer = _fit(task, options)
-        print_results = _print_kpflow if task.tasks is None else _print_alignment
-        print_results(analyzer, options)
         command = " ".join(["python -m kpflow_sklearn", *(sys.argv[1:] if argv is None else argv)])
-        _write(analyzer, task, files, options, command)
+        with threads(options.threads):
+            analyzer = _fit(task, options)
+            print_results = _print_kpflow if task.tasks is None else _print_alignment
+            print_results(analyzer, options)
+            _write(analyzer, task, files, options, command)
     except (ValueError, TypeError, OSError, MemoryError) as error:
         print(f"{parser.prog}: error: {_first_line(error)}", file=sys.stderr)
         return 2

@@ -96,6 +96,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "seed of all random numbers (default: %(default)s)",
     },
+    "--threads": {
+        "type": positive_integer,
+        "default": 1,
+        "metavar": "N",
+        "help": "number of CPU threads (default: %(default)s, with which networks of up to about "
+        "200 units are fastest, often several times)",
+    },
     "--out": {
         "default": "kpflow_results",
         "metavar": "DIR",

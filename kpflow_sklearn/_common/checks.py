@@ -302,6 +302,22 @@ def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
     return np.array([x if isinstance(x, str) else int(x) for x in labels])
 
 
+def check_sample_weight(values: ArrayLike, n_samples: int) -> np.ndarray:
+    """Return the weights of samples, (n_samples,), which are >= 0 and not all zero."""
+    weights = check_numbers(values, "sample_weight", ensure_min_samples=0)
+    if weights.shape != (n_samples,):
+        raise ValueError(
+            f"sample_weight must hold one weight per sample of X, shape ({n_samples},), got "
+            f"{weights.shape}."
+        )
+    if (weights < 0).any() or not weights.any():
+        raise ValueError(
+            "sample_weight must be >= 0 and positive for at least one sample, got "
+            f"{'only zeros' if not weights.any() else f'{weights.min():.3g}'}."
+        )
+    return weights
+
+
 def plain_repr(label: object) -> str:
     """Return the repr of a label as a Python value, without the name of NumPy's type."""
     return repr(label.item() if isinstance(label, np.generic) else label)

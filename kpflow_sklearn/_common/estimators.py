@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib.metadata import PackageNotFoundError, metadata
@@ -11,9 +12,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from torch import nn
 
+from kpflow_sklearn._common.brief import brief
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.checks import check_estimator_sequences, check_mask, ends_constant
 from kpflow_sklearn._common.modules import tensors_of
@@ -29,6 +32,19 @@ def documentation_url() -> str:
         return ""
     named = dict(url.split(", ", 1) for url in urls if ", " in url)
     return named.get("Documentation", "").rstrip("/")
+
+
+@cache
+def _set_by_fit(kind: type) -> frozenset[str]:
+    """Return the fitted attributes that a class and its bases document or annotate."""
+    names = {"n_features_in_", "feature_names_in_"}
+    for base in kind.__mro__:
+        names.update(name for name in vars(base).get("__annotations__", {}) if name.endswith("_"))
+        text = inspect.cleandoc(base.__doc__ or "")
+        _, _, section = text.partition("\nAttributes\n----------\n")
+        for line in re.findall(r"^(\w[\w, ]*) : ", section.split("\n\n")[0], re.MULTILINE):
+            names.update(line.split(", "))
+    return frozenset(names)
 
 
 def undone_if_it_fails(method: Callable) -> Callable:
@@ -61,6 +77,29 @@ class Estimator(BaseEstimator):
         for name, member in list(vars(cls).items()):
             if inspect.isfunction(member) and not name.startswith("_"):
                 setattr(cls, name, with_gradients(member))
+
+    def __getattr__(self, name: str) -> Any:
+        """Say of an attribute that `fit` sets that it has not been called.
+
+        Raises
+        ------
+        NotFittedError
+            If the class documents the attribute and nothing has been fitted.
+        AttributeError
+            If there is no such attribute for any other reason.
+        """
+        if name.endswith("_") and name in _set_by_fit(type(self)):  # type: ignore[arg-type]
+            present = vars(self).keys() - {"n_features_in_", "feature_names_in_"}
+            if not any(v.endswith("_") and not v.startswith("_") for v in present):
+                raise NotFittedError(
+                    f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
+                    f"appropriate arguments before using this estimator: {name} is set by fit."
+                )
+        return object.__getattribute__(self, name)  # Raises what Python raises.
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:  # noqa: N803
+        """Return the parameters that differ from their defaults, without whole networks."""
+        return BaseEstimator.__repr__(brief(self), N_CHAR_MAX)
 
     def _get_doc_link(self) -> str:
         """Return the page that the HTML repr links to, or "" if no site is published."""

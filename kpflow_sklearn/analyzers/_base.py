@@ -19,6 +19,13 @@ class Analyzer(ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, Transforme
 
     A subclass stores ``trainer`` and ``verbose``, and defines ``fit``, ``transform``,
     ``_n_features_out``, `_as_trainer` and `_check_inputs`.
+
+    Attributes
+    ----------
+    trainer_, network_, snapshots_, loss_curve_, n_iter_ : object
+        The fitted trainer and what it has learned.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels. The attribute exists only for classification.
     """
 
     trainer: Any

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from kpflow_sklearn._common.modules import named_parts
 from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn.cells._frozen_draws import Draw, Replay, joined, record
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
 
@@ -38,6 +39,8 @@ class UserStep:
         seed: int | None = None,
     ) -> None:
         self.module, self.sizes, self.is_tuple, self.seed = module, sizes, is_tuple, seed
+        #: What each step draws, by step, dtype and device: the same whenever it is recorded.
+        self._draws: dict[tuple, list[Draw] | None] = {}
 
     def __call__(
         self, t: int, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None = None
@@ -45,21 +48,54 @@ class UserStep:
         """Return the states (n, n_states) that follow ``z`` at step ``t``, for inputs ``x``."""
         if self.seed is None:
             return self._plain(x, z, parameters)
+        with _dropout_acts(self.module):
+            draws = self._draws_of(t, x, z, parameters)
+            if draws is None:
+                return self._trial_by_trial(t, x, z, parameters)
+            with Replay(draws):
+                return self._plain(x, z, parameters)
+
+    def along(self, inputs: Tensor, previous: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the states (T, B, n_states) that follow ``previous`` at every step."""
+        flat = inputs.flatten(0, 1), previous.flatten(0, 1)
+        if self.seed is None:
+            return self._plain(*flat, parameters).reshape(previous.shape)
+        pairs = list(zip(inputs, previous, strict=True))
+        with _dropout_acts(self.module):
+            draws = joined([self._draws_of(t, *pair, parameters) for t, pair in enumerate(pairs)])
+            if draws is None:
+                return torch.stack([self(t, *pair, parameters) for t, pair in enumerate(pairs)])
+            with Replay(draws):
+                return self._plain(*flat, parameters).reshape(previous.shape)
+
+    def _draws_of(
+        self, t: int, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None
+    ) -> list[Draw] | None:
+        """Return what step t draws for one trial, None if it cannot be recorded."""
+        key = t, z.dtype, z.device
+        if key not in self._draws:
+
+            def call(n_trials: int) -> None:
+                rows = [0] * n_trials
+                with isolated_torch_seed(self._seed_of(t)), torch.no_grad():
+                    self._plain(x[rows], z[rows], parameters)
+
+            self._draws[key] = record(call)
+        return self._draws[key]
+
+    def _seed_of(self, t: int) -> int:
+        return (self.seed or 0) + t
+
+    def _trial_by_trial(
+        self, t: int, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        """Return the next states with numbers drawn anew, from the seed of step t."""
 
         def of_one(x: Tensor, z: Tensor) -> Tensor:
             return self._plain(x[None], z[None], parameters)[0]
 
-        with isolated_torch_seed(self.seed + t), _dropout_acts(self.module):
+        with isolated_torch_seed(self._seed_of(t)):
             return torch.vmap(of_one, randomness="same")(x, z)
-
-    def along(self, inputs: Tensor, previous: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the states (T, B, n_states) that follow ``previous`` at every step."""
-        if self.seed is None:
-            return self._plain(inputs.flatten(0, 1), previous.flatten(0, 1), parameters).reshape(
-                previous.shape
-            )
-        pairs = zip(inputs, previous, strict=True)
-        return torch.stack([self(t, x, z, parameters) for t, (x, z) in enumerate(pairs)])
 
     def _plain(self, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
         state = z.split(self.sizes, dim=-1) if self.is_tuple else z

@@ -229,10 +229,11 @@ def linearize(
         )
     lin = Linearization(view, *to_tensors(array, valid, view))
     if not lin.states.isfinite().all():
-        largest = (array if valid is None else array[valid]).max()
+        entries = array if valid is None else array[valid]
+        largest = entries.flat[abs(entries).argmax()]
         raise ValueError(
-            f"The states of the network overflow {view.dtype} on X, whose largest value is "
-            f"{largest:.3g}. Scale down X or the weights."
+            f"The states of the network overflow {view.dtype} on X, whose entry of largest "
+            f"magnitude is {largest:.3g}. Scale down X or the weights."
         )
     check_rebuilt(module, view, array, valid, original=network)
     return lin

@@ -19,6 +19,7 @@ from kpflow_sklearn.results._table import read_results, select, write_results
 from kpflow_sklearn.results._table import row as row
 from kpflow_sklearn.results._table import to_csv as to_csv
 from kpflow_sklearn.results._table import to_frame as to_frame
+from kpflow_sklearn.results._table import with_whole_numbers as with_whole_numbers
 
 __all__ = ["read_results", "select", "write_results"]
 

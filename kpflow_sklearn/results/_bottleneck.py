@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kpflow_sklearn.results._estimate import OPERATORS
-from kpflow_sklearn.results._table import select
+from kpflow_sklearn.results._table import select, with_whole_numbers
 
 RANKS = [f"{name}_rank{of}" for name in OPERATORS for of in ("", "_std_error")]
 RANK_COLUMNS = ["iteration", *RANKS, "narrower", "ratio"]
@@ -30,7 +30,7 @@ def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns iteration, K_rank, K_rank_std_error (0 if exact), the same two for P and PKP,
-        narrower, ratio.
+        narrower, ratio. Columns of whole numbers are integers.
     """
     ranks = {name: select(results, name, "rank", "time") for name in OPERATORS}
     if any(len(table) == 0 for table in ranks.values()):
@@ -41,7 +41,8 @@ def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
         error = {name: float(table.loc[iteration, "std_error"]) for name, table in ranks.items()}
         numbers = [number for name in OPERATORS for number in (value[name], error[name])]
         rows.append([iteration, *numbers, *_judge(value, error)])
-    return pd.DataFrame(rows, columns=RANK_COLUMNS)
+    table = pd.DataFrame(rows, columns=RANK_COLUMNS).astype({"ratio": "float64"})
+    return table.assign(**with_whole_numbers(table[RANKS]))
 
 
 def _judge(value: dict[str, float], error: dict[str, float]) -> tuple[str, float]:

@@ -79,6 +79,19 @@ def to_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
 
 
+def with_whole_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which columns that hold only whole numbers are integers.
+
+    Ranks are computed as floats, which pandas would print as 24.000000. A column with a missing
+    or fractional number remains as it is.
+    """
+    out = table.copy()
+    for name, column in table.select_dtypes("float").items():
+        if len(column) and np.isfinite(column).all() and (column % 1 == 0).all():
+            out[name] = column.astype("int64")
+    return out
+
+
 def select(
     results: pd.DataFrame, operator: str, quantity: str, axis: str | None = None
 ) -> pd.DataFrame:

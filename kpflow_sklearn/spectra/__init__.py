@@ -1,11 +1,11 @@
 """Spectra of K, P and PKP*: exact where structure allows it, estimated with an error elsewhere.
 
 ``_functions`` are the public functions, ``_operator_spectra`` answers all questions about one
-operator, ``_routes`` chooses how, by cost. Exact: ``_units`` (K) and ``_gramians`` (P). Estimated:
-``_half_factor`` (A of G = A A^T, by chunks of trials), ``_sketch`` and ``_sketches`` (its random
-vectors), ``_moments`` (traces), ``_krylov``, ``_lanczos_rank``; ``_modes`` are leading
-eigenvectors, ``_spectrum`` holds a Gram's eigenvalues and their errors. ``_growth`` follows
-perturbations along the Jacobians.
+operator, ``_routes`` chooses how, by cost, and ``_plan`` adds the costs up. Exact: ``_units`` (K)
+and ``_gramians`` (P). Estimated: ``_half_factor`` (A of G = A A^T, by chunks of trials),
+``_sketch`` and ``_sketches`` (its random vectors), ``_moments`` (traces), ``_krylov``,
+``_lanczos_rank``; ``_modes`` are leading eigenvectors, ``_spectrum`` holds a Gram's eigenvalues
+and their errors. ``_growth`` follows perturbations along the Jacobians.
 """
 
 from kpflow_sklearn._common.public import public_names
@@ -25,6 +25,8 @@ from kpflow_sklearn.spectra._operator_spectra import METHODS as METHODS
 from kpflow_sklearn.spectra._operator_spectra import N_PROBES as N_PROBES
 from kpflow_sklearn.spectra._operator_spectra import REDUCTIONS as REDUCTIONS
 from kpflow_sklearn.spectra._operator_spectra import OperatorSpectra
+from kpflow_sklearn.spectra._plan import Operations as Operations
+from kpflow_sklearn.spectra._plan import planned_operations as planned_operations
 from kpflow_sklearn.spectra._spectrum import Spectrum
 from kpflow_sklearn.spectra._spectrum import missing_spectrum as missing_spectrum
 from kpflow_sklearn.spectra._spectrum import spectrum_of_eigenvalues as spectrum_of_eigenvalues

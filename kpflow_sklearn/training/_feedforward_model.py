@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from kpflow_sklearn._common.arrays import as_array, check_numbers, check_squares, validated
+from kpflow_sklearn._common.checks import check_sample_weight
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.feedforward import FeedForwardNetwork
 from kpflow_sklearn.training._source import NetworkSource
@@ -153,7 +154,7 @@ class FeedForwardModel(RegressorMixin, NetworkSource):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), optional
-            Weights.
+            Weights >= 0 of the samples, not all zero; 1 by default.
 
         Returns
         -------
@@ -165,7 +166,8 @@ class FeedForwardModel(RegressorMixin, NetworkSource):
         NotFittedError
             Before `fit`.
         ValueError
-            If X or y does not fit the network, or squares of y or the outputs overflow.
+            If X or y does not fit the network, if sample_weight has another shape, is negative
+            or zero throughout, or if squares of y or the outputs overflow.
 
         Examples
         --------
@@ -179,6 +181,8 @@ class FeedForwardModel(RegressorMixin, NetworkSource):
         """
         check_is_fitted(self, "network_")
         values = check_values(y, check_table(self, X, reset=False), self.network_.n_outputs)
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, len(values))
         outputs = self.predict(X)
         check_squares(values, outputs)
         return float(r2_score(values, outputs, sample_weight=sample_weight))

@@ -177,6 +177,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(name, content, message, tmp_path
         (["--cell", "perceptron"], "argument --cell: invalid choice: 'perceptron'"),
         (["--hidden-size", "0"], "argument --hidden-size: must be at least 1, got 0"),
         (["--init-scale", "nan"], "argument --init-scale: must be a finite number"),
+        (["--threads", "0"], "argument --threads: must be at least 1, got 0"),
         (["--seed", "-1"], "argument --seed: must not be negative, got -1"),
         (["--max-iter", "some"], "argument --max-iter: invalid"),
         (["--task", "digits", "--data", "x.npz"], "not allowed with argument"),
@@ -253,7 +254,16 @@ def test_help_names_every_option(capsys):
         main(["--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for option in ("task", "data", "cell", "hidden-size", "max-iter", "snapshots", "report"):
+    for option in (
+        "task",
+        "data",
+        "cell",
+        "hidden-size",
+        "max-iter",
+        "snapshots",
+        "threads",
+        "report",
+    ):
         assert f"--{option}" in printed
 
 
@@ -383,3 +393,23 @@ def test_masked_steps_are_not_drawn(tmp_path, monkeypatch):
     run(tmp_path, "--data", str(tmp_path / "trials.npz"), "--max-iter", "2")
     np.testing.assert_array_equal(shown["mask"], mask)
     np.testing.assert_array_equal(shown["X"], arrays["X"])
+
+
+@pytest.mark.parametrize("options, n_threads", [([], 1), (["--threads", "3"], 3)], ids=str)
+def test_the_command_uses_its_own_number_of_threads(options, n_threads, monkeypatch, tmp_path):
+    import torch
+
+    used = []
+
+    def fit(*args):
+        used.append(torch.get_num_threads())
+        raise ValueError("nothing more to see")
+
+    monkeypatch.setattr(command, "_fit", fit)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert run(tmp_path, *options) == 2 and used == [n_threads]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

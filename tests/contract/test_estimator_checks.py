@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -293,3 +294,73 @@ def test_a_refit_forgets_the_last_fit(kind):
     np.testing.assert_array_equal(estimator.loss_curve_, fresh.loss_curve_)
     assert estimator.n_iter_ == fresh.n_iter_
     assert [s.iteration for s in estimator.snapshots_] == [s.iteration for s in fresh.snapshots_]
+
+
+def net_of(n_units: int) -> torch.nn.Module:
+    rnn, out = torch.nn.GRU(3, n_units), torch.nn.Linear(n_units, 2)
+    return torch.nn.ModuleDict({"rnn": rnn, "out": out})
+
+
+PUBLIC = {
+    "kpflow": (ANALYZER, Y),
+    "alignment": (ALIGNMENT, Y),
+    "trainer": (TRAINER, Y),
+    "classifier": (CLASSIFIER, (Y[..., 0] > 0).astype(int)),
+    "saved": (SavedTraining(net_of(2)), Y),
+    "scaler": (SequenceScaler(), None),
+    "vectorizer": (SequenceVectorizer(), None),
+    "feed-forward": (FEED_FORWARD, Y[:, 0]),
+    "gram": (GRAM, Y[:, 0]),
+}
+
+
+@one_task
+@pytest.mark.parametrize("name", PUBLIC)
+def test_fitted_attributes_say_before_fit_that_fit_sets_them(name):
+    estimator, y = PUBLIC[name]
+    estimator = clone(estimator)
+    inputs = X[:, 0] if name in ("feed-forward", "gram") else X
+    fitted = clone(estimator).fit(inputs, y)
+    names = {n for n in vars(fitted) if n.endswith("_") and not n.startswith("_")}
+    assert len(names) >= 2
+    for attribute in names:
+        message = f"not fitted yet. Call 'fit' .*: {attribute} is set by fit"
+        with pytest.raises(NotFittedError, match=message):
+            getattr(estimator, attribute)
+        assert not hasattr(estimator, attribute)
+    # What the class never sets is no question of fit, nor what a fit has not set.
+    for state, attribute in (
+        (estimator, "restults_"),
+        (fitted, "restults_"),
+        (estimator, "colour"),
+    ):
+        with pytest.raises(AttributeError, match=f"no attribute '{attribute}'") as raised:
+            getattr(state, attribute)
+        assert not isinstance(raised.value, NotFittedError)
+    if name == "kpflow":
+        with pytest.raises(AttributeError, match="no attribute 'classes_'") as raised:
+            _ = fitted.classes_
+        assert not isinstance(raised.value, NotFittedError)
+
+
+def test_estimators_are_printed_without_networks_and_checkpoints():
+    net = net_of(20)
+    states = [net.state_dict() for _ in range(12)]
+    saved = SavedTraining(net, states, initial_state=torch.zeros(20))
+    short = "checkpoints=12 state_dicts,"
+    assert short in repr(saved) and "network=ModuleDict" in repr(saved)
+    assert "initial_state=tensor of shape (20,)" in " ".join(repr(saved).split())
+    nested = {"weights": states[0], "loss": 0.5}
+    assert "checkpoints=1 state_dict," in repr(SavedTraining(net, nested))
+    for estimator in (saved, KPFlowAnalyzer(saved), KPFlowAnalyzer(FrozenEstimator(saved))):
+        text = " ".join(repr(estimator).split())
+        assert text.count("state_dicts") == 1 and "tensor(" not in text and len(text) < 200
+        if hasattr(estimator, "_repr_html_"):
+            assert "weight_hh_l0" not in estimator._repr_html_()
+    # Only what is printed changes.
+    assert saved.get_params()["checkpoints"] is states
+    assert clone(saved).get_params()["checkpoints"][3].keys() == states[3].keys()
+    assert KPFlowAnalyzer(net).trainer is net
+    assert repr(RecurrentTrainer("lstm", hidden_size=3)) == (
+        "RecurrentTrainer(cell='lstm', hidden_size=3)"
+    )

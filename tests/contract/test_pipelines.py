@@ -30,6 +30,7 @@ from kpflow_sklearn import (
 )
 from kpflow_sklearn._common import estimators as _estimator
 from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
+from kpflow_sklearn.results import Estimate, bottleneck_table, row, to_frame
 
 rng = np.random.default_rng(0)
 LABELS = np.array(["left", "right", "up"] * 8)
@@ -321,4 +322,20 @@ def test_tables_go_into_papers():
     wide = ranks.pivot(index="iteration", columns="operator", values="value")
     assert wide.columns.tolist() == ["K", "P", "PKP"] and wide.index.tolist() == [0, 15]
     pytest.importorskip("jinja2")
-    assert "tabular" in wide.to_latex()
+    ranks = [int(value) for value in wide.loc[15]]
+    assert f"15 & {ranks[0]} & {ranks[1]} & {ranks[2]} \\\\" in wide.convert_dtypes().to_latex()
+    last = analyzer.bottleneck_.to_latex().splitlines()[-3].split(" & ")
+    assert last[:8] == [str(n) for n in (1, 15, ranks[0], 0, ranks[1], 0, ranks[2], 0)]
+    whole = analyzer.weight_maps_.filter(like="rank")
+    assert ".000" not in whole.to_latex() and whole.map(float).ge(0).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    "values, shown", [((24.0, 0.6), ("24", "0.6")), ((24.5, 0), ("24.5", "0"))]
+)
+def test_ranks_with_errors_keep_them_in_papers(values, shown):
+    pytest.importorskip("jinja2")
+    ranks = {"K": Estimate(*values), "P": Estimate(30.0), "PKP": Estimate.missing("too large")}
+    rows = [row(0, name, "time", "rank", rank, n_trials=2) for name, rank in ranks.items()]
+    line = bottleneck_table(to_frame(rows)).to_latex(float_format="{:g}".format).splitlines()[-3]
+    assert line.split(" & ")[2:8] == [*shown, "30", "0", "NaN", "NaN"]

@@ -408,3 +408,16 @@ def test_operators_that_do_not_fit_are_refused():
 def test_operators_do_not_act_on_other_types(expression):
     with pytest.raises(TypeError, match="unsupported operand"):
         expression(solve("gru").linearization.P)
+
+
+def test_overflowing_inputs_are_named_by_their_largest_magnitude():
+    net = torch.nn.ModuleDict(
+        {"rnn": torch.nn.RNN(2, 4, nonlinearity="relu"), "out": torch.nn.Linear(4, 1)}
+    )
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.fill_(1e20).mul_(-1)
+    X = np.ones((2, 5, 2), dtype=np.float32)
+    X[1, 2, 0] = -3e30
+    with pytest.raises(ValueError, match=r"entry of largest magnitude is -3e\+30\. Scale down X"):
+        linearize(net, X)

@@ -16,6 +16,7 @@ from kpflow_sklearn._common.checks import check_periods, check_positive_int, che
 from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.memory import explained
 from kpflow_sklearn._common.random import draw_seed
+from kpflow_sklearn.analyzers._forecast import announced_after_first, in_words
 from kpflow_sklearn.analyzers._recurrent import RecurrentAnalyzer
 from kpflow_sklearn.analyzers._trials import FEWER, AnalysisTrials
 from kpflow_sklearn.analyzers.alignment._history import AlignmentHistory
@@ -53,7 +54,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
     random_state : int, RandomState or None, default=None
         Seed of the choice of trials. It is also passed to a trainer whose random_state is None.
     verbose : bool or int, default=False
-        Whether to show a progress bar over the snapshots. A default trainer then shows its own
+        Whether to show a progress bar over the snapshots, and a forecast of their time after the
+        first. A default trainer then shows its own
         progress bar, too.
 
     Attributes
@@ -262,7 +264,12 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         rows: list[dict[str, Any]] = []
         matrices: dict[str, list[np.ndarray]] = defaultdict(list)
         by_map, by_period = [], []
-        for snapshot, network in self._networks(task):
+        sizes = [(trials.X.shape[0], "trials"), (trials.X.shape[1], "steps")]
+        what = in_words(len(self.snapshots_), [*sizes, (len(tasks.names), "sub-tasks")])
+        networks = announced_after_first(
+            self._networks(task), len(self.snapshots_), what, verbose=self.verbose
+        )
+        for snapshot, network in networks:
             iteration = snapshot.iteration
             lin = trials.linearize(network, iteration)
             flow = TaskFlow(lin, tasks, self.trainer_.objective_)

@@ -18,6 +18,7 @@ from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.memory import explained
 from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.analyzers._base import Analyzer
+from kpflow_sklearn.analyzers._forecast import announced_after_first, in_words
 from kpflow_sklearn.analyzers.gram._course import GramTraining
 from kpflow_sklearn.analyzers.gram._modes import eigenpairs, mode_rows, mode_table
 from kpflow_sklearn.analyzers.gram._snapshot import GramSettings, layer_table
@@ -63,7 +64,8 @@ class GramFlowAnalyzer(Analyzer):
         Seed of the pairs and of the iterative eigensolver. It is also passed to a trainer whose
         random_state is None.
     verbose : bool or int, default=False
-        Whether to show a progress bar over the snapshots. A default trainer then shows its own
+        Whether to show a progress bar over the snapshots, and a forecast of their time after the
+        first. A default trainer then shows its own
         progress bar, too.
 
     Attributes
@@ -265,7 +267,10 @@ class GramFlowAnalyzer(Analyzer):
         first = previous = None
         largest: list[float] = []
         leading = (np.empty(0), np.empty((0, 0)))
-        for snapshot in task.analysis(self.snapshots_, verbose=self.verbose):
+        n = len(self.snapshots_)
+        what = in_words(n, [(len(self.X_fit_), "samples")])
+        snapshots = task.analysis(self.snapshots_, verbose=self.verbose)
+        for snapshot in announced_after_first(snapshots, n, what, verbose=self.verbose):
             current = training.at(snapshot)
             first = first or current
             spectrum, values, vectors = eigenpairs(current.kernel, settings)

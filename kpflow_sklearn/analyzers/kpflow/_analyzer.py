@@ -23,6 +23,7 @@ from kpflow_sklearn._common.memory import explained
 from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.analyzers._recurrent import RecurrentAnalyzer
 from kpflow_sklearn.analyzers._trials import FEWER, AnalysisTrials
+from kpflow_sklearn.analyzers.kpflow._planned import forecast
 from kpflow_sklearn.analyzers.kpflow._snapshot import (
     Motion,
     SnapshotAnalysis,
@@ -107,8 +108,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Seed for the choice of trials and for the random vectors. It is also passed to a trainer
         whose random_state is None.
     verbose : bool or int, default=False
-        Whether to show a progress bar over the snapshots. The default trainer then shows a
-        progress bar of its own as well.
+        Whether to show a forecast of the time and memory of the analysis and a progress bar over
+        the snapshots. The default trainer then shows a progress bar of its own as well.
 
     Attributes
     ----------
@@ -364,6 +365,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             iteration = kept.iteration
             snapshot = SnapshotAnalysis(network, iteration, trials, objective, self.activity_tol)
             spectra = snapshot.spectra(settings)
+            if not rows:
+                sizes = len(self.snapshots_), self.n_components
+                forecast(snapshot, spectra, settings, *sizes).announce(verbose=self.verbose)
             rows += snapshot.rows(spectra, settings)
             if decay:  # Reported so that it is not overlooked, as it is not part of PKP*.
                 rows.append(row(iteration, "network", "", "weight_decay", decay, **n))

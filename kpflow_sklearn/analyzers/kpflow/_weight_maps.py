@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kpflow_sklearn.networks.tangents import MapBlock
 from kpflow_sklearn.operators import ParameterOperator
+from kpflow_sklearn.results import with_whole_numbers
 from kpflow_sklearn.spectra import (
     map_blocks,
     parameter_gram,
@@ -50,7 +51,9 @@ def weight_map_table(
     """
     parts = op.components if map_blocks(op) is not None else {}
     rows = [_row(name, part, rank_threshold, memory) for name, part in parts.items()]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    ranks = [column for column in table if "rank" in str(column)]
+    return table.assign(**with_whole_numbers(table[ranks]))
 
 
 def _row(

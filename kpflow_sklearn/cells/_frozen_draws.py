@@ -1,0 +1,157 @@
+"""The random numbers that a step draws: recorded for one trial, then put in place of new draws.
+
+A recorded number serves runs and derivatives of any number of trials at once, without a seed set
+anew for every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Draw(NamedTuple):
+    """The result of one random operation.
+
+    Attributes
+    ----------
+    values : tuple of Tensor
+        The numbers of each step, (1, ...) if they are drawn per trial.
+    per_trial : bool
+        Whether the first axis of what the operation returns is that of the trials.
+    """
+
+    values: tuple[Tensor, ...]
+    per_trial: bool
+
+
+class Recorder(TorchDispatchMode):
+    """Keep the results of all random operations inside the block.
+
+    Attributes
+    ----------
+    results : list of Tensor
+        Copies of the results.
+    can_replay : bool
+        Whether every result depended on nothing but the generator and the shapes of arguments.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[Tensor] = []
+        self.can_replay = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the operation, and keep its result if it is random."""
+        out = func(*args, **(kwargs or {}))
+        if _is_random(func):
+            self.can_replay &= _depends_on_shapes_alone(func)
+            if self.can_replay:
+                self.results.append(out.detach().clone())
+        return out
+
+
+class Replay(TorchDispatchMode):
+    """Let random operations inside the block return recorded numbers, the same for all trials.
+
+    Parameters
+    ----------
+    draws : sequence of Draw
+        The numbers, in the order in which they are drawn.
+
+    Raises
+    ------
+    RuntimeError
+        If other numbers are drawn than were recorded.
+    """
+
+    def __init__(self, draws: Sequence[Draw]) -> None:
+        super().__init__()
+        self._left: Iterator[Draw] = iter(draws)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the operation, or return what was recorded in its place."""
+        if not _is_random(func):
+            return func(*args, **(kwargs or {}))
+        draw = next(self._left, None)
+        if draw is None:
+            raise RuntimeError("it draws other random numbers for one trial than for several")
+        shape = _shape_of_result(func, args, kwargs or {})
+        # Stacked here, below torch.func, whose transforms would wrap the result elsewhere.
+        values = torch.stack(draw.values)
+        if draw.per_trial:  # One trial stands for all: (T, 1, ...) -> (T, B, ...) -> (T B, ...).
+            values = values.expand(len(values), shape[0] // len(values), *shape[1:])
+        values = values.reshape(shape)
+        return args[0].copy_(values) if _is_in_place(func) else values.clone()
+
+
+def record(call: Callable[[int], None]) -> list[Draw] | None:
+    """Return what a step draws, or None if it cannot be put in place of new draws.
+
+    Parameters
+    ----------
+    call : callable
+        Runs the step on the given number of trials, with the same seed each time.
+
+    Returns
+    -------
+    list of Draw or None
+        The numbers for one trial.
+    """
+    runs = []
+    for n_trials in (1, 2):
+        with Recorder() as recorder:
+            call(n_trials)
+        if not recorder.can_replay:
+            return None
+        runs.append(recorder.results)
+    one, two = runs
+    if len(one) != len(two):
+        return None
+    pairs = list(zip(one, two, strict=True))
+    draws = [Draw((a,), per_trial=a.shape != b.shape) for a, b in pairs]
+    # With two trials a draw per trial has a first axis of length two, and is the same otherwise.
+    fits = all(a.shape == b.shape or (2, *a.shape[1:]) == tuple(b.shape) for a, b in pairs)
+    return draws if fits else None
+
+
+def joined(steps: Sequence[list[Draw] | None]) -> list[Draw] | None:
+    """Return the draws of several steps as one, or None if their trials cannot be run as one."""
+    if any(draws is None or len(draws) != len(steps[0] or ()) for draws in steps):
+        return None
+    out = []
+    for group in zip(*(draws for draws in steps if draws is not None), strict=True):
+        values = tuple(value for draw in group for value in draw.values)
+        if len({v.shape for v in values}) > 1 or not all(draw.per_trial for draw in group):
+            return None
+        out.append(Draw(values, per_trial=True))
+    return out
+
+
+@cache
+def _is_random(func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+def _is_in_place(func: Any) -> bool:
+    return func._schema.name.endswith("_")
+
+
+def _depends_on_shapes_alone(func: Any) -> bool:
+    """Tell whether an operation uses tensors for their shape only: ``randn_like``, ``normal_``."""
+    schema = func._schema
+    n_tensors = sum("Tensor" in str(argument.type) for argument in schema.arguments)
+    shape_only = _is_in_place(func) or schema.name.endswith("_like")
+    return len(schema.returns) == 1 and n_tensors == int(shape_only)
+
+
+def _shape_of_result(func: Any, args: Any, kwargs: Any) -> tuple[int, ...]:
+    """Return the shape of what an operation returns, without calling it on data."""
+    if args and isinstance(args[0], Tensor):
+        return tuple(args[0].shape)
+    return tuple(func(*args, **{**kwargs, "device": "meta"}).shape)
