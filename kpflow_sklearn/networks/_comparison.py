@@ -1,4 +1,4 @@
-"""Compare what a user's module computes with the rebuilt network; what differs, in words."""
+"""Compare a user's module with the rebuilt network, and describe the first difference in words."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from kpflow_sklearn.networks._parameter_use import ParameterUse
 
 _OPT_OUT = (
     "SavedTraining(..., check_outputs=False) analyses that readout nevertheless: outputs, loss "
-    "and error signal are then those of the readout, not of the module, and no longer compared."
+    "and error signal are then those of the readout, not of the module, and not compared."
 )
-#: What can be done about a difference, by how far the two agree.
+#: Remedies, by the stage at which module and rebuilt network first differ: 0 the call on X, 1 the
+#: input of the recurrent part, 2 its states, 3 the input of the readout, 4 the outputs.
 _REMEDIES = {
     0: "Wrap the network in a module whose forward takes X alone.",
     1: "Give what happens to X before that as SavedTraining(..., encoder=...): the name of a "
@@ -101,13 +102,13 @@ class Comparison:
         self.returned = [] if view.readout is None else [view.outputs(states).detach()]
         if is_kept_apart(module, view.readout) or view.readout is None:
             self.returned.append(self.rates)
-        self.form, self.matched = Form(), 0  # How it takes X, and which of its results agrees.
+        self.form, self.matched = Form(), 0  # How it takes X; the index of the result that agrees.
 
     @torch.no_grad()
     def problem(self) -> tuple[int, str] | None:
-        """Return how far the two agree, and what differs then; None if nothing does.
+        """Return the stage at which the two first differ, and what differs; None if nothing does.
 
-        A module may take X in several forms: the one in which the two agree further counts.
+        A module may take X in several forms: the one in which the two agree longest is used.
         """
         problems = []
         for form in forms_of(self.trials.X):
@@ -172,7 +173,7 @@ class Comparison:
         return 4, f"they {words[0]}" if words else f"it returns {run.returned}"
 
     def refuse(self, problem: tuple[int, str], further: str) -> None:
-        """Raise the error on a problem, with what can be done about it."""
+        """Raise an error that describes a problem and what can be done about it."""
         stage, text = problem
         name = type(self.module).__name__
         part = "the readout of the recurrent states" if self.check_outputs else "the rebuilt step"

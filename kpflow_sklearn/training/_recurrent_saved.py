@@ -48,7 +48,7 @@ logger = logging.getLogger("kpflow_sklearn")
 
 
 class SavedTraining(RecurrentModel):
-    """Stand in for a trainer with a network that was trained elsewhere.
+    """Take the place of a trainer, for a network that was trained elsewhere.
 
     Nothing is trained: `fit` recognises the parts of the module, loads the checkpoints and checks
     that the rebuilt step reproduces the states of the module.
@@ -59,21 +59,23 @@ class SavedTraining(RecurrentModel):
         A module with one ``torch.nn.RNN``, ``GRU`` or ``LSTM`` and one ``torch.nn.Linear``
         readout, or any other module if ``step`` is given. It is copied, never changed.
     checkpoints : str, path-like, or sequence of state_dict or path-like, optional
-        The states of the module over training: a file, a pattern such as ``"run/*.pt"``, or a
+        The state_dicts of the module over training: a file, a pattern such as ``"run/*.pt"``, or a
         sequence of files or state_dicts. Files are sorted by the number in their names and read on
         the CPU, by safetensors if they are named ``*.safetensors``, otherwise by
         ``torch.load(weights_only=True)``. A state_dict may be saved under a key such as
         "state_dict" or "model", and its keys may have the prefixes of DataParallel, torch.compile
-        or a LightningModule. By default only the present state is analysed.
+        or a LightningModule. By default only the module as it is
+        is analysed.
     recurrent : str, optional
-        Name of the recurrent submodule, needed if the module has several. With ``step`` it is the
-        submodule that the step belongs to. A submodule of another kind than RNN, GRU or LSTM is
-        used as a cell.
+        Name of the recurrent submodule, needed if the module has several. If ``step`` is
+        given, it names the submodule that the step belongs to; without ``step``, a submodule that
+        is not an RNN, GRU or LSTM is used as a cell (x_t, h) -> h.
     step : str or callable, optional
         The step that computes h_t from (x_t, h_{t-1}): the name of a submodule or method, or a
         function (network, x_t, h). Derivatives are then computed by automatic differentiation.
-        The parameters theta are those of the submodule; for a method or function, they are all
-        parameters of the network except those of the readout, the encoder and z_0. Functions,
+        Theta contains the parameters of the submodule or, for a method or function, all parameters
+        of the network except those of the readout and the encoder; a trained z_0 belongs to theta
+        in every case. Functions,
         here and below, are pickled by name: for an estimator that is saved, give a function that a
         module defines, not a lambda.
     readout : str, Module or callable, optional
@@ -91,9 +93,9 @@ class SavedTraining(RecurrentModel):
         are not in theta: K, PKP and the flow are those of a training with the encoder held fixed,
         and a warning names those that train.
     initial_state : str, array-like or tuple of these, optional
-        The initial state z_0, zero by default: values, or the name of a tensor of the network,
-        which counts as trained if it is a trainable parameter. A tuple is needed if the state is
-        one; the readout receives its first part.
+        The initial state z_0, zero by default: either values or the name of a tensor of the
+        network. It counts as trained if that tensor is a trainable parameter. If the state is a
+        tuple, z_0 must be a tuple too; the readout receives its first part.
     loss : {"auto", "mse", "cross_entropy"} or callable, default="auto"
         The loss that the network was trained on; "auto" chooses it as `RecurrentTrainer` does. A
         function ``loss(outputs, y)`` that returns one number per trial and step, as for
@@ -101,36 +103,39 @@ class SavedTraining(RecurrentModel):
         cross entropy of one logit. Penalties on rates or weights are not part of Err.
     iterations : sequence of int, optional
         Number of parameter updates before each checkpoint. By default, they are the numbers in
-        the names of the files, or 0, 1, 2, ... for state_dicts. They must be given if two numbers
-        vary in the names, or one that does not count updates, such as a loss or a date: in the
-        order of the list or, for a pattern, in that of these numbers.
+        the names of the files, or 0, 1, 2, ... for state_dicts. They must be given if more than
+        one number varies in the names, or if the number that varies does not count updates (a loss
+        or a date, for example). They are then in the order of the list or, for a pattern, in that
+        of the files sorted by the numbers in their names.
     parameters : sequence of str, optional
         Names of the network's parameters, or patterns such as ``"core.weight_*"``, that form
-        theta; the others are treated as fixed. By default theta contains all trainable parameters.
-        Parameters with ``requires_grad=False`` do not train: a name that matches no other raises
-        an error, and a pattern that matches some of them a warning.
+        theta; the others are treated as fixed. By default theta contains all trainable parameters
+        of the step, and z_0 if it is trained. Parameters with ``requires_grad=False`` cannot be in
+        theta: a name or pattern that matches only such parameters raises an error, and a pattern
+        that also matches others causes a warning.
     noise : {"off", "frozen"}, default="off"
         How a random step is analysed. "off" uses evaluation mode, and raises an error if the step
-        is random even then. "frozen" uses one realisation of the random numbers (of dropout too)
-        that the step draws from torch's generator: it differs between steps, is shared by all
-        trials, and is the same in every run. The module draws other numbers, so that its outputs
-        are then not compared with those of the step.
+        is random even then. "frozen" uses one realisation of the random numbers that the step
+        draws from torch's generator, including those of dropout. The numbers differ between steps,
+        are shared by all trials, and are the same in every run. The module itself draws other
+        numbers, so its outputs are not compared with those of the rebuilt network.
     layout : {"auto", "trials_first"}, default="auto"
         The order of the axes of X, which is always read as (n_trials, n_timesteps, n_features).
         "auto" warns if the module takes steps first (``batch_first=False``, torch's default) and
-        the data do not show that they have trials first. "trials_first" confirms that they have.
+        the data do not show that they have trials first. "trials_first" confirms that X has
+        trials first.
     check_outputs : bool, default=True
-        Whether the module must return the readout of the states, on the first eight trials. With
-        False, only the states are compared with those of the module, and nothing shows that the
-        module returns the readout of them: outputs, loss, error signal and predictions are those
-        of the readout, and whatever the module does between the states and its outputs beside it
-        (a normalisation, a second readout, a softmax) is left out of the analysis.
+        Whether the outputs of the module must equal its readout applied to its states; this is
+        checked on the first eight trials. With False, only the states are compared. Outputs, loss,
+        error signal and predictions are then those of the readout, whether or not the module
+        returns the same. Anything else that the module does between its states and its outputs (a
+        normalisation, a second readout, a softmax) is left out of the analysis.
 
     Attributes
     ----------
     network_ : RecurrentNetwork
-        A copy of the module in its last state, split into encoder, step, readout and initial
-        state.
+        A copy of the module with its last parameters, split into encoder, step, readout and
+        initial state.
     snapshots_ : list of Snapshot
         One snapshot per checkpoint.
     n_iter_ : int

@@ -60,7 +60,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     Parameters
     ----------
     trainer : RecurrentTrainer, SavedTraining, FrozenEstimator or torch.nn.Module, optional
-        The source of the network, which is cloned and fitted. A module is analysed as it is,
+        The source of the network; a trainer is cloned and fitted. A module is analysed as it is,
         without training, like ``SavedTraining(module)``. The default None trains a GRU with 64
         units.
     n_components : int, default=5
@@ -87,8 +87,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Number of random vectors per estimate. Up to four times as many are used if the standard
         error of an effective dimension would otherwise exceed 2%.
     activity_tol : float, default=1e-6
-        Tolerance for a low-rank factor of each weight map's activity in PKP*, as a relative
-        Frobenius norm. The less varied the activity is, the more computation this saves. The share
+        In PKP*, the activity of each weight map (a weight matrix and its input) is replaced by a
+        low-rank factor. This is the largest part that may be left out, as a relative Frobenius
+        norm. The less varied the activity is, the more computation this saves. The share
         of tr K that is lost, about the square of this tolerance, is the quantity
         ``activity_error`` of ``results_``.
     analysis_trials : int, default=64
@@ -99,8 +100,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         linearized network and the eigenfunctions are not included: the states, derivatives and
         error signals of a network with H states need roughly 10 to 100 times the memory of an
         array (n_trials, n_timesteps, H). If memory runs out nevertheless, the chunks are halved.
-        The results do not depend on this limit beyond rounding, nor do the eigenfunctions beyond
-        their ``eigenpair_residual``.
+        This limit changes results only by rounding, and eigenfunctions only within their
+        ``eigenpair_residual``.
     pooling : {"last", "mean", "flatten"}, default="last"
         How `transform` combines the steps of a trial: it takes the last valid step, takes the mean
         over the valid steps, or concatenates all steps.
@@ -127,20 +128,20 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Leading eigenvalues (at most 500) of each operator on each axis at the last snapshot, with
         columns operator, axis, index, eigenvalue, residual, share and method. Each eigenvalue is
         within its residual of an exact one (0: exact up to rounding); those that have not
-        converged are not listed. The share is that of the trace; it is NaN if the trace is zero
-        or overflows.
+        converged are not listed. ``share`` is the eigenvalue divided by the trace; it is NaN if
+        the trace is zero or overflows.
     bottleneck_ : DataFrame
         One row per iteration: the ranks on the time axis (NaN if ``results_`` gives a reason) with
         their standard errors, the narrower of the operators K and P, and the ratio of their
         ranks.
     signal_dimensions_ : DataFrame
-        Effective dimensions of the signals Err, P*Err, KP*Err, PKP*Err and of the states Z on the
-        hidden axis, uncentred, with one row per iteration. NaN marks a signal that is zero.
+        Uncentred effective dimensions, on the hidden axis, of the signals Err, P*Err, KP*Err and
+        PKP*Err and of the states Z, with one row per iteration. NaN marks a signal that is zero.
     weight_maps_ : DataFrame
         One row per weight map: ranks and effective dimensions of its activity u_j, its sensitivity
-        S_j and its term K_j of K, with upper bounds on the ranks. A dimension is NaN if the
-        quantity itself is zero. The table is empty for a user-defined cell or a trained initial
-        state.
+        S_j and its term K_j of K, with upper bounds on the ranks. A dimension is NaN if u_j, S_j
+        or K_j, respectively, is zero. The table is empty for a user-defined cell or a trained
+        initial state.
     singular_values_ : dict of str to ndarray of shape (k,)
         Largest singular values of each operator at the last snapshot.
     eigenfunctions_ : dict of str to ndarray of shape (k, n_trials, n_timesteps, n_states)
@@ -178,11 +179,11 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     -----
     PKP* describes plain full-batch gradient descent on the analysed trials. Minibatches, momentum,
     gradient clipping, Adam, weight decay and constraints are not part of this flow. Two quantities
-    of ``results_`` compare it with the training at hand, as the cosine of -PKP*Err with a change
-    of the states: ``flow_agreement`` with the change by the next update, which shows what the
-    optimizer and the batches do to the flow, and ``interval_agreement`` with the change up to the
-    next snapshot. The latter may be small even for exact gradient descent, because the flow turns
-    within the interval.
+    of ``results_`` compare it with the actual training. Each is the cosine of -PKP*Err with a
+    change in the states: ``flow_agreement`` with the change by the next update, which shows what
+    the optimizer and the batches do to the flow, and ``interval_agreement`` with the change up to
+    the next snapshot. The latter may be small even for exact gradient descent, because the flow
+    changes direction within the interval.
 
     Examples
     --------
@@ -276,9 +277,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             labels have the same number of trials.
         analysis_set : dict, optional
             Trials to analyse instead of a selection from X: the key "X" and, if needed, "y",
-            "mask", "loss_weight" and "tasks", in the forms of the arguments of these names.
-            Without "mask" and "loss_weight", all of their steps are valid and have weight 1.
-            Searches pass the dict on as a whole, not cut into folds.
+            "mask", "loss_weight" and "tasks", in the same forms as the arguments of the same
+            names. Without "mask" and "loss_weight", all of their steps are valid and have weight
+            1. Searches pass the dict on as a whole, not cut into folds.
         X_analysis, y_analysis : array-like, optional
             Another form of ``analysis_set={"X": X_analysis, "y": y_analysis}``.
 
