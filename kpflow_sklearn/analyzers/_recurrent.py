@@ -71,7 +71,7 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
         trials, _, single_step = self._check_trials(X)
         trainer = self.trainer_
         chosen = choose_trials(
-            trainer.encoder_,
+            trainer.target_encoder_,
             trials,
             y,
             n_trials=self.analysis_trials,

@@ -65,8 +65,8 @@ def training_in_words(analyzer: Any) -> str:
         Half a sentence.
     """
     trainer, loss = source_of(analyzer), "quadratic loss"
-    if hasattr(trainer, "encoder_"):
-        form = trainer.encoder_.form_.replace("_", " ")
+    if hasattr(trainer, "target_encoder_"):
+        form = trainer.target_encoder_.form_.replace("_", " ")
         loss = f"{loss_in_words(trainer.objective_.loss)} ({form})"
     if not hasattr(trainer, "optimizer"):
         iterations = [snapshot.iteration for snapshot in analyzer.snapshots_]

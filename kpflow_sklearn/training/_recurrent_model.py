@@ -31,14 +31,14 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
     ----------
     network_ : RecurrentNetwork
         The network in the state of the last iteration.
-    encoder_ : TargetEncoder
+    target_encoder_ : TargetEncoder
         Converts targets between the form of y and the network's outputs.
     objective_ : Objective
         The loss.
     """
 
     network_: RecurrentNetwork
-    encoder_: TargetEncoder
+    target_encoder_: TargetEncoder
     objective_: Objective
     classes_: np.ndarray
     loss: Loss
@@ -77,18 +77,20 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         loss: Loss,
         activity_l2: float,
     ) -> Targets:
-        """Encode y; set ``encoder_``, ``objective_`` and, for labels, ``classes_``."""
-        self.encoder_ = target_encoder(loss).fit(trials, y, mask=mask, single_step=single_step)
-        self.objective_ = Objective(self.encoder_.loss_, activity_l2)
-        if self.encoder_.classes_ is not None:
-            self.classes_ = self.encoder_.classes_
+        """Encode y; set ``target_encoder_``, ``objective_`` and, for labels, ``classes_``."""
+        self.target_encoder_ = target_encoder(loss).fit(
+            trials, y, mask=mask, single_step=single_step
+        )
+        self.objective_ = Objective(self.target_encoder_.loss_, activity_l2)
+        if self.target_encoder_.classes_ is not None:
+            self.classes_ = self.target_encoder_.classes_
         elif hasattr(self, "classes_"):
             del self.classes_
-        targets = self.encoder_.encode(
+        targets = self.target_encoder_.encode(
             trials, y, mask=mask, loss_weight=loss_weight, single_step=single_step
         )
         self._remember_padding(mask)
-        self._fitted_with_gaps = _has_gaps(targets.weight, mask, self.encoder_.form_)
+        self._fitted_with_gaps = _has_gaps(targets.weight, mask, self.target_encoder_.form_)
         return targets
 
     def _run(self, trials: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -185,8 +187,8 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
         check_is_fitted(self, "network_")
         trials, valid, single_step = self._check_trials(X, mask)
         self._warn_if_padded(trials, valid)
-        predicted = self.encoder_.decode(self._run(trials, valid)[1], valid)
-        is_single_series = single_step and self.encoder_.form_ == "next_input"
+        predicted = self.target_encoder_.decode(self._run(trials, valid)[1], valid)
+        is_single_series = single_step and self.target_encoder_.form_ == "next_input"
         return predicted[:, 0] if is_single_series else predicted
 
     def score(
@@ -258,11 +260,11 @@ class RecurrentModel(NetworkSource, SequenceEstimator):
             )
         outputs = self._run(trials, valid)[1]
         if callable(self.objective_.loss):
-            targets = self.encoder_.encode(
+            targets = self.target_encoder_.encode(
                 trials, y, mask=valid, loss_weight=loss_weight, single_step=single_step
             )
             return -self._mean_loss(trials, outputs, targets, valid)
-        return self.encoder_.score(
+        return self.target_encoder_.score(
             trials, y, outputs, mask=valid, loss_weight=loss_weight, single_step=single_step
         )
 

@@ -266,9 +266,9 @@ class SavedTraining(RecurrentModel):
         if self.noise_sources_:
             logger.info("noise=%r: %s", self.noise, ", ".join(self.noise_sources_))
         targets = self._fit_targets(trials, y, valid, loss_weight, single_step, self.loss, 0.0)
-        self.encoder_.match_outputs(view.n_outputs)
-        if self.encoder_.classes_ is not None:
-            self.classes_ = self.encoder_.classes_
+        self.target_encoder_.match_outputs(view.n_outputs)
+        if self.target_encoder_.classes_ is not None:
+            self.classes_ = self.target_encoder_.classes_
         self.snapshots_ = []
         given = self.checkpoints is not None
         with FitTask.root(self, X=X, y=y):
@@ -291,7 +291,9 @@ class SavedTraining(RecurrentModel):
         )
         check_user_loss(self.objective_, view, trials, targets, valid)
         if self.layout == "auto" and not single_step:
-            warn_of_steps_first(module, view, self.objective_, self.encoder_, trials, y, valid)
+            warn_of_steps_first(
+                module, view, self.objective_, self.target_encoder_, trials, y, valid
+            )
         self.network_ = view
         self.n_iter_ = self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)

@@ -365,7 +365,7 @@ class RecurrentTrainer(RecurrentModel):
         network = build_network(
             self.cell,
             trials.shape[-1],
-            self.encoder_.n_outputs_,
+            self.target_encoder_.n_outputs_,
             hidden_size=self.hidden_size,
             n_layers=self.n_layers,
             init_scale=float(self.init_scale),
@@ -385,14 +385,15 @@ class RecurrentTrainer(RecurrentModel):
                 f"warm_start: X has {self.n_features_in_} features, but the trained network takes "
                 f"{n_features}."
             )
-        if network.n_outputs != self.encoder_.n_outputs_:
+        encoder = self.target_encoder_
+        if network.n_outputs != encoder.n_outputs_:
             raise ValueError(
-                f"warm_start: y has {self.encoder_.n_outputs_} outputs, but the trained network "
+                f"warm_start: y has {encoder.n_outputs_} outputs, but the trained network "
                 f"has {network.n_outputs}."
             )
-        if not np.array_equal(self.encoder_.classes_, classes):  # type: ignore[arg-type]
+        if not np.array_equal(encoder.classes_, classes):  # type: ignore[arg-type]
             raise ValueError(
-                f"warm_start: y has the classes {self.encoder_.classes_}, but the network was "
+                f"warm_start: y has the classes {encoder.classes_}, but the network was "
                 f"trained on {classes}."
             )
 

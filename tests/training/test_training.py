@@ -627,7 +627,7 @@ def test_trajectories_are_the_states_of_every_step():
 def test_minibatches_of_ragged_trials_estimate_the_loss_without_bias(y):
     # The mean over all batches of one trial is the loss of all trials.
     fitted = trainer(max_iter=0, snapshots=1).fit(X, y, mask=MASK)
-    targets = fitted.encoder_.encode(X, y, mask=MASK)
+    targets = fitted.target_encoder_.encode(X, y, mask=MASK)
     loss = fitted._batch_loss(X, MASK, targets, torch.Generator())
     whole = slice(None)
     single = [float(loss(np.array([b]))(whole).detach()) for b in range(len(X))]

@@ -234,7 +234,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         steps = check_periods(periods, inputs.shape[1])
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
-            encoder = self.trainer_.encoder_
+            encoder = self.trainer_.target_encoder_
             if labels.tasks is None:
                 labels = classes_as_tasks(encoder, y_analysed, **limits)
             trials = self._choose_trials(
@@ -405,7 +405,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         True
         """
         table = super().verify(X, y, mask=mask, loss_weight=loss_weight)
-        encoder = self.trainer_.encoder_
+        encoder = self.trainer_.target_encoder_
         labels = check_tasks(tasks, None, len(self._check_inputs(X)), n_groups=self.n_groups)
         if labels.tasks is None:
             labels = classes_as_tasks(encoder, y, n_groups=self.n_groups)

@@ -75,7 +75,7 @@ def test_tables_are_labelled_and_of_every_snapshot(fitted):
 
 
 def test_losses_and_matrices_are_those_of_the_flow_at_each_snapshot(fitted):
-    trials = AnalysisTrials(X, fitted.trainer_.encoder_.encode(X, Y), None)
+    trials = AnalysisTrials(X, fitted.trainer_.target_encoder_.encode(X, Y), None)
     tasks = tasks_by_label(TASKS, trials.targets, STIMULUS)
     for snapshot in fitted.snapshots_:
         lin = trials.linearize(fitted.trainer_.network_at(snapshot), snapshot.iteration)

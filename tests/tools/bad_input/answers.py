@@ -68,7 +68,7 @@ def _parts(at: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _attributes(at: str, estimator: Any) -> Iterator[tuple[str, Any]]:
-    left_out = ("trainer_", "feature_names_in_", "encoder_", "objective_", "X_fit_")
+    left_out = ("trainer_", "feature_names_in_", "target_encoder_", "objective_", "X_fit_")
     for name, value in vars(estimator).items():
         if name.endswith("_") and not name.startswith("_") and name not in left_out:
             yield from _parts(f"{at}.{name}", value)
