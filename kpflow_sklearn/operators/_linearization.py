@@ -232,8 +232,9 @@ def linearize(
         entries = array if valid is None else array[valid]
         largest = entries.flat[abs(entries).argmax()]
         raise ValueError(
-            f"The states of the network overflow {view.dtype} on X, whose entry of largest "
-            f"magnitude is {largest:.3g}. Scale down X or the weights."
+            f"The states of the network must stay within the range of {view.dtype} on X, got NaN "
+            f"or infinity; the entry of largest magnitude is {largest:.3g}. Scale down X or the "
+            "weights."
         )
     check_rebuilt(module, view, array, valid, original=network)
     return lin

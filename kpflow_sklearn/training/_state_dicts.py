@@ -147,7 +147,7 @@ def load_checkpoint(
         )
     empty = sorted(k for k, v in state.items() if isinstance(v, Tensor) and v.is_meta)
     if empty:
-        raise CheckpointError(f"{label} must contain values, but {empty} are on device 'meta'.")
+        raise CheckpointError(f"{label} must contain values, got {empty} on device 'meta'.")
     load_state(module, state)
 
 

@@ -153,10 +153,10 @@ def checkpoints() -> list[Hostile]:
     return [
         *plain("answer", None, [good], (good, good), whole, str(whole), [whole],
                str(FOLDER / "who*.pt"), [{k: v.float() for k, v in good.items()}],
-               [{"state_dict": good}]),
+               [{"state_dict": good}], [{k: v.numpy() for k, v in good.items()}]),
         *plain("error", 3, 0.5, True, [], (), "", "no such.pt", [3], [None], [[]], [{}], {}, good,
                [other], [short], [broken], [endless], [good, broken], Anything(), b"x", text, half,
                [text], FOLDER, [FOLDER], "no*such", [network()], network(),
-               [{k: v.numpy() for k, v in good.items()}], [dict.fromkeys(good, "a")],
+               [dict.fromkeys(good, "a")],
                [{k: v.to("meta") for k, v in good.items()}]),
     ]  # fmt: skip
