@@ -78,7 +78,7 @@ analyzer = KPFlowAnalyzer(trainer, operators=("K", "P"), axes=("time", "hidden")
 assert set(analyzer.results_["n_trials"]) == {sizes["n_trials"]}
 missing = analyzer.results_["value"].isna()
 assert (missing == (analyzer.results_["reason"] != "")).all()
-assert analyzer.transform(X).shape == (len(X), 1) and np.isfinite(analyzer.score(X, y))
+assert analyzer.predict(X).shape == y.shape and np.isfinite(analyzer.score(X, y))
 report(ranks=[analyzer.k_rank_, analyzer.p_rank_])
 """
 
