@@ -4,14 +4,16 @@
 views a user's module as one: ``_named_step`` finds the parts that the user names, ``_readouts``
 the readout, ``_encoders`` what comes before the step; ``_functions`` makes modules of a network's
 functions and methods. ``_reproduction`` checks that the result computes what the module does:
-``_coupling`` its step and encoder, ``_parameter_use`` its parameters, ``_comparison`` its states
-and outputs on a run of the module (``_module_run``). ``_layout`` finds out whether the module
-takes steps first. ``_targets`` encodes targets, ``_objective`` is the loss with its error signal.
-A function given as loss is called by ``_user_loss``, has the targets of ``_user_targets`` and is
-checked by ``_user_loss_checks``. ``tangents`` holds the derivatives along a run.
+``_coupling`` its step and encoder, ``_computed_start`` z_0, ``_parameter_use`` its parameters,
+``_comparison`` its states and outputs on a run of the module (``_module_run``). ``_layout`` finds
+out whether the module takes steps first. ``_targets`` encodes targets, ``_objective`` is the loss
+with its error signal. A function given as loss is called by ``_user_loss``, has the targets of
+``_user_targets`` and is checked by ``_user_loss_checks``. ``tangents`` holds the derivatives along
+a run.
 """
 
 from kpflow_sklearn.networks._build import build_network
+from kpflow_sklearn.networks._computed_start import is_given_as_values
 from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._layout import (
     CLEARLY,
@@ -43,6 +45,7 @@ __all__ = [
     "build_network",
     "check_rebuilt",
     "check_user_loss",
+    "is_given_as_values",
     "is_kept_apart",
     "is_prefix_both_ways",
     "losses_by_layout",

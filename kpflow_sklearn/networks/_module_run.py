@@ -218,6 +218,16 @@ def compare(ours: Tensor, theirs: Tensor | None, trials: Trials) -> Difference |
     return differences[0] if differences else None
 
 
+def matching_pair(ours: Tensor, theirs: Tensor, trials: Trials) -> tuple[Tensor, Tensor] | None:
+    """Return both results in one form, zero where they do not count; None if they differ."""
+    for form in _forms(theirs, ours):
+        pair = _aligned(ours, form, trials)
+        if pair is not None and _difference(*pair, trials.rows).is_none:
+            mine, other = (torch.where(pair[2][..., None], z, 0.0) for z in pair[:2])
+            return mine, other
+    return None
+
+
 def _forms(theirs: Tensor, ours: Tensor) -> Iterator[Tensor]:
     """Yield a result with trials first, in every reading of its axes."""
     n_trials, n_timesteps, n_values = ours.shape

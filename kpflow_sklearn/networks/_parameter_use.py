@@ -105,6 +105,10 @@ class Rehearsal:
             self._sizes,
         )
 
+    def parameters(self) -> list[tuple[str, Tensor]]:
+        """Return the parameters of the copy with their names."""
+        return [(name, p) for name, p in named_once(self.module).items()]
+
     def of(self, run: Callable[[nn.Module], Iterable[Tensor]]) -> list[str]:
         """Return the parameters on which the tensors of ``run(module)`` depend, in order."""
         try:

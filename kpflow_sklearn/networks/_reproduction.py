@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from kpflow_sklearn._common.modules import named_once, named_parts, parameters_o
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._comparison import Comparison, further_parameters
+from kpflow_sklearn.networks._computed_start import is_given_as_values, warn_of_computed_start
 from kpflow_sklearn.networks._coupling import (
     batch_norms,
     refuse_coupled_encoder,
@@ -36,6 +38,12 @@ from kpflow_sklearn.networks._parameter_use import (
 )
 
 N_CHECKED = 8  # Number of trials on which the two are compared.
+_RANDOM = {
+    False: "It is random even in evaluation mode: noise='frozen' analyses one realisation of the "
+    "numbers that it draws from torch's generator; those of another generator cannot be frozen.",
+    True: "It draws random numbers from another generator than torch's; those of another "
+    "generator cannot be frozen.",
+}
 CONTAINERS = (nn.ModuleDict, nn.ModuleList)  # These have no forward method.
 
 
@@ -84,6 +92,7 @@ def check_rebuilt(
     use = rehearsal.rebuilt(trials.X[:2], n_steps=2)
     if use.left_out(use.sizes):  # Other steps and trials may use more; this takes more memory.
         use = rehearsal.rebuilt(trials.X)
+    _refuse_embeddings(module, use)
     refuse_shared(module if original is None else original, use)
     warn_of_gradient_hooks(module if original is None else original, use.theta)
     _warn_of_trained_encoder(module, view, use)
@@ -112,6 +121,38 @@ def check_rebuilt(
     if left_out and check_outputs:
         further = further_parameters(whole, left_out, use, view, initial_state)
         raise UnsupportedNetworkError(f"{further} {remedy}.")
+    if is_given_as_values(initial_state) and not _is_frozen(view) and check_outputs:
+        warn_of_computed_start(
+            type(whole).__name__,
+            lambda: rehearsal.view.outputs(rehearsal.view.states(trials.X)),
+            lambda: _results(rehearsal, module, comparison)(rehearsal.module)[0],
+            [pair for pair in rehearsal.parameters() if pair[0] in use.theta],
+            trials,
+        )
+
+
+def _refuse_embeddings(module: nn.Module, use: ParameterUse) -> None:
+    """Refuse embeddings in theta whose gradient is not the derivative."""
+    for name, part in named_parts(module):
+        if not isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            continue
+        if not {f"{name}.weight".removeprefix("."), name} & use.theta:
+            continue
+        options = {
+            "padding_idx": part.padding_idx,
+            "max_norm": part.max_norm,
+            "scale_grad_by_freq": part.scale_grad_by_freq,
+            "sparse": part.sparse,
+        }
+        given = [f"{k}={v}" for k, v in options.items() if v is not None and v is not False]
+        if given:
+            raise UnsupportedNetworkError(
+                f"the step contains the {type(part).__name__} {name!r} with {', '.join(given)}, "
+                "whose gradient is not the derivative that K is made of, or cannot be computed. "
+                "Analyse a network with the same weights in an Embedding without these options "
+                "(a padding token on masked steps changes nothing), or hold it fixed with "
+                "requires_grad_(False)."
+            )
 
 
 def _is_frozen(view: RecurrentNetwork) -> bool:
@@ -148,8 +189,8 @@ def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
         raise
     except Exception as error:  # A user's step can fail in any way.
         raise UnsupportedNetworkError(
-            f"the network's step failed with {type(error).__name__} on X: {error}."
-            f"{batch_norms(view.recurrent)}"
+            f"the network's step failed with {type(error).__name__} on X: {error}. If its state "
+            f"is a tuple, give initial_state=(...) with each part.{batch_norms(view.recurrent)}"
         ) from error
     if not states.isfinite().all():
         raise UnsupportedNetworkError(
@@ -168,12 +209,13 @@ def _reproducible_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
             runs.append(_run(view, trials.X))
     if torch.equal(*runs):
         return runs[0]
-    name = type(view.recurrent).__name__
+    name = getattr(view.recurrent, "label", f"step of {type(view.recurrent).__name__}")
     where = first_difference(runs[0], runs[1], trials.rows, 0.0)
     raise UnsupportedNetworkError(
-        f"the step of {name} is random even in evaluation mode: two runs on the same trials "
-        f"first differ at {where}. Give noise='frozen' to analyse one realisation of the numbers "
-        "that it draws from torch's generator; those of another generator cannot be frozen."
+        f"the {name} returns other states when it is run again on the same trials, first at "
+        f"{where}. {_RANDOM[_is_frozen(view)]} Or it keeps something between calls, such as a "
+        "counter or a trace on self, which must be a part of the state instead: a tuple, with "
+        "initial_state=(...)."
     )
 
 
@@ -270,6 +312,13 @@ def _warn_of_trained_encoder(module: nn.Module, view: RecurrentNetwork, use: Par
 
 def _used(rehearsal: Rehearsal, module: nn.Module, comparison: Comparison) -> list[str]:
     """Return the parameters on which the outputs of the module, or its states, depend."""
+    return rehearsal.of(_results(rehearsal, module, comparison))
+
+
+def _results(
+    rehearsal: Rehearsal, module: nn.Module, comparison: Comparison
+) -> Callable[[nn.Module], list[Tensor]]:
+    """Return a function that runs a copy of the module and returns what was compared of it."""
     name = next(n for n, part in named_parts(module) if part is comparison.module)
 
     def run(copied: nn.Module) -> list[Tensor]:
@@ -279,4 +328,4 @@ def _used(rehearsal: Rehearsal, module: nn.Module, comparison: Comparison) -> li
             return [ran.states]
         return ran.outputs[comparison.matched :][:1]
 
-    return rehearsal.of(run)
+    return run

@@ -26,6 +26,7 @@ from kpflow_sklearn.networks import (
     Step,
     check_rebuilt,
     check_user_loss,
+    is_given_as_values,
     recognise_network,
     refuse_unusable,
     to_tensors,
@@ -278,6 +279,8 @@ class SavedTraining(RecurrentModel):
                 refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
                 view = recognise()  # z_0 may be a copy of what was loaded.
                 self.snapshots_.append(Snapshot.take(iteration, view))
+                if given and index == 0 and is_given_as_values(self.initial_state):
+                    self._check_start(module, view, trials, valid)
         if len(self.snapshots_) > 1:
             warn_of_parts_without_checkpoints(module, **parts)
         check_rebuilt(
@@ -298,6 +301,29 @@ class SavedTraining(RecurrentModel):
         self.n_iter_ = self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
         return self
+
+    def _check_start(
+        self,
+        module: nn.Module,
+        view: RecurrentNetwork,
+        trials: np.ndarray,
+        mask: np.ndarray | None,
+    ) -> None:
+        """Check at the first checkpoint that z_0, given as values, is that of the module."""
+        try:
+            check_rebuilt(
+                module,
+                view,
+                trials,
+                mask,
+                initial_state=self.initial_state,
+                check_outputs=self.check_outputs,
+            )
+        except UnsupportedNetworkError as error:
+            raise UnsupportedNetworkError(
+                f"at the first checkpoint: {error} Values of initial_state are the same at all "
+                "checkpoints: if z_0 was trained, give its name."
+            ) from error
 
     def _check_parameters(self) -> None:
         if not isinstance(self.network, nn.Module):

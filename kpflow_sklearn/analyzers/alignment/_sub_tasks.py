@@ -143,8 +143,8 @@ def _check_shared(tasks: np.ndarray, conditions: np.ndarray) -> None:
         i, j = disjoint[0]
         raise ValueError(
             "conditions must be labels that any two tasks share, got none that "
-            f"{plain_repr(names[i])} and {plain_repr(names[j])} share among the trials to analyse; "
-            "leave conditions out to compare second moments instead."
+            f"{plain_repr(names[i])} and {plain_repr(names[j])} share among the trials to "
+            "analyse; leave conditions out to compare second moments instead."
         )
 
 
