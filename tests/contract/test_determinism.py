@@ -304,8 +304,11 @@ def command(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", [command, lambda f: report(analysed(), f / "a.html", X, Y)],
-                         ids=["command", "report"])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [command, lambda f: report(analysed(), f / "a.html", X, Y, mask=MASK)],
+    ids=["command", "report"],
+)
 def test_output_changes_no_global_state(call, tmp_path, capsys):
     call(tmp_path)
     before = global_state()
