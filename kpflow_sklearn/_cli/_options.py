@@ -100,8 +100,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": positive_integer,
         "default": 1,
         "metavar": "N",
-        "help": "number of CPU threads (default: %(default)s, with which networks of up to about "
-        "200 units are fastest, often several times)",
+        "help": "number of CPU threads (default: %(default)s, with which small networks are "
+        "fastest)",
     },
     "--out": {
         "default": "kpflow_results",

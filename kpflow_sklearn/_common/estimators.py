@@ -86,7 +86,7 @@ class Estimator(BaseEstimator):
         NotFittedError
             If the class documents the attribute and nothing has been fitted.
         AttributeError
-            If there is no such attribute for any other reason.
+            If the attribute does not exist for any other reason.
         """
         if name.endswith("_") and name in _set_by_fit(type(self)):  # type: ignore[arg-type]
             present = vars(self).keys() - {"n_features_in_", "feature_names_in_"}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
-from kpflow_sklearn._common.modules import named_once, parameters_of, tensors_of
+from kpflow_sklearn._common.modules import named_once, named_parts, parameters_of, tensors_of
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._functions import FunctionOf, leaves_of
@@ -166,6 +166,43 @@ def refuse_shared(original: nn.Module, use: ParameterUse) -> None:
         if shared:
             _refuse(original, shared, f"the {first} and the {second} share")
     refuse_same_memory(original, use.recognised, use.trained)
+
+
+def refuse_embeddings(module: nn.Module, use: ParameterUse) -> None:
+    """Refuse embeddings in theta whose gradient is not the derivative.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network.
+    use : ParameterUse
+        What its parts depend on.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If an embedding in theta has ``padding_idx`` or another option that changes its gradient.
+    """
+    for name, part in named_parts(module):
+        if not isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            continue
+        if f"{name}.weight".removeprefix(".") not in use.theta:
+            continue
+        options = {
+            "padding_idx": part.padding_idx,
+            "max_norm": part.max_norm,
+            "scale_grad_by_freq": part.scale_grad_by_freq,
+            "sparse": part.sparse,
+        }
+        given = [f"{k}={v}" for k, v in options.items() if v is not None and v is not False]
+        if given:
+            raise UnsupportedNetworkError(
+                f"the step contains the {type(part).__name__} {name!r} with {', '.join(given)}, "
+                "whose gradient is not the derivative that K is made of, or cannot be computed. "
+                "Analyse a network with the same weights in an Embedding without these options "
+                "(a padding token on masked steps changes nothing), or hold it fixed with "
+                "requires_grad_(False)."
+            )
 
 
 def refuse_same_memory(

@@ -46,7 +46,7 @@ def find_readout(
     Raises
     ------
     UnsupportedNetworkError
-        If there is no such ``Linear``, or more than one, although it is needed.
+        If a readout is needed, but there is no such ``Linear`` or more than one.
     """
     linear = {
         n: m

@@ -33,6 +33,7 @@ from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
 from kpflow_sklearn.networks._parameter_use import (
     ParameterUse,
     Rehearsal,
+    refuse_embeddings,
     refuse_shared,
     warn_of_gradient_hooks,
 )
@@ -92,7 +93,7 @@ def check_rebuilt(
     use = rehearsal.rebuilt(trials.X[:2], n_steps=2)
     if use.left_out(use.sizes):  # Other steps and trials may use more; this takes more memory.
         use = rehearsal.rebuilt(trials.X)
-    _refuse_embeddings(module, use)
+    refuse_embeddings(module, use)
     refuse_shared(module if original is None else original, use)
     warn_of_gradient_hooks(module if original is None else original, use.theta)
     _warn_of_trained_encoder(module, view, use)
@@ -129,30 +130,6 @@ def check_rebuilt(
             [pair for pair in rehearsal.parameters() if pair[0] in use.theta],
             trials,
         )
-
-
-def _refuse_embeddings(module: nn.Module, use: ParameterUse) -> None:
-    """Refuse embeddings in theta whose gradient is not the derivative."""
-    for name, part in named_parts(module):
-        if not isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
-            continue
-        if not {f"{name}.weight".removeprefix("."), name} & use.theta:
-            continue
-        options = {
-            "padding_idx": part.padding_idx,
-            "max_norm": part.max_norm,
-            "scale_grad_by_freq": part.scale_grad_by_freq,
-            "sparse": part.sparse,
-        }
-        given = [f"{k}={v}" for k, v in options.items() if v is not None and v is not False]
-        if given:
-            raise UnsupportedNetworkError(
-                f"the step contains the {type(part).__name__} {name!r} with {', '.join(given)}, "
-                "whose gradient is not the derivative that K is made of, or cannot be computed. "
-                "Analyse a network with the same weights in an Embedding without these options "
-                "(a padding token on masked steps changes nothing), or hold it fixed with "
-                "requires_grad_(False)."
-            )
 
 
 def _is_frozen(view: RecurrentNetwork) -> bool:

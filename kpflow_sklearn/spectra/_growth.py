@@ -125,14 +125,16 @@ class _Frame:
         if stop == start + 1:
             return self._single_step(stop)
         y, noise = self._multiplied(start, stop)
-        r = torch.linalg.qr(y, mode="r").R
+        # Columns that vanish have no direction but what QR gives them.
+        has_died = bool(self.has_died.any())
+        q, r = torch.linalg.qr(y, mode="reduced" if has_died else "r")
         sizes = r.diagonal(dim1=1, dim2=2).abs()
         if not self._are_clear(sizes, noise):
             return None
-        if self.has_died.any():  # Columns that vanish have no direction but what QR gives them.
-            self.q = torch.linalg.qr(y).Q
-        else:  # Q = Y R^-1. What it lacks in orthogonality, the next QR takes out of its R_ii.
-            self.q = torch.linalg.solve_triangular(r, y, upper=True, left=False)
+        if not has_died:
+            # Q = Y R^-1. What it lacks in orthogonality, the next QR takes out of its R_ii.
+            q = torch.linalg.solve_triangular(r, y, upper=True, left=False)
+        self.q = q
         return torch.empty_like(sizes).scatter_(1, self.label, sizes.log())
 
     def _multiplied(self, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -328,7 +328,7 @@ def test_fitted_attributes_say_before_fit_that_fit_sets_them(name):
         with pytest.raises(NotFittedError, match=message):
             getattr(estimator, attribute)
         assert not hasattr(estimator, attribute)
-    # What the class never sets is no question of fit, nor what a fit has not set.
+    # A name that the class never sets, or that this fit has not set, is a plain error.
     for state, attribute in (
         (estimator, "restults_"),
         (fitted, "restults_"),

@@ -42,7 +42,7 @@ def forecast(
     snapshot : SnapshotAnalysis
         The first snapshot.
     spectra : dict of str to OperatorSpectra
-        Its spectra, of which nothing has been computed.
+        Its spectra; none of them has been computed yet.
     settings : SpectralSettings
         The settings.
     n_snapshots, n_components : int
@@ -60,7 +60,7 @@ def forecast(
     for name in settings.operators:
         each = planned_operations(spectra[name], settings.axes)
         total = total.plus(Operations(n_snapshots * each.products, n_snapshots * each.matrices))
-    # J Q, (H, H), and its QR at every step of the trials that are followed.
+    # J Q, (H, H), at every step of the trials that are followed, and the QR of some steps.
     growth = 6.0 * min(n_trials, N_FOLLOWED) * n_timesteps * n_states**3
     total = total.plus(Operations(_N_MODES * product * len(settings.operators), growth))
     seconds = _SHARE_DONE * seconds_of(total, lin)
