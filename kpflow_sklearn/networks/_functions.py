@@ -136,7 +136,7 @@ def modules_in(part: nn.Module | None) -> set[nn.Module]:
     """Return the modules inside a part.
 
     Those in a `FunctionOf` are the ones whose parameters all count. Parameters with two names,
-    such as tied weights, are left out, because either of their modules may be the one that is used.
+    such as tied weights, are left out, because either of their modules may be the one in use.
     """
     if not isinstance(part, FunctionOf):
         return set() if part is None else {m for _, m in named_parts(part)}
