@@ -11,8 +11,8 @@ W_t = A_t^T A_t = (E_t E_t^T)^-1, all of size H x H:
     lambda >= 2:  Y_t = E_t E_t^T + M_t G_{t-1} M_t^T,  G_t = lambda Y_t (lambda I - Y_t)^-1,
                   and the count is that of the eigenvalues of all Y_t above lambda.
 
-The first alone loses its digits where eigenvalues reach 1e14, the second near 1. One count costs
-about as much as the Gramian recursions.
+On its own, the first recursion loses its digits where eigenvalues reach 1e14, and the second where
+they are near 1. One count costs about as much as the Gramian recursions.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from kpflow_sklearn.spectra._gramians import step_matrices
 N_SHIFTS, _AT_ONCE = 24, 4
 #: Where one recursion takes over from the other.
 _CHANGE = 2.0
-#: Units that are off and the last step give eigenvalues of exactly 1, which is never a shift.
+#: Units that are off and the last step give eigenvalues of exactly 1, so no shift is this close.
 _OFF_ONE = 1e-6
-#: The least standard error of a whole number, so that 1.96 of it reach the next one.
+#: The least standard error of a whole number, so that 1.96 standard errors reach the next one.
 ONE = (1 + 1e-12) / 1.96
 
 
@@ -113,9 +113,9 @@ class _Counts:
         return counts
 
     def next_values(self, n: int) -> np.ndarray:
-        """Return where to count next: within the intervals that leave most of a sum open."""
+        """Return the values to count at next, in the intervals that leave most of a sum open."""
         inside = -np.diff(self.above)
-        # Values beyond the one at which the smallest eigenvalues surely exceed the rest are idle.
+        # Values above the point where the smallest eigenvalues surely exceed the rest are skipped.
         beyond = np.cumsum(inside * self.values[:-1]) > self.rest
         stop = int(np.argmax(beyond)) + 1 if beyond.any() else len(inside)
         low, high = self.values[:stop], self.values[1 : stop + 1]
@@ -129,10 +129,8 @@ class _Counts:
         """Return the least and the largest rank that the counts allow."""
         inside = -np.diff(self.above)
         ranks = []
-        for each in (
-            self.values[:-1],
-            self.values[1:],
-        ):  # Eigenvalues as small, as large as can be.
+        # Take the eigenvalues as small as their intervals allow, then as large.
+        for each in (self.values[:-1], self.values[1:]):
             sums = np.r_[0.0, np.cumsum(inside * each)]
             k = int(np.searchsorted(sums, self.rest, side="right")) - 1
             more = int((self.rest - sums[k]) / each[k]) if k < len(each) else 0

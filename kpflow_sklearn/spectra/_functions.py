@@ -4,8 +4,8 @@ For an operator O the Gram G is K for K, PKP* for PKP* and O O* for P and anythi
 (``gram="natural"``), or O O* for all (``gram="square"``). The axes "trial", "time" and "hidden"
 keep one axis and reduce G by the partial trace over the others; "all" keeps the whole space.
 
-effective dimension = (tr G)^2 / tr G^2, and rank = the least r whose r largest eigenvalues reach
-``rank_threshold`` of tr G, the whole trace.
+effective dimension = (tr G)^2 / tr G^2, and rank = the least r for which the r largest eigenvalues
+sum to at least ``rank_threshold`` times the whole trace, tr G.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def spectrum(op: LinearOperator, axis: str = "all", **options: object) -> Spectr
     Raises
     ------
     ValueError
-        If the axis or another option has another value than those listed.
+        If the axis or an option has a value that is not listed.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def trace(op: LinearOperator, axis: str = "all", **options: object) -> Estimate:
     Raises
     ------
     ValueError
-        If the axis or another option has another value than those listed.
+        If the axis or an option has a value that is not listed.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def effective_dimension(op: LinearOperator, axis: str = "all", **options: object
     """Return (tr G)^2 / tr G^2 of an operator's Gram.
 
     Equation: (sum lambda)^2 / sum lambda^2, with lambda the eigenvalues of G on the axis; n equal
-    ones give n.
+    eigenvalues give n.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def effective_dimension(op: LinearOperator, axis: str = "all", **options: object
     Raises
     ------
     ValueError
-        If the axis or another option has another value than those listed.
+        If the axis or an option has a value that is not listed.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def effective_dimension(op: LinearOperator, axis: str = "all", **options: object
 def rank(
     op: LinearOperator, axis: str = "time", *, rank_threshold: float = 0.95, **options: object
 ) -> Estimate:
-    """Return the least r whose r largest eigenvalues reach the threshold of the whole trace.
+    """Return the rank: the least r for which the r largest eigenvalues reach a share of the trace.
 
     Equation: min r with lambda_1 + ... + lambda_r >= rank_threshold * tr G.
 
@@ -161,7 +161,7 @@ def rank(
     Raises
     ------
     ValueError
-        If the axis, the threshold or another option has another value than described.
+        If the value of the axis, the threshold or an option is not as described.
 
     Examples
     --------

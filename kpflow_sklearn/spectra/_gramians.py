@@ -28,7 +28,8 @@ AXES = ("all", "trial", "time", "hidden")
 def step_matrices(tangent: NetworkTangent, t: int) -> tuple[Tensor, Tensor]:
     """Return the dense M_t and E_t E_t^T of p_t = M_t p_{t-1} + E_t q_t, each (B, H, H).
 
-    E_t is the identity on valid steps of a single layer; in a stack it climbs the layers.
+    E_t is the identity on valid steps of a single layer; in a stack it carries a push on a layer
+    up to the layers above, within the step.
     """
     n_trials, _, n_states = tangent.shape
     eye = torch.eye(n_states, dtype=tangent.dtype, device=tangent.device)
@@ -181,6 +182,6 @@ def mean_gram(op: LinearOperator, axis: str, gram: str) -> Tensor:
     for i, row in enumerate(average):
         part = weight.select(dim, i)
         row.select(dim, i).copy_(part / part.sum().clamp(min=1))
-    # The scale of the adjoint squares to that of the Gram: A^T = c' A*, G = c A A^T.
+    # The transpose is A^T = c' A*, c' = factor._transpose_scale(), and G = c A A^T, c = scale.
     pulled = (factor.T @ average).reshape(size, -1).double() * factor._transpose_scale()
     return scale * (pulled @ pulled.mT)

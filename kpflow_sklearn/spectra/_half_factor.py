@@ -16,7 +16,7 @@ from torch import Tensor
 from kpflow_sklearn._common.memory import Allowance, free_memory
 from kpflow_sklearn.operators import LinearOperator, cut, steps_first
 
-#: Arrays of the size of a trajectory that cutting a factor to a chunk of trials copies.
+#: Number of trajectory-sized arrays that are copied when a factor is cut to a chunk of trials.
 _CUT = 6
 
 
@@ -113,7 +113,7 @@ class HalfFactor:
         return HalfFactor(cut(self.factor, trials), self.root, self.seed, self.trials[trials])
 
     def rows(self, v: Tensor, n_trials: int) -> Iterator[tuple[LinearOperator, Tensor]]:
-        """Yield A v for chunks of trials, steps first, (T, k, trials, H), and their rows of A.
+        """Yield the rows of A for each chunk of trials, and A v there, (T, k, trials, H).
 
         Parameters
         ----------
@@ -183,10 +183,10 @@ class HalfFactor:
     def bytes_per_trial(self, k: int, n_kept: int = 0) -> int:
         """Return the memory that k vectors need for each trial of a chunk.
 
-        ``n_kept`` more vectors are held meanwhile if arguments are trajectories. Cutting a factor
-        to a chunk copies its activity and other arrays, together some vectors in size.
+        If arguments are trajectories, ``n_kept`` more vectors are held at the same time. Cutting a
+        factor to a chunk copies its activity and other arrays, in total the size of a few vectors.
         """
         n_timesteps, n_states = self.factor.out_shape[1:]
-        # Arguments, draws, results and what is pulled back; or results and what is pulled back.
+        # Arguments, draws, results and their pullbacks; or only results and their pullbacks.
         arrays = 4 * k + n_kept if self.separable else 2 * k
         return (arrays + _CUT) * n_timesteps * n_states * self.factor.dtype.itemsize

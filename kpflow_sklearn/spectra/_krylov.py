@@ -1,7 +1,7 @@
 """Block Lanczos iteration on many independent problems at once.
 
 scipy's eigsh does not serve here: it solves one problem at a time, on the CPU, from one start, and
-keeps neither the basis nor the earlier spaces, which ranks and sketches are made of.
+keeps neither the basis nor the earlier spaces, which ranks and sketches need.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the routes will cost, before any of them is taken."""
+"""Estimate what the routes will cost, before any of them is taken."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kpflow_sklearn.spectra._routes import (
     unit_cost,
 )
 
-#: More random vectors than at first are drawn, typically; fewer shifts are counted than at most.
+#: Typical ratios of the vectors drawn to those drawn at first, and of the counts to the most.
 _MORE_DRAWN, _LESS_COUNTED = 2.0, 0.5
 #: Vectors of a Krylov space that holds most of the trace, typically.
 _N_KRYLOV = 300
@@ -47,12 +47,12 @@ class Operations(NamedTuple):
 
 
 def planned_operations(spectra: Spectra, axes: Iterable[str]) -> Operations:
-    """Return the operations of an operator's spectra and ranks, to a small factor.
+    """Return the operations of an operator's spectra and ranks, right within a small factor.
 
     Parameters
     ----------
     spectra : OperatorSpectra
-        The operator and the options; nothing of it is computed.
+        The operator and the options; no spectrum is computed.
     axes : iterable of {"all", "trial", "time", "hidden"}
         The axes to be measured.
 
@@ -90,7 +90,7 @@ def _of_axis(spectra: Spectra, axis: str, route: str) -> Operations:
         return Operations(matrices=CHEAP + moment_cost(op))
     if route == "trials":
         return Operations(matrices=trial_cost(op, axis))  # type: ignore[arg-type]
-    if route == "matrix":  # As many products, in large blocks, and all eigenvalues.
+    if route == "matrix":  # One product per entry, in large blocks, and all eigenvalues.
         n_entries = float(op.shape[0])
         eigenvalues = 4 * n_entries**3 if axis == "all" else 0.0
         return Operations(matrices=n_entries * product_cost(op) + eigenvalues)

@@ -1,4 +1,4 @@
-"""What leading modes and random vectors tell of a Gram, reduced to small matrices."""
+"""The results of leading modes and random vectors for a Gram, reduced to small matrices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sketch:
     middles : ndarray of shape (m,)
         Likewise |L^T A w'|^2, for A = L R (zero otherwise).
     inner, outer : ndarray of shape (m, m)
-        Inner products of the A w' and of the M w', of those drawn first.
+        Inner products of the A w' and of the M w', for the vectors drawn first.
     sampled : dict of str to Tensor (m, n, n)
         For each axis the reduced Gram of each A w'.
     trace0, square0, middle0 : float
@@ -29,10 +29,10 @@ class Sketch:
     exact : dict of str to Tensor (n, n)
         For each axis the reduced Gram of A V.
     mode_values, mode_residuals : ndarray of shape (n_blocks, n_modes)
-        Eigenvalues of V^T M V of each block, in descending order, and how far each is from an
-        eigenvalue of M at most.
+        Eigenvalues of V^T M V of each block, in descending order, and the largest distance of each
+        from an eigenvalue of M.
     magnitude : float
-        What A was divided by.
+        The number by which A was divided.
     """
 
     traces: np.ndarray
@@ -56,7 +56,7 @@ class Sketch:
 
     @property
     def dimension_left(self) -> float:
-        """The effective dimension (tr)^2 / tr()^2 of what is sampled; infinite if nothing is."""
+        """The effective dimension of the part that is sampled; infinite if that is zero."""
         pairs = self.inner**2 - np.diag(self.inner.diagonal() ** 2)
         square = pairs.sum() / (self.n_probes * (self.n_probes - 1))
         return float(self.traces.mean() ** 2 / square) if square > 0 else np.inf

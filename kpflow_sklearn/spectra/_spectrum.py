@@ -71,8 +71,8 @@ class Spectrum:
     def rank(self, threshold: float = 0.95) -> Estimate:
         """Return the least r whose r largest eigenvalues reach ``threshold`` of the trace.
 
-        If the shares carry an error e, the error of the rank is such that rank +- 1.96 errors
-        spans the ranks that follow from the shares +- 1.96 e.
+        If the shares have standard errors e, that of the rank is chosen so that rank +- 1.96
+        std_error covers all ranks that follow from shares +- 1.96 e.
 
         Parameters
         ----------
@@ -110,7 +110,7 @@ class Spectrum:
             shares = self.shares
         reached = shares[-1] if len(shares) else 0.0
         if not self.complete and self.method == "exact" and self.share_std_error is not None:
-            reached -= self.share_std_error[-1]  # Surely reached: what is left out may be more.
+            reached -= self.share_std_error[-1]  # The lower bound of this share.
         if reached < goal:
             return Estimate.missing(
                 f"the {len(shares)} computed eigenvalues hold {reached:.1%} of the trace, below "
@@ -132,7 +132,7 @@ class Spectrum:
         least, most = _rank_range(shares, 1.96 * self.share_std_error, goal)
         # Rounded up, so that 1.96 errors reach the next whole number and do not end just below it.
         error = max(rank - least, most - rank) / 1.96 * (1 + 1e-12)
-        # Shares that are not sampled carry bounds.
+        # The errors of shares that are not sampled are bounds.
         method = "interval" if self.method == "exact" and error > 0 else self.method
         return Estimate(float(rank), error, method=method)
 
@@ -182,9 +182,9 @@ def compressed_spectrum(values: np.ndarray, total: float, square: float) -> Spec
     Parameters
     ----------
     values : ndarray
-        Eigenvalues of the part, in descending order. None exceeds that of G, so what their sum
-        lacks of the trace bounds by how much the cumulative shares are too low. Ranks at shares
-        that they do not reach are missing.
+        Eigenvalues of the part, in descending order. Each is at most the corresponding one of G,
+        so the cumulative shares are too low by at most the share of the trace that their sum does
+        not reach. A rank is missing if they do not reach its threshold.
     total, square : float
         tr G and tr G^2.
     """
@@ -205,7 +205,7 @@ def compressed_spectrum(values: np.ndarray, total: float, square: float) -> Spec
 
 
 def missing_spectrum(reason: str, method: str = "exact") -> Spectrum:
-    """Return a spectrum without any number, for a reason."""
+    """Return a spectrum in which every number is missing, for a reason."""
     nothing = Estimate.missing(reason, method)
     return Spectrum(np.empty(0), nothing, nothing, nothing, method, complete=False)
 
@@ -278,15 +278,15 @@ class Leading(NamedTuple):
 def converged(values: np.ndarray, residuals: np.ndarray, unseen: float = 0.0) -> Leading:
     """Return the Ritz values of independent blocks that have converged to eigenvalues.
 
-    Those of a block end before the first whose residual exceeds 1% of it. As the largest that
-    a block leaves out stands between those of others, none below it is listed.
+    The values of a block end before the first whose residual exceeds 1% of it. The largest value
+    that a block leaves out may lie between values of other blocks, so none below it is listed.
 
     Parameters
     ----------
     values, residuals : ndarray of shape (n_blocks, m)
         Ritz values of each block in descending order, and their residual norms |M v - value v|.
     unseen : float, default=0.0
-        Bound of the eigenvalues that all blocks together may have missed.
+        Upper bound on the eigenvalues that the blocks may have missed.
 
     Returns
     -------
@@ -297,7 +297,7 @@ def converged(values: np.ndarray, residuals: np.ndarray, unseen: float = 0.0) ->
         return Leading(np.empty(0), np.empty(0))
     listed = np.logical_and.accumulate(residuals <= _CONVERGED * values, axis=1)
     left_out = np.where(listed, -np.inf, values + residuals).max(1, initial=-np.inf)
-    # A block of which all values have converged has no larger one than its last left.
+    # If all values of a block have converged, none that it leaves out exceeds its last one.
     floor = np.where(np.isfinite(left_out), left_out, values[:, -1]).max(initial=unseen)
     chosen = listed & (values >= floor)
     order = np.argsort(-values[chosen], kind="stable")

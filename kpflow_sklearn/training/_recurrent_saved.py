@@ -49,7 +49,7 @@ logger = logging.getLogger("kpflow_sklearn")
 
 
 class SavedTraining(RecurrentModel):
-    """Take the place of a trainer, for a network that was trained elsewhere.
+    """Stand in for a trainer if a network was trained elsewhere.
 
     Nothing is trained: `fit` recognises the parts of the module, loads the checkpoints and checks
     that the rebuilt step reproduces the states of the module.
@@ -65,8 +65,7 @@ class SavedTraining(RecurrentModel):
         the CPU, by safetensors if they are named ``*.safetensors``, otherwise by
         ``torch.load(weights_only=True)``. A state_dict may be saved under a key such as
         "state_dict" or "model", and its keys may have the prefixes of DataParallel, torch.compile
-        or a LightningModule. By default only the module as it is
-        is analysed.
+        or a LightningModule. By default only the present state of the module is analysed.
     recurrent : str, optional
         Name of the recurrent submodule, needed if the module has several. If ``step`` is
         given, it names the submodule that the step belongs to; without ``step``, a submodule that
@@ -76,38 +75,37 @@ class SavedTraining(RecurrentModel):
         function (network, x_t, h). Derivatives are then computed by automatic differentiation.
         Theta contains the parameters of the submodule or, for a method or function, all parameters
         of the network except those of the readout and the encoder; a trained z_0 belongs to theta
-        in every case. Functions,
-        here and below, are pickled by name: for an estimator that is saved, give a function that a
-        module defines, not a lambda.
+        in every case. Functions, here and below, are pickled by name: if the estimator is to be
+        saved, give a function that is defined in a module, not a lambda.
     readout : str, Module or callable, optional
-        What maps the states to the outputs, needed unless exactly one Linear module fits: the name
-        of a submodule or method, a module, or a function (network, states) of states (n_trials,
-        n_timesteps, n_units), called with the copy of the network that is analysed. It must map
-        the state of each step separately. The parameters that it uses are not in theta. A module
-        that is kept apart from the network is copied as it is: it does not follow the
-        checkpoints, and the network must then return the states that it reads.
+        The map from the states to the outputs, needed unless exactly one Linear module fits: the
+        name of a submodule or method, a module, or a function (network, states). A function
+        receives the copy of the network that is analysed and the states (n_trials, n_timesteps,
+        n_units). The readout must map the state of each step separately. The parameters that it
+        uses are not in theta. A module outside the network is copied as it is: it does not follow
+        the checkpoints, and the network must then return the states that it reads.
     encoder : str, Module or callable, optional
-        What happens to X before the recurrent part, in the forms of ``readout``: a function is
-        called with (network, X) for X (n_trials, n_timesteps, n_features), whatever order of the
-        axes the network itself takes, and returns the inputs of the recurrent part (n_trials,
-        n_timesteps, n_inputs). Trials must not influence one another. The parameters that it uses
-        are not in theta: K, PKP and the flow are those of a training with the encoder held fixed,
-        and a warning names those that train.
+        The map from X to the inputs of the recurrent part, in one of the forms of ``readout``. A
+        function (network, X) receives X as (n_trials, n_timesteps, n_features), whatever order of
+        the axes the network itself takes, and returns the inputs (n_trials, n_timesteps,
+        n_inputs). Trials must not influence one another. The parameters that it uses are not in
+        theta: K, PKP and the flow are those of a training with the encoder held fixed. If some of
+        these parameters train, a warning names them.
     initial_state : str, array-like or tuple of these, optional
         The initial state z_0, zero by default: either values or the name of a tensor of the
         network. It counts as trained if that tensor is a trainable parameter. If the state is a
         tuple, z_0 must be a tuple too; the readout receives its first part.
     loss : {"auto", "mse", "cross_entropy"} or callable, default="auto"
-        The loss that the network was trained on; "auto" chooses it as `RecurrentTrainer` does. A
-        function ``loss(outputs, y)`` that returns one number per trial and step, as for
-        `RecurrentTrainer`, judges a network with any number of outputs, for example the binary
+        The loss that the network was trained on; "auto" chooses it as `RecurrentTrainer` does. It
+        may be a function ``loss(outputs, y)`` that returns one number per trial and step, as for
+        `RecurrentTrainer`, for a network with any number of outputs; an example is the binary
         cross entropy of one logit. Penalties on rates or weights are not part of Err.
     iterations : sequence of int, optional
         Number of parameter updates before each checkpoint. By default, they are the numbers in
         the names of the files, or 0, 1, 2, ... for state_dicts. They must be given if more than
         one number varies in the names, or if the number that varies does not count updates (a loss
-        or a date, for example). They are then in the order of the list or, for a pattern, in that
-        of the files sorted by the numbers in their names.
+        or a date, for example). Their order is then that of the list or, for a pattern, that of
+        the files sorted by the numbers in their names.
     parameters : sequence of str, optional
         Names of the network's parameters, or patterns such as ``"core.weight_*"``, that form
         theta; the others are treated as fixed. By default theta contains all trainable parameters
@@ -339,7 +337,7 @@ class SavedTraining(RecurrentModel):
             check_part(name, getattr(self, name))
 
     def _copies(self) -> tuple[nn.Module, dict[str, Any]]:
-        """Return copies of the module, in which only theta trains, of the readout and encoder."""
+        """Return copies of the module, in which only theta trains, and of readout and encoder."""
         network = unwrapped(self.network)
         module, parts = copied_with_parts(network, readout=self.readout, encoder=self.encoder)
         if self.checkpoints is None:

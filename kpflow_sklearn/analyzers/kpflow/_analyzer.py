@@ -87,11 +87,10 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Number of random vectors per estimate. Up to four times as many are used if the standard
         error of an effective dimension would otherwise exceed 2%.
     activity_tol : float, default=1e-6
-        In PKP*, the activity of each weight map (a weight matrix and its input) is replaced by a
-        low-rank factor. This is the largest part that may be left out, as a relative Frobenius
-        norm. The less varied the activity is, the more computation this saves. The share
-        of tr K that is lost, about the square of this tolerance, is the quantity
-        ``activity_error`` of ``results_``.
+        Largest part of the activity of each weight map (a weight matrix and its input) that may be
+        left out of PKP*, as a relative Frobenius norm. The rest is a low-rank factor. The less
+        varied the activity is, the more computation this saves. The share of tr K that is lost,
+        about the square of this tolerance, is the quantity ``activity_error`` of ``results_``.
     analysis_trials : int, default=64
         Number of trials that are analysed. They are drawn from X (stratified by ``tasks``), unless
         ``analysis_set`` is given to `fit`.

@@ -1,4 +1,4 @@
-"""The time and memory that the analysis of all snapshots will take, from the first of them."""
+"""Forecast the time and memory of the analysis of all snapshots from the first snapshot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kpflow_sklearn.spectra import N_PROBES, Operations, OperatorSpectra, planne
 
 #: Products for the leading eigenfunctions of an operator, and those of the agreements.
 _N_MODES, _N_AGREEMENTS = 40, 20
-#: Share of the planned operations that is done, typically: most estimates end early.
+#: Typical share of the planned operations that is carried out: most estimates end early.
 _SHARE_DONE = 0.5
 #: Arrays of the size of the states that a snapshot holds beside its derivatives.
 _N_SIGNALS = 8
@@ -35,14 +35,14 @@ def forecast(
     n_snapshots: int,
     n_components: int,
 ) -> Forecast:
-    """Return what the analysis of all snapshots takes, from the sizes and a measurement.
+    """Forecast the analysis of all snapshots from the sizes and a measurement.
 
     Parameters
     ----------
     snapshot : SnapshotAnalysis
         The first snapshot.
     spectra : dict of str to OperatorSpectra
-        Its spectra; none of them has been computed yet.
+        Spectra of the first snapshot; none of them has been computed yet.
     settings : SpectralSettings
         The settings.
     n_snapshots, n_components : int

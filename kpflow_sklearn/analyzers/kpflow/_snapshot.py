@@ -45,7 +45,7 @@ class Motion(NamedTuple):
     states : Tensor of shape (n_trials, n_timesteps, n_states)
         The states Z.
     still : str
-        Why the push is zero, if it is.
+        The reason why the push is zero, if it is zero.
     """
 
     iteration: int
@@ -119,7 +119,7 @@ class SnapshotAnalysis:
             "PKP": TangentKernel(K, lin.P),
         }
         self.activity_error = K.activity_error
-        # Err, P*Err, KP*Err, PKP*Err and Z, each (n_trials, n_timesteps, n_states), zero off mask.
+        # Err, P*Err, KP*Err, PKP*Err and Z, (n_trials, n_timesteps, n_states), zero if masked.
         error = objective.error(network, lin.states, trials.targets, mask)
         states = lin.states if mask is None else lin.states * mask[..., None]
         adjoint = lin.P.T @ error
@@ -197,7 +197,7 @@ class SnapshotAnalysis:
 
     @property
     def _still(self) -> str:
-        """Why PKP*Err is zero, if it is."""
+        """The reason why PKP*Err is zero, if it is zero."""
         if not self.signals["Err"].any():
             return "the error signal is zero"
         return "KP*Err is zero: no parameter responds to the error signal"

@@ -27,9 +27,9 @@ def weight_map_table(
 
     Exact ranks satisfy rank K_j,i <= rank u_j for each unit i, and
     rank tr_H K_j <= rank u_j * rank S_j. On the time axis, which also sums over trials, the second
-    bound is larger by a factor of the number of trials. Ranks at a threshold satisfy neither if S
-    varies. The rank of K_j,i at a threshold is bounded by the least r for which the r leading
-    directions of u_j, weighted by the unit's S^2, miss at most the share 1 - threshold of
+    bound is larger by a factor of the number of trials. Ranks at a threshold need not satisfy
+    either if S varies. The rank of K_j,i at a threshold is bounded by the least r for which the r
+    leading directions of u_j, weighted by the unit's S^2, miss at most the share 1 - threshold of
     sum S^2 |u|^2.
 
     Parameters
@@ -39,7 +39,7 @@ def weight_map_table(
     rank_threshold : float
         Share of the trace that defines a rank.
     memory : int, optional
-        Bytes to use at a time, if less than by default.
+        Limit in bytes on the memory used at a time, if it is lower than the default.
 
     Returns
     -------
