@@ -28,9 +28,9 @@ def warn_of_computed_start(
     theta: Collection[tuple[str, Tensor]],
     trials: Trials,
 ) -> None:
-    """Warn if the outputs of a module depend on theta in another way than those rebuilt.
+    """Warn if the outputs of a module depend on theta differently from those of the rebuilt one.
 
-    The values agree, so what differs is z_0: the rebuilt network holds it fixed.
+    The values agree, so the difference lies in z_0, which the rebuilt network holds fixed.
 
     Parameters
     ----------

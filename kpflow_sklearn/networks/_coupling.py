@@ -21,7 +21,7 @@ def refuse_coupled_trials(step: UserStep, t: int, x: Tensor, z: Tensor) -> None:
     Parameters
     ----------
     step : UserStep
-        The step, without frozen random numbers. A step that is random is not judged.
+        The step, without frozen random numbers. A step that is random is not checked.
     t : int
         Index of the step.
     x : Tensor of shape (n_trials, n_features)
@@ -33,7 +33,7 @@ def refuse_coupled_trials(step: UserStep, t: int, x: Tensor, z: Tensor) -> None:
     ------
     UnsupportedNetworkError
         If the next states of half of the trials depend on the other trials, or if the step fails
-        on them alone.
+        on this half alone.
     """
     label = getattr(step.module, "label", f"cell {type(step.module).__name__}")
     _refuse_coupled(lambda x, z: step(t, x, z), (x, z), label, "next states", step.module)
@@ -47,13 +47,13 @@ def refuse_coupled_encoder(encoder: nn.Module, X: Tensor) -> None:
     encoder : Module
         The encoder.
     X : Tensor of shape (n_trials, n_timesteps, n_features)
-        At least one trial; its first input at all steps is a second one.
+        At least one trial. If there is only one, a second one holds its first input at all steps.
 
     Raises
     ------
     UnsupportedNetworkError
-        If the result is not finite or depends on chance, if that for half of the trials depends on
-        the other trials, or if the encoder fails on them alone.
+        If the result is not finite or is random, if the result for half of the trials depends on
+        the other trials, or if the encoder fails on this half alone.
     """
     X = torch.cat([X, X[:, :1].expand_as(X)]) if len(X) == 1 else X
     label = describe(encoder)
@@ -94,7 +94,7 @@ def _refuse_coupled(
                 f"with {type(error).__name__}: {error}. It must take any number of trials."
             ) from error
     gap = float((together[:half] - alone).abs().max())
-    # Products of many rows and of a few may differ in their order.
+    # Products with many rows and with few rows may add their terms in another order.
     if gap <= tolerance(together.to(inputs[-1].dtype)):
         return
     raise UnsupportedNetworkError(

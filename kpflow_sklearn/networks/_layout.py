@@ -32,7 +32,7 @@ def takes_steps_first(module: nn.Module, network: RecurrentNetwork, X: np.ndarra
     Returns
     -------
     bool or None
-        None if the module has no forward method, or if that does not show it.
+        None if the module has no forward method, or if the forward method does not show it.
     """
     if isinstance(module, RecurrentNetwork):
         return False
@@ -106,8 +106,8 @@ def losses_by_layout(
     Returns
     -------
     tuple of float, or None
-        A loss is infinite unless it is clearly below the loss with the targets of other trials,
-        because it then says nothing about the layout. None if y can only be read with trials
+        A loss that is not clearly below the loss with the targets of other trials says nothing
+        about the layout, and infinity is returned for it. None if y can only be read with trials
         first.
     """
     values = None if y is None else as_array(y, "y")
@@ -140,10 +140,10 @@ def _loss(
         )
     except Exception:  # A user's step or loss can fail, for example on other numbers of trials.
         return float("inf")
-    # A user's loss may be negative, and then no share of another.
+    # A user's loss may be negative; then it is not compared.
     return loss if 0 <= loss < CLEARLY * by_chance else float("inf")
 
 
 def is_prefix_both_ways(mask: np.ndarray) -> bool:
-    """Tell whether a mask of valid steps would be one with its two axes exchanged too."""
+    """Tell whether a mask marks a prefix of each trial with its two axes exchanged too."""
     return bool(mask[0].all() and not (mask[1:] & ~mask[:-1]).any())

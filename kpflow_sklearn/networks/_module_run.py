@@ -156,7 +156,7 @@ def _tensors_in(returned: Any) -> Iterator[Tensor]:
 
 
 def _joined(parts: list[Any], batch_first: bool) -> Tensor | None:
-    """Return what a recurrent part was given, or gave, in one or many calls, trials first."""
+    """Return all inputs, or all outputs, of a recurrent part that ran in one call or many."""
     sequences = []
     for part in parts:
         if isinstance(part, PackedSequence):
@@ -184,7 +184,7 @@ def _read(given: list[Tensor]) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two results are apart: ``is_none`` if they agree, otherwise ``words`` say it."""
+    """How two results differ: ``is_none`` if they agree, otherwise ``words`` describe it."""
 
     is_none: bool
     words: str = ""
@@ -219,7 +219,7 @@ def compare(ours: Tensor, theirs: Tensor | None, trials: Trials) -> Difference |
 
 
 def matching_pair(ours: Tensor, theirs: Tensor, trials: Trials) -> tuple[Tensor, Tensor] | None:
-    """Return both results in one form, zero where they do not count; None if they differ."""
+    """Return both results in one form, zero at steps that do not count; None if they differ."""
     for form in _forms(theirs, ours):
         pair = _aligned(ours, form, trials)
         if pair is not None and _difference(*pair, trials.rows).is_none:

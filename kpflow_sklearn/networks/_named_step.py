@@ -58,7 +58,7 @@ class NamedParts:
         return any(p.requires_grad for p in self.start_parameters)
 
     def as_cell(self, left_out: Iterable[Tensor]) -> nn.Module:
-        """Return the step as a cell; those left out, and z_0, are not a function's."""
+        """Return the step as a cell; theta of a function excludes ``left_out`` and z_0."""
         if self.is_cell:
             return self.cell
         identities = set(map(id, [*left_out, *self.start_parameters]))
@@ -74,7 +74,7 @@ def find_named_parts(
     step: Step | None,
     initial_state: Any,
 ) -> NamedParts:
-    """Look up the names that `recognise_network` is given, with its parameters.
+    """Look up the parts that are named in the arguments of `recognise_network`.
 
     Returns
     -------

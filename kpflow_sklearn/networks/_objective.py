@@ -1,4 +1,4 @@
-"""The training loss and Err, its derivative by the states."""
+"""The training loss and Err, its derivative with respect to the states."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Objective:
     ) -> Tensor:
         """Return w_bt l_bt plus the penalty of each step, (n_trials, n_timesteps).
 
-        The penalty of masked steps is included, which the caller leaves out.
+        The penalty of masked steps is included; the caller must leave it out.
         """
         losses = self.weighted(network.outputs(states), targets, mask)
         if self.activity_l2:

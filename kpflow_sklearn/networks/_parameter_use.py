@@ -59,7 +59,7 @@ class Rehearsal:
     """A copy of a module and of its rebuilt form, in which every parameter has a gradient.
 
     The graphs of its results show which parameters they depend on, whatever the values. A module
-    may keep what it computed, so that the user's copy must not be run with gradients.
+    may store what it computes, so the user's own module must not be run with gradients.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Rehearsal:
         return [name for name in self._names.values() if name in used]
 
     def _own(self, tensors: Iterable[Tensor], part: nn.Module | None) -> set[str]:
-        """Return the names of the parameters behind a part's results; refuse those of others."""
+        """Return the parameters that a part's results depend on; refuse those of other modules."""
         tensors = list(tensors)
         if isinstance(part, FunctionOf):
             inside = {id(p) for p in (*tensors_of(self.module), *tensors_of(self.view))}
@@ -242,7 +242,7 @@ def _refuse(original: nn.Module, names: list[str], what: str) -> None:
     raise UnsupportedNetworkError(
         f"{what} {', '.join(every)} of {type(original).__name__}. A gradient step moves them by "
         "the sum of their gradients in all places, but the flow PKP* Err contains only the part "
-        "through the step, so that it would not be that of this training. Analyse a network that "
+        "through the step, so it would differ from that of the training. Analyse a network that "
         "is trained with separate parameters, or name all others in parameters=[...]: the flow is "
         "then that of a training in which the shared ones are held fixed."
     )

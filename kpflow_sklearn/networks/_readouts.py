@@ -18,7 +18,7 @@ from kpflow_sklearn.networks._functions import (
     with_its_parameters,
 )
 
-# In units of the rounding error: sums over many rows and over one may differ in their order.
+# In units of the rounding error: products with many rows and with one may sum in another order.
 _TOLERANCE = 1e3
 
 
@@ -36,7 +36,7 @@ def find_readout(
     n_units : int or None
         The number of values that the readout must take; None for any.
     needed : bool
-        Whether its lack is an error.
+        Whether a missing readout is an error.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def check_readout(readout: nn.Module, like: Tensor) -> nn.Module:
         return readout
     draws = torch.Generator().manual_seed(0)
     states = torch.randn(2, 3, len(like), generator=draws, dtype=like.dtype).to(like.device)
-    # The analysis is one of evaluation mode.
+    # The analysis uses evaluation mode.
     _check_each_alone(set_training(copy_module(readout), False), states)
     return with_its_parameters(readout, states) if isinstance(readout, FunctionOf) else readout
 

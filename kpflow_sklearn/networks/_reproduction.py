@@ -42,8 +42,7 @@ N_CHECKED = 8  # Number of trials on which the two are compared.
 _RANDOM = {
     False: "It is random even in evaluation mode: noise='frozen' analyses one realisation of the "
     "numbers that it draws from torch's generator; those of another generator cannot be frozen.",
-    True: "It draws random numbers from another generator than torch's; those of another "
-    "generator cannot be frozen.",
+    True: "It draws random numbers from another generator than torch's; these cannot be frozen.",
 }
 CONTAINERS = (nn.ModuleDict, nn.ModuleList)  # These have no forward method.
 
@@ -116,7 +115,7 @@ def check_rebuilt(
         "Name by SavedTraining(...) an encoder (encoder=...) that contains them if they act on X "
         "before the step, or a step (step=...) and a readout (readout=...) that contain them"
     )
-    if not _is_frozen(view):  # Frozen numbers leave nothing compared: then all must belong.
+    if not _is_frozen(view):  # With frozen numbers nothing is compared, so all must belong.
         left_out = [name for name in left_out if name in use.trained]
         remedy += "; or, to treat them as fixed, set their requires_grad to False"
     if left_out and check_outputs:
@@ -179,7 +178,7 @@ def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
 
 
 def _reproducible_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
-    """Return the states; raise an UnsupportedNetworkError if they depend on chance."""
+    """Return the states; raise an UnsupportedNetworkError if they are random."""
     runs = []
     for seed in (0, 1):
         with isolated_torch_seed(seed):

@@ -310,8 +310,8 @@ class TargetEncoder:
         if not is_new.any() or not are_comparable:
             return y, None
         advice = (
-            'StratifiedKFold(3) puts each class into each fold; with loss="cross_entropy", cv=3 '
-            'stands for it, whereas loss="auto" cannot know before fit that y holds classes.'
+            'StratifiedKFold(3) puts each class into each fold. With loss="cross_entropy", cv=3 '
+            'does so too; with loss="auto", it is not known before fit that y holds classes.'
             if self.loss == "auto"
             else "StratifiedKFold puts each class into each fold."
         )

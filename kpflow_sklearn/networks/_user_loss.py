@@ -25,7 +25,7 @@ def arguments_of(outputs: Tensor, targets: Targets, mask: Tensor | None) -> tupl
     Values of y have the dtype of the outputs, and integers are int64.
     """
     if mask is not None:
-        # Padding enters neither the loss nor, even if its derivative is infinite there, Err.
+        # Padding must not enter the loss, nor Err, even if the derivative is infinite there.
         outputs = outputs.masked_fill(~mask[..., None], 0)
     is_integer = targets.values.dtype.kind in "iub"
     y = as_tensor(
@@ -79,7 +79,7 @@ def _in_words(value: object) -> str:
 
 def _hint(outputs: Tensor, y: Tensor) -> str:
     """Return what may help against the most frequent errors inside a loss."""
-    hints = ["In the loss, bring tensors that it holds to outputs by .to(outputs)"]
+    hints = ["In the loss, convert the tensors that it holds by .to(outputs)"]
     if not y.is_floating_point():
         hints.append("convert the integers in y by y.to(outputs.dtype) if it needs floats")
     if y.ndim == 2:
@@ -104,7 +104,7 @@ def _advice(losses: object, outputs: Tensor) -> str:
     if losses.shape == outputs.shape:
         return "take the mean over the outputs, by .mean(-1) at the end"
     if losses.shape == outputs.shape[:2]:
-        return "bring tensors that it holds to outputs by .to(outputs), and leave out casts"
+        return "convert the tensors that it holds by .to(outputs), and leave out casts"
     if losses.ndim == 1:
         return "do not average or sum over steps, which the package does with mask and weights"
     return "reduce the axis of the outputs only; if y has none, compare it with outputs[..., 0]"

@@ -1,4 +1,4 @@
-"""Check a user's loss on a few trials, so that it is a sum of what each trial costs."""
+"""Check on a few trials that a user's loss is a sum of the losses of single trials."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_user_loss(
     targets: Targets,
     mask: np.ndarray | None,
 ) -> None:
-    """Check a user's loss on four trials of an array; a loss of the package is right.
+    """Check a user's loss on four trials; the losses of the package need no check.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def check_user_loss(
     Raises
     ------
     ValueError
-        If the loss fails, returns something else than one number per trial and step, is not
-        finite, not differentiable, or random, changes its arguments, couples trials, or depends
-        on masked steps.
+        If the loss fails, does not return one number per trial and step, is not finite, not
+        differentiable, or random, changes its arguments, couples trials, or depends on masked
+        steps.
     """
     loss = objective.loss
     if not callable(loss):
@@ -75,14 +75,14 @@ def _choose_few(targets: Targets, mask: np.ndarray | None) -> np.ndarray:
     n_trials = len(targets.weight)
     counts = targets.weight.reshape(n_trials, -1).any(axis=1)
     lengths = np.zeros(n_trials) if mask is None else mask.sum(axis=1)
-    # The shortest first, and of these such as have weights.
+    # The shortest first; among equally short ones, those with weights first.
     order = np.lexsort((~counts, lengths))
     others = [i for i in np.flatnonzero(counts) if i != order[0]]
     return np.resize([order[0], *others[: N_FEW - 1]], N_FEW)
 
 
 def _check_derivative(loss: UserLoss, outputs: Tensor, y: Tensor, weight: Tensor) -> None:
-    """Check that the loss and its derivative by the outputs exist and are finite."""
+    """Check that the loss and its derivative with respect to the outputs are finite."""
     slopes = []
     for scale in (1.0, 0.7):  # At two points, because a hinge may be flat at one of them.
         at = (scale * outputs).requires_grad_()
@@ -97,15 +97,15 @@ def _check_derivative(loss: UserLoss, outputs: Tensor, y: Tensor, weight: Tensor
         slopes.append(_slope(loss, counted.sum(), at))
         if scale == 1.0 and not slopes[0].isfinite().all():
             raise ValueError(
-                f"{_is(loss)} finite, but its derivative by the outputs is not, got "
+                f"{_is(loss)} finite, but its derivative with respect to the outputs is not, got "
                 f"{float(slopes[0][~slopes[0].isfinite()][0])}. Roots, norms and logarithms have "
-                "none at zero: add a small number, and give numbers that are in the domain of "
-                "the loss in y at all steps, also those of weight zero."
+                "no derivative at zero: add a small number, and give a y that is in the domain of "
+                "the loss at all steps, including those of weight zero."
             )
     if not any(slope.any() for slope in slopes):
         warn_caller(
-            f"{_is(loss)} flat on the first trials: its derivative by the outputs is zero, and so "
-            "is Err. round, sign, argmax, comparisons and detach have no derivative.",
+            f"{_is(loss)} flat on the first trials: its derivative with respect to the outputs is "
+            "zero, and so is Err. round, sign, argmax, comparisons and detach have no derivative.",
             UserWarning,
         )
 
@@ -116,8 +116,9 @@ def _slope(loss: UserLoss, total: Tensor, outputs: Tensor) -> Tensor:
         if slope is not None:
             return slope
     raise ValueError(
-        f"{_is(loss)} not differentiable by the outputs, got numbers that do not depend on them "
-        "by operations with a derivative. Leave out detach, numpy, argmax, round and comparisons."
+        f"{_is(loss)} not differentiable with respect to the outputs, got numbers that do not "
+        "depend on them through differentiable operations. Leave out detach, numpy, argmax, round "
+        "and comparisons."
     )
 
 
@@ -131,10 +132,10 @@ def _check_repeatable(loss: UserLoss, outputs: Tensor, y: Tensor) -> None:
                 f"loss: {name_of(loss)} must not change its arguments, got {name} changed in "
                 "place; leave out operations that end in an underscore, and assignments to parts."
             )
-    if first.requires_grad:  # Not by the outputs, which do not require it here.
+    if first.requires_grad:  # The outputs do not require gradients here, so a parameter does.
         raise ValueError(
             f"loss: {name_of(loss)} must not hold parameters that train, got some with "
-            "requires_grad=True, which would stay as they are; say so by requires_grad_(False)."
+            "requires_grad=True, which no training would change; call requires_grad_(False)."
         )
     again = losses_of(loss, given, targets)
     if not torch.equal(first.nan_to_num(), again.nan_to_num()):
@@ -146,8 +147,8 @@ def _check_repeatable(loss: UserLoss, outputs: Tensor, y: Tensor) -> None:
 
 
 def _check_trials_apart(loss: UserLoss, outputs: Tensor, y: Tensor) -> None:
-    """Check that the loss of a few trials does not depend on which others are with them."""
-    # Different outputs for trials that recur. Smaller ones are in the domain of any loss.
+    """Check that the loss of a trial does not depend on the other trials."""
+    # Give different outputs to trials that recur. Smaller outputs are in the domain of any loss.
     sizes = torch.linspace(1, 0.7, len(outputs), dtype=outputs.dtype, device=outputs.device)
     outputs = outputs * sizes[:, None, None]
     together = losses_of(loss, outputs, y)

@@ -63,8 +63,8 @@ class UserTargetEncoder(TargetEncoder):
     def _as_numbers(self, y: np.ndarray, name: str) -> np.ndarray:
         if y.dtype.kind in "OSU":
             raise ValueError(
-                f"{name} must hold numbers, as loss={name_of(self.loss)} receives it as a tensor, "
-                f"got dtype {y.dtype}; give labels as integers 0, 1, ..."
+                f"{name} must hold numbers, because loss={name_of(self.loss)} receives it as a "
+                f"tensor, got dtype {y.dtype}; give labels as integers 0, 1, ..."
             )
         return y.astype(np.int64) if y.dtype.kind in "iub" else check_numbers(y, name)
 

@@ -270,9 +270,10 @@ REFUSED = {
     "one argument": (lambda o: o, r"failed with TypeError: .*1 positional argument"),
     "NaN": (lambda o, y: (o - 9).log().mean(-1), "is not finite on the first trials, got .* nan"),
     "infinite slope": (
-        lambda o, y: mse(o, y) + (0 * o).sum(-1).sqrt(), "its derivative by the outputs is not"
+        lambda o, y: mse(o, y) + (0 * o).sum(-1).sqrt(),
+        "its derivative with respect to the outputs is not",
     ),
-    "detached": (lambda o, y: mse(o.detach(), y), "is not differentiable by the outputs"),
+    "detached": (lambda o, y: mse(o.detach(), y), "is not differentiable with respect to the"),
     "comparison": (lambda o, y: (o > y).double().mean(-1), "is not differentiable"),
     "random": (lambda o, y: mse(functional.dropout(o), y), "got two that differ by up to"),
     "batch mean": (lambda o, y: mse(o, y) / mse(o, y).mean(), "must judge each trial on its"),
@@ -349,7 +350,7 @@ def test_logits_of_classes_need_as_many_outputs():
 @pytest.mark.parametrize(
     ("y", "options", "message"),
     [
-        (BITS.astype(str), {}, "y must hold numbers, as loss=bce receives it"),
+        (BITS.astype(str), {}, "y must hold numbers, because loss=bce receives it"),
         (np.where(BITS > 0, np.nan, 0), {}, "y contains NaN"),
         (BITS[:, :-1], {}, r"y must have shape \(9, 6, n_outputs\)"),
         (BITS, {"loss_weight": WEIGHT[..., None]}, "shape .* This loss is one number per step"),

@@ -54,9 +54,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
     random_state : int, RandomState or None, default=None
         Seed of the choice of trials. It is also passed to a trainer whose random_state is None.
     verbose : bool or int, default=False
-        Whether to show a progress bar over the snapshots, and a forecast of their time after the
-        first. A default trainer then shows its own
-        progress bar, too.
+        Whether to show a progress bar over the snapshots and, after the first snapshot, a forecast
+        of the time. The default trainer then shows a progress bar of its own as well.
 
     Attributes
     ----------
@@ -71,8 +70,9 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
     alignment_history_ : dict of str to DataFrame ((iteration, task) x other_task)
         The same matrices at every snapshot; ``.loc[iteration]`` selects one.
     cumulative_alignment_ : dict of str to DataFrame ((iteration, task) x other_task)
-        Means of these matrices over training up to each snapshot, weighted by iterations.
-        Intervals at whose ends an entry is missing are left out of its mean.
+        Means of these matrices over training up to each snapshot, weighted by iterations. If an
+        entry is missing at one end of an interval, the mean of that entry leaves this interval
+        out.
     groups_ : Series of int, indexed by task
         The final groups, by average linkage on 1 - alignment. They are formed from the states at
         the last snapshot or, if the sub-tasks are outputs, from the cumulative operators.
@@ -371,8 +371,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             Targets, in the form of the y given to `fit`.
         tasks : array-like of shape (n_trials,), optional
             The sub-task of each trial. Without it the outputs or classes are the sub-tasks, as in
-            `fit`. If the outputs have no losses of their own, only the
-            operators are checked.
+            `fit`. If the outputs have no losses of their own, only the operators are checked.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
             True at the valid steps, which must be a prefix of each trial; all steps by default.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional

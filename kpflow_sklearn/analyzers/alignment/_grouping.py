@@ -1,4 +1,4 @@
-"""Groups of tasks, from a matrix of similarities, and the time from which on they last."""
+"""Group tasks by a matrix of similarities, and find from when on the groups last."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _cut(distance: np.ndarray, n_groups: int | None) -> np.ndarray:
 
 
 def _in_order(labels: np.ndarray) -> np.ndarray:
-    """Return the groups in order of first appearance: equal groupings become equal arrays."""
+    """Renumber groups by first appearance, so that equal groupings become equal arrays."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
 

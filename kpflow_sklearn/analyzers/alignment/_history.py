@@ -44,8 +44,8 @@ class AlignmentHistory:
         """Return the mean of each matrix over training up to each snapshot.
 
         The integral over iterations, by the trapezoidal rule, is divided by the number of
-        iterations so far; at the first snapshot the mean is the matrix itself. Intervals at
-        whose ends an entry is NaN are left out of its mean.
+        iterations so far; at the first snapshot the mean is the matrix itself. If an entry is NaN
+        at one end of an interval, the mean of that entry leaves this interval out.
         """
         steps = np.diff(self.iterations).astype(float)[:, None, None]
         out = {}
@@ -82,12 +82,12 @@ class AlignmentHistory:
 
     @property
     def transition(self) -> int | None:
-        """The iteration from which the groups of the states stay the final ones, or None."""
+        """The iteration from which on the groups of the states are the final ones, or None."""
         return self.lasting_from("state")
 
     @property
     def lead(self) -> int | None:
-        """By how many iterations the cumulative operators show the final groups earlier."""
+        """Number of iterations by which cumulative operators show the final groups earlier."""
         operators, states = self.lasting_from(f"cumulative {self.operator_kind}"), self.transition
         return None if states is None or operators is None else states - operators
 

@@ -1,4 +1,4 @@
-"""What the error of each sub-task does to the states and losses of all, at one snapshot."""
+"""Measure how the error of each sub-task changes the states and losses of all at one snapshot."""
 
 from __future__ import annotations
 
