@@ -17,16 +17,16 @@ from kpflow_sklearn.spectra._growth import Growth as Growth
 from kpflow_sklearn.spectra._growth import follow as follow
 from kpflow_sklearn.spectra._modes import Modes as Modes
 from kpflow_sklearn.spectra._modes import fix_signs as fix_signs
-from kpflow_sklearn.spectra._modes import leading_modes as leading_modes
 from kpflow_sklearn.spectra._moments import middle_over_norm as middle_over_norm
 from kpflow_sklearn.spectra._moments import widening as widening
 from kpflow_sklearn.spectra._operator_spectra import GRAMS as GRAMS
 from kpflow_sklearn.spectra._operator_spectra import METHODS as METHODS
-from kpflow_sklearn.spectra._operator_spectra import N_PROBES as N_PROBES
 from kpflow_sklearn.spectra._operator_spectra import REDUCTIONS as REDUCTIONS
+from kpflow_sklearn.spectra._operator_spectra import TOL as TOL
 from kpflow_sklearn.spectra._operator_spectra import OperatorSpectra
 from kpflow_sklearn.spectra._plan import Operations as Operations
 from kpflow_sklearn.spectra._plan import planned_operations as planned_operations
+from kpflow_sklearn.spectra._routes import N_PROBES as N_PROBES
 from kpflow_sklearn.spectra._spectrum import Spectrum
 from kpflow_sklearn.spectra._spectrum import missing_spectrum as missing_spectrum
 from kpflow_sklearn.spectra._spectrum import spectrum_of_eigenvalues as spectrum_of_eigenvalues
@@ -34,7 +34,6 @@ from kpflow_sklearn.spectra._spectrum import spectrum_of_gram as spectrum_of_gra
 from kpflow_sklearn.spectra._units import map_blocks as map_blocks
 from kpflow_sklearn.spectra._units import parameter_gram as parameter_gram
 from kpflow_sklearn.spectra._units import unit_grams as unit_grams
-from kpflow_sklearn.spectra._units import without_rounding as without_rounding
 
 __all__ = ["OperatorSpectra", "Spectrum", "effective_dimension", "rank", "spectrum", "trace"]
 

@@ -100,6 +100,9 @@ class _Frame:
         self.q = q.expand(n_trials, n_states, k)
         self.label = torch.arange(k, device=tangent.device).expand(n_trials, k)
         self.has_died = torch.zeros(n_trials, k, dtype=torch.bool, device=tangent.device)
+        # Memory for J_t, and for Y^T before and after it, which each step uses again.
+        self._step = q.new_empty(n_trials, n_states, n_states)
+        self._products = [q.new_empty(n_trials, k, n_states) for _ in range(2)]
         self._share_used = 1.0  # Of the range of |R_ii| that an interval may span, in logarithms.
 
     def n_valid(self, start: int, stop: int) -> Tensor:
@@ -139,17 +142,19 @@ class _Frame:
 
     def _multiplied(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return Y = J .. J Q and a bound on the rounding in its columns, (n_trials,)."""
-        y, noise = self.q, torch.zeros_like(self.q[:, 0, 0])
+        y, noise, before = self.q, torch.zeros_like(self.q[:, 0, 0]), _largest_column(self.q)
         for t in range(start + 1, stop + 1):
-            step = step_matrices(self.tangent, t)[0].double()  # J_t, (B, H, H)
-            y_new = step @ y
+            step = self._step.copy_(step_matrices(self.tangent, t)[0])  # J_t, (B, H, H)
+            # Y by columns, as LAPACK needs it and their norms are fastest: Y^T J^T.
+            y_new = torch.bmm(y.mT, step.mT, out=self._products[t % 2]).mT
             if self.tangent.mask is not None:
-                y_new = torch.where(self.tangent.mask[t].bool()[..., None], y_new, y)
+                ended = ~self.tangent.mask[t].bool().flatten()
+                y_new[ended] = y[ended]
             # Largest columns of Y before and after. Earlier errors grow no faster, and the product
             # rounds by n eps |J| |y|.
-            before, after = (torch.linalg.vector_norm(v, dim=1).amax(1) for v in (y, y_new))
+            after = _largest_column(y_new)
             rounding = step.shape[1] * _EPS * torch.linalg.matrix_norm(step) * before
-            noise, y = noise * after / before + rounding, y_new
+            noise, y, before = noise * after / before + rounding, y_new, after
         return y, noise
 
     def _are_clear(self, sizes: Tensor, noise: Tensor) -> bool:
@@ -182,6 +187,11 @@ class _Frame:
             has_died = torch.where(valid, has_died, self.has_died)
         self.q, self.label, self.has_died = q, label, has_died
         return logs
+
+
+def _largest_column(y: Tensor) -> Tensor:
+    """Return the norm of the largest column of each matrix, (n_trials,)."""
+    return torch.linalg.vector_norm(y, dim=1).amax(1)
 
 
 def _qr_dead_last(columns: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Block Lanczos iteration on many independent problems at once.
+"""Lanczos iteration on many independent problems at once.
 
 scipy's eigsh does not serve here: it solves one problem at a time, on the CPU, from one start, and
 keeps neither the basis nor the earlier spaces, which ranks and sketches need.
@@ -46,6 +46,8 @@ class Krylov:
 
     def extend(self) -> bool:
         """Apply M once more; False if the spaces can grow no further."""
+        if self.dimension == self.basis.shape[-1]:
+            return False
         # M Q_last, (n, r, size), and its coordinates in the basis, (n, r, dimension)
         image = self._product(self._last.movedim(1, 0)).movedim(0, 1)
         along = image @ self.basis.mT
@@ -139,6 +141,54 @@ class Krylov:
         # |M Q s - value Q s| = |coupling s_last|, s a column of coefficients.
         residuals = (coupling @ vectors[:, -coupling.shape[-1] :]).norm(dim=1)
         return values, vectors, residuals
+
+
+def quadrature(
+    product: Callable[[Tensor], Tensor], start: Tensor, n_steps: int
+) -> tuple[Tensor, Tensor]:
+    """Return nodes and weights of Gauss quadrature for the spectral measure of each start.
+
+    Lanczos' three-term recurrence, M q_j = beta_{j-1} q_{j-1} + alpha_j q_j + beta_j q_{j+1}, from
+    one vector for each of many problems. Nothing is reorthogonalised: copies of eigenvalues that
+    have converged appear, but share the weight of one (Golub and Meurant 2010, section 4).
+
+    Parameters
+    ----------
+    product : callable
+        Maps vectors (..., size) to M q, each by the matrix of its problem.
+    start : Tensor of shape (..., size)
+        The starts.
+    n_steps : int
+        Number of nodes.
+
+    Returns
+    -------
+    nodes : Tensor of shape (..., n_steps)
+        In descending order, in double precision; NaN if something overflows.
+    weights : Tensor of shape (..., n_steps)
+        They sum to 1; 0 for nodes beyond the dimension of the problem.
+    """
+    q, before = start / torch.linalg.vector_norm(start, dim=-1, keepdim=True), 0.0
+    alphas, betas = [], [torch.zeros_like(q[..., :1])]
+    for _ in range(n_steps):
+        image = product(q)
+        # sizes of the image and of what is new in it, (..., 1)
+        size = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
+        alphas.append((q * image).sum(-1, keepdim=True))
+        image = image.sub_(alphas[-1] * q).sub_(betas[-1] * before)
+        beta = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
+        # Rounding is all that is left of a space that is exhausted.
+        is_new = beta > 10 * torch.finfo(q.dtype).eps * size
+        betas.append(torch.where(is_new, beta, 0.0))
+        before, q = q, torch.where(is_new, image / beta, 0.0)
+    diagonal, beside = torch.cat(alphas, -1).double(), torch.cat(betas[1:-1], -1).double()
+    projected = torch.diag_embed(diagonal) + torch.diag_embed(beside, 1)
+    projected = projected + torch.diag_embed(beside, -1)
+    if not projected.isfinite().all():
+        return (torch.full_like(diagonal, torch.nan),) * 2
+    nodes, vectors = torch.linalg.eigh(projected)
+    # The squared first entry of an eigenvector is the weight of its node.
+    return nodes.flip(-1), vectors[..., 0, :].square().flip(-1)
 
 
 def rounding(values: Tensor, dtype: torch.dtype) -> Tensor:

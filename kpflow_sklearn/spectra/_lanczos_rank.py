@@ -23,14 +23,15 @@ from kpflow_sklearn.operators import FlowPropagator
 from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate
 from kpflow_sklearn.spectra._counts import ONE
 from kpflow_sklearn.spectra._half_factor import HalfFactor
-from kpflow_sklearn.spectra._krylov import Krylov, rounding
+from kpflow_sklearn.spectra._krylov import Krylov, quadrature, rounding
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._spectrum import Leading, converged
 
 #: Numbers of first directions of a Krylov space, and of random vectors for the trace outside it.
 _WIDTH, _N_PROBES = 16, 16
-#: Steps and independent starts of the quadrature.
-_N_STEPS, _N_STARTS = 40, 4
+#: Steps of the quadrature, more until the error is small enough, and the number of random starts
+#: beyond one for each trial, counted over all trials.
+_N_STEPS, _N_SPARE = (16, 32, 64), 16
 
 
 def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> tuple[Estimate, Leading]:
@@ -154,7 +155,7 @@ def _outside(sketcher: Sketcher, space: Krylov) -> np.ndarray:
 
 
 def inverse_rank(
-    op: FlowPropagator, threshold: float, trace: Estimate, seed: int, memory: int
+    op: FlowPropagator, threshold: float, trace: Estimate, tol: float, seed: int, memory: int
 ) -> Estimate:
     """Return the rank of PP*, the middle of bounds by quadrature on X, trial by trial.
 
@@ -170,6 +171,8 @@ def inverse_rank(
         Share of the trace.
     trace : Estimate
         tr PP*.
+    tol : float
+        Relative standard error at which no more Lanczos steps are made.
     seed : int
         Seed of the random starts.
     memory : int
@@ -180,67 +183,77 @@ def inverse_rank(
     Estimate
         The middle of the bounds.
     """
+    # The c smallest eigenvalues must not exceed the upper and the lower limit of
+    # (1 - threshold) tr PP*.
     rest = (1 - threshold) * (trace.value + 1.96 * trace.std_error * np.array([1.0, -1.0]))
-    least, most = _bounds_of_starts(op, rest, seed, memory)
-    reach = student.ppf(0.975, _N_STARTS - 1) / _N_STARTS**0.5
-    low = max(1.0, float(least.mean() - reach * least.std(ddof=1)))
-    high = float(most.mean() + reach * most.std(ddof=1))
-    middle = float(np.ceil((low + high) / 2))
-    error = max(middle - low, high - middle) / 1.96
-    return Estimate(middle, error, method="interval", bounds=(low, high))
-
-
-def _bounds_of_starts(
-    op: FlowPropagator, rest: np.ndarray, seed: int, memory: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least and the largest rank that each random start allows, (n_starts,).
-
-    ``rest`` holds the upper and the lower limit of (1 - threshold) tr PP*, which the c smallest
-    eigenvalues must not exceed.
-    """
+    n_starts = 1 + max(1, -(-_N_SPARE // op.out_shape[0]))
     half = HalfFactor(op.inverse(), 1.0, seed)
-    size = half.bytes_per_trial(2 * _N_STARTS)
-    size += 2 * _N_STARTS * _N_STEPS * half.size * op.dtype.itemsize
-    parts = [_nodes_of_starts(part) for part in half.chunks(max(1, memory // size))]
-    # Numbers of eigenvalues and the bounds that they lie between, (n_starts, trials and nodes)
-    count, low, high = (torch.cat(x, dim=1).numpy() for x in zip(*parts, strict=True))
-    least = [_rank_left(*pair, rest[0]) for pair in zip(low, count, strict=True)]
-    most = [_rank_left(*pair, rest[1]) for pair in zip(high, count, strict=True)]
-    return np.array(least), np.array(most)
+    chunk = max(1, memory // half.bytes_per_trial(4 * n_starts))
+    for n_steps in _N_STEPS:
+        parts = [_nodes(part, n_starts, n_steps) for part in half.chunks(chunk)]
+        # Numbers of eigenvalues and the bounds between which they lie, (trials, n_starts, nodes)
+        count, low, high = (torch.cat(x).numpy() for x in zip(*parts, strict=True))
+        reach = float(student.ppf(0.975, len(count) * (n_starts - 1)))
+        least, least_error = _rank_left(low, count, rest[0])
+        most, most_error = _rank_left(high, count, rest[1])
+        bounds = (max(1.0, least - reach * least_error), most + reach * most_error)
+        middle = float(np.ceil(sum(bounds) / 2))
+        error = max(middle - bounds[0], bounds[1] - middle) / 1.96
+        if error <= tol * middle:
+            break
+    return Estimate(middle, error, method="interval", bounds=bounds)
 
 
-def _nodes_of_starts(half: HalfFactor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how many eigenvalues of PP* each node stands for, and bounds on them."""
-    w = half.white(range(_N_STARTS))  # (n_starts, trials, size)
+def _nodes(half: HalfFactor, n_starts: int, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many eigenvalues of PP* each node stands for, and bounds on them.
+
+    Each result is (trials, n_starts, nodes), with nodes in the order of ascending bounds.
+    """
+    w = half.white(range(n_starts))  # (n_starts, trials, size)
     n_valid = torch.full((half.n_blocks,), float(half.size), dtype=torch.float64)
     mask = half.factor.tangent.mask  # type: ignore[attr-defined]
     if mask is not None:
         n_states = half.factor.out_shape[2]
         valid = mask.transpose(0, 1).expand(-1, -1, n_states).flatten(1)
         w, n_valid = w * valid, valid.sum(1).double().cpu()
-    # One Lanczos chain for each pair of start and trial: M takes the starts as several vectors,
-    # whereas the iteration takes each pair as a problem of its own.
-    space = Krylov(
-        lambda v: half.gram(v.reshape(w.shape), half.n_blocks).reshape(v.shape),
-        w.reshape(1, -1, half.size),
-    )
-    space.reach(_N_STEPS)
-    mu, vectors, _ = space.ritz()  # Descending, so that 1/mu ascends.
-    # The squared first entry of a Ritz vector is its weight: of n eigenvalues of the trial
-    # its node stands for n times this weight, each between the neighbouring nodes.
-    values = (1 / mu.clamp(min=1e-300)).cpu().unflatten(0, w.shape[:2])
-    weights = vectors[:, 0].square().cpu().unflatten(0, w.shape[:2])
-    count = weights * n_valid[:, None]
+    mu, weights = quadrature(lambda v: half.gram(v, half.n_blocks), w, n_steps)
+    # Of n eigenvalues of the trial a node with weight w stands for n w, each between the
+    # neighbouring nodes. Descending mu make ascending 1/mu.
+    values = (1 / mu.clamp(min=1e-300)).transpose(0, 1).cpu()
+    count = n_valid[:, None, None] * weights.transpose(0, 1).cpu()
     low = torch.nn.functional.pad(values[..., :-1], (1, 0))
     high = torch.nn.functional.pad(values[..., 1:], (0, 1), value=torch.inf)
-    return count.flatten(1), low.flatten(1), high.flatten(1)
+    return count, low, high
 
 
-def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> float:
-    """Return how many eigenvalues are left without the smallest ones, which sum to ``rest``."""
-    order = np.argsort(values)
-    values, count = values[order], count[order]
-    sums, held = np.cumsum(count * values), np.r_[0.0, np.cumsum(count)]
+def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> tuple[float, float]:
+    """Return how many eigenvalues are left without the smallest, which sum to ``rest``.
+
+    Parameters
+    ----------
+    values, count : ndarray of shape (trials, n_starts, nodes)
+        Eigenvalues, and how many there are of each by each start.
+    rest : float
+        The sum.
+
+    Returns
+    -------
+    rank : float
+        The number, with the mean over starts for each trial.
+    std_error : float
+        Its standard error, from the differences between the starts of each trial.
+    """
+    n_trials, n_starts, _ = values.shape
+    order = np.argsort(values, axis=None)
+    sorted_values, each = values.ravel()[order], count.ravel()[order] / n_starts
+    sums, held = np.cumsum(each * sorted_values), np.r_[0.0, np.cumsum(each)]
     k = int(np.searchsorted(sums, rest, side="right"))
-    more = (rest - (sums[k - 1] if k else 0.0)) / values[k] if k < len(count) else 0.0
-    return float(held[-1] - held[k] - more)
+    if k == len(each):
+        return 0.0, 0.0
+    last = sorted_values[k]  # The largest of those left out, x.
+    more = (rest - (sums[k - 1] if k else 0.0)) / last
+    # To first order a start moves the rank by sum count (1 - value / x) of its values below x:
+    # their number, less what their sum makes room for at x.
+    moves = (count * np.clip(1 - values / last, 0, None)).sum(2)
+    std_error = float(np.sqrt((moves.var(axis=1, ddof=1) / n_starts).sum()))
+    return float(held[-1] - held[k] - more), std_error

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
-from kpflow_sklearn.spectra._gramians import DENSE_LIMIT, dense_gram, gram_factor
-from kpflow_sklearn.spectra._half_factor import HalfFactor, analysis_allowance
+from kpflow_sklearn.spectra._gramians import DENSE_LIMIT, dense_gram
+from kpflow_sklearn.spectra._half_factor import HalfFactor
 from kpflow_sklearn.spectra._krylov import Krylov
-from kpflow_sklearn.spectra._units import ROUNDING, map_blocks, unit_modes, without_rounding
+from kpflow_sklearn.spectra._routes import Spectra
+from kpflow_sklearn.spectra._sketch import Sketcher
+from kpflow_sklearn.spectra._units import ROUNDING, UnitGrams, map_blocks, unit_modes
 
-# Extra directions make the iteration on few leading ones converge faster.
-_OVERSAMPLING = 8
 _MAX_DIMENSION = 400
 
 
@@ -31,7 +30,7 @@ class Modes(NamedTuple):
     eigenfunctions : ndarray of shape (k, n_trials, n_timesteps, n_states)
         Orthonormal; the entry of largest magnitude is positive.
     residuals : ndarray of shape (k,)
-        |G v - lambda v| / lambda, measured; 0 where the matrix was diagonalised.
+        |G v - lambda v| / lambda, measured or bounded; 0 where the Gram was diagonalised.
     """
 
     eigenvalues: np.ndarray
@@ -39,50 +38,37 @@ class Modes(NamedTuple):
     residuals: np.ndarray
 
 
-def leading_modes(
-    op: LinearOperator,
-    k: int,
-    *,
-    tolerance: float = 1e-3,
-    memory_limit: int | None = None,
-    random_state: int | np.random.RandomState | None = None,
-) -> Modes:
-    """Return the leading eigenvalues and eigenfunctions of an operator's natural Gram.
-
-    They are exact for a K made of weight maps (each on one unit) and for small operators.
-    Otherwise they come from block Lanczos iteration on A^T A, whose arguments are parameters for
-    PKP* and single trials for P.
+def find_modes(spectra: Spectra, k: int, tolerance: float) -> Modes:
+    """Return the leading eigenvalues and eigenfunctions of an operator's Gram.
 
     Parameters
     ----------
-    op : LinearOperator
-        The operator.
+    spectra : OperatorSpectra
+        The operator and what is known of it.
     k : int
-        Number of eigenpairs; fewer are returned if the Gram has fewer.
-    tolerance : float, default=1e-3
+        Number of eigenpairs.
+    tolerance : float
         The relative residual at which the iteration ends.
-    memory_limit : int, optional
-        Bytes to use beyond what the operator holds; default a quarter of what is free.
-    random_state : int, RandomState or None
-        Seed of the iteration's first vectors.
 
     Returns
     -------
     Modes
         Eigenvalues, eigenfunctions and their residuals.
     """
-    memory = analysis_allowance(op, memory_limit)
-    if map_blocks(op) is not None:
-        return memory.run(lambda: _unit_modes(op, k, memory.amount))  # type: ignore[arg-type]
+    op = spectra.op
+    if spectra.gram == "natural" and map_blocks(op) is not None:
+        return _unit_modes(op, spectra.units, k)  # type: ignore[arg-type]
     if op.shape[0] <= DENSE_LIMIT:
-        return _dense_modes(op, k)
-    seed = draw_seed(random_state)
-    return memory.run(lambda: _krylov_modes(op, k, tolerance, seed, memory.amount))
+        return _dense_modes(op, k, spectra.gram)
+    return _krylov_modes(op, spectra.sketcher, k, tolerance, spectra.memory.amount)
 
 
-def _unit_modes(op: ParameterOperator, k: int, memory: int) -> Modes:
-    values, functions = unit_modes(without_rounding(op), k, memory)
-    return _modes(values, functions.flatten(1), np.zeros(len(values)), op)
+def _unit_modes(op: ParameterOperator, units: UnitGrams, k: int) -> Modes:
+    values, functions = unit_modes(units, k)
+    # If K' is K with compressed activity, |K v - K' v| <= tr K - tr K' bounds each residual.
+    bound = units.trace_left_out / values
+    residuals = np.where(bound > torch.finfo(op.dtype).eps, bound, 0.0)
+    return _modes(values, functions.flatten(1), residuals, op)
 
 
 def _modes(
@@ -100,8 +86,8 @@ def _modes(
     return Modes(values[keep], functions.cpu().numpy(), errors[keep])
 
 
-def _dense_modes(op: LinearOperator, k: int) -> Modes:
-    gram = dense_gram(op, "all", "natural")
+def _dense_modes(op: LinearOperator, k: int, gram_name: str) -> Modes:
+    gram = dense_gram(op, "all", gram_name)
     if not gram.isfinite().all():
         return _modes(np.empty(0), gram[:0], np.empty(0), op)
     values, columns = torch.linalg.eigh(gram)
@@ -109,15 +95,17 @@ def _dense_modes(op: LinearOperator, k: int) -> Modes:
     return _modes(values.cpu().numpy(), functions, np.zeros(len(values)), op)
 
 
-def _krylov_modes(op: LinearOperator, k: int, tolerance: float, seed: int, memory: int) -> Modes:
-    factor, scale = gram_factor(op)
-    whole = HalfFactor(factor, scale**0.5, seed)
-    chunk = max(1, memory // whole.bytes_per_trial(k + _OVERSAMPLING))
-    magnitude = whole.magnitude(chunk)
-    if not 0 < magnitude < np.inf:  # A zero operator, or overflow.
-        return _modes(np.empty(0), torch.empty(0, op.shape[0]), np.empty(0), op)
-    whole = whole.divided(magnitude)
-    values, places, vectors = _leading_vectors(whole, k, tolerance, chunk, memory)
+def _krylov_modes(
+    op: LinearOperator, sketcher: Sketcher, k: int, tolerance: float, memory: int
+) -> Modes:
+    whole = sketcher.half
+    nothing = _modes(np.empty(0), torch.empty(0, op.shape[0]), np.empty(0), op)
+    if sketcher.overflow:
+        return nothing
+    values, places, vectors = _leading_vectors(sketcher, k, tolerance, memory)
+    if not values[0] > 0:  # A zero operator.
+        return nothing
+    chunk = max(1, memory // whole.bytes_per_trial(k))
     functions = torch.zeros(len(values), *op.out_shape, dtype=op.dtype, device=op.device)
     if whole.separable:  # Each eigenfunction lives on one trial.
         residuals = np.empty(len(values))
@@ -127,7 +115,7 @@ def _krylov_modes(op: LinearOperator, k: int, tolerance: float, seed: int, memor
             residuals[pair] = _fill(one, values[pair], vectors[pair, None], 1, out)
     else:
         residuals = _fill(whole, values, vectors[:, None], chunk, functions)
-    eigenvalues = values.cpu().numpy() * magnitude**2
+    eigenvalues = values.cpu().numpy() * sketcher.magnitude**2
     # M is applied in the operator's precision, which limits its eigenvalues.
     rounding = max(ROUNDING, 10 * torch.finfo(op.dtype).eps)
     return _modes(eigenvalues, functions.flatten(1), residuals, op, rounding)
@@ -154,12 +142,13 @@ def _fill(half: HalfFactor, values: Tensor, v: Tensor, chunk: int, out: Tensor) 
 
 
 def _leading_vectors(
-    whole: HalfFactor, k: int, tolerance: float, chunk: int, memory: int
+    sketcher: Sketcher, k: int, tolerance: float, memory: int
 ) -> tuple[Tensor, list[int], Tensor]:
     """Return the k largest eigenvalues of M, their blocks, and unit eigenvectors (k, size)."""
+    whole = sketcher.half
     best: list[tuple[float, int, Tensor]] = []
-    for half in _problems(whole, memory):
-        ritz_values, coefficients, space = _converge(half, k, tolerance, chunk)
+    for half, space in _problems(sketcher, memory):
+        ritz_values, coefficients = _converge(space, k, tolerance)
         first = half.trials.start - whole.trials.start if half.separable else 0
         for index in ritz_values.flatten().argsort(descending=True)[:k].tolist():
             block, j = divmod(index, ritz_values.shape[1])
@@ -172,21 +161,21 @@ def _leading_vectors(
     return found_values, list(places), torch.stack(vectors)
 
 
-def _problems(whole: HalfFactor, memory: int) -> Iterator[HalfFactor]:
-    """Yield M as a whole, or on as many trials as the memory allows Krylov spaces for."""
-    if not whole.separable:
-        yield whole
-        return
+def _problems(sketcher: Sketcher, memory: int) -> Iterator[tuple[HalfFactor, Krylov]]:
+    """Yield M and its Krylov space, on as many trials as the memory allows such spaces for."""
+    whole = sketcher.half
     per_trial = whole.bytes_per_trial(1) + 64 * whole.size * whole.factor.dtype.itemsize
-    yield from whole.chunks(max(1, memory // per_trial))
+    chunk = max(1, memory // per_trial)
+    if not whole.separable or chunk >= len(whole.trials):
+        yield whole, sketcher.space(whole)
+        return
+    for part in whole.chunks(chunk):
+        yield part, sketcher.space(part)
 
 
-def _converge(
-    half: HalfFactor, k: int, tolerance: float, chunk: int
-) -> tuple[Tensor, Tensor, Krylov]:
-    """Return Ritz values (n, m), coefficients and space once the largest k have converged."""
-    width = 1 if half.separable else min(k + _OVERSAMPLING, half.size)
-    space = Krylov(lambda v: half.gram(v, chunk), half.white(range(width)))
+def _converge(space: Krylov, k: int, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Return Ritz values (n, m) and their coefficients once the largest k have converged."""
+    width = space.start.shape[-1]
     # From one start, eigenpairs may converge before larger ones appear: two more steps must bring
     # no new one. Of several equal eigenvalues a chain shows no more than its width: two steps from
     # new starts must bring no new one either. With a start for each eigenpair one step is enough.
@@ -200,7 +189,7 @@ def _converge(
         reached = residuals.flatten()[best] * (lead[0] / lead).sqrt() <= tolerance * lead
         confirmed = confirmed + 1 if len(best) == k and bool(reached.all()) else 0
         if not grew or values.shape[1] >= _MAX_DIMENSION or confirmed == enough:
-            return values, coefficients, space
+            return values, coefficients
         if width < k and confirmed == 2:
             space.restart()
 

@@ -10,25 +10,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpflow_sklearn._common.checks import check_choice, check_positive_int, check_subset
+from kpflow_sklearn._common.checks import (
+    check_choice,
+    check_positive_int,
+    check_real,
+    check_subset,
+)
 from kpflow_sklearn._common.memory import Allowance
 from kpflow_sklearn._common.random import draw_seed, local_generator
-from kpflow_sklearn.operators import LinearOperator
+from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 from kpflow_sklearn.results import Estimate
 from kpflow_sklearn.spectra._gramians import AXES, dense_gram, gram_factor, propagator_gram
 from kpflow_sklearn.spectra._half_factor import analysis_allowance
-from kpflow_sklearn.spectra._routes import choose_route, rank_on_whole_space
+from kpflow_sklearn.spectra._modes import Modes, find_modes
+from kpflow_sklearn.spectra._routes import (
+    ACTIVITY_TOL,
+    N_PROBES,
+    affords_all_columns,
+    choose_route,
+    rank_on_whole_space,
+)
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._sketches import Sketch
 from kpflow_sklearn.spectra._spectrum import Spectrum, sampled_spectrum
-from kpflow_sklearn.spectra._units import parameter_gram, without_rounding
+from kpflow_sklearn.spectra._units import UnitGrams, parameter_gram, without_rounding
 
 METHODS = ("auto", "exact", "randomized")
 GRAMS = ("natural", "square")
 REDUCTIONS = ("trace", "mean")
-N_MODES, N_PROBES = 20, 30
-#: Relative standard error of effective dimensions at which no more random vectors are drawn.
-TARGET = 0.02
+N_MODES = 20
+#: Relative standard error at which an estimate is accurate enough, unless the user says otherwise.
+TOL = 0.02
 #: Random vectors that are drawn at least, whatever n_probes, if they sample fewer effective
 #: dimensions than are enough for the errors of fewer vectors to hold.
 FEW, ENOUGH = 16, 10
@@ -57,11 +69,14 @@ class OperatorSpectra:
     n_modes : int, default=20
         Number of leading directions that are treated exactly when the rest is sampled; for P, a
         quarter of it in each trial.
-    n_probes : int, default=30
+    n_probes : int, optional
         Number of random vectors that sample the rest; for P a third of it, if there are at least
-        ten trials. At least 16 are drawn if they have fewer than ten effective dimensions to
-        sample. Up to four times as many are drawn if the standard error of an effective
-        dimension exceeds 2%.
+        ten trials. By default 30, and more until ``tol`` is reached, up to 120. At least 16 are
+        drawn if they have fewer than ten effective dimensions to sample.
+    tol : float, default=0.02
+        Relative standard error at which an estimate of an effective dimension, or of the rank of P
+        on the whole space, is accurate enough. A value left less accurate has a larger standard
+        error.
     memory_limit : int, optional
         Bytes that may be used beyond what the operator holds; by default a quarter of the free
         memory.
@@ -93,7 +108,8 @@ class OperatorSpectra:
         reduction: str = "trace",
         method: str = "auto",
         n_modes: int = N_MODES,
-        n_probes: int = N_PROBES,
+        n_probes: int | None = None,
+        tol: float = TOL,
         memory_limit: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -102,14 +118,16 @@ class OperatorSpectra:
         check_choice(reduction, "reduction", REDUCTIONS)
         check_choice(method, "method", METHODS)
         check_positive_int(n_modes, "n_modes", minimum=0)
-        check_positive_int(n_probes, "n_probes", minimum=4)
+        if n_probes is not None:
+            check_positive_int(n_probes, "n_probes", minimum=4)
+        check_real(tol, "tol", 0, open_minimum=True)
         if memory_limit is not None:
             check_positive_int(memory_limit, "memory_limit", maximum=None)
         local_generator(random_state)  # Only checked here; drawn from once something is sampled.
         if len(getattr(op, "out_shape", ())) != 3:
             raise ValueError(f"op must map to trajectories (trials, steps, states), got {op!r}.")
         self.op, self.gram, self.reduction, self.method = op, gram, reduction, method
-        self.axes, self.n_modes, self.n_probes = axes, n_modes, n_probes
+        self.axes, self.n_modes, self.n_probes, self.tol = axes, n_modes, n_probes, tol
         self.memory_limit, self.random_state = memory_limit, random_state
 
     def on(self, axis: str) -> Spectrum:
@@ -188,6 +206,39 @@ class OperatorSpectra:
                 )
         return rank
 
+    def modes(self, k: int, tolerance: float = 1e-3) -> Modes:
+        """Return the leading eigenvalues and eigenfunctions of the Gram on the whole space.
+
+        A K made of weight maps (each on one unit) and small operators are diagonalised. Otherwise
+        the Krylov spaces of the sketch are extended until the residuals are small; they act on
+        parameters for PKP*, and on single trials for P.
+
+        Parameters
+        ----------
+        k : int
+            Number of eigenpairs; fewer are returned if the Gram has fewer.
+        tolerance : float, default=1e-3
+            The relative residual at which the iteration ends.
+
+        Returns
+        -------
+        Modes
+            Eigenvalues, eigenfunctions (k, n_trials, n_timesteps, n_states) and their residuals.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from kpflow_sklearn import linearize
+        >>> from kpflow_sklearn.spectra import OperatorSpectra
+        >>> net = torch.nn.ModuleDict({"rnn": torch.nn.GRU(2, 4), "out": torch.nn.Linear(4, 1)})
+        >>> spectra = OperatorSpectra(linearize(net, torch.ones(3, 5, 2)).PKP, random_state=0)
+        >>> spectra.modes(2).eigenfunctions.shape
+        (2, 3, 5, 4)
+        """
+        check_positive_int(k, "k")
+        check_real(tolerance, "tolerance", 0, open_minimum=True)
+        return self.memory.run(lambda: find_modes(self, k, tolerance))
+
     @property
     def has_hidden_gram(self) -> bool:
         """Whether `hidden_gram` is the partial trace of the natural Gram."""
@@ -255,7 +306,8 @@ class OperatorSpectra:
         factor, scale = gram_factor(self.op, self.gram)
         # Each vector samples every trial of a separable factor: with many trials few suffice.
         enough = factor.separable and factor.out_shape[0] >= 10
-        n_probes = max(4, self.n_probes // 3) if enough else self.n_probes
+        n_probes = self.n_probes or N_PROBES
+        n_probes = max(4, n_probes // 3) if enough else n_probes
         return Sketcher(
             factor,
             scale,
@@ -277,17 +329,20 @@ class OperatorSpectra:
         sketch = self.sketcher.draw(0, self.sketcher.n_probes)
         if sketch.n_probes < FEW and sketch.finite and sketch.dimension_left < ENOUGH:
             sketch = self.sketcher.draw(0, FEW)
-        while sketch.finite and sketch.n_probes < 4 * self.n_probes:
+        while self.n_probes is None and sketch.finite and sketch.n_probes < 4 * N_PROBES:
             spectra = {axis: sampled_spectrum(sketch, axis) for axis in self._sampled_axes}
-            uncertain = [axis for axis in spectra if _is_uncertain(spectra[axis])]
+            uncertain = [axis for axis in spectra if self._is_uncertain(spectra[axis])]
             if not uncertain:
                 break
-            sketch = sketch.joined(
-                self.sketcher.draw(
-                    sketch.n_probes, -(-self.n_probes // 2), squares="all" in uncertain
-                )
-            )
+            squares = "all" in uncertain
+            more = self.sketcher.draw(sketch.n_probes, N_PROBES // 2, squares=squares)
+            sketch = sketch.joined(more)
         return sketch
+
+    def _is_uncertain(self, spectrum: Spectrum) -> bool:
+        """Tell whether more random vectors are needed for an effective dimension."""
+        dimension = spectrum.effective_dimension
+        return bool(dimension.reason) or dimension.std_error > self.tol * dimension.value
 
     @cached_property
     def _spectra(self) -> dict[str, Spectrum]:
@@ -297,6 +352,14 @@ class OperatorSpectra:
     def compact(self) -> LinearOperator:
         """K without activity at the level of rounding, as of `without_rounding`."""
         return without_rounding(self.op)  # type: ignore[arg-type]
+
+    @cached_property
+    def units(self) -> UnitGrams:
+        """The unit Grams of K, shared by its spectrum, modes and weight maps."""
+        op: ParameterOperator = self.compact  # type: ignore[assignment]
+        if not affords_all_columns(self):
+            op = op.compress(ACTIVITY_TOL)
+        return UnitGrams(op, self.memory)
 
     @cached_property
     def gramians(self) -> tuple[Tensor, Tensor, float]:
@@ -337,9 +400,3 @@ class OperatorSpectra:
         """
         check_choice(axis, "axis", AXES)
         return choose_route(self, axis).name
-
-
-def _is_uncertain(spectrum: Spectrum) -> bool:
-    """Tell whether more random vectors are needed for an effective dimension."""
-    dimension = spectrum.effective_dimension
-    return bool(dimension.reason) or dimension.std_error > TARGET * dimension.value

@@ -11,6 +11,7 @@ from kpflow_sklearn.spectra._routes import (
     CHEAP,
     COUNT_BUDGET,
     KRYLOV_BUDGET,
+    N_PROBES,
     Spectra,
     choose_route,
     gramian_cost,
@@ -78,7 +79,7 @@ def _of_sketch(spectra: Spectra) -> Operations:
     if isinstance(spectra.op, FlowPropagator):
         drawn = sampling_cost(spectra.op, spectra.n_modes, spectra.n_probes)
         return Operations(_MORE_DRAWN * drawn)
-    n_products = _MORE_DRAWN * (spectra.n_modes + spectra.n_probes)
+    n_products = _MORE_DRAWN * (spectra.n_modes + (spectra.n_probes or N_PROBES))
     return Operations(n_products * product_cost(spectra.op))
 
 

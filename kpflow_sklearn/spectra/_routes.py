@@ -39,6 +39,7 @@ from kpflow_sklearn.spectra._spectrum import (
     spectrum_of_gram,
 )
 from kpflow_sklearn.spectra._units import (
+    UnitGrams,
     map_blocks,
     parameter_gram,
     parameter_moments,
@@ -47,13 +48,15 @@ from kpflow_sklearn.spectra._units import (
 
 #: Number of trajectory entries (for P, of one trial) up to which ``method="exact"`` is possible.
 EXACT_LIMIT = 8192
+#: Random vectors at first, if the user gives no number.
+N_PROBES = 30
 #: Floating-point operations that are not worth saving by an estimate.
 CHEAP = 2e10
 #: Floating-point operations allowed for a rank on the whole space: by counts of eigenvalues for
 #: P, by Krylov spaces otherwise; no limit if ``method="exact"``.
 COUNT_BUDGET, KRYLOV_BUDGET = 7e10, 1e11
 #: Activity left out of K (relative Frobenius norm) if all of its columns would cost too much.
-_ACTIVITY_TOL = 1e-4
+ACTIVITY_TOL = 1e-4
 
 
 class Spectra(Protocol):
@@ -64,7 +67,8 @@ class Spectra(Protocol):
     reduction: str
     method: str
     n_modes: int
-    n_probes: int
+    n_probes: int | None
+    tol: float
     random_state: int | np.random.RandomState | None
 
     @property
@@ -72,6 +76,9 @@ class Spectra(Protocol):
 
     @property
     def compact(self) -> LinearOperator: ...  # noqa: D102
+
+    @property
+    def units(self) -> UnitGrams: ...  # noqa: D102
 
     @property
     def gramians(self) -> tuple[Tensor, Tensor, float]: ...  # noqa: D102
@@ -148,7 +155,12 @@ def _has_units(spectra: Spectra, axis: str) -> bool:
 def _affords_units(spectra: Spectra, axis: str) -> bool:
     if not _has_units(spectra, axis):
         return False
-    if axis != "all" or spectra.method == "exact":
+    return axis != "all" or affords_all_columns(spectra)
+
+
+def affords_all_columns(spectra: Spectra) -> bool:
+    """Tell whether unit Grams are affordable of all activity above the level of rounding."""
+    if spectra.method == "exact":
         return True
     return unit_cost(spectra.compact) <= max(CHEAP, moment_cost(spectra.op))
 
@@ -162,7 +174,8 @@ def _affordable(spectra: Spectra) -> float:
     """Return the operations that an exact spectrum of P may take."""
     if spectra.method == "exact":
         return np.inf
-    return max(CHEAP, sampling_cost(spectra.op, spectra.n_modes, spectra.n_probes))  # type: ignore
+    op: FlowPropagator = spectra.op  # type: ignore[assignment]
+    return max(CHEAP, sampling_cost(op, spectra.n_modes, spectra.n_probes))
 
 
 def _affords_trials(spectra: Spectra, axis: str) -> bool:
@@ -189,15 +202,14 @@ def _by_average(spectra: Spectra, axis: str) -> Spectrum:
 
 def _by_units(spectra: Spectra, axis: str) -> Spectrum:
     if axis == "all":
-        return spectrum_of_eigenvalues(unit_eigenvalues(spectra.compact, spectra.memory.amount))
+        return spectrum_of_eigenvalues(unit_eigenvalues(spectra.units))
     return spectrum_of_gram(parameter_gram(spectra.op, axis, spectra.memory.amount))
 
 
 def _by_compression(spectra: Spectra, axis: str) -> Spectrum:
     """Return K's spectrum: exact moments, and the eigenvalues of the compressed K."""
-    compressed = spectra.op.compress(_ACTIVITY_TOL)  # type: ignore[attr-defined]
     moments = parameter_moments(spectra.op, spectra.memory.amount)
-    return compressed_spectrum(unit_eigenvalues(compressed, spectra.memory.amount), *moments)
+    return compressed_spectrum(unit_eigenvalues(spectra.units), *moments)
 
 
 def _by_matrix(spectra: Spectra, axis: str) -> Spectrum:
@@ -256,13 +268,18 @@ def rank_on_whole_space(spectra: Spectra, threshold: float) -> tuple[Estimate, L
             return counted_rank(op, threshold, float(spectra.gramians[1].sum()), memory), nothing
         trace = spectra.on("all").trace
         seed = draw_seed(spectra.random_state)
-        return inverse_rank(op, threshold, trace, seed, memory), nothing
+        return inverse_rank(op, threshold, trace, spectra.tol, seed, memory), nothing
     half = spectra.sketcher.half
     most = memory / (2 * half.bytes_of_vector)
     if not exact:
         # d products and the orthogonalisation of d vectors: p d + 4 n d^2 operations
         p, n = product_cost(op), 4.0 * half.n_blocks * half.size
         most = min(most, (np.sqrt(p**2 + 4 * n * KRYLOV_BUDGET) - p) / (2 * n))
+        # Cauchy and Schwarz: the r largest eigenvalues sum to no more than (r tr G^2)^(1/2), so
+        # that the rank is at least threshold^2 times the effective dimension.
+        dimension = spectra.on("all").effective_dimension
+        if most < threshold**2 * (dimension.value - 1.96 * dimension.std_error):
+            most = 0
     return ritz_rank(spectra.sketcher, threshold, int(most))
 
 
@@ -277,10 +294,10 @@ def product_cost(op: LinearOperator) -> float:
     return 8.0 * op.out_shape[0] * op.out_shape[1] * n_weights
 
 
-def sampling_cost(op: FlowPropagator, n_modes: int, n_probes: int) -> float:
+def sampling_cost(op: FlowPropagator, n_modes: int, n_probes: int | None) -> float:
     """Return the operations of a sketch of P: products of J with each vector."""
     n_trials, n_timesteps, _ = op.in_shape
-    products = 3 * n_modes / 4 + 2 * n_probes
+    products = 3 * n_modes / 4 + 2 * (n_probes or N_PROBES)
     return 2 * n_trials * n_timesteps * products * op.tangent.n_weights
 
 

@@ -82,6 +82,7 @@ class Sketcher:
         self.overflow = not np.isfinite(magnitude)
         self.half = half.divided(self.magnitude)
         self._space: Krylov | None = None
+        self._leading: tuple[Tensor, Tensor] | None = None
 
     @property
     def bytes_per_chunk(self) -> int:
@@ -136,13 +137,17 @@ class Sketcher:
         return [self.half]
 
     def space(self, half: HalfFactor) -> Krylov:
-        """Return Krylov spaces of M for each block, N_STEPS long; those of the full A are kept."""
+        """Return Krylov spaces of M for each block, N_STEPS long or longer.
+
+        Those of the full A are kept, and may be extended.
+        """
         if half is self.half and self._space is not None:
             return self._space
         n_starts = min(max(1, N_STARTS // self.half.n_blocks), half.size)
         # span{w, M w, M^2 w, ...} of each block, orthonormal, (n_blocks, dimension, size)
         space = Krylov(lambda v: self.gram(half, v), half.white(range(n_starts)))
         space.reach(max(N_STEPS * n_starts, self.n_modes))
+        self._dimension = space.dimension
         if half is self.half:
             self._space = space
         return space
@@ -155,14 +160,19 @@ class Sketcher:
         if not self.n_modes or self.overflow:
             nothing = half.white(range(self.n_modes))
             return nothing, torch.zeros(nothing.shape[1::-1], dtype=torch.float64)
+        if half is self.half and self._leading is not None:
+            return self._leading
         space = self.space(half)
-        _, vectors, residuals = space.ritz()
+        _, vectors, residuals = space.ritz(self._dimension)
         # V = Q S: basis vectors times the coefficients of the leading Ritz vectors
         coordinates = vectors[..., : self.n_modes].to(half.factor.dtype)
-        ritz_vectors = space.basis[:, : space.dimension].mT @ coordinates
+        ritz_vectors = space.basis[:, : self._dimension].mT @ coordinates
         if ritz_vectors.isfinite().all():  # In single precision they are only nearly orthonormal.
             ritz_vectors = torch.linalg.qr(ritz_vectors).Q
-        return ritz_vectors.permute(2, 0, 1), residuals[:, : self.n_modes]
+        modes = ritz_vectors.permute(2, 0, 1), residuals[:, : self.n_modes]
+        if half is self.half:
+            self._leading = modes
+        return modes
 
     def gram(self, half: HalfFactor, v: Tensor) -> Tensor:
         """Return M v, a few vectors and trials at a time."""

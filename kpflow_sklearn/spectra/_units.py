@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kpflow_sklearn._common.memory import Allowance
 from kpflow_sklearn.networks.tangents import LayerBlock, MapBlock, coactivation_gram
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 
@@ -54,9 +55,55 @@ def _by_layer(op: LinearOperator) -> dict[int, list[MapBlock]]:
     return layers
 
 
-def unit_eigenvalues(op: LinearOperator, memory: int | None = None) -> np.ndarray:
+class UnitGrams:
+    """F_i^T F_i / N of every unit, kept for further use if memory allows.
+
+    Parameters
+    ----------
+    op : ParameterOperator
+        K, made of weight maps.
+    memory : Allowance, optional
+        Bytes to use at a time, if less than by default; a quarter of them to keep the Grams.
+    """
+
+    def __init__(self, op: ParameterOperator, memory: Allowance | None = None) -> None:
+        self.op, self._memory = op, memory
+        self._kept: list[tuple[int, range, Tensor]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, range, Tensor]]:
+        """Yield the groups of `unit_grams`."""
+        if self._kept is None:
+            amount = None if self._memory is None else self._memory.amount
+            groups = unit_grams(self.op, amount)
+            if 4 * self._n_bytes > _allowed(amount):
+                return groups
+            self._kept = list(groups)
+        return iter(self._kept)
+
+    @property
+    def trace_left_out(self) -> float:
+        """The part of tr K that the compression of K left out."""
+        share = self.op.activity_error
+        kept = sum(block.trace() for block, _ in map_blocks(self.op) or []) / _n_valid(self.op)
+        return kept * share / (1 - share)
+
+    @property
+    def _n_bytes(self) -> int:
+        layers = _by_layer(self.op).values()
+        return sum(8 * blocks[0].n_units * _n_columns(blocks) ** 2 for blocks in layers)
+
+    def of_maps(self, start: int, grams: Tensor) -> list[Tensor]:
+        """Return the diagonal blocks of a group's Grams: those of each weight map alone.
+
+        ``start`` is the first state of the layer. The maps are in the order of ``op.components``.
+        """
+        ends = np.cumsum([0] + [block.n_columns for block in _by_layer(self.op)[start]])
+        return [grams[:, a:b, a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def unit_eigenvalues(units: UnitGrams) -> np.ndarray:
     """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
-    of_units = [eigenvalues(grams).flatten() for _, _, grams in unit_grams(op, memory)]
+    of_units = [eigenvalues(grams).flatten() for _, _, grams in units]
     if not of_units:
         return np.empty(0)
     values = torch.cat(of_units).clamp(min=0).sort(descending=True).values
@@ -101,9 +148,7 @@ def parameter_moments(op: LinearOperator, memory: int | None = None) -> tuple[fl
     return trace / n_valid, square / n_valid**2
 
 
-def unit_modes(
-    op: ParameterOperator, k: int, memory: int | None = None
-) -> tuple[np.ndarray, Tensor]:
+def unit_modes(units: UnitGrams, k: int) -> tuple[np.ndarray, Tensor]:
     """Return the k largest eigenvalues of K and their eigenfunctions, each on one unit.
 
     Returns
@@ -113,8 +158,9 @@ def unit_modes(
     eigenfunctions : Tensor of shape (k, n_trials, n_timesteps, n_states)
         Orthonormal.
     """
+    op = units.op
     candidates: list[tuple[float, int, int, Tensor]] = []
-    for start, units, grams in unit_grams(op, memory):
+    for start, group, grams in units:
         if not grams.isfinite().all():
             none = torch.zeros(0, *op.in_shape, dtype=op.dtype, device=op.device)
             return np.empty(0), none
@@ -126,7 +172,7 @@ def unit_modes(
         for i in (values[:, -1] >= floor).nonzero()[:, 0].tolist():
             lead, vectors = torch.linalg.eigh(grams[i])
             for r in range(1, min(k, len(lead)) + 1):
-                candidates.append((float(lead[-r]), start, units[i], vectors[:, -r]))
+                candidates.append((float(lead[-r]), start, group[i], vectors[:, -r]))
         candidates = sorted(candidates, key=lambda c: -c[0])[:k]
     # An eigenvalue at the level of rounding belongs to no direction of K.
     best = [c for c in candidates if c[0] > ROUNDING * candidates[0][0]]
@@ -163,7 +209,7 @@ def unit_grams(
     Each group comes with the first state of its layer and the numbers of its units.
     """
     for start, blocks in _by_layer(op).items():
-        n_columns = sum(b.n_columns for b in blocks)
+        n_columns = _n_columns(blocks)
         # The Grams, and as much again for LAPACK's copy of them.
         size = max(1, _allowed(memory) // (16 * n_columns**2))
         for i in range(0, blocks[0].n_units, size):
@@ -173,7 +219,7 @@ def unit_grams(
 
 def _group_grams(blocks: list[MapBlock], units: range, memory: int | None) -> Tensor:
     """Return F_i^T F_i of some units, a few steps at a time."""
-    n_columns = sum(b.n_columns for b in blocks)
+    n_columns = _n_columns(blocks)
     first = blocks[0].features
     gram = first.new_zeros(len(units), n_columns, n_columns, dtype=torch.float64)
     # Columns and sensitivities of a step in double, and as much again for their products.
@@ -213,6 +259,10 @@ def _add_grams(
                 stretch = (weights @ products).unflatten(1, (left.shape[1], right.shape[1]))
                 rows = slice(starts[j] + a, starts[j] + a + left.shape[1])
                 gram[:, rows, starts[k] + first : starts[k + 1]] += stretch
+
+
+def _n_columns(blocks: list[MapBlock]) -> int:
+    return sum(block.n_columns for block in blocks)
 
 
 def _allowed(memory: int | None) -> int:

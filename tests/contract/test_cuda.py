@@ -11,8 +11,9 @@ import torch
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
 from kpflow_sklearn.operators import LinearOperator
-from kpflow_sklearn.spectra import OperatorSpectra, leading_modes
+from kpflow_sklearn.spectra import OperatorSpectra
 from tests.oracles.cases import CASES, build, solve
+from tests.oracles.spectrum_checks import leading_modes
 from tests.tools.devices import devices_in
 
 pytestmark = [

@@ -54,8 +54,9 @@ from kpflow_sklearn.plotting import (
     TrajectoryDisplay,
 )
 from kpflow_sklearn.preprocessing import SequenceScaler, SequenceVectorizer
-from kpflow_sklearn.spectra import OperatorSpectra, leading_modes
+from kpflow_sklearn.spectra import OperatorSpectra
 from tests.oracles.cases import MyCell
+from tests.oracles.spectrum_checks import leading_modes
 from tests.tools.global_state import global_state
 
 matplotlib.use("agg")

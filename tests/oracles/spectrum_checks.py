@@ -10,6 +10,7 @@ from torch import Tensor
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.results import Estimate
 from kpflow_sklearn.spectra import (
+    Modes,
     OperatorSpectra,
     Spectrum,
 )
@@ -34,6 +35,14 @@ class MatrixOperator(LinearOperator):
 
     def _adjoint(self) -> LinearOperator:
         return MatrixOperator(self.matrix.T, self.in_shape)
+
+
+def leading_modes(
+    op: LinearOperator, k: int, *, tolerance: float = 1e-3, **options: object
+) -> Modes:
+    """Return the leading eigenpairs of an operator's natural Gram."""
+    spectra = OperatorSpectra(op, axes=("all",), **options)  # type: ignore[arg-type]
+    return spectra.modes(k, tolerance)
 
 
 def operator_of(name: str, operator: str) -> LinearOperator:

@@ -219,8 +219,8 @@ def test_more_probes_keep_the_first_ones(name):
 
 
 def test_squares_are_drawn_only_as_long_as_they_are_needed():
-    shared = randomized(operator("gru P"), axes=("time",), n_probes=10)
-    assert len(shared.sketch.squares) == 10 < shared.sketch.n_probes
+    shared = randomized(operator("gru P"), axes=("time",), tol=1e-3)
+    assert len(shared.sketch.squares) == 30 < shared.sketch.n_probes
     first = shared.sketch.square0 + shared.sketch.squares.mean()
     expected = first * shared.sketch.magnitude**4
     assert shared.norm_square().value == pytest.approx(expected, rel=1e-12)

@@ -17,12 +17,18 @@ from kpflow_sklearn.lyapunov import lyapunov_exponents
 from kpflow_sklearn.networks import RecurrentNetwork, build_network
 from kpflow_sklearn.operators import FlowPropagator, LinearOperator
 from kpflow_sklearn.results import Estimate, select
-from kpflow_sklearn.spectra import OperatorSpectra, Spectrum, effective_dimension, spectrum, trace
+from kpflow_sklearn.spectra import (
+    Modes,
+    OperatorSpectra,
+    Spectrum,
+    effective_dimension,
+    spectrum,
+    trace,
+)
 from kpflow_sklearn.spectra import _modes as modes
 from kpflow_sklearn.spectra import _routes as routes
 from kpflow_sklearn.spectra import _units as unit_blocks
 from kpflow_sklearn.spectra._gramians import propagator_gram
-from kpflow_sklearn.spectra._modes import Modes, leading_modes
 from kpflow_sklearn.spectra._spectrum import compressed_spectrum
 from tests.oracles.cases import IDS, N_FEATURES, Case, MyCell, Solved, compare, solve
 from tests.oracles.spectrum_checks import (
@@ -34,6 +40,7 @@ from tests.oracles.spectrum_checks import (
     count_leading,
     dense_gram,
     descending_eigenvalues,
+    leading_modes,
     operator_of,
     reduce,
 )
@@ -237,7 +244,7 @@ def test_unit_eigenvalues_and_moments_match_dense(name, monkeypatch):
     total, square = np.trace(gram), (gram**2).sum()
     for memory in MEMORY:
         monkeypatch.setattr(unit_blocks, "_MEMORY", memory)
-        same_eigenvalues(unit_blocks.unit_eigenvalues(op), expected)
+        same_eigenvalues(unit_blocks.unit_eigenvalues(unit_blocks.UnitGrams(op)), expected)
         assert unit_blocks.parameter_moments(op) == pytest.approx((total, square), rel=TOLERANCE)
 
 
@@ -247,7 +254,7 @@ def test_unit_eigenvalues_and_moments_in_awkward_shapes(kind, shape, monkeypatch
     expected = descending_eigenvalues(gram)
     for memory in (1, 2**28):
         monkeypatch.setattr(unit_blocks, "_MEMORY", memory)
-        values = unit_blocks.unit_eigenvalues(op)
+        values = unit_blocks.unit_eigenvalues(unit_blocks.UnitGrams(op))
         assert (values >= 0).all() and (np.diff(values) <= 0).all()
         same_eigenvalues(values, expected)
         moments = unit_blocks.parameter_moments(op)
@@ -259,7 +266,9 @@ def test_compressed_unit_eigenvalues_and_moments(name, monkeypatch):
     monkeypatch.setattr(unit_blocks, "_MEMORY", 500)
     op = operator_of(name, "K").compress(rank=2)
     gram = op.to_dense().numpy()
-    same_eigenvalues(unit_blocks.unit_eigenvalues(op), descending_eigenvalues(gram))
+    same_eigenvalues(
+        unit_blocks.unit_eigenvalues(unit_blocks.UnitGrams(op)), descending_eigenvalues(gram)
+    )
     expected = np.trace(gram), (gram**2).sum()
     assert unit_blocks.parameter_moments(op) == pytest.approx(expected, rel=TOLERANCE)
 
@@ -286,7 +295,7 @@ def test_unit_modes_match_dense(name, k, monkeypatch):
     op, gram = operator_with_gram(solve(name), "K")
     for memory in (1, 3000):
         monkeypatch.setattr(unit_blocks, "_MEMORY", memory)
-        values, functions = unit_blocks.unit_modes(op, k)
+        values, functions = unit_blocks.unit_modes(unit_blocks.UnitGrams(op), k)
         assert functions.shape == (len(values), *op.out_shape)
         check_pairs(values, functions.flatten(1).numpy(), gram, k)
 
@@ -296,7 +305,7 @@ def test_unit_modes_in_awkward_shapes(kind, shape):
     solved = awkward(kind, shape)
     op, gram = operator_with_gram(solved, "K")
     for k in (1, 6, 200):
-        values, functions = unit_blocks.unit_modes(op, k)
+        values, functions = unit_blocks.unit_modes(unit_blocks.UnitGrams(op), k)
         check_pairs(values, functions.flatten(1).numpy(), gram, k)
         moved = (functions**2).sum((1, 2)).unflatten(-1, (-1, AWKWARD[shape].hidden_size))
         assert ((moved > 0).any(1).sum(-1) == 1).all()  # Each moves one unit alone.
@@ -304,7 +313,7 @@ def test_unit_modes_in_awkward_shapes(kind, shape):
 
 def test_equal_units_repeat_their_eigenvalues():
     op, gram = operator_with_gram(awkward("tanh", "identical units"), "K")
-    values = unit_blocks.unit_eigenvalues(op).reshape(-1, 3)
+    values = unit_blocks.unit_eigenvalues(unit_blocks.UnitGrams(op)).reshape(-1, 3)
     np.testing.assert_allclose(values, values[:, :1].repeat(3, 1), atol=1e-15)
     measured, functions, _ = leading_modes(op, 6)
     np.testing.assert_allclose(measured[:3], measured[0], rtol=1e-12)
@@ -325,7 +334,7 @@ def test_float32_units_agree_to_rounding(kind):
     single = linearize(copy.deepcopy(lin.network).float(), lin.X).K
     gram = solved.dense.K.numpy()
     expected = descending_eigenvalues(gram)
-    values = unit_blocks.unit_eigenvalues(single)
+    values = unit_blocks.unit_eigenvalues(unit_blocks.UnitGrams(single))
     np.testing.assert_allclose(values[:10], expected[:10], atol=1e-6 * expected[0])
     measured = unit_blocks.parameter_moments(single)
     assert measured == pytest.approx((np.trace(gram), (gram**2).sum()), rel=1e-5)

@@ -21,7 +21,6 @@ from kpflow_sklearn.spectra import (
     trace,
 )
 from kpflow_sklearn.spectra import _routes as routes
-from kpflow_sklearn.spectra._modes import leading_modes
 from kpflow_sklearn.spectra._spectrum import (
     compressed_spectrum,
     spectrum_of_eigenvalues,
@@ -38,6 +37,7 @@ from tests.oracles.spectrum_checks import (
     check_spectrum,
     dense_gram,
     descending_eigenvalues,
+    leading_modes,
     operator_of,
     reduce,
 )

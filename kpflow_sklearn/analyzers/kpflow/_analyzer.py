@@ -30,6 +30,7 @@ from kpflow_sklearn.analyzers.kpflow._snapshot import (
     SpectralSettings,
     spectrum_table,
 )
+from kpflow_sklearn.analyzers.kpflow._weight_maps import weight_map_table
 from kpflow_sklearn.lyapunov import N_FOLLOWED, lyapunov_spectrum
 from kpflow_sklearn.preprocessing import POOLINGS, pooled
 from kpflow_sklearn.results import (
@@ -40,7 +41,7 @@ from kpflow_sklearn.results import (
     select,
     to_frame,
 )
-from kpflow_sklearn.spectra import AXES, GRAMS, METHODS, N_PROBES, REDUCTIONS, Modes
+from kpflow_sklearn.spectra import AXES, GRAMS, METHODS, REDUCTIONS, TOL, Modes
 
 
 class KPFlowAnalyzer(RecurrentAnalyzer):
@@ -83,9 +84,11 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         How spectra are computed. "auto" computes them exactly where that is cheap and otherwise
         estimates them with random vectors. The column ``method`` of ``results_`` says which was
         used.
-    n_probes : int, default=30
-        Number of random vectors per estimate. Up to four times as many are used if the standard
-        error of an effective dimension would otherwise exceed 2%.
+    n_probes : int, optional
+        Number of random vectors per estimate. By default as many as ``tol`` needs, from 30 to 120.
+    tol : float, default=0.02
+        Relative standard error at which an estimate is accurate enough. A value left less accurate
+        has a larger ``std_error`` in ``results_``.
     activity_tol : float, default=1e-6
         Largest part of the activity of each weight map (a weight matrix and its input) that may be
         left out of PKP*, as a relative Frobenius norm. The rest is a low-rank factor. The less
@@ -208,7 +211,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         gram: str = "natural",
         reduction: str = "trace",
         method: str = "auto",
-        n_probes: int = N_PROBES,
+        n_probes: int | None = None,
+        tol: float = TOL,
         activity_tol: float = 1e-6,
         analysis_trials: int = 64,
         memory_limit: int | None = None,
@@ -225,6 +229,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.reduction = reduction
         self.method = method
         self.n_probes = n_probes
+        self.tol = tol
         self.activity_tol = activity_tol
         self.analysis_trials = analysis_trials
         self.memory_limit = memory_limit
@@ -325,7 +330,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
 
     def _check_parameters(self) -> None:
         check_positive_int(self.n_components, "n_components")
-        check_positive_int(self.n_probes, "n_probes", minimum=4)
+        if self.n_probes is not None:
+            check_positive_int(self.n_probes, "n_probes", minimum=4)
+        check_real(self.tol, "tol", 0, open_minimum=True)
         check_real(self.activity_tol, "activity_tol", 0, 1)
         if self.memory_limit is not None:
             check_positive_int(self.memory_limit, "memory_limit", maximum=None)
@@ -349,6 +356,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             self.reduction,
             self.method,
             self.n_probes,
+            self.tol,
             self.memory_limit,
             seed,
         )
@@ -366,7 +374,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             snapshot = SnapshotAnalysis(network, iteration, trials, objective, self.activity_tol)
             spectra = snapshot.spectra(settings)
             if not rows:
-                sizes = len(self.snapshots_), self.n_components
+                sizes = len(self.snapshots_), int(self.n_components)
                 forecast(snapshot, spectra, settings, *sizes).announce(verbose=self.verbose)
             rows += snapshot.rows(spectra, settings)
             if decay:  # Reported so that it is not overlooked, as it is not part of PKP*.
@@ -381,16 +389,18 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             previous = snapshot.motion
         nothing_later = Estimate.missing("there is no later snapshot to compare with")
         rows.append(row(iteration, "PKP", "all", "interval_agreement", nothing_later, **n))
-        modes = {
-            name: snapshot.modes(name, self.n_components, settings) for name in settings.operators
-        }
+        natural = spectra
+        if not spectra["PKP"].has_hidden_gram:  # The settings ask for other axes or Grams.
+            natural = snapshot.natural_spectra(settings)
+        modes = {name: natural[name].modes(int(self.n_components)) for name in settings.operators}
         rows += self._keep_modes(modes, iteration, n)
         if "PKP" in settings.operators:
-            self.components_ = snapshot.hidden_components(self.n_components, settings, spectra)
+            self.components_ = snapshot.hidden_components(self.n_components, natural["PKP"])
             self.n_components_ = len(self.components_)
         self.results_ = to_frame(rows)
         self.spectra_ = spectrum_table(spectra, modes, settings)
         self.signal_dimensions_ = pd.DataFrame(signals).set_index("iteration")
+        self.weight_maps_ = weight_map_table(natural["K"], settings.rank_threshold)
         self._describe_last(snapshot, settings)
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
@@ -481,7 +491,6 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         table = dimensions.pivot(index="operator", columns="axis", values="value")
         self.effective_dimensions_ = table.loc[list(settings.operators), list(settings.axes)]
         self.bottleneck_ = bottleneck_table(self.results_)
-        self.weight_maps_ = last.weight_maps(settings)
         self.lyapunov_exponents_ = self.lyapunov_std_error_ = np.empty(0)
         self.kaplan_yorke_dimension_: float | None = None
         self.kaplan_yorke_std_error_: float | None = None

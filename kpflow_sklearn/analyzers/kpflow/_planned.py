@@ -74,7 +74,7 @@ def _memory(lin: Linearization, settings: SpectralSettings, n_components: int) -
     """Return the bytes of the derivatives, signals, random vectors and eigenfunctions."""
     array = lin.states.numel() * lin.states.element_size()
     limit = settings.memory_limit or free_memory(lin.states.device) // 4
-    vectors = min(float(limit), 2.0 * (settings.n_probes + N_PROBES) * array)
+    vectors = min(float(limit), 2.0 * ((settings.n_probes or N_PROBES) + N_PROBES) * array)
     kept = (_N_SIGNALS + n_components * len(settings.operators)) * array
     held = {t.data_ptr(): t.numel() * t.element_size() for t in _tensors(lin.tangent.layers)}
     return sum(held.values()) + kept + vectors

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
 from kpflow_sklearn.analyzers.kpflow._agreement import kernel_agreement
-from kpflow_sklearn.analyzers.kpflow._weight_maps import weight_map_table
 from kpflow_sklearn.networks import Objective, RecurrentNetwork, to_tensors
 from kpflow_sklearn.operators import LinearOperator, TangentKernel, cut
 from kpflow_sklearn.results import NOISY, OVERFLOW, Estimate, row
@@ -20,7 +19,6 @@ from kpflow_sklearn.spectra import (
     Modes,
     OperatorSpectra,
     fix_signs,
-    leading_modes,
     spectrum_of_gram,
 )
 
@@ -76,7 +74,8 @@ class SpectralSettings:
     gram: str
     reduction: str
     method: str
-    n_probes: int
+    n_probes: int | None
+    tol: float
     memory_limit: int | None
     seed: int
 
@@ -143,6 +142,7 @@ class SnapshotAnalysis:
                 reduction=settings.reduction,
                 method=settings.method,
                 n_probes=settings.n_probes,
+                tol=settings.tol,
                 memory_limit=settings.memory_limit,
                 random_state=settings.seed,
             )
@@ -242,23 +242,17 @@ class SnapshotAnalysis:
             out[name] = spectrum_of_gram(gram).effective_dimension.value
         return out
 
-    def modes(self, name: str, k: int, settings: SpectralSettings) -> Modes:
-        """Return the k leading eigenpairs of an operator's Gram."""
-        return leading_modes(
-            self.operators[name],
-            k,
-            memory_limit=settings.memory_limit,
-            random_state=settings.seed,
+    def natural_spectra(self, settings: SpectralSettings) -> dict[str, OperatorSpectra]:
+        """Return the spectra of K, PP* and PKP* that modes, components and weight maps need."""
+        return self.spectra(
+            replace(settings, axes=("all", "hidden"), gram="natural", reduction="trace")
         )
 
-    def hidden_components(
-        self, k: int, settings: SpectralSettings, spectra: dict[str, OperatorSpectra]
-    ) -> np.ndarray:
-        """Return the leading eigenvectors of hidden-axis PKP*, (at most k, n_states)."""
-        kernel = spectra["PKP"]
-        if not kernel.has_hidden_gram:  # The settings ask for other axes or another Gram.
-            options = replace(settings, axes=("hidden",), gram="natural", reduction="trace")
-            kernel = self.spectra(options)["PKP"]
+    def hidden_components(self, k: int, kernel: OperatorSpectra) -> np.ndarray:
+        """Return the leading eigenvectors of hidden-axis PKP*, (at most k, n_states).
+
+        ``kernel`` holds the spectra of PKP*.
+        """
         gram = kernel.hidden_gram()
         if not gram.isfinite().all():
             raise ValueError(
@@ -269,11 +263,6 @@ class SnapshotAnalysis:
         # Rows: the eigenvectors of sum_bt (PKP*)_bt,bt, (n_states, n_states), largest first.
         vectors = torch.linalg.eigh(gram).eigenvectors.flip(1).mT[:k]
         return fix_signs(vectors).cpu().numpy()
-
-    def weight_maps(self, settings: SpectralSettings) -> pd.DataFrame:
-        """Return the weight-map table, with one row per map."""
-        limit = settings.memory_limit
-        return weight_map_table(self.linearization.K, settings.rank_threshold, limit)
 
 
 def _exact_trace(spectra: OperatorSpectra, settings: SpectralSettings) -> Estimate | None:

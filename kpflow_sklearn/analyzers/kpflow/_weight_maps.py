@@ -12,17 +12,14 @@ from kpflow_sklearn.networks.tangents import MapBlock
 from kpflow_sklearn.operators import ParameterOperator
 from kpflow_sklearn.results import with_whole_numbers
 from kpflow_sklearn.spectra import (
+    OperatorSpectra,
     map_blocks,
     parameter_gram,
     spectrum_of_gram,
-    unit_grams,
-    without_rounding,
 )
 
 
-def weight_map_table(
-    op: ParameterOperator, rank_threshold: float, memory: int | None = None
-) -> pd.DataFrame:
+def weight_map_table(spectra: OperatorSpectra, rank_threshold: float) -> pd.DataFrame:
     """Return the dimensions of u_j, S_j and K_j for each weight map of K, with bounds.
 
     Exact ranks satisfy rank K_j,i <= rank u_j for each unit i, and
@@ -34,12 +31,10 @@ def weight_map_table(
 
     Parameters
     ----------
-    op : ParameterOperator
-        The operator K. The table is empty if K contains terms that are not weight maps.
+    spectra : OperatorSpectra
+        That of K. The table is empty if K contains terms that are not weight maps.
     rank_threshold : float
         Share of the trace that defines a rank.
-    memory : int, optional
-        Limit in bytes on the memory used at a time, if it is lower than the default.
 
     Returns
     -------
@@ -49,15 +44,32 @@ def weight_map_table(
         K_time_rank_bound (of the exact rank), K_unit_rank (the largest over units) and
         K_unit_rank_bound.
     """
-    parts = op.components if map_blocks(op) is not None else {}
-    rows = [_row(name, part, rank_threshold, memory) for name, part in parts.items()]
+    if map_blocks(spectra.op) is None:
+        return pd.DataFrame()
+    unit_ranks = _unit_ranks(spectra, rank_threshold)
+    parts = spectra.op.components.items()  # type: ignore[attr-defined]
+    rows = [
+        _row(name, part, unit_ranks[name], rank_threshold, spectra.memory.amount)
+        for name, part in parts
+    ]
     table = pd.DataFrame(rows)
     ranks = [column for column in table if "rank" in str(column)]
     return table.assign(**with_whole_numbers(table[ranks]))
 
 
+def _unit_ranks(spectra: OperatorSpectra, threshold: float) -> dict[str, int]:
+    """Return the largest rank over units i of K_j,i, in its smaller form F x F, for each map."""
+    ranks: dict[str, int] = {}
+    for start, _, grams in spectra.units:
+        names = [b.name for b in spectra.op.jacobian.blocks if b.states.start == start]  # type: ignore[attr-defined]
+        for name, of_map in zip(names, spectra.units.of_maps(start, grams), strict=True):
+            largest = max(_rank(gram, threshold) for gram in of_map)
+            ranks[name] = max(ranks.get(name, 0), largest)
+    return ranks
+
+
 def _row(
-    name: str, op: ParameterOperator, rank_threshold: float, memory: int | None
+    name: str, op: ParameterOperator, unit_rank: int, rank_threshold: float, memory: int
 ) -> dict[str, Any]:
     block: MapBlock = op.jacobian.blocks[0].block
     n_trials, n_timesteps, _ = op.in_shape
@@ -67,11 +79,9 @@ def _row(
     steps = (step.flatten(1).double() for step in block.sensitivity)
     s_gram: Any = sum(s.mT @ s for s in steps)
     activity, sensitivity = spectrum_of_gram(u_gram), spectrum_of_gram(s_gram)
-    # K_j on the time axis, (T, T), and K_j,i of each unit i (in its smaller form, F x F).
+    # K_j on the time axis, (T, T).
     time = spectrum_of_gram(parameter_gram(op, "time", memory))
     u_exact, s_exact = _exact_rank(u_gram), _exact_rank(s_gram)
-    grams = (gram for _, _, group in unit_grams(without_rounding(op), memory) for gram in group)
-    unit_rank = max(_rank(gram, rank_threshold) for gram in grams)
     return {
         "map": name,
         "u_effective_dimension": activity.effective_dimension.value,

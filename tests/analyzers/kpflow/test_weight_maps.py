@@ -8,6 +8,7 @@ import torch
 
 from kpflow_sklearn import linearize
 from kpflow_sklearn.analyzers.kpflow._weight_maps import weight_map_table
+from kpflow_sklearn.spectra import OperatorSpectra
 from tests.oracles.cases import CASES, IDS, N_TIMESTEPS, N_UNITS, Case, build, solve
 from tests.oracles.spectrum_checks import (
     MAPPED,
@@ -29,7 +30,7 @@ def exact_rank(matrix: np.ndarray) -> int:
 @every_mapped_case
 def test_weight_maps_are_those_of_the_dense_components(name):
     K = operator_of(name, "K")
-    table = weight_map_table(K, 0.95).set_index("map")
+    table = weight_map_table(OperatorSpectra(K), 0.95).set_index("map")
     assert list(table.index) == list(K.components)
     for map_name, part in K.components.items():
         gram = reduce(part.to_dense().numpy(), part.out_shape, "time", "trace")
@@ -44,7 +45,7 @@ def test_weight_maps_are_those_of_the_dense_components(name):
 def test_bounds_of_the_weight_maps_hold(name):
     K = operator_of(name, "K")
     shape = K.out_shape
-    table = weight_map_table(K, 0.95).set_index("map")
+    table = weight_map_table(OperatorSpectra(K), 0.95).set_index("map")
     assert (table["K_unit_rank"] <= table["K_unit_rank_bound"]).all()
     assert (table["K_time_rank"] <= table["K_time_rank_bound"]).all()
     for map_name, part in K.components.items():
@@ -73,7 +74,7 @@ def test_weight_map_of_a_tanh_layer_from_its_states():
     ones = torch.ones(*X.shape[:2], 2, dtype=X.dtype)
     activity = torch.cat([previous, X, ones], dim=-1).flatten(0, 1).numpy()
     sensitivity = (1 - states**2).flatten(0, 1).numpy()
-    row = weight_map_table(solved.linearization.K, 0.95).iloc[0]
+    row = weight_map_table(OperatorSpectra(solved.linearization.K), 0.95).iloc[0]
     for letter, matrix in (("u", activity), ("S", sensitivity)):
         values = descending_eigenvalues(matrix.T @ matrix)
         dimension = values.sum() ** 2 / (values**2).sum()
@@ -86,14 +87,16 @@ def test_padding_changes_no_weight_map():
     network, X = build(BY_NAME["tanh"])
     mask = np.arange(5) < np.full((3, 1), 3)
     short, long = linearize(network, X[:, :3]), linearize(network, X, mask)
-    tables = [weight_map_table(lin.K, 0.95).set_index("map") for lin in (short, long)]
+    tables = [
+        weight_map_table(OperatorSpectra(lin.K), 0.95).set_index("map") for lin in (short, long)
+    ]
     short, long = (table.drop(columns="K_time_rank_bound") for table in tables)
     np.testing.assert_allclose(long, short, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["relu", "relu-2layers", "relu-ragged"])
 def test_dead_units_do_not_raise_the_bound(name):
-    table = weight_map_table(operator_of(name, "K"), 0.95)
+    table = weight_map_table(OperatorSpectra(operator_of(name, "K")), 0.95)
     sensitivity = operator_of(name, "K").jacobian.blocks[-1].block.sensitivity
     assert (sensitivity == 0).all(dim=(0, 1, 2)).any()
     assert (table["K_unit_rank_bound"] <= table["u_exact_rank"]).all()
@@ -107,7 +110,7 @@ def test_one_input_without_recurrence_moves_as_many_steps_as_there_are_trials():
     for name, p in network.recurrent.named_parameters():
         p.requires_grad_(name == "weight_ih_l0")
     K = linearize(network, X).K
-    row = weight_map_table(K, 0.99).iloc[0]
+    row = weight_map_table(OperatorSpectra(K), 0.99).iloc[0]
     assert row["u_exact_rank"] == row["S_exact_rank"] == 1
     time = reduce(K.to_dense().numpy(), K.out_shape, "time", "trace")
     assert exact_rank(time) == len(X) <= row["K_time_rank_bound"] <= N_TIMESTEPS
@@ -115,4 +118,4 @@ def test_one_input_without_recurrence_moves_as_many_steps_as_there_are_trials():
 
 @pytest.mark.parametrize("name", ["user", "gru-trained_z0"])
 def test_weight_map_table_is_empty_without_weight_maps_alone(name):
-    assert len(weight_map_table(operator_of(name, "K"), 0.95)) == 0
+    assert len(weight_map_table(OperatorSpectra(operator_of(name, "K")), 0.95)) == 0

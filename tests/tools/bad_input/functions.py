@@ -184,11 +184,12 @@ def _spectra() -> Iterator[Entry]:
             *plain("either", 1e200 * lin.P, 1e100 * lin.K),
         ],
         "gram": choice(), "reduction": choice(), "method": choice(), "n_modes": count(0),
-        "n_probes": count(4), "memory_limit": count(optional=True, largest=False),
+        "n_probes": count(4, optional=True), "tol": real(open_low=True),
+        "memory_limit": count(optional=True, largest=False),
         "random_state": seed(),
     }  # fmt: skip
     good = {"op": lin.PKP, "gram": "natural", "reduction": "trace", "method": "auto", "n_modes": 2,
-            "n_probes": 8, "memory_limit": None, "random_state": 0}  # fmt: skip
+            "n_probes": 8, "tol": 0.02, "memory_limit": None, "random_state": 0}  # fmt: skip
     threshold = share(open_low=True)
     on_axis = {"axis": AXIS, **options}
     for name in ("spectrum", "trace", "effective_dimension"):

@@ -13,7 +13,7 @@ from kpflow_sklearn import KPFlowAnalyzer
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
 from kpflow_sklearn.analyzers.kpflow._snapshot import SnapshotAnalysis
 from kpflow_sklearn.networks import Objective, Targets
-from kpflow_sklearn.spectra import OperatorSpectra, leading_modes
+from kpflow_sklearn.spectra import OperatorSpectra
 from kpflow_sklearn.spectra._gramians import propagator_gram
 from tests.tools.benchmarks import gemms
 from tests.tools.benchmarks.ours import ACTIVITY_TOL, operator_of
@@ -69,7 +69,7 @@ def _parameter_spectrum(**compression: float) -> Analysis:
 def _modes(operator: str) -> Analysis:
     def prepare(problem: Problem) -> Callable[[], object]:
         op = operator_of(problem, operator)
-        return lambda: leading_modes(op, N_MODES, random_state=0)
+        return lambda: OperatorSpectra(op, random_state=0).modes(N_MODES)
 
     def describe(problem: Problem, modes: Any) -> str:
         residual = worst_residual(problem, operator, modes.eigenvalues, modes.eigenfunctions)

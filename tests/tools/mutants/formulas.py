@@ -9,6 +9,7 @@ OPERATORS = ("contract/test_properties", "operators/test_operators",
 SPECTRA = ("spectra/test_spectra", "spectra/test_exact")
 ESTIMATES = ("spectra/test_estimates",)
 COVERAGE = (*ESTIMATES, "spectra/test_coverage")
+QUADRATURE = ("spectra/test_quadrature",)
 TASKS = ("analyzers/alignment/test_task_flow", "analyzers/alignment/test_task_analyzer")
 GRAM = ("feedforward/test_gram_kernel", "feedforward/test_gram_closed",
         "analyzers/gram/test_gram_analyzer")  # fmt: skip
@@ -78,9 +79,20 @@ FORMULAS: dict[tuple[str, tuple[str, ...]], list[tuple[str, str, str]]] = {
          'w -= torch.einsum("kni,ind->knd", torch.einsum("knd,ind->kni", w, basis), basis)',
          "pass"),
     ],
-    ("spectra/_lanczos_rank.py", COVERAGE): [
+    ("spectra/_krylov.py", QUADRATURE): [
         ("Lanczos weights without their square",
-         "vectors[:, 0].square().cpu()", "vectors[:, 0].abs().cpu()"),
+         "vectors[..., 0, :].square()", "vectors[..., 0, :].abs()"),
+        ("Lanczos without the step before",
+         ".sub_(betas[-1] * before)", ""),
+    ],
+    ("spectra/_lanczos_rank.py", QUADRATURE): [
+        ("eigenvalues of P counted without their sum",
+         "(count * np.clip(1 - values / last, 0, None))", "(count * (values < last))"),
+    ],
+    ("spectra/_growth.py", ("test_lyapunov",)): [
+        ("growth that forgets the product before",
+         "torch.bmm(y.mT, step.mT", "torch.bmm(self.q.mT, step.mT"),
+        ("rounding that does not grow", "noise * after / before + rounding", "rounding"),
     ],
     ("spectra/_counts.py", ("spectra/test_counts",)): [
         ("pivots of P without the step after",
