@@ -105,8 +105,9 @@ class Comparison:
                 break
             difference = compare(self.rates, theirs, trials)
             if difference is not None and not difference.is_none:
-                start = START if difference.at_start else ""
-                remedy = self._calls_remedy(run) or start
+                # States that agree before they are read show that z_0 is right.
+                starts_apart = difference.at_start and (stage == 2 or run.states is None)
+                remedy = self._calls_remedy(run) or (START if starts_apart else "")
                 return Problem(stage, f"{name} {difference.words}", form, remedy)
         seen = run.states is not None or compare(self.rates, run.read, trials) is not None
         if seen and not self.check_outputs:

@@ -63,9 +63,14 @@ class NamedParts:
         if self.is_cell:
             return self.cell
         identities = set(map(id, [*left_out, *self.start_parameters]))
-        every = parameters_of(self.base).values()
-        counted = [p for p in every if id(p) not in identities]
-        return FunctionOf(self.base, self.step, "step", counted)
+        every = parameters_of(self.base).items()
+        counted = {name: p for name, p in every if id(p) not in identities}
+        if self.start_trains and "initial_state" in counted:
+            raise UnsupportedNetworkError(
+                f"the parameter initial_state of {type(self.base).__name__} is not z_0, which has "
+                "this name in the results: rename it, or give it as initial_state='initial_state'."
+            )
+        return FunctionOf(self.base, self.step, "step", counted.values())
 
 
 def find_named_parts(

@@ -230,6 +230,11 @@ SAYS = {
         {"initial_state": ("h0", np.zeros(N))},
         r"h0 can train .* and the values of shape \(4,\) cannot.*requires_grad_\(False\) on h0",
     ),
+    "another parameter of the name of z_0": (
+        lambda: network(plain, h0=nn.Parameter(ZEROS), initial_state=nn.Parameter(ZEROS)),
+        BY_CELL | {"initial_state": "h0"},
+        "parameter initial_state of Net is not z_0, .* rename it",
+    ),
     "another z_0": (lambda: network(from_ones), {}, "step 0 .* start neither from zero nor"),
     "another z_0 of a cell": (
         lambda: network(from_ones),
@@ -274,13 +279,24 @@ def test_errors_say_what_came_and_what_to_do(name):
     assert "tensor([" not in str(error.value)
 
 
-def test_z_0_is_not_blamed_for_later_steps():
-    def late(self, x):
-        h = self.gru(x)[0]
-        return self.out(torch.cat([h[:, :2], 2 * h[:, 2:]], 1))
+def late(self, x):
+    h, outputs = x.new_zeros(len(x), N), []
+    for t, x_t in enumerate(x.unbind(1)):
+        h = cell_of(self)(x_t, h) * (1 + (t >= 2))
+        outputs.append(self.out(h))
+    return torch.stack(outputs, 1)
 
-    with pytest.raises(UnsupportedNetworkError, match="first at step 2") as error:
-        SavedTraining(network(late)).fit(X, Y)
+
+def doubled(self, x):
+    return self.out(2 * self.gru(x)[0])
+
+
+@pytest.mark.parametrize(
+    "forward, options, step", [(late, BY_CELL | {"initial_state": ZEROS}, 2), (doubled, {}, 0)]
+)
+def test_z_0_is_not_blamed_for_later_steps_or_parts(forward, options, step):
+    with pytest.raises(UnsupportedNetworkError, match=f"read out .* at step {step}") as error:
+        SavedTraining(network(forward), **options).fit(X, Y)
     assert "initial_state" not in str(error.value)
 
 
