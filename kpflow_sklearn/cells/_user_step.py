@@ -29,6 +29,9 @@ class UserStep:
     seed : int, optional
         Seed that freezes the numbers drawn from torch's generator: one realisation per step,
         common to all trials, and the same for runs and derivatives.
+    prefix : str, default=""
+        What stands before the names of ``parameters``, with which the step is called, in those of
+        the module: a function of a network names its parameters as the network does.
     """
 
     def __init__(
@@ -37,10 +40,22 @@ class UserStep:
         sizes: tuple[int, ...],
         is_tuple: bool = False,
         seed: int | None = None,
+        prefix: str = "",
     ) -> None:
         self.module, self.sizes, self.is_tuple, self.seed = module, sizes, is_tuple, seed
+        self.prefix = prefix
         #: What each step draws, by step, dtype and device: the same whenever it is recorded.
         self._draws: dict[tuple, list[Draw] | None] = {}
+
+    @property
+    def label(self) -> str:
+        """The step in words: its role and name if it is a function, otherwise its class."""
+        return getattr(self.module, "label", f"cell {type(self.module).__name__}")
+
+    def state_in_words(self, n_rows: int) -> str:
+        """Return the form in which the module is given the states of some trials."""
+        shapes = [(n_rows, size) for size in self.sizes]
+        return f"states of shapes {shapes}" if self.is_tuple else f"a state of shape {shapes[0]}"
 
     def __call__(
         self, t: int, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None = None
@@ -102,7 +117,8 @@ class UserStep:
         if parameters is None:
             new = self.module(x, state)
         else:
-            new = functional_call(self.module, dict(parameters), (x, state))
+            named = {self.prefix + name: value for name, value in parameters.items()}
+            new = functional_call(self.module, named, (x, state))
         if self.is_tuple:
             self._check_parts(new, len(z))
             return torch.cat(new, dim=-1)
@@ -119,9 +135,19 @@ class UserStep:
         came = str(tuple(new.shape)) if isinstance(new, Tensor) else type(new).__name__
         if isinstance(new, tuple):
             came = f"tuple of {_shapes(new)}"
-        label = getattr(self.module, "label", f"cell {type(self.module).__name__}")
+        remedy = ""
+        if isinstance(new, Tensor) and new.ndim > 2:
+            remedy = (
+                " The state of a trial is one vector: begin the step with h.unflatten(-1, ...) "
+                "and end it with h.flatten(1)."
+            )
+        elif isinstance(new, (tuple, list)) and not self.is_tuple:
+            remedy = (
+                " If the state is a tuple, give initial_state=(...) with each of its parts; "
+                "otherwise return the state alone."
+            )
         raise UnsupportedNetworkError(
-            f"the {label} must return the next state as {expected}, got {came}."
+            f"the {self.label} must return the next state as {expected}, got {came}.{remedy}"
         )
 
 

@@ -1,11 +1,13 @@
 """A recurrent network: encoder, step, readout and z_0, built here or recognised in a module.
 
 ``_network`` is the network, ``_layers`` its layers, ``_build`` makes a new one. ``_recognition``
-views a user's module as one: ``_named_step`` finds the parts that the user names, ``_readouts``
-the readout, ``_encoders`` what comes before the step; ``_functions`` makes modules of a network's
-functions and methods. ``_reproduction`` checks that the result computes what the module does:
+views a user's module as one: ``_named_step`` finds the parts that the user names,
+``_initial_state`` z_0, ``_readouts`` the readout, ``_encoders`` what comes before the step;
+``_functions`` makes modules of a network's functions and methods. ``_reproduction`` checks that
+the result computes what the module does:
 ``_coupling`` its step and encoder, ``_computed_start`` z_0, ``_parameter_use`` its parameters,
-``_comparison`` its states and outputs on a run of the module (``_module_run``). ``_layout`` finds
+``_comparison`` its states and outputs on a run of the module (``_module_run``, with
+``_forward_arguments``), ``_remedies`` says what to do. ``_layout`` finds
 out whether the module takes steps first. ``_targets`` encodes targets, ``_objective`` is the loss
 with its error signal. A function given as loss is called by ``_user_loss``, has the targets of
 ``_user_targets`` and is checked by ``_user_loss_checks``. ``tangents`` holds the derivatives along
@@ -14,7 +16,8 @@ a run.
 
 from kpflow_sklearn.networks._build import build_network
 from kpflow_sklearn.networks._computed_start import is_given_as_values
-from kpflow_sklearn.networks._functions import is_kept_apart
+from kpflow_sklearn.networks._forward_arguments import warn_without_mask
+from kpflow_sklearn.networks._functions import is_kept_apart, parts_in_network
 from kpflow_sklearn.networks._layout import (
     CLEARLY,
     is_prefix_both_ways,
@@ -49,6 +52,7 @@ __all__ = [
     "is_kept_apart",
     "is_prefix_both_ways",
     "losses_by_layout",
+    "parts_in_network",
     "recognise_network",
     "refuse_same_memory",
     "refuse_unusable",
@@ -56,4 +60,5 @@ __all__ = [
     "target_encoder",
     "to_tensors",
     "warn_of_gradient_hooks",
+    "warn_without_mask",
 ]

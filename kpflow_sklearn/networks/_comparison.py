@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._encoders import describe
+from kpflow_sklearn.networks._encoders import TWO_USES, describe
 from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._module_run import (
     Form,
@@ -20,54 +18,8 @@ from kpflow_sklearn.networks._module_run import (
     run_module,
 )
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._parameter_use import ParameterUse
-
-_OPT_OUT = (
-    "SavedTraining(..., check_outputs=False) analyses that readout nevertheless: outputs, loss "
-    "and error signal are then those of the readout, not of the module, and not compared."
-)
-#: Remedies, by the stage at which module and rebuilt network first differ: 0 the call on X, 1 the
-#: input of the recurrent part, 2 its states, 3 the input of the readout, 4 the outputs.
-_REMEDIES = {
-    0: "Wrap the network in a module whose forward takes X alone.",
-    1: "Give what happens to X before that as SavedTraining(..., encoder=...): the name of a "
-    "submodule, or a function encoder=lambda network, X: ... that returns what the recurrent part "
-    "receives, for X (n_trials, n_timesteps, n_features).",
-    2: "If the states do not start from zero, give initial_state=...; if they are computed in "
-    "another way, name that as step='...'.",
-    3: "Give what maps the states to the outputs, with all that lies between them, as "
-    "SavedTraining(..., readout=...): the name of one module, or a function "
-    "readout=lambda network, states: ...; if the states themselves differ, name what computes "
-    "them as step='...', and what happens to X before it as encoder='...'.",
-    4: "Give all that follows the states as SavedTraining(..., readout=...): the name of one "
-    "module, or a function readout=lambda network, states: ... . If the module changes the "
-    f"outputs of its readout afterwards, {_OPT_OUT}",
-}
-
-
-def further_parameters(
-    module: nn.Module,
-    names: list[str],
-    use: ParameterUse,
-    view: RecurrentNetwork,
-    initial_state: Any,
-) -> str:
-    """Return a sentence on the parameters that belong to no part, or "" if there are none."""
-    if not names:
-        return ""
-    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    text = (
-        f"{type(module).__name__} has further parameters, {listed}, that its outputs depend on, "
-        "but that belong to no encoder, step, readout or initial state."
-    )
-    parts = {1: view.n_states, 2: view.n_states / 2}
-    sizes = [use.sizes[name] for name in names]
-    specs = initial_state if isinstance(initial_state, tuple) else (initial_state,)
-    has_name = any(isinstance(spec, str) for spec in specs)
-    if not has_name and sizes == [parts.get(len(names))] * len(names):
-        start = names[0] if len(names) == 1 else tuple(names)
-        text += f" If the initial state is {' and '.join(names)}, give initial_state={start!r}."
-    return text
+from kpflow_sklearn.networks._readouts import READS_X
+from kpflow_sklearn.networks._remedies import REMEDIES, START, Problem, arguments_remedy
 
 
 class Comparison:
@@ -105,8 +57,8 @@ class Comparison:
         self.form, self.matched = Form(), 0  # How it takes X; the index of the result that agrees.
 
     @torch.no_grad()
-    def problem(self) -> tuple[int, str] | None:
-        """Return the stage at which the two first differ, and what differs; None if nothing does.
+    def problem(self) -> Problem | None:
+        """Return the first difference between the two; None if they agree.
 
         A module may take X in several forms: the one in which the two agree longest is used.
         """
@@ -116,25 +68,26 @@ class Comparison:
             if problem is None:
                 self.form = form
                 return None
-            problems.append((*problem, form))
-        stage, text, self.form = max(problems, key=lambda problem: problem[0])
-        if stage == 0 and not self.check_outputs:
+            problems.append(problem)
+        worst = max(problems, key=lambda problem: problem.stage)
+        self.form = worst.form
+        if worst.stage == 0 and not self.check_outputs:
             warn_caller(
                 f"the states of the rebuilt network were not compared with those of "
-                f"{type(self.module).__name__}, which {text}.",
+                f"{type(self.module).__name__}, which {worst.words}.",
                 UserWarning,
             )
             return None
-        return stage, text
+        return worst
 
     def _run(self, form: Form, seed: int = 0) -> ModuleRun:
         return run_module(self.module, self.view, self.trials, form, seed)
 
-    def _problem(self, form: Form) -> tuple[int, str] | None:
+    def _problem(self, form: Form) -> Problem | None:
         try:
             run = self._run(form)
         except Exception as error:  # A user's forward may take something other than X.
-            return 0, f"fails on X ({type(error).__name__}: {error})"
+            return Problem(0, f"fails on X ({type(error).__name__}: {error})", form)
         trials = self.trials
         received = compare(self.inputs, run.received, trials)
         if run.received is not None and (received is None or not received.is_none):
@@ -142,7 +95,8 @@ class Comparison:
                 f"differ by shape: {tuple(run.received.shape)}" if not received else received.words
             )
             name = type(self.view.recurrent).__name__
-            return 1, f"{describe(self.view.encoder)} and what its {name} receives {how}"
+            encoder = describe(self.view.encoder)
+            return Problem(1, f"{encoder} and what its {name} receives {how}", form)
         for stage, name, theirs in (
             (2, "the states", run.states),
             (3, "the states read out", run.read),
@@ -151,14 +105,18 @@ class Comparison:
                 break
             difference = compare(self.rates, theirs, trials)
             if difference is not None and not difference.is_none:
-                return stage, f"{name} {difference.words}"
+                # States that agree before they are read show that z_0 is right.
+                starts_apart = difference.at_start and (stage == 2 or run.states is None)
+                remedy = self._calls_remedy(run) or (START if starts_apart else "")
+                return Problem(stage, f"{name} {difference.words}", form, remedy)
         seen = run.states is not None or compare(self.rates, run.read, trials) is not None
         if seen and not self.check_outputs:
             return None
-        return self._returned_problem(run)
+        return self._returned_problem(run, form, seen)
 
-    def _returned_problem(self, run: ModuleRun) -> tuple[int, str] | None:
-        words = []
+    def _returned_problem(self, run: ModuleRun, form: Form, seen: bool) -> Problem | None:
+        """Compare what the module returns; ``seen`` tells whether its states agree."""
+        differences = []
         for index, theirs in enumerate(run.outputs):
             for ours in self.returned if self.check_outputs else [self.rates]:
                 difference = compare(ours, theirs, self.trials)
@@ -167,14 +125,26 @@ class Comparison:
                 if difference.is_none:
                     self.matched = index
                     return None
-                words.append(difference.words)
+                differences.append(difference)
         if not self.check_outputs:
-            return 0, "does not show its states"
-        return 4, f"they {words[0]}" if words else f"it returns {run.returned}"
+            return Problem(0, "does not show its states", form)
+        reads_more = run.read is not None and run.read.shape[-1] > self.rates.shape[-1]
+        remedy = READS_X if seen or reads_more else self._calls_remedy(run)
+        if not differences:
+            return Problem(4, f"it returns {run.returned}", form, remedy)
+        remedy = remedy or (START if differences[0].at_start else "")
+        return Problem(4, f"they {differences[0].words}", form, remedy)
 
-    def refuse(self, problem: tuple[int, str], further: str) -> None:
+    def _calls_remedy(self, run: ModuleRun) -> str:
+        """Return what to do about a recurrent part that runs over several sequences, or ""."""
+        if run.n_calls < 2 or run.states is not None:
+            return ""
+        core = type(self.view.recurrent).__name__
+        return f"{type(self.module).__name__} calls its {core} {run.n_calls} times. {TWO_USES}"
+
+    def refuse(self, problem: Problem, further: str) -> None:
         """Raise an error that describes a problem and what can be done about it."""
-        stage, text = problem
+        stage, text = problem.stage, problem.words
         name = type(self.module).__name__
         part = "the readout of the recurrent states" if self.check_outputs else "the rebuilt step"
         what = "outputs" if self.check_outputs else "states"
@@ -188,8 +158,10 @@ class Comparison:
                 "switch it off in evaluation mode, or, if it belongs to the step, put it there "
                 "(step='...') and give noise='frozen'."
             )
-        remedy = _REMEDIES[stage]
-        raise UnsupportedNetworkError(" ".join(filter(None, (message, further, remedy))))
+        arguments = arguments_remedy(self.module)
+        remedy = "" if stage == 0 and arguments else REMEDIES[stage]
+        sentences = (message, further, problem.remedy, remedy, arguments)
+        raise UnsupportedNetworkError(" ".join(filter(None, sentences)))
 
     @torch.no_grad()
     def _is_random(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn.networks._initial_state import IN_THE_STEP, parts_of
 from kpflow_sklearn.networks._module_run import Trials, matching_pair
 
 #: Relative difference of two derivatives above rounding in single precision.
@@ -17,7 +18,7 @@ _CLEARLY = 1e-2
 
 def is_given_as_values(initial_state: Any) -> bool:
     """Tell whether z_0, or a part of it, is given as numbers."""
-    parts = initial_state if isinstance(initial_state, tuple) else (initial_state,)
+    parts = parts_of(initial_state)
     return any(part is not None and not isinstance(part, str) for part in parts)
 
 
@@ -65,9 +66,7 @@ def warn_of_computed_start(
             f"initial_state is given as values, but {name} computes its initial state from "
             f"parameters in theta: derivatives of its outputs differ from those of the analysis, "
             f"which holds z_0 fixed, by {listed}. If gradients pass through the initial state in "
-            "training, let the step compute it: give the state one more part, 0 at first, by "
-            "which the step knows that it is the first (see 'Any trained network' in the "
-            "documentation).",
+            f"training, {IN_THE_STEP}.",
             UserWarning,
         )
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._common.modules import named_parts
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import describe, run_encoder
+from kpflow_sklearn.networks._functions import parts_in_network
 from kpflow_sklearn.networks._module_run import tolerance
 
 
@@ -35,8 +35,7 @@ def refuse_coupled_trials(step: UserStep, t: int, x: Tensor, z: Tensor) -> None:
         If the next states of half of the trials depend on the other trials, or if the step fails
         on this half alone.
     """
-    label = getattr(step.module, "label", f"cell {type(step.module).__name__}")
-    _refuse_coupled(lambda x, z: step(t, x, z), (x, z), label, "next states", step.module)
+    _refuse_coupled(lambda x, z: step(t, x, z), (x, z), step.label, "next states", step.module)
 
 
 def refuse_coupled_encoder(encoder: nn.Module, X: Tensor) -> None:
@@ -113,8 +112,8 @@ def _seeded(run: Callable[..., Tensor], seed: int, inputs: tuple[Tensor, ...]) -
 def batch_norms(module: nn.Module) -> str:
     """Return a sentence that names the modules that normalise over the batch, if there are any."""
     names = [
-        f"{name.removeprefix('network.') or 'the cell'} ({type(part).__name__})"
-        for name, part in named_parts(module)
+        f"{name or 'the cell'} ({type(part).__name__})"
+        for name, part in parts_in_network(module)
         if isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is None
     ]
     if not names:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._functions import (
     FunctionOf,
+    failures_of,
     find_part,
     label_of,
     with_its_parameters,
@@ -18,6 +19,17 @@ _FORM = (
     "If the network gives X to it in another form, for example as integers or with other axes, "
     "give a function that does the same, for example encoder=lambda network, X: "
     "network.conv(X.transpose(1, 2)).transpose(1, 2)."
+)
+
+_ALONE = (
+    "Give a function that returns this tensor alone, for example encoder=lambda network, X: "
+    "network.gru(X)[0]."
+)
+
+#: What to do about a part that the network uses in two places of each step.
+TWO_USES = (
+    "If the network uses it in two places, write one step that contains both uses (step=..., "
+    "without encoder=), whose state is a tuple of both states, that of the readout first."
 )
 
 
@@ -67,15 +79,8 @@ def run_encoder(encoder: nn.Module, X: Tensor, n_inputs: int | None) -> Tensor:
         If the encoder fails on X, or returns something else.
     """
     label = describe(encoder)
-    try:
+    with failures_of(label, f"X of shape {tuple(X.shape)}", _FORM):
         inputs = encoder(X)
-    except MemoryError:
-        raise
-    except Exception as error:  # A user's module can fail in any way.
-        raise UnsupportedNetworkError(
-            f"{label} failed with {type(error).__name__} on X of shape {tuple(X.shape)}: {error}. "
-            f"{_FORM}"
-        ) from error
     is_tensor = isinstance(inputs, Tensor)
     shape = tuple(inputs.shape) if is_tensor else None
     if not is_tensor or len(inputs.shape) != 3 or inputs.shape[:2] != X.shape[:2]:
@@ -83,7 +88,7 @@ def run_encoder(encoder: nn.Module, X: Tensor, n_inputs: int | None) -> Tensor:
         raise UnsupportedNetworkError(
             f"{label} must return the inputs of the recurrent part as a tensor (n_trials, "
             f"n_timesteps, n_inputs), here ({X.shape[0]}, {X.shape[1]}, n_inputs), got "
-            f"{returned}. {_FORM}"
+            f"{returned}. {_ALONE if isinstance(inputs, (tuple, list)) else _FORM}"
         )
     if n_inputs not in (None, inputs.shape[-1]):
         raise UnsupportedNetworkError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kpflow_sklearn._common.memory import ran_out
 from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn._common.tensors import copy_module
@@ -30,6 +33,9 @@ class FunctionOf(nn.Module):
         The parameters of the network that count as those of this module; all by default.
     """
 
+    #: What stands before the names of the network's parts in those of this module.
+    prefix = "network."
+
     def __init__(
         self,
         network: nn.Module,
@@ -43,7 +49,7 @@ class FunctionOf(nn.Module):
         self.label = f"{role} {getattr(function, '__name__', name)}"
         named = parameters_of(network)
         counted = set(map(id, named.values() if parameters is None else parameters))
-        self._names = {f"network.{name}" for name, p in named.items() if id(p) in counted}
+        self._names = {self.prefix + name for name, p in named.items() if id(p) in counted}
 
     def forward(self, *inputs: Any) -> Any:
         """Return what the function or method returns."""
@@ -62,11 +68,51 @@ class FunctionOf(nn.Module):
         Yields
         ------
         tuple of (str, Parameter)
-            Name and parameter.
+            The name in the network, and the parameter.
         """
         for name, p in super().named_parameters(*args, **options):
             if name in self._names:
-                yield name, p
+                yield name.removeprefix(self.prefix), p
+
+
+@contextmanager
+def failures_of(label: str, given: str, advice: str) -> Iterator[None]:
+    """Raise an UnsupportedNetworkError that names the user's part that fails inside the block.
+
+    Parameters
+    ----------
+    label : str
+        The part in words, such as "the step advance".
+    given : str
+        What it was given.
+    advice : str
+        Sentences that say what to do.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If the block raises any error; the package's own errors and a lack of memory are passed on.
+    """
+    try:
+        yield
+    except UnsupportedNetworkError:
+        raise
+    except Exception as error:  # A user's code can fail in any way.
+        if isinstance(error, MemoryError) or ran_out(error):
+            raise
+        what = str(error).removesuffix(".")
+        raise UnsupportedNetworkError(
+            f"{label} failed with {type(error).__name__} on {given}: {what}. {advice}".strip()
+        ) from error
+
+
+def arguments_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the arguments of a function by name; none if it has no signature, as some of C."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def named_part(module: nn.Module, name: str, role: str) -> Any:
@@ -81,6 +127,13 @@ def named_part(module: nn.Module, name: str, role: str) -> Any:
             )
         part = getattr(part, piece)
     return part
+
+
+def parts_in_network(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules in a part; those in a `FunctionOf` under their names in the network."""
+    prefix = part.prefix if isinstance(part, FunctionOf) else ""
+    for name, module in named_parts(part):
+        yield name.removeprefix(prefix), module
 
 
 def label_of(part: nn.Module) -> str:

@@ -9,6 +9,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from kpflow_sklearn._common.modules import parameters_of
 from kpflow_sklearn.cells import Cell, UserStep, make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._functions import FunctionOf
+from kpflow_sklearn.networks._initial_state import IN_THE_STEP
 from kpflow_sklearn.networks.tangents import LayerWeights, MappedTangent, UserTangent, WeightReader
 
 FROZEN_SEED = 0
@@ -173,7 +175,8 @@ def stacked_layers(core: nn.RNNBase, start: list[Tensor] | None) -> tuple[list[L
         raise UnsupportedNetworkError(
             f"initial_state: a {type(core).__name__} of {core.num_layers} layers and "
             f"{core.hidden_size} units takes {cell.n_parts} tensor(s) of {size} values, got "
-            f"{', '.join(str(tuple(part.shape)) for part in start)}."
+            f"{', '.join(str(tuple(part.shape)) for part in start)}. z_0 is common to all trials: "
+            f"if it differs between them, {IN_THE_STEP}."
         )
     layers: list[Layer] = [MappedLayer(cell, core, k) for k in range(core.num_layers)]
     return layers, torch.stack([part.reshape(shape) for part in start], dim=1).flatten()
@@ -184,5 +187,6 @@ def step_layers(
 ) -> tuple[list[Layer], Tensor]:
     """Return a user's cell as the only layer, and z_0, (n_states,), from its parts."""
     sizes = tuple(part.numel() for part in start)
-    step = UserStep(cell, sizes, is_tuple, FROZEN_SEED if frozen else None)
+    prefix = cell.prefix if isinstance(cell, FunctionOf) else ""
+    step = UserStep(cell, sizes, is_tuple, FROZEN_SEED if frozen else None, prefix)
     return [UserLayer(step)], torch.cat([part.flatten() for part in start])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn.networks._forward_arguments import takes_lengths_second
 from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._network import RecurrentNetwork
 
@@ -86,6 +86,8 @@ class ModuleRun:
         The tensors among what it returns, the first of them first.
     returned : str
         What it returns, in words.
+    n_calls : int
+        How often its recurrent part is called.
     """
 
     received: Tensor | None
@@ -93,6 +95,7 @@ class ModuleRun:
     read: Tensor | None
     outputs: list[Tensor]
     returned: str
+    n_calls: int
 
     def tensors(self) -> list[Tensor]:
         """Return everything that depends on the states."""
@@ -125,20 +128,14 @@ def run_module(
         if isinstance(core, nn.RNNBase):
             at = core.register_forward_hook(at_core, with_kwargs=True)
             stack.callback(at.remove)
-        returned = module(X, *_lengths_argument(module, trials))
+        lengths = [trials.lengths] if takes_lengths_second(module) else []
+        returned = module(X, *lengths)
     outputs = list(_tensors_in(returned))
     shape = tuple(outputs[0].shape) if outputs else None
     words = type(returned).__name__ if shape is None else f"shape {shape}"
     first = getattr(core, "batch_first", True)
-    return ModuleRun(_joined(received, first), _joined(states, first), _read(read), outputs, words)
-
-
-def _lengths_argument(module: nn.Module, trials: Trials) -> tuple[Tensor, ...]:
-    parameters = list(inspect.signature(module.forward).parameters.values())
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(positional) > 1 and "len" in positional[1].name.lower():
-        return (trials.lengths,)
-    return ()
+    sequences = _joined(received, first), _joined(states, first)
+    return ModuleRun(*sequences, _read(read), outputs, words, len(received))
 
 
 def _tensors_in(returned: Any) -> Iterator[Tensor]:
@@ -184,10 +181,21 @@ def _read(given: list[Tensor]) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two results differ: ``is_none`` if they agree, otherwise ``words`` describe it."""
+    """How far two results are apart.
+
+    Attributes
+    ----------
+    is_none : bool
+        Whether they agree.
+    words : str
+        How they differ.
+    at_start : bool
+        Whether they differ at the first of the steps that are compared.
+    """
 
     is_none: bool
     words: str = ""
+    at_start: bool = False
 
 
 def compare(ours: Tensor, theirs: Tensor | None, trials: Trials) -> Difference | None:
@@ -259,12 +267,13 @@ def _aligned(ours: Tensor, form: Tensor, trials: Trials) -> tuple[Tensor, Tensor
 
 
 def _difference(ours: Tensor, theirs: Tensor, counts: Tensor, rows: Tensor) -> Difference:
-    ours, theirs = (torch.where(counts[..., None], z, 0.0) for z in (ours, theirs))
+    ours, theirs = (torch.where(counts[..., None], z.detach(), 0.0) for z in (ours, theirs))
     gap = float((ours - theirs).abs().max())
     if gap <= tolerance(theirs):
         return Difference(True)
     where = first_difference(ours, theirs, rows)
-    return Difference(False, f"differ by up to {gap:.2g}, first at {where}")
+    at_start = not bool(((ours - theirs)[:, 0].abs() <= tolerance(theirs)).all())
+    return Difference(False, f"differ by up to {gap:.2g}, first at {where}", at_start)
 
 
 def first_difference(

@@ -9,15 +9,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kpflow_sklearn._common.arrays import check_numbers
 from kpflow_sklearn._common.modules import parameters_of
-from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._functions import FunctionOf, find_part, named_part
+from kpflow_sklearn.networks._initial_state import find_start
 
 Step = str | Callable[[nn.Module, Tensor, Any], Any]
 #: A readout or an encoder.
 Part = str | nn.Module | Callable[[nn.Module, Tensor], Tensor] | None
+
+_OF_SEQUENCES = (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward)
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,14 @@ class NamedParts:
         if self.is_cell:
             return self.cell
         identities = set(map(id, [*left_out, *self.start_parameters]))
-        every = parameters_of(self.base).values()
-        counted = [p for p in every if id(p) not in identities]
-        return FunctionOf(self.base, self.step, "step", counted)
+        every = parameters_of(self.base).items()
+        counted = {name: p for name, p in every if id(p) not in identities}
+        if self.start_trains and "initial_state" in counted:
+            raise UnsupportedNetworkError(
+                f"the parameter initial_state of {type(self.base).__name__} is not z_0, which has "
+                "this name in the results: rename it, or give it as initial_state='initial_state'."
+            )
+        return FunctionOf(self.base, self.step, "step", counted.values())
 
 
 def find_named_parts(
@@ -95,22 +101,14 @@ def find_named_parts(
             f"step={step!r} must name a submodule or a method of {type(base).__name__}, or be a "
             f"function (network, x_t, h) -> h; it is a {type(cell).__name__}."
         )
-    reader = find_part(module, readout, "readout")
-    if initial_state is None:
-        return NamedParts(base, step, cell, reader)
-    specs = initial_state if isinstance(initial_state, tuple) else (initial_state,)
-    start = [_initial_part(module, spec) for spec in specs]
-    parameters = [
-        part
-        for spec, part in zip(specs, start, strict=True)
-        if isinstance(spec, str) and isinstance(part, nn.Parameter)
-    ]
-    if 0 < sum(p.requires_grad for p in parameters) < len(specs):
+    if isinstance(cell, nn.RNNBase) and type(cell).forward in _OF_SEQUENCES:
         raise UnsupportedNetworkError(
-            f"initial_state={initial_state!r} trains only in part; all of its parts must train, "
-            "or none."
+            f"step={step!r} must name what takes one step, (x_t, h) -> h, but a "
+            f"{type(cell).__name__} takes whole sequences: give its name as recurrent=..., "
+            "without step."
         )
-    return NamedParts(base, step, cell, reader, start, parameters)
+    reader = find_part(module, readout, "readout")
+    return NamedParts(base, step, cell, reader, *find_start(module, initial_state))
 
 
 def _named_submodule(module: nn.Module, name: str, role: str) -> nn.Module:
@@ -128,16 +126,3 @@ def _is_cell(module: nn.Module) -> bool:
     if isinstance(module, nn.RNNBase):
         return False
     return len(inspect.signature(module.forward).parameters) >= 2
-
-
-def _initial_part(module: nn.Module, spec: Any) -> Tensor:
-    """Return one part of z_0, which is a tensor of the module or an array of values."""
-    part = named_part(module, spec, "initial_state") if isinstance(spec, str) else spec
-    if callable(part):
-        raise UnsupportedNetworkError(
-            f"initial_state={spec!r} must name a tensor of {type(module).__name__}, got a "
-            f"{type(part).__name__}."
-        )
-    if isinstance(spec, str) and isinstance(part, Tensor):
-        return part
-    return as_tensor(check_numbers(part, "initial_state"))

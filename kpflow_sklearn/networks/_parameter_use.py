@@ -15,7 +15,9 @@ from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.modules import named_once, named_parts, parameters_of, tensors_of
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._encoders import TWO_USES
 from kpflow_sklearn.networks._functions import FunctionOf, leaves_of
+from kpflow_sklearn.networks._initial_state import parts_of
 from kpflow_sklearn.networks._network import RecurrentNetwork
 
 
@@ -77,9 +79,9 @@ class Rehearsal:
         self.view = copy.deepcopy(view, memo)
         named = named_once(self.module)
         self._names = {id(p): name for name, p in named.items()}
-        specs = initial_state if isinstance(initial_state, tuple) else (initial_state,)
         every = parameters_of(self.module)
-        self._start = {self._names[id(every[s])] for s in specs if _is_key(s, every)}
+        specs = [spec for spec in parts_of(initial_state) if _is_key(spec, every)]
+        self._start = {self._names[id(every[spec])] for spec in specs}
         self._trained = {name for name, p in named.items() if p.requires_grad}
         self._sizes = {name: p.numel() for name, p in named.items()}
         for p in named.values():
@@ -162,9 +164,10 @@ def refuse_shared(original: nn.Module, use: ParameterUse) -> None:
     parts = {"encoder": use.encoder, "step": use.step, "readout": use.readout,
              "initial state": use.start}  # fmt: skip
     for (first, ours), (second, theirs) in combinations(parts.items(), 2):
-        shared = sorted(ours & theirs & use.theta)
+        shared = ours & theirs & use.theta
         if shared:
-            _refuse(original, shared, f"the {first} and the {second} share")
+            places = f"the {first} and the {second}"
+            _refuse(original, shared, places, use.theta - shared)
     refuse_same_memory(original, use.recognised, use.trained)
 
 
@@ -236,15 +239,21 @@ def refuse_same_memory(
                 )
 
 
-def _refuse(original: nn.Module, names: list[str], what: str) -> None:
+def _refuse(original: nn.Module, names: set[str], places: str, others: set[str]) -> None:
     identities = {id(p) for n, p in parameters_of(original).items() if n in names}
     every = [n for n, p in parameters_of(original).items() if id(p) in identities]
+    remedy = "Analyse a network that is trained with separate parameters"
+    if others:
+        remedy += (
+            f", or give SavedTraining(..., parameters={sorted(others)}): the flow is then that of "
+            "a training in which the shared ones are held fixed"
+        )
+    uses = f" {TWO_USES}" if places == "the encoder and the step" else ""
     raise UnsupportedNetworkError(
-        f"{what} {', '.join(every)} of {type(original).__name__}. A gradient step moves them by "
-        "the sum of their gradients in all places, but the flow PKP* Err contains only the part "
-        "through the step, so it would differ from that of the training. Analyse a network that "
-        "is trained with separate parameters, or name all others in parameters=[...]: the flow is "
-        "then that of a training in which the shared ones are held fixed."
+        f"{places} share {', '.join(every)} of {type(original).__name__}. A gradient step moves "
+        "them by the sum of their gradients in all places, but the flow PKP* Err contains only "
+        "the part through the step, so it would differ from that of the training. "
+        f"{remedy}.{uses}"
     )
 
 

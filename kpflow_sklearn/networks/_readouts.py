@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,22 @@ from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._functions import (
     FunctionOf,
+    arguments_of,
     label_of,
     leaves_of,
+    named_part,
     with_its_parameters,
 )
 
 # In units of the rounding error: products with many rows and with one may sum in another order.
 _TOLERANCE = 1e3
+
+#: What to do about outputs that depend on x_t besides the state.
+READS_X = (
+    "A readout of (h, x) is given as a readout of the state (h, x): name a step that returns "
+    "torch.cat([h, x], -1), with initial_state=torch.zeros(n_units + n_inputs) (see 'Outputs that "
+    "depend on the input too' in the documentation, under 'Any trained network')."
+)
 
 
 def find_readout(
@@ -61,9 +71,19 @@ def find_readout(
             f"readout: expected exactly one torch.nn.Linear in {type(module).__name__} {which}, "
             f"found {', '.join(map(repr, linear)) or 'none'}; give its name as readout='...', "
             "which may be any module that maps each state alone, or as a function, "
-            "readout=lambda network, states: ..."
+            f"readout=lambda network, states: ... {_wider(module, inside, n_units)}".strip()
         )
     return next(iter(linear.values()))
+
+
+def _wider(module: nn.Module, inside: Collection[nn.Module], n_units: int | None) -> str:
+    """Return what to do if a ``Linear`` takes more values than a state has, or ""."""
+    for name, m in named_parts(module):
+        if not isinstance(m, nn.Linear) or m in inside or n_units is None:
+            continue
+        if m.in_features > n_units:
+            return f"{name!r} takes {m.in_features} values. {READS_X}"
+    return ""
 
 
 def read_width(readout: nn.Module) -> int:
@@ -113,6 +133,7 @@ def _check_linear(readout: nn.Linear, like: Tensor) -> None:
         raise UnsupportedNetworkError(
             f"the readout takes {readout.in_features} values, but the state, or the first "
             f"part of it, has {len(like)}; give readout='...' or initial_state=..."
+            + (f" {READS_X}" if readout.in_features > len(like) else "")
         )
     if readout.weight.dtype != like.dtype:
         raise UnsupportedNetworkError(
@@ -132,7 +153,8 @@ def _check_each_alone(copied: nn.Module, states: Tensor) -> None:
         except Exception as error:  # A user's module can fail in any way.
             raise UnsupportedNetworkError(
                 f"readout: the {kind} must map states of shape (n_trials, n_timesteps, {n_units}) "
-                f"to outputs (n_trials, n_timesteps, n_outputs), but failed: {error}"
+                f"to outputs (n_trials, n_timesteps, n_outputs), but failed: {error}."
+                + (f" {READS_X}" if _takes_more(copied) else "")
             ) from error
     if together.ndim != 3 or together.shape[:2] != states.shape[:2]:
         raise UnsupportedNetworkError(
@@ -152,7 +174,24 @@ def _check_each_alone(copied: nn.Module, states: Tensor) -> None:
         )
 
 
+def _takes_more(readout: nn.Module) -> bool:
+    """Tell whether a readout needs further arguments than the states."""
+    function: Any = readout.forward
+    n_given = 1
+    if isinstance(readout, FunctionOf):
+        function = readout.function
+        if isinstance(function, str):
+            function = named_part(readout.network, function, readout.role)
+        else:
+            n_given = 2  # The network comes first.
+    needed = [p for p in arguments_of(function) if p.default is p.empty]
+    return len(needed) > n_given
+
+
 def _tensor(returned: object) -> Tensor:
     if isinstance(returned, Tensor):
         return returned
-    raise TypeError(f"it returns a {type(returned).__name__}, not one tensor")
+    raise TypeError(
+        f"it returns a {type(returned).__name__}, not one tensor; give a function that returns "
+        "the outputs alone, for example readout=lambda network, states: network.head(states)[0]"
+    )

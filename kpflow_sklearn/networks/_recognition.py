@@ -10,8 +10,9 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._encoders import find_encoder
-from kpflow_sklearn.networks._functions import modules_in, parameters_in
+from kpflow_sklearn.networks._encoders import TWO_USES, find_encoder
+from kpflow_sklearn.networks._functions import FunctionOf, modules_in, parameters_in
+from kpflow_sklearn.networks._initial_state import axes_advice, with_advice
 from kpflow_sklearn.networks._layers import stacked_layers, step_layers
 from kpflow_sklearn.networks._named_step import Part, Step, find_named_parts
 from kpflow_sklearn.networks._network import RecurrentNetwork
@@ -84,7 +85,8 @@ def recognise_network(
         reader = find_readout(module, inside, n_units if is_stack else None, needs_readout)
     if reader is not None:
         n_units = read_width(reader) if n_units is None else n_units
-        reader = check_readout(reader, like.new_zeros(n_units))
+        with with_advice("" if is_stack else axes_advice(named.start)):
+            reader = check_readout(reader, like.new_zeros(n_units))
     # The layers, which read the module's own parameters.
     start = None if named.start is None else [part.detach().to(like) for part in named.start]
     if is_stack:
@@ -92,6 +94,11 @@ def recognise_network(
     else:
         is_pair = isinstance(core, nn.LSTMCell)
         core = named.as_cell([*parameters_in(reader), *parameters_in(ahead)])
+        if isinstance(core, FunctionOf) and parameters_in(ahead) and not parameters_in(core):
+            raise UnsupportedNetworkError(
+                f"every parameter of {type(module).__name__} belongs to its encoder or readout; "
+                f"none is left for the step. {TWO_USES}"
+            )
         start = start or [like.new_zeros(n_units)] * (2 if is_pair else 1)
         layers, z0 = step_layers(core, start, is_pair or isinstance(initial_state, tuple), frozen)
     return RecurrentNetwork(core, layers, reader, z0, named.start_trains, ahead)
@@ -123,7 +130,15 @@ def _find_stack(
 ) -> nn.RNNBase:
     """Return ``base``, or the one part of the whole module, that is a stack of torch's layers."""
     modules = dict(named_parts(module)) if base is module else {"": base}
-    stacks = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase) and m not in outside}
+    every = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase)}
+    stacks = {n: m for n, m in every.items() if m not in outside}
+    if every and not stacks:
+        names = [n for n, m in named_parts(module) if m in every.values()]
+        raise UnsupportedNetworkError(
+            f"recurrent: {', '.join(map(repr, names))} of {type(module).__name__} is part of the "
+            "encoder, so that no torch.nn.RNN, GRU or LSTM is left as the recurrent part. "
+            f"{TWO_USES} If not, give an encoder without it."
+        )
     if len(stacks) != 1:
         raise UnsupportedNetworkError(
             f"recurrent: expected exactly one torch.nn.RNN, GRU or LSTM in "

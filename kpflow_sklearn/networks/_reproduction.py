@@ -13,7 +13,7 @@ from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.modules import named_once, named_parts, parameters_of
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._comparison import Comparison, further_parameters
+from kpflow_sklearn.networks._comparison import Comparison
 from kpflow_sklearn.networks._computed_start import is_given_as_values, warn_of_computed_start
 from kpflow_sklearn.networks._coupling import (
     batch_norms,
@@ -21,7 +21,8 @@ from kpflow_sklearn.networks._coupling import (
     refuse_coupled_trials,
 )
 from kpflow_sklearn.networks._encoders import describe
-from kpflow_sklearn.networks._functions import is_kept_apart
+from kpflow_sklearn.networks._functions import failures_of, is_kept_apart
+from kpflow_sklearn.networks._initial_state import axes_advice, find_start, with_advice
 from kpflow_sklearn.networks._layers import UserLayer
 from kpflow_sklearn.networks._module_run import (
     Trials,
@@ -37,6 +38,7 @@ from kpflow_sklearn.networks._parameter_use import (
     refuse_shared,
     warn_of_gradient_hooks,
 )
+from kpflow_sklearn.networks._remedies import further_parameters
 
 N_CHECKED = 8  # Number of trials on which the two are compared.
 _RANDOM = {
@@ -87,7 +89,7 @@ def check_rebuilt(
     if module is view:
         return
     trials = _choose_trials(X, mask, view)
-    states = _checked_states(view, trials)
+    states = _checked_states(view, trials, axes_advice(find_start(module, initial_state)[0]))
     rehearsal = Rehearsal(module, view, initial_state)
     use = rehearsal.rebuilt(trials.X[:2], n_steps=2)
     if use.left_out(use.sizes):  # Other steps and trials may use more; this takes more memory.
@@ -136,11 +138,12 @@ def _is_frozen(view: RecurrentNetwork) -> bool:
 
 
 @torch.no_grad()
-def _checked_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
+def _checked_states(view: RecurrentNetwork, trials: Trials, advice: str) -> Tensor:
     """Return the states of the rebuilt network, whose parts are checked on the way."""
     if view.encoder is not None:
         refuse_coupled_encoder(view.encoder, trials.X)
-    states = _reproducible_states(view, trials)
+    with with_advice(advice):
+        states = _reproducible_states(view, trials)
     if not _is_frozen(view):
         _refuse_coupled(view, view.encode(trials.X), states)
         _check_core(view, trials, view.rates(states))
@@ -159,15 +162,15 @@ def _choose_trials(X: np.ndarray, mask: np.ndarray | None, view: RecurrentNetwor
 
 def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
     """Return the states; raise an UnsupportedNetworkError if the step fails."""
-    try:
+    advice = batch_norms(view.recurrent)
+    label, given = "the network's recurrent part", f"X of shape {tuple(X.shape)}"
+    layer = view.layers[0]
+    if isinstance(layer, UserLayer):
+        label, given = f"step: the {layer.step.label}", layer.step.state_in_words(len(X))
+        if not layer.step.is_tuple:
+            advice = f"If its state is a tuple, give initial_state=(...) with each part.{advice}"
+    with failures_of(label, given, advice):
         states = view.states(X)
-    except UnsupportedNetworkError:
-        raise
-    except Exception as error:  # A user's step can fail in any way.
-        raise UnsupportedNetworkError(
-            f"the network's step failed with {type(error).__name__} on X: {error}. If its state "
-            f"is a tuple, give initial_state=(...) with each part.{batch_norms(view.recurrent)}"
-        ) from error
     if not states.isfinite().all():
         raise UnsupportedNetworkError(
             f"on X, the network's step returns states that are NaN or beyond the range of "

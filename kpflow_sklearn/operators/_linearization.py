@@ -22,6 +22,7 @@ from kpflow_sklearn.networks import (
     refuse_unusable,
     target_encoder,
     to_tensors,
+    warn_without_mask,
 )
 from kpflow_sklearn.operators._parameter import ParameterJacobian, ParameterOperator
 from kpflow_sklearn.operators._propagator import FlowPropagator
@@ -199,7 +200,8 @@ def linearize(
     -----
     UserWarning
         If a module without a recognised readout cannot be run on X, so that its states are not
-        compared.
+        compared; if no mask is given, but the module takes lengths or a mask and trials end in
+        constant steps.
 
     Examples
     --------
@@ -227,6 +229,7 @@ def linearize(
             f"X has {array.shape[-1]} features, but the network takes {view.n_features}. If it "
             "transforms X before its recurrent part, name that by SavedTraining(..., encoder=...)."
         )
+    warn_without_mask(network, array, valid)
     lin = Linearization(view, *to_tensors(array, valid, view))
     if not lin.states.isfinite().all():
         entries = array if valid is None else array[valid]

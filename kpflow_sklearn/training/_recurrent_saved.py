@@ -16,7 +16,7 @@ from torch import nn
 from kpflow_sklearn._common.callbacks import FitTask, warn_caller, with_callbacks
 from kpflow_sklearn._common.checks import check_choice, check_flag
 from kpflow_sklearn._common.estimators import undone_if_it_fails
-from kpflow_sklearn._common.modules import named_parts, parameters_of
+from kpflow_sklearn._common.modules import parameters_of
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
@@ -27,9 +27,11 @@ from kpflow_sklearn.networks import (
     check_rebuilt,
     check_user_loss,
     is_given_as_values,
+    parts_in_network,
     recognise_network,
     refuse_unusable,
     to_tensors,
+    warn_without_mask,
 )
 from kpflow_sklearn.training._layout import (
     features_advice,
@@ -92,9 +94,10 @@ class SavedTraining(RecurrentModel):
         theta: K, PKP and the flow are those of a training with the encoder held fixed. If some of
         these parameters train, a warning names them.
     initial_state : str, array-like or tuple of these, optional
-        The initial state z_0, zero by default: either values or the name of a tensor of the
-        network. It counts as trained if that tensor is a trainable parameter. If the state is a
-        tuple, z_0 must be a tuple too; the readout receives its first part.
+        The initial state z_0, zero by default and common to all trials: either values or the name
+        of a tensor of the network, read as one vector. It counts as trained if that tensor is a
+        trainable parameter. If the state is a tuple, z_0 must be a tuple too (not a list), whose
+        parts all train or none; the readout receives its first part.
     loss : {"auto", "mse", "cross_entropy"} or callable, default="auto"
         The loss that the network was trained on; "auto" chooses it as `RecurrentTrainer` does. It
         may be a function ``loss(outputs, y)`` that returns one number per trial and step, as for
@@ -223,7 +226,8 @@ class SavedTraining(RecurrentModel):
         y : array-like, optional
             Targets, in one of the forms of `RecurrentTrainer.fit`.
         mask : array-like of bool, shape (n_trials, n_timesteps), optional
-            Valid steps.
+            Valid steps. Without it, a UserWarning is issued if the module takes lengths or a mask
+            and trials end in constant steps.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
             Weight w >= 0 of each step in the loss.
 
@@ -254,6 +258,7 @@ class SavedTraining(RecurrentModel):
         """
         self._check_parameters()
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
+        warn_without_mask(unwrapped(self.network), trials, valid)
         module, parts = self._copies()
         few = trials[:8] if valid is None else np.where(valid[:8, :, None], trials[:8], 0)
         recognise = partial(self._recognise, module, parts, few)
@@ -420,7 +425,7 @@ def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
 def _dropout_in(part: nn.Module) -> list[str]:
     """Return descriptions of the dropout in a recurrent part."""
     sources = [f"dropout={part.dropout}"] if isinstance(part, nn.RNNBase) and part.dropout else []
-    for name, m in named_parts(part):
+    for name, m in parts_in_network(part):
         if isinstance(m, nn.modules.dropout._DropoutNd) and m.p:
             sources.append(f"{name} ({type(m).__name__}, p={m.p})")
     return sources

@@ -127,7 +127,8 @@ def load_checkpoint(
     """
     if not isinstance(checkpoint, Mapping):
         kind = type(checkpoint).__name__
-        raise CheckpointError(f"{label} must be a state_dict, got a {kind}.")
+        remedy = " Give its state_dict()." if isinstance(checkpoint, nn.Module) else ""
+        raise CheckpointError(f"{label} must be a state_dict, got a {kind}.{remedy}")
     present = state_of(module)
     state = _with_tied(_state_in(checkpoint, present, label), module, label)
     missing, unexpected = present.keys() - state.keys(), state.keys() - present.keys()
@@ -144,6 +145,7 @@ def load_checkpoint(
         raise CheckpointError(
             f"{label} does not fit {type(module).__name__}: missing keys {sorted(missing)}, "
             f"unexpected keys {sorted(unexpected)}, other shapes {shapes}."
+            + ("" if present.keys() & state.keys() else _without_weights(checkpoint))
         )
     empty = sorted(k for k, v in state.items() if isinstance(v, Tensor) and v.is_meta)
     if empty:
@@ -153,12 +155,8 @@ def load_checkpoint(
 
 def _state_in(checkpoint: Mapping, present: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Return the state_dict in a checkpoint that shares most names with the network."""
-    nested = (checkpoint.get(key) for key in NESTED_KEYS)
-    candidates = [
-        _renamed(mapping, present, label)
-        for mapping in (checkpoint, *nested)
-        if isinstance(mapping, Mapping)
-    ]
+    nested = (mapping for _, mapping in _mappings_in(checkpoint, NESTED_KEYS))
+    candidates = [_renamed(mapping, present, label) for mapping in (checkpoint, *nested)]
 
     def n_shared(state: Mapping) -> int:
         return len(present.keys() & state.keys())
@@ -168,9 +166,7 @@ def _state_in(checkpoint: Mapping, present: Mapping[str, Any], label: str) -> di
         return best
     # None is under a usual key, so the key may be any other, but only one of them.
     others = {
-        repr(key): _renamed(value, present, label)
-        for key, value in checkpoint.items()
-        if isinstance(value, Mapping)
+        keys: _renamed(mapping, present, label) for keys, mapping in _mappings_in(checkpoint)
     }
     most = max(map(n_shared, others.values()), default=0)
     fitting = [key for key, state in others.items() if n_shared(state) == most > 0]
@@ -180,6 +176,36 @@ def _state_in(checkpoint: Mapping, present: Mapping[str, Any], label: str) -> di
             f"{', '.join(fitting)}; give the state_dict to analyse, or a list of them."
         )
     return others[fitting[0]] if fitting else best
+
+
+def _mappings_in(
+    checkpoint: Mapping, usual: Iterable[Any] | None = None, depth: int = 3
+) -> Iterator[tuple[str, Mapping]]:
+    """Yield the dicts in a checkpoint, and those in them, with their keys in words.
+
+    Only those under the ``usual`` keys, in their order, are yielded if these are given.
+    """
+    for key in checkpoint if usual is None else usual:
+        value = checkpoint.get(key)
+        if isinstance(value, Mapping):
+            yield repr(key), value
+            if depth > 1:
+                inner = _mappings_in(value, usual, depth - 1)
+                yield from ((f"{key!r}/{keys}", mapping) for keys, mapping in inner)
+
+
+def _without_weights(checkpoint: Mapping) -> str:
+    """Return what a checkpoint holds instead of the network's tensors, and what to give."""
+    entries = []
+    for key, value in list(checkpoint.items())[:4]:
+        kind = f"a {type(value).__name__}"
+        if isinstance(value, Mapping) and value:
+            kind += f" of {', '.join(repr(inner) for inner in list(value)[:3])}"
+        entries.append(f"{key!r}, {kind}")
+    return (
+        f" It has none of the network's tensors under their names, but {'; '.join(entries)}. Give "
+        "what network.state_dict() returns, or a dict that holds it."
+    )
 
 
 def _renamed(mapping: Mapping, present: Mapping[str, Any], label: str) -> dict[str, Any]:
@@ -214,7 +240,8 @@ def _with_tied(state: dict[str, Any], module: nn.Module, label: str) -> dict[str
         if any(not torch.equal(state[present[0]], state[name]) for name in present[1:]):
             raise CheckpointError(
                 f"{label} contains different values of {', '.join(present)}, which are one "
-                f"parameter of {type(module).__name__}."
+                f"parameter of {type(module).__name__}. Give a network in which they are separate "
+                "if they were so in training, or checkpoints in which they are one."
             )
         tied |= {name: state[present[0]] for name in group if present and name not in state}
     return state | tied

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn
+import torch
 
 import kpflow_sklearn
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining
 from kpflow_sklearn.datasets import make_memory_pro
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +108,37 @@ def test_the_network_with_an_encoder_is_analysed_as_the_page_says():
     exec(next(block for block in blocks if "class ConvGRU" in block), scope)
     assert scope["analyzer"].verify(scope["X"], scope["y"])["passed"].all()
     assert scope["flow"].shape == (8, 12, 16)
+
+
+def test_outputs_that_depend_on_the_input_are_analysed_as_the_page_says():
+    text = (ROOT / "docs/howto/own_network.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    scope: dict = {}
+    exec(next(block for block in blocks if "class Skip" in block), scope)
+    flow = scope["flow"]
+    assert (flow[..., 8:] == 0).all() and (flow[..., :8] != 0).any()
+
+
+def test_initial_states_of_single_trials_are_analysed_as_the_page_says():
+    text = (ROOT / "docs/howto/own_network.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.out = torch.nn.GRUCell(3, 8), torch.nn.Linear(8, 2)
+
+        def forward(self, x, h):
+            return self.out(torch.stack([h := self.cell(x_t, h) for x_t in x.unbind(1)], 1))
+
+    rng = np.random.default_rng(0)
+    scope = {"torch": torch, "np": np, "SavedTraining": SavedTraining, "net": Net()}
+    scope |= {"X": rng.standard_normal((4, 5, 3)), "starts": rng.standard_normal((4, 8))}
+    x, starts = (torch.as_tensor(scope[name]).float() for name in ("X", "starts"))
+    exec(next(block for block in blocks if "class Joined" in block), scope)
+    saved = scope["saved"].fit(scope["X"], rng.standard_normal((4, 5, 2)))
+    expected = scope["net"](x, starts).detach()
+    np.testing.assert_allclose(saved.predict(scope["X"]), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("page", ["trainers", "own_network"])

@@ -145,15 +145,15 @@ def test_the_flow_through_encoder_and_readout_is_that_of_autograd(name, steps, m
     core = dict(module.rnn.named_parameters())
     expected = dict(zip(core, torch.autograd.grad(loss, list(core.values())), strict=True))
     ours, flow = flow_of(lin, Y)
-    assert {label.removeprefix("network.rnn.") for label in ours} == set(expected)
+    assert {label.removeprefix("rnn.") for label in ours} == set(expected)
     for label, value in ours.items():
-        assert (value - expected[label.removeprefix("network.rnn.")]).abs().max() < 1e-13
+        assert (value - expected[label.removeprefix("rnn.")]).abs().max() < 1e-13
 
     # One small gradient step of the recurrent part moves the states by -eta PKP* Err.
     moved = copy.deepcopy(saved.network_)
     with torch.no_grad():
         for label, p in moved.recurrent.named_parameters():
-            p -= 1e-6 * expected[label.removeprefix("network.rnn.")]
+            p -= 1e-6 * expected[label.removeprefix("rnn.")]
         change = (moved.states(lin.X) - lin.states) / 1e-6 * torch.as_tensor(weight)[..., None]
     assert (change + flow).norm() < 1e-5 * flow.norm()
 

@@ -209,6 +209,8 @@ LAYOUTS = {
     "weights": lambda state: {"weights": state, "step": 5},
     "an average": lambda state: {"ema_state_dict": state},
     "a key of their own": lambda state: {"rnn_state_dict": state, "optimizer": {"state": {}}},
+    "a key within a key": lambda state: {"model": {"state_dict": state, "ema": state}},
+    "a key within one of their own": lambda s: {"run": {"model": s}, "optimizer": {"state": {}}},
     "NumPy's scalar": lambda state: {"state_dict": state, "loss": np.float64(0.25)},
     "an array": lambda state: {"state_dict": state, "losses": np.arange(3.0)},
     "a date": lambda state: {"state_dict": state, "when": datetime.datetime(2024, 1, 2)},
@@ -230,6 +232,29 @@ def test_the_keys_must_tell_which_weights_are_meant(tmp_path):
     torch.save({0: states()[0], 100: states()[1]}, tmp_path / "run.pt")
     with pytest.raises(CheckpointError, match="more than once, under the keys 0, 100; give the"):
         saved(tmp_path / "run.pt")
+
+
+def test_keys_within_keys_must_tell_too():
+    runs = {"runs": {0: states()[0], 1: states()[1]}}
+    with pytest.raises(CheckpointError, match="once, under the keys 'runs'/0, 'runs'/1; give"):
+        saved([runs])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            {"model": [1]},
+            "none of the network's tensors .* 'model', a list. Give what net",
+        ),
+        ({"model": nn.Tanh()}, "'model', a Tanh. Give what network.state_dict() returns"),
+        ({"run": {"lr": 1.0, "seed": 2}}, "'run', a dict of 'lr', 'seed'. Give what network"),
+        (nn.Tanh(), "must be a state_dict, got a Tanh. Give its state_dict()"),
+    ],
+)
+def test_a_checkpoint_without_weights_is_described(content, message):
+    with pytest.raises(CheckpointError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        saved([content])
 
 
 class Wrapped(nn.Module):
@@ -274,7 +299,9 @@ def test_tied_weights_may_be_saved_once():
     once = {k: v for k, v in state.items() if k != "core.weight_ih_l0"}
     load_checkpoint(module, once | {"out.weight": torch.ones(4, 4)}, "state")
     assert (module.core.weight_ih_l0 == 1).all()
-    with pytest.raises(CheckpointError, match="different values of core.weight_ih_l0, out.weight"):
+    with pytest.raises(
+        CheckpointError, match="different values of core.weight_ih_l0, out.weight.*Give"
+    ):
         load_checkpoint(module, state | {"out.weight": torch.zeros(4, 4)}, "state")
 
 

@@ -137,7 +137,8 @@ PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
             *plain("answer", np.zeros(3), [0, 0, 0], (np.zeros(3),), np.zeros((1, 1, 3))),
             *plain("error", "", "no such", "rnn", 3, 0.5, True, [], (), {}, Anything(),
                    np.zeros(4), ["a"] * 3, np.full(3, np.nan), [0, 0, np.inf], [None] * 3, b"rnn",
-                   [[1], [2, 3]], np.zeros(3, complex), (np.zeros(3), np.zeros(3))),
+                   [[1], [2, 3]], np.zeros(3, complex), (np.zeros(3), np.zeros(3)),
+                   [np.zeros(3)], [[0, 0, 0]], (["rnn"],), np.zeros((6, 3)), np.zeros),
         ],
         "iterations": [
             *plain("answer", [5], (5,), np.array([5]), [np.int64(5)]),
