@@ -77,6 +77,11 @@ def as_array(values: Any, name: str) -> np.ndarray:
                 "kpflow_sklearn.datasets.pad_sequences."
             ) from None
         raise
+    if array.dtype.kind == "c":
+        raise ValueError(
+            f"{name}: Complex data not supported, got {array.dtype} values of shape "
+            f"{array.shape}; give real and imaginary parts as separate entries."
+        )
     is_scalar = array.ndim == 0 and array.dtype == object
     if is_scalar or array.dtype.kind in "mMV" or (array.dtype == object and _is_nested(array)):
         given = f"a {type(values).__name__}" if is_scalar else f"{array.dtype} values"

@@ -15,27 +15,36 @@ from kpflow_sklearn.networks._functions import parts_in_network
 from kpflow_sklearn.networks._module_run import tolerance
 
 
-def refuse_coupled_trials(step: UserStep, t: int, x: Tensor, z: Tensor) -> None:
+def refuse_coupled_trials(
+    step: UserStep, t: int, x: Tensor, z: Tensor, unless_same: str = ""
+) -> None:
     """Compare one step of some trials with the same step of all trials.
 
     Parameters
     ----------
     step : UserStep
-        The step, without frozen random numbers. A step that is random is not checked.
+        The step, without frozen random numbers.
     t : int
         Index of the step.
     x : Tensor of shape (n_trials, n_features)
         Inputs of at least two trials.
     z : Tensor of shape (n_trials, n_states)
         The states before the step.
+    unless_same : str, default=""
+        What the error says of a step that returns other states when it is called again, such as
+        "it is random"; "" accepts such a step unchecked.
 
     Raises
     ------
     UnsupportedNetworkError
-        If the next states of half of the trials depend on the other trials, or if the step fails
-        on this half alone.
+        If the next states of half of the trials depend on the other trials, if the step fails
+        on this half alone, or for the reason of ``unless_same``.
     """
-    _refuse_coupled(lambda x, z: step(t, x, z), (x, z), step.label, "next states", step.module)
+
+    def run(x: Tensor, z: Tensor) -> Tensor:
+        return step(t, x, z)
+
+    _refuse_coupled(run, (x, z), step.label, "next states", step.module, unless_same)
 
 
 def refuse_coupled_encoder(encoder: nn.Module, X: Tensor) -> None:
@@ -73,7 +82,12 @@ def refuse_coupled_encoder(encoder: nn.Module, X: Tensor) -> None:
 
 
 def _refuse_coupled(
-    run: Callable[..., Tensor], inputs: tuple[Tensor, ...], label: str, what: str, part: nn.Module
+    run: Callable[..., Tensor],
+    inputs: tuple[Tensor, ...],
+    label: str,
+    what: str,
+    part: nn.Module,
+    unless_same: str = "",
 ) -> None:
     """Compare what a function returns for half of the trials with that for all of them."""
     n_trials = len(inputs[0])
@@ -83,7 +97,10 @@ def _refuse_coupled(
             together, again = (_seeded(run, seed, inputs) for seed in (0, 1))
         except Exception:  # Its errors are those of the run.
             return
-        if not (torch.equal(together, again) and together.isfinite().all()):
+        if not together.isfinite().all():
+            return
+        if not torch.equal(together, again):
+            _refuse_changing(label, what, unless_same)
             return
         try:
             alone = _seeded(run, 0, tuple(tensor[:half] for tensor in inputs))
@@ -91,6 +108,7 @@ def _refuse_coupled(
             raise UnsupportedNetworkError(
                 f"the {label} takes a step of {n_trials} trials, but fails on {half} of them "
                 f"with {type(error).__name__}: {error}. It must take any number of trials."
+                + (f" Perhaps {unless_same}" if unless_same else "")
             ) from error
     gap = float((together[:half] - alone).abs().max())
     # Products with many rows and with few rows may add their terms in another order.
@@ -102,6 +120,15 @@ def _refuse_coupled(
         "The derivatives of the analysis are those of each trial alone; use one that "
         "computes every trial alone."
     )
+
+
+def _refuse_changing(label: str, what: str, why: str) -> None:
+    """Refuse a step whose results change, unless no reason is given."""
+    if why:
+        raise UnsupportedNetworkError(
+            f"the {label} returns other {what} when it is called again with the same inputs and "
+            f"states: {why}"
+        )
 
 
 def _seeded(run: Callable[..., Tensor], seed: int, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -79,7 +79,7 @@ def run_encoder(encoder: nn.Module, X: Tensor, n_inputs: int | None) -> Tensor:
         If the encoder fails on X, or returns something else.
     """
     label = describe(encoder)
-    with failures_of(label, f"X of shape {tuple(X.shape)}", _FORM):
+    with failures_of(label, f"X of shape {tuple(X.shape)}", lambda error: _FORM):
         inputs = encoder(X)
     is_tensor = isinstance(inputs, Tensor)
     shape = tuple(inputs.shape) if is_tensor else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from numbers import Real
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ def _refuse_training_in_part(pairs: Sequence[tuple[Any, Tensor]]) -> None:
 
 def _part(module: nn.Module, spec: Any) -> Tensor:
     """Return one part of z_0, which is a tensor of the module or an array of values."""
-    if isinstance(spec, (list, tuple)) and not all(isinstance(entry, Real) for entry in spec):
+    if isinstance(spec, (list, tuple)) and not all(isinstance(entry, Number) for entry in spec):
         kinds = sorted({type(entry).__name__ for entry in spec})
         raise UnsupportedNetworkError(
             "initial_state must be a tuple of the parts of the state, or one array if the state "
@@ -98,6 +98,13 @@ def _part(module: nn.Module, spec: Any) -> Tensor:
         raise UnsupportedNetworkError(
             f"{given} must name a tensor of {type(module).__name__} or hold values, got {name}: "
             f"z_0 is common to all trials. If the network computes it, {IN_THE_STEP}."
+        )
+    if "complex" in str(getattr(part, "dtype", "")):
+        raise UnsupportedNetworkError(
+            f"initial_state must hold real numbers, got {part.dtype} numbers of shape "
+            f"{tuple(part.shape)}. Give real and imaginary parts as one vector, for example "
+            "torch.view_as_real(z0).flatten(-2), and a step that takes and returns states in this "
+            "form."
         )
     if isinstance(spec, str) and isinstance(part, Tensor):
         return part

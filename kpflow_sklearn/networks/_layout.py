@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import as_array
 from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn.networks._module_run import tensors_in
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
 from kpflow_sklearn.networks._objective import Objective
 from kpflow_sklearn.networks._targets import TargetEncoder, Targets
@@ -77,7 +78,7 @@ def _last_output(module: nn.Module, inputs: Tensor) -> Tensor:
     """Return the module's outputs for the last trial at the last step."""
     with isolated_torch_seed(0):
         outputs = module(inputs)
-    outputs = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+    outputs = next(tensors_in(outputs))
     return outputs[-1, -1] if outputs.ndim == 3 else outputs[-1]
 
 

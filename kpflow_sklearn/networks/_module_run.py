@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.networks._forward_arguments import takes_lengths_second
 from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._network import RecurrentNetwork
+
+#: Relative differences between a run in half precision, float16 or bfloat16, and one in float32.
+_HALF_PRECISION = (1e-4, 3e-2)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def run_module(
             stack.callback(at.remove)
         lengths = [trials.lengths] if takes_lengths_second(module) else []
         returned = module(X, *lengths)
-    outputs = list(_tensors_in(returned))
+    outputs = list(tensors_in(returned))
     shape = tuple(outputs[0].shape) if outputs else None
     words = type(returned).__name__ if shape is None else f"shape {shape}"
     first = getattr(core, "batch_first", True)
@@ -138,10 +142,14 @@ def run_module(
     return ModuleRun(*sequences, _read(read), outputs, words, len(received))
 
 
-def _tensors_in(returned: Any) -> Iterator[Tensor]:
-    """Yield the tensors of numbers in a result, whether it is one, a sequence or a mapping."""
-    if isinstance(returned, dict):
+def tensors_in(returned: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a result: one, or those of a sequence, mapping or dataclass."""
+    if isinstance(returned, Mapping):
         returned = list(returned.values())
+    if is_dataclass(returned) and not isinstance(returned, type):
+        returned = [getattr(returned, field.name) for field in fields(returned)]
+    if isinstance(returned, SimpleNamespace):
+        returned = list(vars(returned).values())
     if isinstance(returned, PackedSequence):
         returned = pad_packed_sequence(returned, batch_first=True)[0]
     if isinstance(returned, Tensor):
@@ -149,7 +157,7 @@ def _tensors_in(returned: Any) -> Iterator[Tensor]:
             yield returned
     elif isinstance(returned, (tuple, list)):
         for part in returned:
-            yield from _tensors_in(part)
+            yield from tensors_in(part)
 
 
 def _joined(parts: list[Any], batch_first: bool) -> Tensor | None:
@@ -273,7 +281,14 @@ def _difference(ours: Tensor, theirs: Tensor, counts: Tensor, rows: Tensor) -> D
         return Difference(True)
     where = first_difference(ours, theirs, rows)
     at_start = not bool(((ours - theirs)[:, 0].abs() <= tolerance(theirs)).all())
-    return Difference(False, f"differ by up to {gap:.2g}, first at {where}", at_start)
+    words = f"differ by up to {gap:.2g}, first at {where}"
+    relative = gap / max(float(theirs.abs().max()), 1e-30)
+    if _HALF_PRECISION[0] < relative < _HALF_PRECISION[1]:
+        words += (
+            "; a gap of this size may be rounding in half precision: if forward uses "
+            "torch.autocast, bfloat16 or float16, analyse the network without it"
+        )
+    return Difference(False, words, at_start)
 
 
 def first_difference(
@@ -291,4 +306,4 @@ def first_difference(
 
 def tolerance(theirs: Tensor) -> float:
     """Return a bound on the rounding error of a few hundred steps."""
-    return 1e4 * torch.finfo(theirs.dtype).eps * max(1.0, float(theirs.abs().max()))
+    return 1e4 * torch.finfo(theirs.dtype).eps * max(1.0, float(theirs.detach().abs().max()))

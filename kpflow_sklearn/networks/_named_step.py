@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.modules import parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._functions import FunctionOf, find_part, named_part
+from kpflow_sklearn.networks._functions import FunctionOf, find_part, named_part, refuse_bound
 from kpflow_sklearn.networks._initial_state import find_start
 
 Step = str | Callable[[nn.Module, Tensor, Any], Any]
@@ -101,6 +101,8 @@ def find_named_parts(
             f"step={step!r} must name a submodule or a method of {type(base).__name__}, or be a "
             f"function (network, x_t, h) -> h; it is a {type(cell).__name__}."
         )
+    if step is not None and not isinstance(step, str):
+        refuse_bound(base, step, "step", 3)
     if isinstance(cell, nn.RNNBase) and type(cell).forward in _OF_SEQUENCES:
         raise UnsupportedNetworkError(
             f"step={step!r} must name what takes one step, (x_t, h) -> h, but a "

@@ -19,6 +19,7 @@ from kpflow_sklearn.networks._encoders import TWO_USES
 from kpflow_sklearn.networks._functions import FunctionOf, leaves_of
 from kpflow_sklearn.networks._initial_state import parts_of
 from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._step_errors import run_step
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Rehearsal:
         view = self.view
         with torch.enable_grad():
             inputs = view.encode(X)
-            states = view.run(inputs.detach()[:, :n_steps])
+            states = run_step(view, inputs.detach()[:, :n_steps])
             outputs = [] if view.readout is None else [view.outputs(states.detach())]
         return ParameterUse(
             self._own([inputs], view.encoder),
@@ -130,15 +131,28 @@ class Rehearsal:
                 raise UnsupportedNetworkError(
                     f"the {part.label} computes with a parameter of shape "
                     f"{tuple(others[0].shape)} that is not part of the network that it is given, "
-                    "a copy in the state of a checkpoint. Use the parameters of the network in "
-                    "its first argument, for example lambda network, ...: network.layer(...), "
-                    "not those of a module outside."
+                    f"a copy in the state of a checkpoint. {_advice_on_outside(part)}"
                 )
         return self._leaves(tensors)
 
     def _leaves(self, tensors: Iterable[Tensor]) -> set[str]:
         identities = leaves_of(tensors)
         return {name for key, name in self._names.items() if key in identities}
+
+
+def _advice_on_outside(part: FunctionOf) -> str:
+    """Say how a function or method uses the parameters of the network that it is given."""
+    if isinstance(part.function, str):
+        return (
+            f"{part.role}={part.function!r} names an attribute that stays bound to the original "
+            "network, as torch.compile(self.step) in __init__ is, or a lambda that uses self. "
+            f"Give the name of the plain method, for example {part.role}='step', or a function "
+            "of the network."
+        )
+    return (
+        "Use the parameters of the network in its first argument, for example "
+        "lambda network, ...: network.layer(...), not those of a module outside."
+    )
 
 
 def _is_key(spec: Any, mapping: Collection[str]) -> bool:
@@ -169,6 +183,62 @@ def refuse_shared(original: nn.Module, use: ParameterUse) -> None:
             places = f"the {first} and the {second}"
             _refuse(original, shared, places, use.theta - shared)
     refuse_same_memory(original, use.recognised, use.trained)
+
+
+def refuse_untrained(
+    module: nn.Module,
+    view: RecurrentNetwork,
+    X: Tensor,
+    initial_state: Any,
+    parameters: Collection[str] | None,
+) -> None:
+    """Refuse a network in which no parameter of the recurrent part trains, and say why.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network, in which only the chosen parameters train.
+    view : RecurrentNetwork
+        The same network as step, readout and initial state.
+    X : Tensor of shape (n_trials, n_timesteps, n_features)
+        A few trials.
+    initial_state : Any
+        z_0 as the user gives it.
+    parameters : collection of str or None
+        The user's choice of parameters, for the error.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If no parameter of the recurrent part trains, or only some that it shares with the encoder
+        or the readout.
+    """
+    if any(p.requires_grad for p in nn.Module.parameters(view.recurrent)):
+        return
+    trained = [name for name, p in named_once(module).items() if p.requires_grad]
+    if trained:  # A function or method does not count what the encoder or the readout use.
+        use = Rehearsal(module, view, initial_state).rebuilt(X, n_steps=2)
+        _refuse_only_shared(module, use)
+    others = f" Of the network, only {', '.join(trained[:4])} would train." if trained else ""
+    raise UnsupportedNetworkError(
+        "no parameter of the recurrent part trains (requires_grad is False for all, or "
+        f"parameters={parameters!r} names none), so K is zero and there is nothing to analyse."
+        + others
+    )
+
+
+def _refuse_only_shared(module: nn.Module, use: ParameterUse) -> None:
+    for part, names in (("readout", use.readout), ("encoder", use.encoder)):
+        shared = sorted(names & use.theta)
+        if shared:
+            raise UnsupportedNetworkError(
+                f"the step and the {part} of {type(module).__name__} share {', '.join(shared)}, "
+                "and no other parameter of the step trains. A gradient step moves what is shared "
+                "by the sum of its gradients in both places, but the flow PKP* Err contains only "
+                "the part through the step. Analyse a network that is trained with separate "
+                "parameters, or let other parameters of the step train and name them in "
+                "parameters=[...]."
+            )
 
 
 def refuse_embeddings(module: nn.Module, use: ParameterUse) -> None:

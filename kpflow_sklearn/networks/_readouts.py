@@ -18,6 +18,7 @@ from kpflow_sklearn.networks._functions import (
     label_of,
     leaves_of,
     named_part,
+    refuse_complex,
     with_its_parameters,
 )
 
@@ -135,6 +136,7 @@ def _check_linear(readout: nn.Linear, like: Tensor) -> None:
             f"part of it, has {len(like)}; give readout='...' or initial_state=..."
             + (f" {READS_X}" if readout.in_features > len(like) else "")
         )
+    refuse_complex(readout, "readout")
     if readout.weight.dtype != like.dtype:
         raise UnsupportedNetworkError(
             f"the readout must hold numbers of {like.dtype}, as the network does, got "
@@ -167,7 +169,7 @@ def _check_each_alone(copied: nn.Module, states: Tensor) -> None:
             f"readout: what the {kind} returns for one state depends on the other states, or on "
             "chance; it must map each state alone."
         )
-    if id(states) not in leaves_of([together]):
+    if together is not states and id(states) not in leaves_of([together]):
         raise UnsupportedNetworkError(
             f"readout: the outputs of the {kind} have no derivative by the states, which the "
             "error signal needs; compute them with torch, without torch.no_grad, detach or NumPy."

@@ -11,7 +11,13 @@ from torch.nn.utils.parametrize import is_parametrized
 from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import TWO_USES, find_encoder
-from kpflow_sklearn.networks._functions import FunctionOf, modules_in, parameters_in
+from kpflow_sklearn.networks._functions import (
+    FunctionOf,
+    modules_in,
+    parameters_in,
+    refuse_complex,
+    refuse_scripted,
+)
 from kpflow_sklearn.networks._initial_state import axes_advice, with_advice
 from kpflow_sklearn.networks._layers import stacked_layers, step_layers
 from kpflow_sklearn.networks._named_step import Part, Step, find_named_parts
@@ -64,11 +70,13 @@ def recognise_network(
     Raises
     ------
     UnsupportedNetworkError
-        If the parts are missing or ambiguous, do not fit one another, or are unsupported.
+        If the parts are missing or ambiguous, do not fit one another, or are unsupported, as those
+        of ``torch.jit`` are.
     """
     if isinstance(module, RecurrentNetwork):
         _refuse_parts(recurrent=recurrent, readout=readout, step=step, encoder=encoder)
         return module
+    refuse_scripted(module, "network")
     ahead = find_encoder(module, encoder, X)
     # The step: the cell, method or function that is named, or a stack of torch's layers.
     named = find_named_parts(module, recurrent, readout, step, initial_state)
@@ -99,6 +107,7 @@ def recognise_network(
                 f"every parameter of {type(module).__name__} belongs to its encoder or readout; "
                 f"none is left for the step. {TWO_USES}"
             )
+        refuse_complex(core, "step")
         start = start or [like.new_zeros(n_units)] * (2 if is_pair else 1)
         layers, z0 = step_layers(core, start, is_pair or isinstance(initial_state, tuple), frozen)
     return RecurrentNetwork(core, layers, reader, z0, named.start_trains, ahead)
@@ -122,7 +131,7 @@ def _any_parameter(module: nn.Module) -> Tensor:
             f"{type(module).__name__} has no parameters, so that K is zero and there is nothing "
             "to analyse."
         )
-    return parameters[0].detach()
+    return next((p for p in parameters if p.is_floating_point()), parameters[0]).detach()
 
 
 def _find_stack(
@@ -147,6 +156,7 @@ def _find_stack(
             "step='...'."
         )
     core = next(iter(stacks.values()))
+    refuse_complex(core, "recurrent")
     _refuse_unsupported(core, frozen)
     return core
 
@@ -160,7 +170,12 @@ def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:
     )
     for condition, what, remedy in (
         (core.bidirectional, "bidirectional=True", "its states depend on later inputs"),
-        (core.proj_size > 0, f"proj_size={core.proj_size}", "train without a projection"),
+        (
+            core.proj_size > 0,
+            f"proj_size={core.proj_size}",
+            "give a step that computes it from the same weights: step=lambda network, x, state: "
+            "..., with initial_state=(h, c), of proj_size and hidden_size values",
+        ),
         (core.dropout > 0 and core.training, f"dropout={core.dropout}", "call module.eval()"),
         (
             core.dropout > 0 and frozen,

@@ -16,12 +16,11 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._comparison import Comparison
 from kpflow_sklearn.networks._computed_start import is_given_as_values, warn_of_computed_start
 from kpflow_sklearn.networks._coupling import (
-    batch_norms,
     refuse_coupled_encoder,
     refuse_coupled_trials,
 )
 from kpflow_sklearn.networks._encoders import describe
-from kpflow_sklearn.networks._functions import failures_of, is_kept_apart
+from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._initial_state import axes_advice, find_start, with_advice
 from kpflow_sklearn.networks._layers import UserLayer
 from kpflow_sklearn.networks._module_run import (
@@ -39,6 +38,7 @@ from kpflow_sklearn.networks._parameter_use import (
     warn_of_gradient_hooks,
 )
 from kpflow_sklearn.networks._remedies import further_parameters
+from kpflow_sklearn.networks._step_errors import KEEPS, run_step
 
 N_CHECKED = 8  # Number of trials on which the two are compared.
 _RANDOM = {
@@ -162,15 +162,7 @@ def _choose_trials(X: np.ndarray, mask: np.ndarray | None, view: RecurrentNetwor
 
 def _run(view: RecurrentNetwork, X: Tensor) -> Tensor:
     """Return the states; raise an UnsupportedNetworkError if the step fails."""
-    advice = batch_norms(view.recurrent)
-    label, given = "the network's recurrent part", f"X of shape {tuple(X.shape)}"
-    layer = view.layers[0]
-    if isinstance(layer, UserLayer):
-        label, given = f"step: the {layer.step.label}", layer.step.state_in_words(len(X))
-        if not layer.step.is_tuple:
-            advice = f"If its state is a tuple, give initial_state=(...) with each part.{advice}"
-    with failures_of(label, given, advice):
-        states = view.states(X)
+    states = run_step(view, view.encode(X))
     if not states.isfinite().all():
         raise UnsupportedNetworkError(
             f"on X, the network's step returns states that are NaN or beyond the range of "
@@ -192,9 +184,7 @@ def _reproducible_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
     where = first_difference(runs[0], runs[1], trials.rows, 0.0)
     raise UnsupportedNetworkError(
         f"the {name} returns other states when it is run again on the same trials, first at "
-        f"{where}. {_RANDOM[_is_frozen(view)]} Or it keeps something between calls, such as a "
-        "counter or a trace on self, which must be a part of the state instead: a tuple, with "
-        "initial_state=(...)."
+        f"{where}. {_RANDOM[_is_frozen(view)]} Or {KEEPS}"
     )
 
 
@@ -205,11 +195,11 @@ def _refuse_coupled(view: RecurrentNetwork, inputs: Tensor, states: Tensor) -> N
         return
     if len(inputs) == 1:  # Its steps in reverse order are a second trial.
         inputs = torch.cat([inputs, inputs.flip(1)])
-        states = view.run(inputs)
+        states = run_step(view, inputs)
     before = torch.cat([view.initial_state.expand(len(inputs), 1, -1), states[:, :-1]], dim=1)
     n_timesteps = inputs.shape[1]
     for t in sorted({0, n_timesteps // 2, n_timesteps - 1}):
-        refuse_coupled_trials(layer.step, t, inputs[:, t], before[:, t])
+        refuse_coupled_trials(layer.step, t, inputs[:, t], before[:, t], KEEPS)
 
 
 def _check_core(view: RecurrentNetwork, trials: Trials, ours: Tensor) -> None:
@@ -227,8 +217,20 @@ def _check_core(view: RecurrentNetwork, trials: Trials, ours: Tensor) -> None:
     if not gap <= tolerance(theirs):
         raise UnsupportedNetworkError(
             f"the rebuilt step does not reproduce the states of {type(core).__name__}: they "
-            f"differ by up to {gap:.2g}, first at {first_difference(ours, theirs, trials.rows)}."
+            f"differ by up to {gap:.2g}, first at {first_difference(ours, theirs, trials.rows)}. "
+            + _why_core_differs(core)
         )
+
+
+def _why_core_differs(core: nn.RNNBase) -> str:
+    """Say what changes the output of one of torch's layers."""
+    if core._forward_hooks or core._forward_pre_hooks:
+        return (
+            "It has forward hooks, of which the analysis does not know. Remove them and let "
+            "forward of the network do what they do: what changes the inputs is part of the "
+            "encoder (encoder=...), what changes the outputs part of the readout (readout=...)."
+        )
+    return "If its class has a forward of its own, name one step of that as step='...'."
 
 
 def _callable_part(module: nn.Module, use: ParameterUse) -> nn.Module | None:

@@ -225,6 +225,13 @@ class OperatorSpectra:
         Modes
             Eigenvalues, eigenfunctions (k, n_trials, n_timesteps, n_states) and their residuals.
 
+        Raises
+        ------
+        TypeError, ValueError
+            If ``k`` is not a positive integer, or ``tolerance`` not a positive number.
+        MemoryError
+            If memory runs out even for the smallest chunks of trials.
+
         Examples
         --------
         >>> import torch

@@ -29,6 +29,7 @@ from kpflow_sklearn.networks import (
     is_given_as_values,
     parts_in_network,
     recognise_network,
+    refuse_untrained,
     refuse_unusable,
     to_tensors,
     warn_without_mask,
@@ -264,8 +265,10 @@ class SavedTraining(RecurrentModel):
         recognise = partial(self._recognise, module, parts, few)
         view = recognise()
         self._check_fits(view, trials)
+        inputs = to_tensors(few, None, view)[0]
         with torch.no_grad():  # Raises an error that names the encoder, if it does not take X.
-            view.encode(to_tensors(few, None, view)[0])
+            view.encode(inputs)
+        refuse_untrained(module, view, inputs, self.initial_state, self.parameters)
         self.noise_sources_ = _dropout_in(view.recurrent)
         if self.noise_sources_:
             logger.info("noise=%r: %s", self.noise, ", ".join(self.noise_sources_))
@@ -366,13 +369,7 @@ class SavedTraining(RecurrentModel):
         )
 
     def _check_fits(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
-        """Check that the recurrent part has parameters that train, and takes the inputs."""
-        if not any(p.requires_grad for p in nn.Module.parameters(view.recurrent)):
-            raise UnsupportedNetworkError(
-                "no parameter of the recurrent part trains (requires_grad is False for all, or "
-                f"parameters={self.parameters!r} names none), so K is zero and there is "
-                "nothing to analyse."
-            )
+        """Check that the recurrent part takes the inputs."""
         if view.n_features not in (None, trials.shape[-1]):
             raise ValueError(
                 f"X has {trials.shape[-1]} features, but the network takes {view.n_features}."

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kpflow_sklearn._common.modules import load_state, parameters_of, state_of
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import CheckpointError
+from kpflow_sklearn.networks import refuse_scripted
 from kpflow_sklearn.training._checkpoint_files import find_sources
 
 Checkpoints = str | PathLike | Sequence[Mapping[str, Tensor] | str | PathLike] | None
@@ -26,7 +27,14 @@ _COMPILED = "_orig_mod."  # torch.compile puts this before the names of a (sub)m
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the module inside torch.compile, DataParallel or DistributedDataParallel."""
+    """Return the module inside torch.compile, DataParallel or DistributedDataParallel.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If it comes from ``torch.jit``.
+    """
+    refuse_scripted(network, "network")
     while True:
         inner = network._modules.get("_orig_mod")
         if inner is None and isinstance(
@@ -210,7 +218,7 @@ def _without_weights(checkpoint: Mapping) -> str:
 
 def _renamed(mapping: Mapping, present: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Return the entries of a mapping under the names of the network."""
-    state = _without_prefix(_not_compiled(mapping), present, label)
+    state = _without_prefix(_not_compiled(mapping, present), present, label)
     if not state or present.keys() & state.keys():
         return state
     # The network that was saved may be a part of the present one, for example in a wrapper.
@@ -247,12 +255,17 @@ def _with_tied(state: dict[str, Any], module: nn.Module, label: str) -> dict[str
     return state | tied
 
 
-def _not_compiled(state: Mapping) -> dict[str, Any]:
-    """Return the entries without the prefix of torch.compile, wherever it is in a name."""
-    return {
-        str(name).replace(_COMPILED, ""): as_tensor(value) if _is_array(value) else value
-        for name, value in state.items()
-    }
+def _not_compiled(state: Mapping, present: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries without the prefix of torch.compile, wherever it is in a name.
+
+    Names of parts of the network that are compiled themselves have it.
+    """
+    compiled = {name.replace(_COMPILED, ""): name for name in present}
+    entries: dict[str, Any] = {}
+    for name, value in state.items():
+        plain = str(name).replace(_COMPILED, "")
+        entries[compiled.get(plain, plain)] = as_tensor(value) if _is_array(value) else value
+    return entries
 
 
 def _is_array(value: object) -> bool:

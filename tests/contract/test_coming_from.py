@@ -13,6 +13,9 @@ PAGE = Path(__file__).parents[2] / "docs/howto/coming_from.md"
 START, *SECTIONS = re.split(r"(?m)^##+ ", PAGE.read_text(encoding="utf-8"))
 SECTIONS = {section.splitlines()[0]: section for section in SECTIONS}
 FAST = "A plain RNN, GRU or LSTM"
+NEED_NET = (  # The sections that use the network of the first one.
+    "Outputs in a dataclass, as from Hugging Face", "Packed sequences", "skorch", "Lightning"
+)  # fmt: skip
 NEEDS = {"nn4n": "nn4n", "NeuroGym": "neurogym", "skorch": "skorch"}
 
 
@@ -39,7 +42,7 @@ def test_a_section_runs_and_prints_its_numbers(title, capsys):
     if title in NEEDS:
         pytest.importorskip(NEEDS[title])
     code = blocks(SECTIONS[title])
-    first = blocks(SECTIONS[FAST])[:1] if title in ("skorch", "Lightning") else []  # Defines Net.
+    first = blocks(SECTIONS[FAST])[:1] if title in NEED_NET else []
     scope: dict = {}
     with torch.random.fork_rng():
         for block in [*blocks(START), *first, *code]:
@@ -51,6 +54,7 @@ def test_a_section_runs_and_prints_its_numbers(title, capsys):
         inputs, steps_first = scope["inputs"], title == "nn4n"
         outputs = scope["net"](inputs.swapaxes(0, 1) if steps_first else inputs)
         outputs = outputs[0].swapaxes(0, 1) if steps_first else outputs
+        outputs = getattr(outputs, "logits", outputs)
         predicted = scope["analyzer"].predict(scope["X"])
         np.testing.assert_allclose(predicted, outputs.detach().numpy(), atol=1e-5)
 

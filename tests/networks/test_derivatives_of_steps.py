@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from kpflow_sklearn import (
     KPFlowAnalyzer,
@@ -105,12 +106,17 @@ class Doubled(torch.autograd.Function):
         return 2 * slope
 
 
+def checkpointed(w, both, h):
+    return checkpoint(lambda b: torch.tanh(w(b)), both, use_reentrant=False)
+
+
 STEPS_TO_REFUSE = {
+    "checkpoint": (checkpointed, "It uses torch.utils.checkpoint.*call the function directly"),
     # It chooses its steps for all trials together.
     "adaptive": (adaptive, "couples trials|adaptive solvers, .*rk4"),
     "function": (
         lambda w, both, h: Doubled.apply(w(both)).tanh(),
-        "adaptive solvers, autograd.Function.*rk4",
+        "autograd.Function without setup_context.*rk4",
     ),
 }
 

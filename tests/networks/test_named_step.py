@@ -486,7 +486,7 @@ REFUSED = {
     "a step that is none": (PLAIN | {"step": "h0"}, "step='h0' must name a submodule or a method"),
     "no such readout": (PLAIN | {"readout": "out"}, "'out' is not a submodule or attribute of"),
     "another readout": (PLAIN | {"readout": "cell.gate"}, r"the readout takes 5 values, .* has 3"),
-    "a state of one part": ({"step": "cell"}, "If its state is a tuple, give initial_state="),
+    "a state of one part": ({"step": "cell"}, "if it is a tuple, give initial_state="),
     "a start of the wrong size": (
         PLAIN | {"initial_state": (np.zeros(2), np.zeros(3))},
         "the readout takes 3 values, but the state, or the first part of it, has 2",

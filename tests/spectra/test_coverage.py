@@ -344,7 +344,7 @@ def test_probes_are_drawn_until_their_error_is_small(regime):
         trace = shared.on("time").trace.value / shared.sketch.magnitude**2
         assert trace == pytest.approx(values.mean(), rel=1e-12)
     assert numbers <= {*range(30, 121, 15)}  # Half as many again at a time.
-    assert (numbers == {16}) == (regime == "geometric")
+    assert (numbers == {30}) == (regime == "geometric")
 
 
 # -------------------------------------------------------------------- rank on the whole space

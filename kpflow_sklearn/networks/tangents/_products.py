@@ -14,6 +14,26 @@ from torch.func import jvp, vjp
 
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
+#: Causes that torch's message does not name, by a piece of it.
+_CAUSES = {
+    "'workspace'": "It calls torch.nn.LSTM: compute the step with torch.nn.LSTMCell instead, or "
+    "with torch.lstm_cell(x_t, (h, c), lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, "
+    "lstm.bias_hh_l0), which uses the same weights.",
+    "Jitted": "It contains a module of torch.jit: make that from its Python class and load the "
+    "weights with load_state_dict(scripted.state_dict()).",
+    "saved tensor hooks": "It uses torch.utils.checkpoint, or other hooks on saved tensors: call "
+    "the function directly, which returns the same numbers.",
+    "setup_context": "It uses an autograd.Function without setup_context, as "
+    "torch.utils.checkpoint(use_reentrant=True) and the adjoints of adaptive solvers do: call a "
+    "checkpointed function directly; write your own autograd.Function with setup_context; give a "
+    'solver a fixed grid, for example method="rk4", without adjoint.',
+}
+_OTHERWISE = (
+    "It must consist of torch's operations on tensors: .item(), changes in place, NumPy and "
+    "adaptive solvers are unsupported. A solver needs a fixed grid, for example "
+    'method="rk4", because an adaptive one chooses its steps for all trials together.'
+)
+
 
 def forward_product(function: Callable[[Any], Any], at: Any, direction: Any) -> Any:
     """Return J v of a function at a point.
@@ -84,11 +104,8 @@ def _refusing() -> Iterator[None]:
         if "memory" in str(error):  # Running out of it says nothing about the step.
             raise
         reason = str(error).splitlines()[0]
+        advice = next((text for sign, text in _CAUSES.items() if sign in reason), _OTHERWISE)
         raise UnsupportedNetworkError(
             "the network's step, or a parametrization of its weights, cannot be differentiated by "
-            f"torch.func ({type(error).__name__}: {reason}). It must consist of torch's "
-            "operations on tensors: adaptive solvers, autograd.Function without setup_context, "
-            ".item() and changes in place are unsupported. A solver needs a fixed grid, for "
-            'example method="rk4", because an adaptive one chooses its steps for all trials '
-            "together."
+            f"torch.func. {advice} (torch: {type(error).__name__}: {reason})"
         ) from error

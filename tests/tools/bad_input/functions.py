@@ -209,6 +209,8 @@ def _spectra() -> Iterator[Entry]:
                     {"axis": AXIS})  # fmt: skip
     yield Entry("OperatorSpectra.rank", of_k.rank, fixed(axis="time", threshold=0.75),
                 {"axis": AXIS, "threshold": threshold})  # fmt: skip
+    yield Entry("OperatorSpectra.modes", of_k.modes, fixed(k=2, tolerance=0.01),
+                {"k": count(), "tolerance": real(open_low=True)})  # fmt: skip
     for method in ("norm_square", "hidden_gram"):
         yield Entry(f"OperatorSpectra.{method}", getattr(of_k, method), dict, {})
     yield Entry("Spectrum.rank", of_k.on("time").rank, fixed(threshold=0.75),

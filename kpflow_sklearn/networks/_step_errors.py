@@ -1,0 +1,82 @@
+"""Run a user's step; its errors come with advice that fits the failure."""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor
+
+from kpflow_sklearn.networks._coupling import batch_norms
+from kpflow_sklearn.networks._functions import failures_of
+from kpflow_sklearn.networks._layers import UserLayer
+from kpflow_sklearn.networks._network import RecurrentNetwork
+
+#: Said of a step that is not a function of input and state.
+KEEPS = (
+    "it keeps something between calls, such as a counter or a trace on self, which must be a part "
+    "of the state instead: a tuple, with initial_state=(...)."
+)
+_ATTRIBUTE = (
+    "If forward sets this attribute, the step cannot rely on it: compute what depends on "
+    "parameters inside the step, and let what is kept from step to step be a part of the state, a "
+    "tuple with initial_state=(...)."
+)
+_CALL = (
+    "A submodule or method is called as step(x_t, h), a function as step(network, x_t, h); each "
+    "must return the next h."
+)
+_FORM = "unpack|tuple|iterable|size|shape|dimension|expand|index|out of range|expected hx"
+_SWITCHES = "positional argument|keyword argument"
+
+
+def run_step(view: RecurrentNetwork, inputs: Tensor) -> Tensor:
+    """Return the states of a network, whose step may fail in any way.
+
+    Parameters
+    ----------
+    view : RecurrentNetwork
+        The network.
+    inputs : Tensor of shape (n_trials, n_timesteps, n_inputs)
+        The inputs of its recurrent part.
+
+    Returns
+    -------
+    Tensor of shape (n_trials, n_timesteps, n_states)
+        The states after every step.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If the step fails, except for lack of memory.
+    """
+    label, given = "the network's recurrent part", f"inputs of shape {tuple(inputs.shape)}"
+    layer = view.layers[0]
+    if isinstance(layer, UserLayer):
+        label = f"step: the {layer.step.label}"
+        given = f"x_t of shape {(len(inputs), inputs.shape[-1])} and "
+        given += layer.step.state_in_words(len(inputs))
+
+    def advice(error: Exception) -> str:
+        return f"{_advice(error, view)}{batch_norms(view.recurrent)}"
+
+    with failures_of(label, given, advice):
+        return view.run(inputs)
+
+
+def _advice(error: Exception, view: RecurrentNetwork) -> str:
+    """Return what to do about a kind of error; "" if its text must speak for itself."""
+    text = str(error)
+    if isinstance(error, AttributeError) and not re.search("'(tuple|Tensor)' object", text):
+        return _ATTRIBUTE if "has no attribute" in text else ""
+    if isinstance(error, TypeError) and re.search(_SWITCHES, text):
+        return _CALL
+    if not isinstance(error, AttributeError) and not re.search(_FORM, text, re.IGNORECASE):
+        return ""
+    if not isinstance(view.layers[0], UserLayer):
+        return ""
+    return (
+        "If its state has another size, give initial_state with that size; if it is a tuple, give "
+        "initial_state=(...) with each part as one vector per trial: flatten a matrix with "
+        "A.flatten(1). What it keeps between calls, such as a trace on self, must be a part of "
+        "the state too."
+    )
