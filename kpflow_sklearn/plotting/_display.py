@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 RUN = "run"
 
 
+def _check_holds(estimator: Any, name: str) -> None:
+    """Check that an analyzer is fitted and has what is drawn; its own error says why not."""
+    check_is_fitted(estimator, "results_")
+    getattr(estimator, name)
+
+
 class Display:
     """A figure of a fitted estimator.
 
@@ -77,7 +83,7 @@ class Display:
         >>> LyapunovDisplay.from_estimator(analyzer).ax_.get_xlabel()
         'exponent number'
         """
-        check_is_fitted(estimator, cls._fitted)
+        _check_holds(estimator, cls._fitted)
         return cls._of(estimator).plot(ax=ax, **options)
 
     def plot(self, *, ax: Any = None) -> Self:
@@ -164,7 +170,7 @@ class TableDisplay(Display):
         tables: list[pd.DataFrame] = []
         for name, fitted in runs.items():
             for estimator in fitted if isinstance(fitted, Sequence) else [fitted]:
-                check_is_fitted(estimator, cls._fitted)
+                _check_holds(estimator, cls._fitted)
                 displays.append(cls._of(estimator))
                 about: dict[str, Any] = {RUN_NUMBER: len(tables), hue: str(name)}
                 tables.append(displays[-1].table.assign(**about))

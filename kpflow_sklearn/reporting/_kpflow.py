@@ -25,6 +25,20 @@ from kpflow_sklearn.results import select
 _MOST_EXPONENTS = 10
 
 
+#: An attribute of each analysis, all of which the report shows.
+_SHOWN = ["spectra_", "eigenfunctions_", "lyapunov_exponents_", "weight_maps_"]
+_SHOWN += ["signal_dimensions_"]
+
+
+def refuse_incomplete(analyzer: Any) -> None:
+    """Refuse an analyzer that was fitted without some of its analyses."""
+    if not all(hasattr(analyzer, name) for name in _SHOWN):
+        raise ValueError(
+            "analyzer must be fitted with all of its analyses, which the report shows, got "
+            f"analyses={analyzer.analyses!r}; leave this parameter out and fit again."
+        )
+
+
 def facts(analyzer: Any) -> dict[str, Any]:
     """Return what was measured: over training, by axis, of weight maps and perturbations."""
     results, maps, exponents = (

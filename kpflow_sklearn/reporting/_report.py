@@ -124,6 +124,8 @@ def report(
     """
     template, subject, facts = _kind_of(analyzer)
     check_is_fitted(analyzer, "results_")
+    if isinstance(analyzer, KPFlowAnalyzer):
+        _kpflow.refuse_incomplete(analyzer)
     file = _checked_path(path)
     check_flag(cyclic, "cyclic")
     check_word(color_label, "color_label")

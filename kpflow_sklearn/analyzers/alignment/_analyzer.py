@@ -1,4 +1,4 @@
-"""TaskAlignmentAnalyzer: which sub-tasks will share a subspace, before the states show it."""
+"""TaskAlignmentAnalyzer: which sub-tasks share a subspace, and which interfere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
 
     Under gradient descent the error of sub-task j changes the states on the trials of sub-task i
     by delta_ij = -P_i K_ij P_j* Err_j. The alignment of these changes, accumulated over training,
-    tells which sub-tasks will come to share their dynamics, usually long before their states do.
+    is evidence of which sub-tasks will come to share their dynamics; the page "Reproductions" of
+    the documentation says how often it was right before the states showed it.
 
     Parameters
     ----------

@@ -43,6 +43,21 @@ from kpflow_sklearn.results import (
 )
 from kpflow_sklearn.spectra import AXES, GRAMS, METHODS, REDUCTIONS, TOL, Modes
 
+#: What can be computed, and the attributes that it sets besides rows of ``results_``.
+ANALYSES = {
+    "spectra": (
+        *("k_rank_", "p_rank_", "pkp_rank_", "effective_dimensions_", "spectra_"),
+        "bottleneck_",
+    ),
+    "modes": ("singular_values_", "eigenfunctions_", "components_", "n_components_"),
+    "lyapunov": (
+        *("lyapunov_exponents_", "lyapunov_std_error_"),
+        *("kaplan_yorke_dimension_", "kaplan_yorke_std_error_"),
+    ),
+    "weight_maps": ("weight_maps_",),
+    "signals": ("signal_dimensions_",),
+}
+
 
 class KPFlowAnalyzer(RecurrentAnalyzer):
     """Explain gradient descent on a recurrent network in terms of its operators K and P.
@@ -89,6 +104,12 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     tol : float, default=0.02
         Relative standard error at which an estimate is accurate enough. A value left less accurate
         has a larger ``std_error`` in ``results_``.
+    analyses : sequence of str, default=("spectra", "modes", "lyapunov", "weight_maps", "signals")
+        What to compute. "spectra" are the traces, norms, effective dimensions and ranks of all
+        snapshots; "signals" are the dimensions of the signals and the agreement of the flow with
+        the updates; "modes" are the eigenfunctions and components of the last snapshot,
+        "lyapunov" its Lyapunov exponents, and "weight_maps" its weight maps. ``("spectra",)`` is
+        enough to follow a training closely. The attributes of what is left out do not exist.
     activity_tol : float, default=1e-6
         Largest part of the activity of each weight map (a weight matrix and its input) that may be
         left out of PKP*, as a relative Frobenius norm. The rest is a low-rank factor. The less
@@ -152,7 +173,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     components_ : ndarray of shape (n_components_, n_states)
         Leading eigenvectors of PKP* on the hidden axis, as rows: the directions in which training
         can move the states. Neither this attribute nor the next exists if "PKP" is not among the
-        operators.
+        operators, or "modes" not among the analyses.
     n_components_ : int
         Number of rows of ``components_``.
     lyapunov_exponents_, lyapunov_std_error_ : ndarray of shape (n_states,)
@@ -213,6 +234,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         method: str = "auto",
         n_probes: int | None = None,
         tol: float = TOL,
+        analyses: Sequence[str] = tuple(ANALYSES),
         activity_tol: float = 1e-6,
         analysis_trials: int = 64,
         memory_limit: int | None = None,
@@ -230,6 +252,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.method = method
         self.n_probes = n_probes
         self.tol = tol
+        self.analyses = analyses
         self.activity_tol = activity_tol
         self.analysis_trials = analysis_trials
         self.memory_limit = memory_limit
@@ -337,6 +360,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         if self.memory_limit is not None:
             check_positive_int(self.memory_limit, "memory_limit", maximum=None)
         check_positive_int(self.analysis_trials, "analysis_trials")
+        check_subset(self.analyses, "analyses", tuple(ANALYSES))
         check_subset(self.operators, "operators", OPERATORS)
         check_subset(self.axes, "axes", AXES)
         check_real(self.rank_threshold, "rank_threshold", 0, 1, open_minimum=True)
@@ -374,34 +398,58 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             snapshot = SnapshotAnalysis(network, iteration, trials, objective, self.activity_tol)
             spectra = snapshot.spectra(settings)
             if not rows:
-                sizes = len(self.snapshots_), int(self.n_components)
+                sizes = len(self.snapshots_), int(self.n_components), self.analyses
                 forecast(snapshot, spectra, settings, *sizes).announce(verbose=self.verbose)
-            rows += snapshot.rows(spectra, settings)
+            rows.append(row(iteration, "network", "", "loss", snapshot.loss, **n))
+            if "spectra" in self.analyses:
+                rows += snapshot.spectral_rows(spectra, settings)
             if decay:  # Reported so that it is not overlooked, as it is not part of PKP*.
                 rows.append(row(iteration, "network", "", "weight_decay", decay, **n))
-            signals.append(snapshot.signal_dimensions())
-            step = snapshot.flow_agreement(self.trainer_.network_after(kept))
-            rows.append(row(iteration, "PKP", "all", "flow_agreement", step, **n))
-            if previous is not None:
-                since = previous.agreement(snapshot.motion.states)
-                about = (previous.iteration, "PKP", "all", "interval_agreement")
-                rows.append(row(*about, since, **n))
-            previous = snapshot.motion
-        nothing_later = Estimate.missing("there is no later snapshot to compare with")
-        rows.append(row(iteration, "PKP", "all", "interval_agreement", nothing_later, **n))
+            if "signals" in self.analyses:
+                signals.append(snapshot.signal_dimensions())
+                rows += snapshot.agreement_rows(self.trainer_.network_after(kept), previous)
+                previous = snapshot.motion
         natural = spectra
         if not spectra["PKP"].has_hidden_gram:  # The settings ask for other axes or Grams.
             natural = snapshot.natural_spectra(settings)
-        modes = {name: natural[name].modes(int(self.n_components)) for name in settings.operators}
-        rows += self._keep_modes(modes, iteration, n)
-        if "PKP" in settings.operators:
-            self.components_ = snapshot.hidden_components(self.n_components, natural["PKP"])
-            self.n_components_ = len(self.components_)
+        modes: dict[str, Modes] = {}
+        if "signals" in self.analyses:
+            nothing_later = Estimate.missing("there is no later snapshot to compare with")
+            rows.append(row(iteration, "PKP", "all", "interval_agreement", nothing_later, **n))
+            self.signal_dimensions_ = pd.DataFrame(signals).set_index("iteration")
+        if "modes" in self.analyses:
+            k = int(self.n_components)
+            modes = {name: natural[name].modes(k) for name in settings.operators}
+            rows += self._keep_modes(modes, iteration, n)
+            if "PKP" in settings.operators:
+                self.components_ = snapshot.hidden_components(k, natural["PKP"])
+                self.n_components_ = len(self.components_)
         self.results_ = to_frame(rows)
-        self.spectra_ = spectrum_table(spectra, modes, settings)
-        self.signal_dimensions_ = pd.DataFrame(signals).set_index("iteration")
-        self.weight_maps_ = weight_map_table(natural["K"], settings.rank_threshold)
-        self._describe_last(snapshot, settings)
+        if "spectra" in self.analyses:
+            self.spectra_ = spectrum_table(spectra, modes, settings)
+            self._summarise_spectra(iteration, settings)
+        if "weight_maps" in self.analyses:
+            self.weight_maps_ = weight_map_table(natural["K"], settings.rank_threshold)
+        if "lyapunov" in self.analyses:
+            self._keep_lyapunov(snapshot)
+
+    def __getattr__(self, name: str) -> Any:
+        """Say of an attribute that it belongs to an analysis that was left out.
+
+        Raises
+        ------
+        NotFittedError
+            If nothing has been fitted.
+        AttributeError
+            If the attribute does not exist for any other reason.
+        """
+        missing = [key for key, names in ANALYSES.items() if name in names]
+        if missing and "results_" in vars(self) and missing[0] not in self.analyses:
+            raise AttributeError(
+                f"{name} was not computed, because analyses={self.analyses!r} leaves out "
+                f"{missing[0]!r}: add it to analyses and fit again."
+            )
+        return super().__getattr__(name)
 
     def transform(self, X: ArrayLike, *, mask: ArrayLike | None = None) -> np.ndarray:
         """Project the states of trials onto ``components_``.
@@ -455,8 +503,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         if not hasattr(self, "components_"):
             raise ValueError(
                 "transform projects onto the leading directions of PKP*, which fit computes only "
-                f"if 'PKP' is among the operators, got operators={self.operators!r}; add 'PKP' "
-                "and fit again."
+                "if 'PKP' is among the operators and 'modes' among the analyses, got "
+                f"operators={self.operators!r} and analyses={self.analyses!r}; add what is "
+                "missing and fit again."
             )
 
     @property
@@ -481,9 +530,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             rows.append(row(iteration, name, "all", "eigenpair_residual", worst, **about))
         return rows
 
-    def _describe_last(self, last: SnapshotAnalysis, settings: SpectralSettings) -> None:
-        """Set the other attributes that describe the last snapshot."""
-        at_last = self.results_[self.results_["iteration"] == last.iteration]
+    def _summarise_spectra(self, last: int, settings: SpectralSettings) -> None:
+        """Set the attributes that are parts of ``results_``; ``last`` is the last iteration."""
+        at_last = self.results_[self.results_["iteration"] == last]
         for name in OPERATORS:
             rank = select(at_last, name, "rank", "time")["value"]
             setattr(self, f"{name.lower()}_rank_", float(rank.iloc[0]) if len(rank) else None)
@@ -491,6 +540,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         table = dimensions.pivot(index="operator", columns="axis", values="value")
         self.effective_dimensions_ = table.loc[list(settings.operators), list(settings.axes)]
         self.bottleneck_ = bottleneck_table(self.results_)
+
+    def _keep_lyapunov(self, last: SnapshotAnalysis) -> None:
+        """Set the Lyapunov exponents of the last snapshot."""
         self.lyapunov_exponents_ = self.lyapunov_std_error_ = np.empty(0)
         self.kaplan_yorke_dimension_: float | None = None
         self.kaplan_yorke_std_error_: float | None = None

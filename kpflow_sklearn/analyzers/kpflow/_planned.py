@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +34,7 @@ def forecast(
     settings: SpectralSettings,
     n_snapshots: int,
     n_components: int,
+    analyses: Sequence[str],
 ) -> Forecast:
     """Forecast the analysis of all snapshots from the sizes and a measurement.
 
@@ -47,6 +48,8 @@ def forecast(
         The settings.
     n_snapshots, n_components : int
         Number of snapshots, and of eigenfunctions of each operator.
+    analyses : sequence of str
+        What is computed.
 
     Returns
     -------
@@ -57,12 +60,15 @@ def forecast(
     n_trials, n_timesteps, n_states = lin.states.shape
     product = 8.0 * n_trials * n_timesteps * lin.tangent.n_weights
     total = Operations(n_snapshots * _N_AGREEMENTS * product)
-    for name in settings.operators:
+    for name in settings.operators if "spectra" in analyses else ():
         each = planned_operations(spectra[name], settings.axes)
         total = total.plus(Operations(n_snapshots * each.products, n_snapshots * each.matrices))
-    # J Q, (H, H), at every step of the trials that are followed, and the QR of some steps.
-    growth = 6.0 * min(n_trials, N_FOLLOWED) * n_timesteps * n_states**3
-    total = total.plus(Operations(_N_MODES * product * len(settings.operators), growth))
+    if "lyapunov" in analyses:
+        # J Q, (H, H), at every step of the trials that are followed, and the QR of some steps.
+        growth = 6.0 * min(n_trials, N_FOLLOWED) * n_timesteps * n_states**3
+        total = total.plus(Operations(matrices=growth))
+    if "modes" in analyses:
+        total = total.plus(Operations(_N_MODES * product * len(settings.operators)))
     seconds = _SHARE_DONE * seconds_of(total, lin)
     sizes = [(n_trials, "trials"), (n_timesteps, "steps"), (n_states, "units")]
     faster = f'{FASTER}, or axes=("time",)' if "all" in settings.axes else FASTER

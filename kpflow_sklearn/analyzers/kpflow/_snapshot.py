@@ -149,12 +149,12 @@ class SnapshotAnalysis:
             for name, op in self.operators.items()
         }
 
-    def rows(
+    def spectral_rows(
         self, spectra: dict[str, OperatorSpectra], settings: SpectralSettings
     ) -> list[dict[str, Any]]:
-        """Return the rows of ``results_`` for this snapshot."""
+        """Return the rows of ``results_`` on the spectra of the operators."""
         n_trials = len(self.trials.X)
-        out = [row(self.iteration, "network", "", "loss", self.loss, n_trials=n_trials)]
+        out = []
         for name in settings.operators:
             exact_trace = _exact_trace(spectra[name], settings)
             for axis in settings.axes:
@@ -171,15 +171,37 @@ class SnapshotAnalysis:
                 }
                 for quantity, estimate in quantities.items():
                     out.append(row(self.iteration, name, axis, quantity, estimate, **about))
-        agreements = {
-            "direction_agreement": self.direction_agreement(),
-            "activity_error": Estimate(self.activity_error),
-        }
+        agreements = {"activity_error": Estimate(self.activity_error)}
         if {"P", "PKP"} <= set(settings.operators) and settings.gram == "natural":
             agreements["operator_agreement"] = kernel_agreement(spectra["PKP"], spectra["P"])
         for quantity, estimate in agreements.items():
             out.append(row(self.iteration, "PKP", "all", quantity, estimate, n_trials=n_trials))
         return out
+
+    def agreement_rows(
+        self, updated: RecurrentNetwork | None, previous: Motion | None
+    ) -> list[dict[str, Any]]:
+        """Return the rows of ``results_`` on where PKP*Err points.
+
+        Parameters
+        ----------
+        updated : RecurrentNetwork or None
+            The network after the next update, if it is known.
+        previous : Motion or None
+            The motion predicted at the previous snapshot.
+        """
+        agreements = [
+            (self.iteration, "direction_agreement", self.direction_agreement()),
+            (self.iteration, "flow_agreement", self.flow_agreement(updated)),
+        ]
+        if previous is not None:
+            since = previous.agreement(self.motion.states)
+            agreements.append((previous.iteration, "interval_agreement", since))
+        n_trials = len(self.trials.X)
+        return [
+            row(iteration, "PKP", "all", quantity, estimate, n_trials=n_trials)
+            for iteration, quantity, estimate in agreements
+        ]
 
     def direction_agreement(self) -> Estimate:
         """Return the cosine of PKP*Err with PP*Err.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,10 +17,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize, report
 from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.analyzers import _verification as verification
 from kpflow_sklearn.analyzers._trials import choose_trials
+from kpflow_sklearn.analyzers.kpflow._analyzer import ANALYSES
 from kpflow_sklearn.datasets import make_memory_pro
 from kpflow_sklearn.lyapunov import lyapunov_exponents
 from kpflow_sklearn.networks import Objective, RecurrentNetwork, TargetEncoder
@@ -30,6 +32,7 @@ from kpflow_sklearn.operators import (
     ParameterJacobian,
     ParameterOperator,
 )
+from kpflow_sklearn.plotting import LyapunovDisplay
 from kpflow_sklearn.results import COLUMNS, select
 from kpflow_sklearn.training import Snapshot
 from tests.oracles import oracle
@@ -515,8 +518,45 @@ def test_operators_left_out_are_not_measured(operators):
         assert fitted.transform(X).shape == (N_TRIALS, N_UNITS)
     else:
         for ask in (lambda: fitted.transform(X), fitted.get_feature_names_out):
-            with pytest.raises(ValueError, match=r"add 'PKP' and fit again"):
+            with pytest.raises(ValueError, match=r"add what is missing and fit again"):
                 ask()
+
+
+OF_ANALYSES = {
+    "spectra": {"trace", "norm", "rank", "effective_dimension", "activity_error",
+                "operator_agreement"},
+    "modes": {"eigenpair_residual"},
+    "lyapunov": set(),
+    "weight_maps": set(),
+    "signals": {"direction_agreement", "flow_agreement", "interval_agreement"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", [*OF_ANALYSES, ("signals", "modes")])
+def test_analyses_left_out_are_not_computed(wanted, tmp_path):
+    wanted = (wanted,) if isinstance(wanted, str) else wanted
+    fitted, whole = (analyzer(analyses=a).fit(X, Y) for a in (wanted, tuple(OF_ANALYSES)))
+    expected = {"loss"}.union(*(OF_ANALYSES[name] for name in wanted))
+    rows = whole.results_[whole.results_["quantity"].isin(expected)]
+    pd.testing.assert_frame_equal(
+        fitted.results_, rows.reset_index(drop=True), check_categorical=False
+    )
+    for name, attributes in ANALYSES.items():
+        for attribute in attributes:
+            if name in wanted:
+                getattr(fitted, attribute)
+                continue
+            with pytest.raises(AttributeError, match=f"{attribute} was not computed.*'{name}'"):
+                getattr(fitted, attribute)
+    if "lyapunov" not in wanted:
+        with pytest.raises(AttributeError, match="lyapunov_exponents_ was not computed"):
+            LyapunovDisplay.from_estimator(fitted)
+    with pytest.raises(ValueError, match="fitted with all of its analyses, .* got analyses="):
+        report(fitted, tmp_path / "report.html")
+    if "modes" not in wanted:
+        with pytest.raises(ValueError, match="'modes' among the analyses"):
+            fitted.transform(X)
+    assert pickle.loads(pickle.dumps(fitted)).results_.equals(fitted.results_)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 1.0])

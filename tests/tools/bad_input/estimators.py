@@ -153,7 +153,8 @@ PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
     },
     "KPFlowAnalyzer": COMMON | {
         "trainer": trainers("KPFlowAnalyzer"), "analysis_trials": count(), "n_components": count(),
-        "operators": words(), "axes": words(), "rank_threshold": share(open_low=True),
+        "operators": words(), "axes": words(), "analyses": words(),
+        "rank_threshold": share(open_low=True),
         "gram": choice(), "reduction": choice(), "method": choice(),
         "n_probes": count(4, optional=True), "tol": real(open_low=True),
         "activity_tol": share(), "memory_limit": count(optional=True, largest=False),

@@ -99,7 +99,7 @@ def _snapshot(problem: Problem) -> Callable[[], object]:
 
     def run() -> object:
         analysis = SnapshotAnalysis(problem.network, 0, trials, Objective("mse"), tolerance)
-        return analysis.rows(analysis.spectra(settings), settings)
+        return analysis.spectral_rows(analysis.spectra(settings), settings)
 
     return run
 
