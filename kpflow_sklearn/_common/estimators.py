@@ -130,7 +130,11 @@ class Estimator(BaseEstimator):
         return state | {name: copy_module(v, memo) for name, v in modules.items()}
 
     def __sklearn_clone__(self) -> Self:
-        """Return an unfitted copy, in which modules are copied as `copy_module` does."""
+        """Return an unfitted estimator with the same parameters, as `sklearn.base.clone` does.
+
+        Modules are kept as they are: a copy would lack their gradient hooks and shared memory,
+        which `fit` looks for. Every `fit` copies a module before it uses it.
+        """
         params = self.get_params(deep=False)
         modules = {name: v for name, v in params.items() if isinstance(v, nn.Module)}
         if not modules:
@@ -138,9 +142,7 @@ class Estimator(BaseEstimator):
         others = self._stand_in()
         for name in modules:
             setattr(others, name, None)
-        cloned = super(Estimator, others).__sklearn_clone__()
-        memo: dict[int, Any] = {}  # In common, because a module may be a part of another.
-        return cloned.set_params(**{name: copy_module(v, memo) for name, v in modules.items()})
+        return super(Estimator, others).__sklearn_clone__().set_params(**modules)
 
     def _stand_in(self) -> Self:
         """Return a shallow copy, on which a check may set attributes."""

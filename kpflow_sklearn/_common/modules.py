@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
+#: The name that torch.compile gives to the module inside its wrapper.
+COMPILED = "_orig_mod"
+
 
 def named_parts(
     module: nn.Module, prefix: str = "", seen: set[int] | None = None
@@ -26,7 +29,19 @@ def named_parts(
     yield prefix, module
     for name, part in module._modules.items():
         if part is not None:
-            yield from named_parts(part, f"{prefix}.{name}" if prefix else name, seen)
+            yield from named_parts(part, _inner(prefix, name), seen)
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Replace wrappers of torch.compile by what they wrap, in place, and return the module."""
+    inner = dict(module._modules).get(COMPILED)
+    if inner is not None:
+        return uncompiled(inner)
+    for _, part in named_parts(module):
+        for name, child in dict(part._modules).items():
+            if child is not None and COMPILED in child._modules:
+                part._modules[name] = uncompiled(child)
+    return module
 
 
 def set_training(module: M, training: bool) -> M:
@@ -90,4 +105,11 @@ def _every_part(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.M
     yield prefix, module
     for name, part in module._modules.items():
         if part is not None:
-            yield from _every_part(part, f"{prefix}.{name}" if prefix else name)
+            yield from _every_part(part, _inner(prefix, name))
+
+
+def _inner(prefix: str, name: str) -> str:
+    """Return the name of a part of a part, without the wrapper of torch.compile."""
+    if name == COMPILED:
+        return prefix
+    return f"{prefix}.{name}" if prefix else name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._common.modules import named_parts, tensors_of
+from kpflow_sklearn._common.modules import named_parts, tensors_of, uncompiled
 
 
 def as_tensor(
@@ -26,25 +27,37 @@ def as_tensor(
 
 
 def with_gradients(function: Callable) -> Callable:
-    """Let a function compute derivatives whatever mode of autograd its caller has chosen.
+    """Let a function compute derivatives whatever mode of torch its caller has chosen.
 
-    Inside, ``torch.no_grad``, ``torch.set_grad_enabled(False)`` and ``torch.inference_mode`` of
-    the caller have no effect; afterwards the caller's mode is the same as before.
+    Inside, ``torch.no_grad``, ``torch.set_grad_enabled(False)``, ``torch.inference_mode`` and
+    ``torch.autocast`` of the caller have no effect; afterwards the caller's mode is the same as
+    before.
     """
 
     @wraps(function)
     def in_gradient_mode(*args: Any, **options: Any) -> Any:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), without_autocast():
             return function(*args, **options)
 
     return in_gradient_mode
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Compute in the precision of the arguments inside the block, whatever the caller's mode."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda", "xpu", "mps"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
     """Return a deep copy of a module, whatever other objects it keeps as attributes.
 
     The analysis needs parameters, buffers and structure. A tensor that has a graph is copied
-    without it, and what cannot be copied at all, such as a lock, is replaced by a `LeftOut`.
+    without it, and what cannot be copied at all, such as a lock, is replaced by a `LeftOut`. Parts
+    that torch.compile wraps are copied without the wrapper.
 
     Parameters
     ----------
@@ -70,7 +83,7 @@ def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
             for weight in part._flat_weights:
                 if weight is not None and not weight.is_leaf:
                     memo[id(weight)] = weight.detach().clone()
-    return copy_value(module, memo, type(module).__name__)
+    return uncompiled(copy_value(module, memo, type(module).__name__))
 
 
 def copy_value(value: Any, memo: dict[int, Any], name: str = "network") -> Any:

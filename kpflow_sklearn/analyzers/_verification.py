@@ -69,7 +69,7 @@ def as_precise_as_possible(
 ) -> tuple[RecurrentNetwork, float]:
     """Return a copy of a network in float64, and the tolerance for identities of it.
 
-    If a part of the network or a user's loss casts to a lower precision, the copy and the
+    If a part of the network or a user's loss does not compute in float64, the copy and the
     tolerance are of the precision of the network, with a UserWarning.
     """
     precise = converted(copy.deepcopy(network), torch.float64, "cpu")
@@ -83,9 +83,10 @@ def as_precise_as_possible(
     plain = converted(copy.deepcopy(network), device="cpu")
     tolerance = 1e4 * torch.finfo(plain.dtype).eps
     warn_caller(
-        f"{name} casts to a lower precision (for example by .float()), so that the network is "
-        f"verified in {plain.dtype}, with a tolerance of {tolerance:.1g}. Write "
-        "x.to(weight.dtype) instead of the cast to verify in float64.",
+        f"{name} does not compute in float64, so that the network is verified in {plain.dtype}, "
+        f"with a tolerance of {tolerance:.1g}. It casts to a lower precision (for example by "
+        ".float(); write x.to(weight.dtype) instead), or uses a tensor that is not a parameter or "
+        "buffer of the network (use register_buffer).",
         UserWarning,
     )
     return plain, tolerance

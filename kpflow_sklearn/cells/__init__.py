@@ -17,6 +17,7 @@ from kpflow_sklearn.cells._builtin import (
     TanhCell,
     make_cell,
 )
+from kpflow_sklearn.cells._frozen_draws import ConstantDraws as ConstantDraws
 from kpflow_sklearn.cells._ode import NeuralODE, NeuralODECell
 from kpflow_sklearn.cells._user_step import UserStep as UserStep
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kpflow_sklearn._common.random import isolated_torch_seed
+
 
 class Draw(NamedTuple):
     """The result of one random operation.
@@ -88,6 +90,62 @@ class Replay(TorchDispatchMode):
             values = values.expand(len(values), shape[0] // len(values), *shape[1:])
         values = values.reshape(shape)
         return args[0].copy_(values) if _is_in_place(func) else values.clone()
+
+
+class ConstantDraws(TorchDispatchMode):
+    """Let random operations return the same number everywhere, whatever they have drawn before.
+
+    Two networks that draw the same kinds of numbers, in any order and in tensors of any shape,
+    then compute the same. The number is the first one that a fixed seed gives; that of
+    ``bernoulli_`` is its mean, so that functional dropout changes nothing.
+
+    Attributes
+    ----------
+    other : str
+        The name of an operation that returned random numbers nevertheless, or "".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the operation, or return a constant in its place."""
+        kwargs = kwargs or {}
+        if not _is_random(func):
+            return func(*args, **kwargs)
+        if not _depends_on_shapes_alone(func):
+            self.other = func._schema.name
+            return func(*args, **kwargs)
+        if _is_in_place(func) or func._schema.name.endswith("_like"):
+            empty = args[0] if _is_in_place(func) else torch.empty_like(args[0])
+            values = _first_draw(func, args, kwargs)
+            return empty.copy_(values.expand(empty.shape))
+        shape = _shape_of_result(func, args, kwargs)
+        places = [
+            i for i, argument in enumerate(func._schema.arguments) if argument.name == "size"
+        ]
+        if not places or places[0] >= len(args):
+            self.other = func._schema.name
+            return func(*args, **kwargs)
+        one = [[1] if i == places[0] else value for i, value in enumerate(args)]
+        return _seeded(func, one, kwargs).expand(shape).clone()
+
+
+def _first_draw(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Return one number that an operation on a tensor draws, (1,), from a fixed seed."""
+    one = torch.empty(1, dtype=args[0].dtype, device=args[0].device)
+    if func._schema.name == "aten::bernoulli_":
+        return one.fill_(args[1] if len(args) > 1 else kwargs.get("p", 0.5))
+    return _seeded(func, [one, *args[1:]], kwargs)
+
+
+def _seeded(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Return what an operation draws from a fixed seed, rounded to the same in any precision."""
+    kwargs = {name: None if name == "generator" else value for name, value in kwargs.items()}
+    with isolated_torch_seed(0):
+        values = func(*args, **kwargs)
+    return values.bfloat16().to(values.dtype) if values.is_floating_point() else values
 
 
 def record(call: Callable[[int], None]) -> list[Draw] | None:

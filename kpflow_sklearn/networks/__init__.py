@@ -4,20 +4,20 @@
 views a user's module as one: ``_named_step`` finds the parts that the user names,
 ``_initial_state`` z_0, ``_readouts`` the readout, ``_encoders`` what comes before the step;
 ``_functions`` makes modules of a network's functions and methods. ``_reproduction`` checks that
-the result computes what the module does:
-``_coupling`` its step and encoder, ``_computed_start`` z_0, ``_parameter_use`` its parameters,
-``_comparison`` its states and outputs on a run of the module (``_module_run``, with
-``_forward_arguments``), ``_remedies`` says what to do. ``_step_errors`` adds advice to the errors
-of a step. ``_layout`` finds out whether the module takes steps first. ``_targets`` encodes
-targets, ``_objective`` is the loss with its error signal. A function given as loss is called by
-``_user_loss``, has the targets of ``_user_targets`` and is checked by ``_user_loss_checks``.
-``tangents`` holds the derivatives along a run.
+the result computes what the module does: ``_coupling`` its step and encoder, ``_step_order`` its
+step alone, ``_parameter_use`` its parameters, ``_comparison`` its states and outputs on a run of
+the module (``_module_run``, with ``_forward_arguments``), ``_gradients`` the gradients;
+``_remedies`` says what to do. ``_step_errors`` adds advice to the errors of a step. ``_layout``
+finds out whether the module takes steps first. ``_targets`` encodes targets, ``_objective`` is the
+loss with its error signal. A function given as loss is called by ``_user_loss``, has the targets
+of ``_user_targets`` and is checked by ``_user_loss_checks``. ``tangents`` holds the derivatives
+along a run.
 """
 
 from kpflow_sklearn.networks._build import build_network
-from kpflow_sklearn.networks._computed_start import is_given_as_values
 from kpflow_sklearn.networks._forward_arguments import warn_without_mask
 from kpflow_sklearn.networks._functions import is_kept_apart, parts_in_network, refuse_scripted
+from kpflow_sklearn.networks._gradients import is_given_as_values
 from kpflow_sklearn.networks._layout import (
     CLEARLY,
     is_prefix_both_ways,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._common.modules import converted, parameters_of, set_training
+from kpflow_sklearn._common.modules import converted, parameters_of, set_training, uncompiled
 from kpflow_sklearn._common.random import isolated_torch_seed, torch_generator
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.cells import UserStep, make_cell
@@ -75,7 +75,7 @@ def build_network(
                 "cell must be a callable (n_features, hidden_size) -> torch.nn.Module, but it "
                 f"returned a {type(recurrent).__name__}."
             )
-        recurrent = converted(recurrent, dtype)
+        recurrent = uncompiled(converted(recurrent, dtype))
         layers = [UserLayer(UserStep(recurrent, (hidden_size,)))]
         with isolated_torch_seed(seed):
             _try_cell(layers[0].step, n_features, hidden_size, dtype)
@@ -116,13 +116,24 @@ def _try_cell(step: UserStep, n_features: int, hidden_size: int, dtype: torch.dt
             f"the cell {type(step.module).__name__} cannot take a step forward(x_t, h) -> h: "
             f"{type(error).__name__}: {error}"
         ) from error
-    _refuse_coupled(step, x, h)
-
-
-def _refuse_coupled(step: UserStep, x: Tensor, h: Tensor) -> None:
-    """Refuse a cell in which trials influence one another in evaluation mode."""
     copied = UserStep(set_training(copy_module(step.module), False), step.sizes)
-    refuse_coupled_trials(copied, 0, torch.rand_like(x), torch.randn_like(h))
+    x, h = torch.rand_like(x), torch.randn_like(h)
+    refuse_coupled_trials(copied, 0, x, h)
+    _refuse_history(copied, x, h)
+
+
+@torch.no_grad()
+def _refuse_history(step: UserStep, x: Tensor, h: Tensor) -> None:
+    """Refuse a cell that does not return the same state again in evaluation mode."""
+    first, *others = (step(0, x, h) for _ in range(4))
+    if not all(torch.equal(first, other) for other in others):
+        raise UnsupportedNetworkError(
+            f"the cell {type(step.module).__name__} returns another state when it is called again "
+            "with the same x_t and h. It is random even in evaluation mode, or keeps something "
+            "between calls, such as a counter or a trace on self. Derivatives need a step that "
+            "depends on x_t and h alone: draw noise only if self.training, and make what is kept "
+            "a part of h."
+        )
 
 
 def _uniform(module: nn.Module, hidden_size: int, generator: torch.Generator) -> None:

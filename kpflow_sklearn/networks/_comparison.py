@@ -55,6 +55,8 @@ class Comparison:
         if is_kept_apart(module, view.readout) or view.readout is None:
             self.returned.append(self.rates)
         self.form, self.matched = Form(), 0  # How it takes X; the index of the result that agrees.
+        self.passes = False  # Whether the states pass through a part where they can be seen.
+        self.is_compared = True
 
     @torch.no_grad()
     def problem(self) -> Problem | None:
@@ -72,13 +74,30 @@ class Comparison:
         worst = max(problems, key=lambda problem: problem.stage)
         self.form = worst.form
         if worst.stage == 0 and not self.check_outputs:
-            warn_caller(
-                f"the states of the rebuilt network were not compared with those of "
-                f"{type(self.module).__name__}, which {worst.words}.",
-                UserWarning,
-            )
+            self.warn_not_compared(worst.words)
             return None
         return worst
+
+    def warn_not_compared(self, reason: str) -> None:
+        """Warn that the states were not compared, because the module does something."""
+        self.is_compared = False
+        warn_caller(
+            f"the states of the rebuilt network were not compared with those of "
+            f"{type(self.module).__name__}, which {reason}.",
+            UserWarning,
+        )
+
+    def compared(self, run: ModuleRun) -> list[Tensor]:
+        """Return what was compared of a run: a list of one tensor, or of none."""
+        if self.view.readout is None and run.states is not None:
+            return [run.states]
+        if not self.check_outputs:
+            if not self.is_compared:
+                return []
+            passing = run.states if run.states is not None else run.read
+            if self.passes and passing is not None:
+                return [passing]
+        return run.outputs[self.matched :][:1]
 
     def _run(self, form: Form, seed: int = 0) -> ModuleRun:
         return run_module(self.module, self.view, self.trials, form, seed)
@@ -109,13 +128,13 @@ class Comparison:
                 starts_apart = difference.at_start and (stage == 2 or run.states is None)
                 remedy = self._calls_remedy(run) or (START if starts_apart else "")
                 return Problem(stage, f"{name} {difference.words}", form, remedy)
-        seen = run.states is not None or compare(self.rates, run.read, trials) is not None
-        if seen and not self.check_outputs:
+        self.passes = run.states is not None or compare(self.rates, run.read, trials) is not None
+        if self.passes and not self.check_outputs:
             return None
-        return self._returned_problem(run, form, seen)
+        return self._returned_problem(run, form)
 
-    def _returned_problem(self, run: ModuleRun, form: Form, seen: bool) -> Problem | None:
-        """Compare what the module returns; ``seen`` tells whether its states agree."""
+    def _returned_problem(self, run: ModuleRun, form: Form) -> Problem | None:
+        """Compare what the module returns; its states agree if they can be seen."""
         differences = []
         for index, theirs in enumerate(run.outputs):
             for ours in self.returned if self.check_outputs else [self.rates]:
@@ -129,7 +148,7 @@ class Comparison:
         if not self.check_outputs:
             return Problem(0, "does not show its states", form)
         reads_more = run.read is not None and run.read.shape[-1] > self.rates.shape[-1]
-        remedy = READS_X if seen or reads_more else self._calls_remedy(run)
+        remedy = READS_X if self.passes or reads_more else self._calls_remedy(run)
         if not differences:
             return Problem(4, f"it returns {run.returned}", form, remedy)
         remedy = remedy or (START if differences[0].at_start else "")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.modules import state_of
 from kpflow_sklearn._common.tensors import as_tensor, copy_module, copy_value, to_cpu
+from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import run_encoder
 from kpflow_sklearn.networks._layers import MappedLayer, UserLayer
@@ -216,6 +217,19 @@ class RecurrentNetwork(nn.Module):
         return NetworkTangent(
             tangents, n_trials, n_timesteps, valid, self.learn_initial_state, steps
         )
+
+
+def unfrozen(network: RecurrentNetwork) -> RecurrentNetwork:
+    """Return a network with the same modules, whose steps draw random numbers anew."""
+    new = network.__class__.__new__(network.__class__)
+    new.__dict__.update(network.__dict__)
+    new.layers = [
+        UserLayer(UserStep(y.step.module, y.step.sizes, y.step.is_tuple))
+        if isinstance(y, UserLayer)
+        else y
+        for y in network.layers
+    ]
+    return new
 
 
 def to_tensors(

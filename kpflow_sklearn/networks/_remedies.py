@@ -68,14 +68,16 @@ def further_parameters(
     use: ParameterUse,
     view: RecurrentNetwork,
     initial_state: Any,
+    check_outputs: bool,
 ) -> str:
     """Return a sentence on the parameters that belong to no part, or "" if there are none."""
     if not names:
         return ""
     listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     text = (
-        f"{type(module).__name__} has further parameters, {listed}, that its outputs depend on, "
-        "but that belong to no encoder, step, readout or initial state."
+        f"{type(module).__name__} has further parameters, {listed}, that its "
+        f"{'outputs' if check_outputs else 'states'} depend on, but that belong to no encoder, "
+        "step, readout or initial state."
     )
     parts = {1: view.n_states, 2: view.n_states / 2}
     sizes = [use.sizes[name] for name in names]

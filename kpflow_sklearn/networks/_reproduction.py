@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,16 @@ from torch import Tensor, nn
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.modules import named_once, named_parts, parameters_of
 from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn.cells import ConstantDraws
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._comparison import Comparison
-from kpflow_sklearn.networks._computed_start import is_given_as_values, warn_of_computed_start
 from kpflow_sklearn.networks._coupling import (
     refuse_coupled_encoder,
     refuse_coupled_trials,
 )
 from kpflow_sklearn.networks._encoders import describe
 from kpflow_sklearn.networks._functions import is_kept_apart
+from kpflow_sklearn.networks._gradients import is_given_as_values, warn_of_other_gradients
 from kpflow_sklearn.networks._initial_state import axes_advice, find_start, with_advice
 from kpflow_sklearn.networks._layers import UserLayer
 from kpflow_sklearn.networks._module_run import (
@@ -29,7 +31,7 @@ from kpflow_sklearn.networks._module_run import (
     run_module,
     tolerance,
 )
-from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
+from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors, unfrozen
 from kpflow_sklearn.networks._parameter_use import (
     ParameterUse,
     Rehearsal,
@@ -39,6 +41,7 @@ from kpflow_sklearn.networks._parameter_use import (
 )
 from kpflow_sklearn.networks._remedies import further_parameters
 from kpflow_sklearn.networks._step_errors import KEEPS, run_step
+from kpflow_sklearn.networks._step_order import refuse_other_order
 
 N_CHECKED = 8  # Number of trials on which the two are compared.
 _RANDOM = {
@@ -46,6 +49,14 @@ _RANDOM = {
     "numbers that it draws from torch's generator; those of another generator cannot be frozen.",
     True: "It draws random numbers from another generator than torch's; these cannot be frozen.",
 }
+_CONSTANT = (
+    "In this comparison, every random number that either of them draws is the same constant, so "
+    "the step must draw from the same distributions as the module."
+)
+_OTHER_DRAWS = (
+    "draws random numbers by {} (noise='frozen'), which cannot be made the same in both: check "
+    "step, readout and initial_state yourself"
+)
 CONTAINERS = (nn.ModuleDict, nn.ModuleList)  # These have no forward method.
 
 
@@ -76,8 +87,7 @@ def check_rebuilt(
     initial_state : Any, optional
         z_0 as the user gave it to `recognise_network`.
     check_outputs : bool, default=True
-        Whether the module must return the readout of the states, and whether all parameters that
-        it trains for its outputs must be recognised. False only compares the states.
+        Whether the module must return the readout of the states. False only compares the states.
 
     Raises
     ------
@@ -85,18 +95,58 @@ def check_rebuilt(
         If they differ, naming the first step and trial where they do; if the step or the module
         is random, or couples trials; if the module cannot be run on X; if it trains parameters
         that belong to no recognised part, or to two.
+
+    Warns
+    -----
+    UserWarning
+        If gradients of the module differ from those of the rebuilt network, or if the two cannot
+        be compared.
     """
     if module is view:
         return
     trials = _choose_trials(X, mask, view)
-    states = _checked_states(view, trials, axes_advice(find_start(module, initial_state)[0]))
+    check = partial(
+        _check_parts,
+        module,
+        trials=trials,
+        original=module if original is None else original,
+        initial_state=initial_state,
+        check_outputs=check_outputs,
+    )
+    advice = axes_advice(find_start(module, initial_state)[0])
+    states = _checked_states(view, trials, advice)
+    if not _is_frozen(view):
+        check(view, states=states)
+        return
+    # The module draws other numbers than the frozen ones, so both are given the same constant.
+    with isolated_torch_seed(0), ConstantDraws() as draws:
+        plain = unfrozen(view)
+        with torch.no_grad():
+            states = _run(plain, trials.X)
+            if not draws.other:
+                _refuse_coupled(plain, plain.encode(trials.X), states)
+        check(plain, states=states, draws=draws)
+
+
+def _check_parts(
+    module: nn.Module,
+    view: RecurrentNetwork,
+    *,
+    trials: Trials,
+    states: Tensor,
+    original: nn.Module,
+    initial_state: Any,
+    check_outputs: bool,
+    draws: ConstantDraws | None = None,
+) -> None:
+    """Compare the parts of a rebuilt network with its module, as `check_rebuilt` does."""
     rehearsal = Rehearsal(module, view, initial_state)
     use = rehearsal.rebuilt(trials.X[:2], n_steps=2)
     if use.left_out(use.sizes):  # Other steps and trials may use more; this takes more memory.
         use = rehearsal.rebuilt(trials.X)
     refuse_embeddings(module, use)
-    refuse_shared(module if original is None else original, use)
-    warn_of_gradient_hooks(module if original is None else original, use.theta)
+    refuse_shared(original, use)
+    warn_of_gradient_hooks(original, use.theta)
     _warn_of_trained_encoder(module, view, use)
     whole = _callable_part(module, use)
     if whole is None:
@@ -106,31 +156,42 @@ def check_rebuilt(
     if view.readout is None and whole is view.recurrent and whole is not module:
         _refuse_unused(module, view, use)
     comparison = Comparison(whole, view, trials, states, check_outputs)
-    # A module that draws random numbers does not draw the frozen ones.
-    problem = None if _is_frozen(view) else comparison.problem()
+    problem = comparison.problem()
+    if problem is not None and draws is not None and draws.other:
+        comparison.warn_not_compared(_OTHER_DRAWS.format(draws.other))
+        problem = None
     left_out = use.left_out(use.sizes)
     if left_out:
         left_out = use.left_out(_used(rehearsal, module, comparison))
+    further = further_parameters(whole, left_out, use, view, initial_state, check_outputs)
     if problem is not None:
-        comparison.refuse(problem, further_parameters(whole, left_out, use, view, initial_state))
+        comparison.refuse(problem, further if draws is None else f"{further} {_CONSTANT}".strip())
+    _refuse_left_out(left_out, use, further, comparison.is_compared)
+    if comparison.is_compared:
+        warn_of_other_gradients(
+            type(whole).__name__,
+            rehearsal,
+            _results(rehearsal, module, comparison),
+            use.step & use.trained,
+            trials,
+            is_given_as_values(initial_state),
+        )
+
+
+def _refuse_left_out(
+    left_out: list[str], use: ParameterUse, further: str, is_compared: bool
+) -> None:
+    """Refuse parameters that states or outputs depend on, but that belong to no part."""
     remedy = (
         "Name by SavedTraining(...) an encoder (encoder=...) that contains them if they act on X "
-        "before the step, or a step (step=...) and a readout (readout=...) that contain them"
+        "before the step, or a step (step=...) and a readout (readout=...) that contain them; a "
+        "weight that forward computes from them must be computed inside the step"
     )
-    if not _is_frozen(view):  # With frozen numbers nothing is compared, so all must belong.
+    if is_compared:  # Otherwise all must belong.
         left_out = [name for name in left_out if name in use.trained]
         remedy += "; or, to treat them as fixed, set their requires_grad to False"
-    if left_out and check_outputs:
-        further = further_parameters(whole, left_out, use, view, initial_state)
+    if left_out:
         raise UnsupportedNetworkError(f"{further} {remedy}.")
-    if is_given_as_values(initial_state) and not _is_frozen(view) and check_outputs:
-        warn_of_computed_start(
-            type(whole).__name__,
-            lambda: rehearsal.view.outputs(rehearsal.view.states(trials.X)),
-            lambda: _results(rehearsal, module, comparison)(rehearsal.module)[0],
-            [pair for pair in rehearsal.parameters() if pair[0] in use.theta],
-            trials,
-        )
 
 
 def _is_frozen(view: RecurrentNetwork) -> bool:
@@ -179,6 +240,7 @@ def _reproducible_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
         with isolated_torch_seed(seed):
             runs.append(_run(view, trials.X))
     if torch.equal(*runs):
+        refuse_other_order(view, trials, runs[0])
         return runs[0]
     name = getattr(view.recurrent, "label", f"step of {type(view.recurrent).__name__}")
     where = first_difference(runs[0], runs[1], trials.rows, 0.0)
@@ -298,15 +360,15 @@ def _used(rehearsal: Rehearsal, module: nn.Module, comparison: Comparison) -> li
 
 def _results(
     rehearsal: Rehearsal, module: nn.Module, comparison: Comparison
-) -> Callable[[nn.Module], list[Tensor]]:
-    """Return a function that runs a copy of the module and returns what was compared of it."""
+) -> Callable[..., list[Tensor]]:
+    """Return a function that runs a copy of the module and returns what was compared of it.
+
+    Its second argument are the trials, by default those of the comparison.
+    """
     name = next(n for n, part in named_parts(module) if part is comparison.module)
 
-    def run(copied: nn.Module) -> list[Tensor]:
+    def run(copied: nn.Module, trials: Trials = comparison.trials) -> list[Tensor]:
         part = copied.get_submodule(name)
-        ran = run_module(part, rehearsal.view, comparison.trials, comparison.form)
-        if rehearsal.view.readout is None and ran.states is not None:
-            return [ran.states]
-        return ran.outputs[comparison.matched :][:1]
+        return comparison.compared(run_module(part, rehearsal.view, trials, comparison.form))
 
     return run

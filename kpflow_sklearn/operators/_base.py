@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kpflow_sklearn._common.arrays import as_array, check_numbers
 from kpflow_sklearn._common.checks import check_positive_int, check_real, check_slice
-from kpflow_sklearn._common.tensors import as_tensor
+from kpflow_sklearn._common.tensors import as_tensor, without_autocast
 
 
 class LinearOperator:
@@ -214,7 +214,7 @@ class LinearOperator:
             )
         if q.numel() == 0:
             return q.new_zeros(*q.shape[: q.ndim - len(self.in_shape)], *self.out_shape)
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), without_autocast():
             return product(q.clone() if q.is_inference() else q)
 
     def __add__(self, other: LinearOperator) -> LinearOperator:

@@ -201,7 +201,8 @@ def linearize(
     UserWarning
         If a module without a recognised readout cannot be run on X, so that its states are not
         compared; if no mask is given, but the module takes lengths or a mask and trials end in
-        constant steps.
+        constant steps; if gradients of the module differ from those of the analysis (detach in
+        ``forward``, hooks).
 
     Examples
     --------

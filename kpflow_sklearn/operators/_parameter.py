@@ -150,8 +150,10 @@ class ParameterJacobian(LinearOperator):
             for name, rows, values in block.to_parameters(piece):
                 pieces.setdefault(name, {})[rows.start or 0] = values
         return {
-            name: torch.cat([rows[start] for start in sorted(rows)])
+            # A parameter without axes, such as a time constant, has no rows.
+            name: torch.cat(parts) if parts[0].ndim else parts[0]
             for name, rows in pieces.items()
+            for parts in [[rows[start] for start in sorted(rows)]]
         }
 
 

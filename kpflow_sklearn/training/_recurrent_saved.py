@@ -121,7 +121,8 @@ class SavedTraining(RecurrentModel):
         is random even then. "frozen" uses one realisation of the random numbers that the step
         draws from torch's generator, including those of dropout. The numbers differ between steps,
         are shared by all trials, and are the same in every run. The module itself draws other
-        numbers, so its outputs are not compared with those of the rebuilt network.
+        numbers, so it is compared with the rebuilt network with dropout off and every random
+        number replaced by the same constant. A warning says if this is not possible.
     layout : {"auto", "trials_first"}, default="auto"
         The order of the axes of X, which is always read as (n_trials, n_timesteps, n_features).
         "auto" warns if the module takes steps first (``batch_first=False``, torch's default) and
@@ -246,6 +247,12 @@ class SavedTraining(RecurrentModel):
             If a checkpoint cannot be read or does not fit the module.
         ValueError
             If X, y or the number of iterations does not fit.
+
+        Warns
+        -----
+        UserWarning
+            If gradients of the module differ from those of the analysis, although the values agree
+            (detach in ``forward``, hooks), or if states could not be compared.
 
         Examples
         --------

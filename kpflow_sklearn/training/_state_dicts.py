@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._common.modules import load_state, parameters_of, state_of
+from kpflow_sklearn._common.modules import (
+    COMPILED,
+    load_state,
+    parameters_of,
+    state_of,
+)
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import CheckpointError
 from kpflow_sklearn.networks import refuse_scripted
@@ -23,7 +28,6 @@ NESTED_KEYS = (
     "state_dict", "model_state_dict", "model", "module", "network", "net", "weights",
     "ema_state_dict", "ema",
 )  # fmt: skip
-_COMPILED = "_orig_mod."  # torch.compile puts this before the names of a (sub)module.
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -36,7 +40,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
     """
     refuse_scripted(network, "network")
     while True:
-        inner = network._modules.get("_orig_mod")
+        inner = network._modules.get(COMPILED)
         if inner is None and isinstance(
             network, (nn.DataParallel, nn.parallel.DistributedDataParallel)
         ):
@@ -114,7 +118,7 @@ def fixed_parts(module: nn.Module, prefix: str = "") -> list[frozenset[str]]:
     for name, part in module._modules.items():
         if part is None:
             continue
-        inside = f"{prefix}{name}."
+        inside = prefix if name == COMPILED else f"{prefix}{name}."
         if any(p.requires_grad for p in parameters_of(part).values()):
             parts += fixed_parts(part, inside)
         else:
@@ -260,10 +264,10 @@ def _not_compiled(state: Mapping, present: Mapping[str, Any]) -> dict[str, Any]:
 
     Names of parts of the network that are compiled themselves have it.
     """
-    compiled = {name.replace(_COMPILED, ""): name for name in present}
+    compiled = {name.replace(f"{COMPILED}.", ""): name for name in present}
     entries: dict[str, Any] = {}
     for name, value in state.items():
-        plain = str(name).replace(_COMPILED, "")
+        plain = str(name).replace(f"{COMPILED}.", "")
         entries[compiled.get(plain, plain)] = as_tensor(value) if _is_array(value) else value
     return entries
 

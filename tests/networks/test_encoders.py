@@ -346,7 +346,7 @@ def test_a_part_that_casts_is_verified_in_its_own_precision():
         }
         saved = SavedTraining(module, **options)
         analyzer = KPFlowAnalyzer(saved, axes=("time",), operators=("K",), random_state=0)
-        with pytest.warns(UserWarning, match=f"the {part} <lambda> casts to a lower precision"):
+        with pytest.warns(UserWarning, match=f"the {part} <lambda> does not compute in float64"):
             assert analyzer.fit(X, Y).verify(X, Y)["passed"].all()
 
 

@@ -9,13 +9,16 @@ from functools import wraps
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from kpflow_sklearn import (
     GramFlowAnalyzer,
+    KPFlowAnalyzer,
     RecurrentTrainer,
     SavedTraining,
+    TaskAlignmentAnalyzer,
     UnsupportedNetworkError,
     linearize,
 )
@@ -400,22 +403,71 @@ def test_an_initial_state_that_is_a_weight_too():
         )
 
 
-@pytest.mark.parametrize("trains", [True, False])
-def test_frozen_noise_does_not_hide_an_encoder(trains):
-    class Encoded(OwnStep):
-        def step(self, x, h):
-            return super().step(x, h) + 0.1 * torch.randn_like(h)
+class Noisy(OwnStep):
+    """A network whose step draws noise, with an encoder that is not named."""
+
+    def __init__(self, enc: float = 1.0, trains: bool = True) -> None:
+        super().__init__()
+        self.enc = nn.Parameter(enc * torch.eye(N_FEATURES), requires_grad=trains)
+
+    def step(self, x, h):
+        return super().step(x, h) + 0.1 * torch.randn_like(h)
+
+    def forward(self, x):
+        return super().forward(x @ self.enc)
+
+
+def test_frozen_noise_does_not_hide_an_encoder():
+    with pytest.raises(UnsupportedNetworkError, match="parameters, enc, .*contain them"):
+        SavedTraining(Noisy().double(), noise="frozen", **STEP).fit(X, Y)
+    with pytest.raises(UnsupportedNetworkError, match="read out differ.*random number.*constant"):
+        SavedTraining(Noisy(2.0, trains=False).double(), noise="frozen", **STEP).fit(X, Y)
+    fixed = SavedTraining(Noisy(trains=False).double(), noise="frozen", **STEP)
+    assert fixed.fit(X, Y).n_iter_ == 0
+
+
+def smaller_noise(network, x, h):
+    return OwnStep.step(network, x, h) + 0.05 * torch.randn_like(h)
+
+
+def in_one_draw(self, x):
+    noise, h, outputs = torch.randn(x.shape[1], len(x), N_UNITS).to(x), x.new_zeros(1), []
+    for x_t, from_noise in zip(x.unbind(1), noise, strict=True):
+        h = OwnStep.step(self, x_t, h) + 0.1 * from_noise
+        outputs.append(self.out(h))
+    return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize("check_outputs", [True, False])
+@pytest.mark.parametrize("wrong", [{"step": smaller_noise}, {"initial_state": np.ones(N_UNITS)}])
+def test_frozen_noise_does_not_hide_another_step_or_start(wrong, check_outputs):
+    options = {**STEP, "noise": "frozen", "check_outputs": check_outputs}
+    module = Noisy(trains=False).double()
+    with pytest.raises(UnsupportedNetworkError, match="differ by .* draws is the same constant"):
+        SavedTraining(module, **options | wrong).fit(X, Y)
+    before = torch.random.get_rng_state()
+    for forward in (Noisy.forward, in_one_draw):  # The same noise, drawn in another order.
+        module.__class__ = type("Same", (Noisy,), {"forward": forward})
+        assert SavedTraining(module, **options).fit(X, Y).n_iter_ == 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_frozen_noise_that_cannot_be_compared_is_said():
+    class Masked(OwnStep):
+        step = smaller_noise
 
         def forward(self, x):
-            return super().forward(x @ self.enc)
+            return super().forward(x * torch.bernoulli(torch.full_like(x, 0.5)))
 
-    module = Encoded().double()
-    module.enc = nn.Parameter(torch.eye(N_FEATURES).double(), requires_grad=trains)
-    with pytest.raises(UnsupportedNetworkError, match="parameters, enc, .*contain them.$"):
+    module = Masked().double()
+    with pytest.warns(UserWarning, match="were not compared.*Masked, .* numbers by aten::bernou"):
         SavedTraining(module, noise="frozen", **STEP).fit(X, Y)
-    assert (
-        SavedTraining(Encoded.__base__().double(), noise="frozen", **STEP).fit(X, Y).n_iter_ == 0
-    )
+
+
+def test_coupled_trials_are_refused_with_frozen_noise_too():
+    module = type("Coupled", (Noisy,), {"mix": lambda self, h: h - h.mean(0)})(trains=False)
+    with pytest.raises(UnsupportedNetworkError, match="couples trials"):
+        SavedTraining(module.double(), noise="frozen", **STEP).fit(X, Y)
 
 
 # ------------------------------------------------------------------------------- coupled trials
@@ -566,7 +618,7 @@ def test_an_initial_state_by_value_that_the_module_computes_is_said():
     X, y = rng.standard_normal((4, 6, 2)), rng.standard_normal((4, 6, 1))
     start = network.rest().detach()
     by_value = SavedTraining(network, step="cell", readout="out", initial_state=start)
-    with pytest.warns(UserWarning, match="BurnIn computes its initial state .* cell.weight_hh"):
+    with pytest.warns(UserWarning, match="BurnIn differ .* cell.weight_hh.* initial state that"):
         by_value.fit(X, y)
     start = (torch.zeros(5), torch.zeros(1))
     saved = SavedTraining(network, step=from_rest, readout="out", initial_state=start).fit(X, y)
@@ -621,3 +673,145 @@ def test_values_of_an_initial_state_that_changed_over_training_are_refused():
     saved = SavedTraining(module, [first, module.state_dict()], initial_state=torch.ones(N_UNITS))
     with pytest.raises(UnsupportedNetworkError, match="at the first checkpoint.*give its name"):
         saved.fit(X, Y)
+
+
+def clockwork(kind: type, period: int) -> type:
+    """Return a network or cell that updates each unit at every so many steps, as it counts."""
+
+    class Clockwork(kind):
+        count = 0
+
+        def step(self, x, h):
+            acts = self.count % torch.tensor([1, 1, period, period]) == 0
+            self.count += 1
+            return torch.where(acts, super().step(x, h), h)
+
+        def forward(self, *inputs):
+            if len(inputs) == 2:
+                return self.step(*inputs)
+            self.count = 0
+            return super().forward(*inputs)
+
+    return Clockwork
+
+
+@pytest.mark.parametrize("n_steps", [2, 4, 12])
+def test_a_counter_whose_period_divides_the_number_of_steps_is_refused(n_steps):
+    trials, targets = (np.resize(a, (N_TRIALS, n_steps, a.shape[-1])) for a in (X, Y))
+    for period in (2, n_steps):
+        with pytest.raises(UnsupportedNetworkError, match="out of order.*a counter .* tuple"):
+            SavedTraining(clockwork(OwnStep, period)().double(), **STEP).fit(trials, targets)
+
+
+def test_a_counter_in_a_cell_that_is_trained_is_refused():
+    class Cell(nn.RNNCell):
+        step = nn.RNNCell.forward
+
+    counting = clockwork(Cell, 2)
+    with pytest.raises(UnsupportedNetworkError, match="cell Clockwork returns another state"):
+        RecurrentTrainer(counting, hidden_size=4, max_iter=1).fit(X, Y)
+
+
+@pytest.mark.parametrize("analyzer", [KPFlowAnalyzer, TaskAlignmentAnalyzer])
+@pytest.mark.parametrize("wrap", [SavedTraining, lambda module: module], ids=["saved", "module"])
+def test_hooks_and_shared_memory_are_seen_through_clones(analyzer, wrap):
+    module = variant()
+    module.rnn.weight_hh_l0.register_hook(lambda gradient: 0 * gradient)
+    labels = {"tasks": np.arange(N_TRIALS) % 2} if analyzer is TaskAlignmentAnalyzer else {}
+    before = {name: id(p) for name, p in module.named_parameters()}
+    with pytest.warns(UserWarning, match="gradient hooks on rnn.weight_hh_l0 of Variant are not"):
+        clone(analyzer(wrap(module), random_state=0)).fit(X, Y, **labels)
+    assert {name: id(p) for name, p in module.named_parameters()} == before
+    with pytest.raises(UnsupportedNetworkError, match="in the same memory"):
+        clone(analyzer(wrap(tied("bias_ih_l0", memory=True)))).fit(X, Y_WIDE, **labels)
+
+
+# ---------------------------------------------------- parameters and gradients that forward hides
+
+
+class Cached(OwnStep):
+    """A network that computes the weight of its step once per call of forward."""
+
+    def step(self, x, h):
+        return torch.tanh(h @ self.weight + self.inputs(x))
+
+    def forward(self, x):
+        self.weight = torch.diag(self.gain.abs())
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("check_outputs", [True, False])
+def test_a_weight_that_forward_computes_beforehand_is_refused(check_outputs):
+    module = Cached().double()
+    module(torch.as_tensor(X))
+    kind = "outputs" if check_outputs else "states"
+    with pytest.raises(UnsupportedNetworkError, match=f"parameters, gain, that its {kind} depend"):
+        SavedTraining(module, check_outputs=check_outputs, **STEP).fit(X, Y)
+    module.gain.requires_grad_(False)
+    saved = SavedTraining(module, check_outputs=check_outputs, **STEP).fit(X, Y)
+    jacobian = linearize(saved.network_, X).J_theta
+    assert "network.gain" not in jacobian.to_parameters(torch.zeros(jacobian.shape[1]))
+
+
+def test_a_tensor_that_does_not_follow_to_float64_is_a_possible_cause_in_verify():
+    module = Cached()
+    module.gain.requires_grad_(False)
+    module(torch.as_tensor(X).float())
+    analyzer = KPFlowAnalyzer(SavedTraining(module, **STEP), axes=("time",), random_state=0)
+    with pytest.warns(UserWarning, match="does not compute in float64.* register_buffer"):
+        assert analyzer.fit(X, Y).verify(X, Y)["passed"].all()
+
+
+def in_chunks(self, x):
+    h, parts = None, []
+    for chunk in x.split(2, dim=1):
+        z, h = self.rnn(chunk, h)
+        h, parts = h.detach(), [*parts, z]
+    return self.out(torch.cat(parts, 1))
+
+
+def with_a_hook(self, z):
+    if z.requires_grad:
+        z.register_hook(lambda gradient: gradient * torch.linspace(0, 1, N_STEPS)[:, None])
+    return z
+
+
+HIDDEN = {
+    "truncated backpropagation": {"forward": in_chunks},
+    "a detached part": {"between": lambda self, z: torch.where(z > 0, z, z.detach())},
+    "a hook": {"between": with_a_hook},
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"check_outputs": False, "readout": "out"}], ids=str)
+@pytest.mark.parametrize("name", HIDDEN)
+def test_gradients_that_the_module_cuts_or_changes_are_said(name, options):
+    module = variant(**HIDDEN[name])
+    if not options or name == "truncated backpropagation":
+        with pytest.warns(UserWarning, match="gradients of Variant differ .* rnn.weight_hh_l0 ."):
+            SavedTraining(module, **options).fit(X, Y)
+    with pytest.warns(UserWarning, match="gradients of Variant .*full backpropagation"):
+        linearize(module, X)
+    with warnings.catch_warnings():  # Where the gradients are the same, there is no warning.
+        warnings.simplefilter("error")
+        SavedTraining(variant(), **options).fit(X, Y)
+
+
+def test_gradients_are_not_blamed_for_chaos():
+    module = nn.ModuleDict({"rnn": nn.RNN(3, 64, batch_first=True), "out": nn.Linear(64, 2)})
+
+    class Chaotic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.out = module["rnn"], module["out"]
+
+        def forward(self, x):
+            return self.out(self.rnn(x)[0])
+
+    network = Chaotic()
+    with torch.no_grad():
+        network.rnn.weight_hh_l0.normal_(0, 2 / 8, generator=torch.Generator().manual_seed(0))
+    trials = np.random.default_rng(0).standard_normal((3, 60, 3)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        linearize(network, 0.01 * trials)

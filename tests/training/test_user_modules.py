@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -235,7 +236,11 @@ COMPUTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def autocast():
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, autocast])
 @pytest.mark.parametrize(
     "name", [pytest.param(k, marks=pytest.mark.slow if k == "a cell" else ()) for k in COMPUTED]
 )
@@ -243,16 +248,75 @@ def test_the_callers_mode_of_autograd_changes_nothing(name, mode):
     expected = COMPUTED[name]()
     with mode():
         actual = COMPUTED[name]()
-        assert not torch.is_grad_enabled()
+        assert torch.is_grad_enabled() == torch.is_autocast_enabled("cpu") == (mode is autocast)
     np.testing.assert_array_equal(actual, expected)
 
 
 def test_operators_serve_in_another_mode_than_they_were_made_in():
     lin = linearize(network(), X)
     expected = lin.PKP @ lin.states
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast():
         made_here = linearize(network(), X)
         q = lin.states.clone()
         torch.testing.assert_close(lin.PKP.apply_(q.clone()), expected, rtol=0, atol=0)
         torch.testing.assert_close(lin.PKP @ q, expected, rtol=0, atol=0)
     torch.testing.assert_close(made_here.PKP @ lin.states, expected, rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------------ steps of unusual modules
+
+
+class Scalar(nn.Module):
+    """A cell with a time constant, a parameter without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.tau = nn.RNNCell(2, 4), nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x, h):
+        return (1 - self.tau) * h + self.tau * self.inner(x, h)
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    return torch.compile(module, backend="eager")
+
+
+def test_a_parameter_without_axes_is_verified():
+    torch.manual_seed(0)
+    module = Network(Scalar(), nn.Linear(4, 1))
+    saved = SavedTraining(module, step="core", initial_state=torch.zeros(4))
+    analyzer = KPFlowAnalyzer(saved, axes=("time",), random_state=0).fit(X, Y)
+    assert analyzer.verify(X, Y)["passed"].all()
+    jacobian = linearize(analyzer.network_, X).J_theta
+    named = jacobian.to_parameters(torch.ones(jacobian.shape[1]))
+    assert {tuple(v.shape) for k, v in named.items() if k.endswith("tau")} == {()}
+
+
+def test_a_part_that_is_compiled_is_analysed_without_compilation():
+    plain = network(gru=nn.GRUCell)
+    module = Network(compiled(plain.core), plain.out)
+    expected = SavedTraining(plain, step="core").fit(X, Y)
+    checkpoints = [plain.state_dict(), module.state_dict()]
+    for given in (None, checkpoints):
+        saved = SavedTraining(module, given, step="core", parameters=["core.weight_*"]).fit(X, Y)
+        np.testing.assert_array_equal(saved.predict(X), expected.predict(X))
+    plain.core.weight_hh.register_hook(lambda gradient: 0 * gradient)
+    with pytest.warns(UserWarning, match="gradient hooks on core.weight_hh of Network"):
+        SavedTraining(module, step="core").fit(X, Y)
+    trainers = (
+        RecurrentTrainer(cell, hidden_size=3, **SMALL).fit(X, Y)
+        for cell in (nn.GRUCell, lambda *sizes: compiled(nn.GRUCell(*sizes)))
+    )
+    np.testing.assert_array_equal(*(trainer.loss_curve_ for trainer in trainers))
+
+
+def test_a_module_of_torch_jit_is_refused_by_name():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(nn.Linear(3, 1))
+    for module, message in (
+        (scripted, "the network is"),
+        (Network(nn.GRU(2, 3), scripted), "'out'"),
+    ):
+        with pytest.raises(UnsupportedNetworkError, match=f"{message}.* torch.jit, which"):
+            SavedTraining(module).fit(X, Y)

@@ -321,10 +321,10 @@ def spectrum_table(
             spectrum = spectra[name].on(axis)
             values = spectrum.eigenvalues
             residuals = np.zeros(len(values)) if spectrum.residuals is None else spectrum.residuals
-            of_modes = modes[name].eigenvalues
-            is_listed = axis == "all" and settings.gram == "natural"
-            if is_listed and not spectrum.complete and len(of_modes) > len(values):
-                values, residuals = of_modes, of_modes * modes[name].residuals
+            is_listed = axis == "all" and settings.gram == "natural" and name in modes
+            if is_listed and not spectrum.complete and len(modes[name].eigenvalues) > len(values):
+                values = modes[name].eigenvalues
+                residuals = values * modes[name].residuals
             values, residuals = values[:N_LISTED], residuals[:N_LISTED]
             trace = spectrum.trace.value if spectrum.trace.value > 0 else float("nan")
             about = {"operator": name, "axis": axis, "index": np.arange(1, len(values) + 1)}
