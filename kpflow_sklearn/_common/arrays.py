@@ -77,11 +77,6 @@ def as_array(values: Any, name: str) -> np.ndarray:
                 "kpflow_sklearn.datasets.pad_sequences."
             ) from None
         raise
-    if array.dtype.kind == "c":
-        raise ValueError(
-            f"{name}: Complex data not supported, got {array.dtype} values of shape "
-            f"{array.shape}; give real and imaginary parts as separate entries."
-        )
     is_scalar = array.ndim == 0 and array.dtype == object
     if is_scalar or array.dtype.kind in "mMV" or (array.dtype == object and _is_nested(array)):
         given = f"a {type(values).__name__}" if is_scalar else f"{array.dtype} values"
@@ -103,10 +98,20 @@ def _is_nested(array: np.ndarray) -> bool:
 
 def check_numbers(values: ArrayLike, name: str, **options: Any) -> np.ndarray:
     """Return finite numbers as an array, of float32 if they are given so and else of float64."""
-    array = as_array(values, name)
+    array = _real(as_array(values, name), name)
     with naming(name):
         options = {**ARRAY_OPTIONS, **_FINITE_LATER, **options}
         return _check_finite(check_array(array, input_name=name, **options), name)
+
+
+def _real(array: np.ndarray, name: str) -> np.ndarray:
+    """Return ``array``, or refuse complex numbers without printing them, as scikit-learn does."""
+    if array.dtype.kind == "c":
+        raise ValueError(
+            f"{name}: Complex data not supported, got {array.dtype} values of shape "
+            f"{array.shape}; give real and imaginary parts as separate entries."
+        )
+    return array
 
 
 def _check_finite(array: np.ndarray, name: str) -> np.ndarray:
@@ -146,7 +151,7 @@ def validated(estimator: Any, X: ArrayLike, *, reset: bool, **options: Any) -> n
 
     Tables are passed on unchanged, because their columns are the names of the features.
     """
-    values = X if X is None or hasattr(X, "columns") else as_array(X, "X")
+    values = X if X is None or hasattr(X, "columns") else _real(as_array(X, "X"), "X")
     with naming("X"):
         options = {**_FINITE_LATER, **options}
         return _check_finite(validate_data(estimator, values, reset=reset, **options), "X")

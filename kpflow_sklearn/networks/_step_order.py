@@ -10,6 +10,7 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._layers import UserLayer
 from kpflow_sklearn.networks._module_run import Trials, first_difference
 from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._step_errors import KEEPS
 
 
 @torch.no_grad()
@@ -51,7 +52,5 @@ def refuse_other_order(view: RecurrentNetwork, trials: Trials, states: Tensor) -
     name = getattr(view.recurrent, "label", f"step of {type(view.recurrent).__name__}")
     raise UnsupportedNetworkError(
         f"the {name} returns another state when it is run again, out of order, with the "
-        f"same x_t and h, first at {where}. It depends on something else, such as a counter or a "
-        "trace on self, which must be a part of the state instead: a tuple, with "
-        "initial_state=(...)."
+        f"same x_t and h, first at {where}. Thus {KEEPS}"
     )

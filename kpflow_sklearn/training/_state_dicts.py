@@ -222,7 +222,7 @@ def _without_weights(checkpoint: Mapping) -> str:
 
 def _renamed(mapping: Mapping, present: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Return the entries of a mapping under the names of the network."""
-    state = _without_prefix(_not_compiled(mapping, present), present, label)
+    state = _without_prefix(_not_compiled(mapping), present, label)
     if not state or present.keys() & state.keys():
         return state
     # The network that was saved may be a part of the present one, for example in a wrapper.
@@ -259,17 +259,12 @@ def _with_tied(state: dict[str, Any], module: nn.Module, label: str) -> dict[str
     return state | tied
 
 
-def _not_compiled(state: Mapping, present: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries without the prefix of torch.compile, wherever it is in a name.
-
-    Names of parts of the network that are compiled themselves have it.
-    """
-    compiled = {name.replace(f"{COMPILED}.", ""): name for name in present}
-    entries: dict[str, Any] = {}
-    for name, value in state.items():
-        plain = str(name).replace(f"{COMPILED}.", "")
-        entries[compiled.get(plain, plain)] = as_tensor(value) if _is_array(value) else value
-    return entries
+def _not_compiled(state: Mapping) -> dict[str, Any]:
+    """Return the entries without the prefix of torch.compile, wherever it is in a name."""
+    return {
+        str(name).replace(f"{COMPILED}.", ""): as_tensor(value) if _is_array(value) else value
+        for name, value in state.items()
+    }
 
 
 def _is_array(value: object) -> bool:

@@ -180,7 +180,9 @@ def test_the_loss_of_classes_makes_a_classifier(name):
 @pytest.mark.parametrize("loss", ["auto", "cross_entropy"])
 def test_a_class_that_fit_did_not_see_is_missed(loss):
     trainer = clone(classifier).set_params(loss=loss).fit(X[:8], BLOCKS[:8])
-    advice = 'StratifiedKFold.*"auto" cannot' if loss == "auto" else "StratifiedKFold puts"
+    advice = (
+        'StratifiedKFold.*"auto", it is not known' if loss == "auto" else "StratifiedKFold puts"
+    )
     with pytest.warns(UserWarning, match=rf"not seen on fit, \['c'\], which .*misses. {advice}"):
         score = trainer.score(X, BLOCKS)
     hits = trainer.predict(X) == BLOCKS

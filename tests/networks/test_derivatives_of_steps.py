@@ -145,7 +145,10 @@ def test_a_step_that_casts_is_verified_in_its_own_precision(name, kind):
     if kind is TaskAlignmentAnalyzer:
         saved.network.out = drawn(nn.Linear, 3, 2).float()
     analyzer = kind(saved, random_state=0, **options).fit(X.astype("f4"), y)
-    with pytest.warns(UserWarning, match="the step step casts .* verified in torch.float32"):
+    with pytest.warns(
+        UserWarning,
+        match="the step step does not compute in float64, .* verified in torch.float32",
+    ):
         checks = analyzer.verify(X.astype("f4"), y)
     assert checks["passed"].all() and (checks["tolerance"][:3] > 1e-4).all()
 

@@ -228,17 +228,6 @@ def test_layouts(tmp_path, layout):
     assert_is_their_training(saved(direct, iterations=ITERATIONS))
 
 
-@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
-def test_a_part_that_is_compiled_reads_weights_with_and_without_its_prefix(prefix):
-    compiled = nn.Module()  # As torch.compile(part) names its parameters.
-    compiled._orig_mod = nn.Linear(2, 1)
-    module = nn.ModuleDict({"core": compiled, "out": nn.Linear(1, 1)})
-    state = {name: torch.ones_like(p) for name, p in module.state_dict().items()}
-    saved_as = {name.replace("_orig_mod.", prefix): value for name, value in state.items()}
-    load_checkpoint(module, saved_as, "checkpoints[0]")
-    assert all((p == 1).all() for p in module.parameters())
-
-
 def test_the_keys_must_tell_which_weights_are_meant(tmp_path):
     torch.save({0: states()[0], 100: states()[1]}, tmp_path / "run.pt")
     with pytest.raises(CheckpointError, match="more than once, under the keys 0, 100; give the"):
