@@ -133,7 +133,8 @@ class SavedTraining(RecurrentModel):
         checked on the first eight trials. With False, only the states are compared. Outputs, loss,
         error signal and predictions are then those of the readout, whether or not the module
         returns the same. Anything else that the module does between its states and its outputs (a
-        normalisation, a second readout, a softmax) is left out of the analysis.
+        normalisation, a second readout, a softmax) is left out of the analysis. In either case,
+        the trainable parameters on which the states depend must belong to a part.
 
     Attributes
     ----------
