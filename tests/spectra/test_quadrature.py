@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,13 @@ from kpflow_sklearn.spectra._krylov import quadrature
 from kpflow_sklearn.spectra._lanczos_rank import _rank_left, inverse_rank
 from tests.spectra.rank_coverage import THRESHOLDS, Strain, all_eigenvalues, true_rank
 
-P_OF_TANH = Strain("P", "tanh", 1.0, 2, 30, 32)
+P = Strain("P", "tanh", 1.0, 2, 30, 32).build(0)
+
+
+@cache
+def eigenvalues() -> np.ndarray:
+    """Return all eigenvalues of PP*, from its matrix."""
+    return all_eigenvalues(P)
 
 
 def problems(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,8 +75,7 @@ def test_the_error_of_a_rank_is_that_of_its_starts():
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_bounds_of_the_rank_of_P_hold(threshold):
-    P = P_OF_TANH.build(0)
-    values = all_eigenvalues(P)
+    values = eigenvalues()
     trace = Estimate(float(values.sum()))
     truth = true_rank(values, threshold)
     wide, narrow = (inverse_rank(P, threshold, trace, tol, 0, 2**29) for tol in (np.inf, 1e-3))
@@ -78,7 +85,6 @@ def test_bounds_of_the_rank_of_P_hold(threshold):
 
 
 def test_chunks_of_trials_change_nothing_but_rounding():
-    P = P_OF_TANH.build(0)
-    trace = Estimate(float(all_eigenvalues(P).sum()))
+    trace = Estimate(float(eigenvalues().sum()))
     whole, cut = (inverse_rank(P, 0.95, trace, 0.02, 0, memory) for memory in (2**29, 1))
     np.testing.assert_allclose(cut.bounds, whole.bounds, rtol=1e-3)
