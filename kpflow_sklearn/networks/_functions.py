@@ -164,7 +164,7 @@ def refuse_complex(part: nn.Module, role: str) -> None:
     for name, p in part.named_parameters():
         if p.is_complex() and p.requires_grad:
             raise UnsupportedNetworkError(
-                f"{role}: expected real parameters, but {name.removeprefix('network.')} holds "
+                f"{role}: expected real parameters, but {name} holds "
                 f"{p.dtype} numbers, which are unsupported. Store its real and imaginary parts as "
                 "real parameters, torch.nn.Parameter(torch.view_as_real(values)), and let the "
                 "network compute the complex numbers with torch.view_as_complex."

@@ -57,7 +57,7 @@ def find_readout(
     Raises
     ------
     UnsupportedNetworkError
-        If a readout is needed, but there is no such ``Linear`` or more than one.
+        If a readout is needed and the number of such ``Linear`` modules is not one.
     """
     linear = {
         n: m

@@ -26,8 +26,13 @@ _MOST_EXPONENTS = 10
 
 
 #: An attribute of each analysis, all of which the report shows.
-_SHOWN = ["spectra_", "eigenfunctions_", "lyapunov_exponents_", "weight_maps_"]
-_SHOWN += ["signal_dimensions_"]
+_SHOWN = (
+    "spectra_",
+    "eigenfunctions_",
+    "lyapunov_exponents_",
+    "weight_maps_",
+    "signal_dimensions_",
+)
 
 
 def refuse_incomplete(analyzer: Any) -> None:

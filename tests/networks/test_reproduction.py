@@ -792,7 +792,7 @@ def test_gradients_that_the_module_cuts_or_changes_are_said(name, options):
             SavedTraining(module, **options).fit(X, Y)
     with pytest.warns(UserWarning, match="gradients of Variant .*full backpropagation"):
         linearize(module, X)
-    with warnings.catch_warnings():  # Where the gradients are the same, there is no warning.
+    with warnings.catch_warnings():  # Equal gradients give no warning.
         warnings.simplefilter("error")
         SavedTraining(variant(), **options).fit(X, Y)
 

@@ -46,13 +46,19 @@ from kpflow_sklearn.spectra import AXES, GRAMS, METHODS, REDUCTIONS, TOL, Modes
 #: What can be computed, and the attributes that it sets besides rows of ``results_``.
 ANALYSES = {
     "spectra": (
-        *("k_rank_", "p_rank_", "pkp_rank_", "effective_dimensions_", "spectra_"),
+        "k_rank_",
+        "p_rank_",
+        "pkp_rank_",
+        "effective_dimensions_",
+        "spectra_",
         "bottleneck_",
     ),
     "modes": ("singular_values_", "eigenfunctions_", "components_", "n_components_"),
     "lyapunov": (
-        *("lyapunov_exponents_", "lyapunov_std_error_"),
-        *("kaplan_yorke_dimension_", "kaplan_yorke_std_error_"),
+        "lyapunov_exponents_",
+        "lyapunov_std_error_",
+        "kaplan_yorke_dimension_",
+        "kaplan_yorke_std_error_",
     ),
     "weight_maps": ("weight_maps_",),
     "signals": ("signal_dimensions_",),
