@@ -26,7 +26,6 @@ from kpflow_sklearn.spectra._operator_spectra import TOL as TOL
 from kpflow_sklearn.spectra._operator_spectra import OperatorSpectra
 from kpflow_sklearn.spectra._plan import Operations as Operations
 from kpflow_sklearn.spectra._plan import planned_operations as planned_operations
-from kpflow_sklearn.spectra._routes import N_PROBES as N_PROBES
 from kpflow_sklearn.spectra._spectrum import Spectrum
 from kpflow_sklearn.spectra._spectrum import missing_spectrum as missing_spectrum
 from kpflow_sklearn.spectra._spectrum import spectrum_of_eigenvalues as spectrum_of_eigenvalues

@@ -64,17 +64,21 @@ class Krylov:
         self._coupling = coupling
         if dimension == self.basis.shape[-1]:
             return False
-        self._append(self._replaced(q.mT, coupling, image))
+        is_spent = self._is_spent(coupling, image)
+        if is_spent.any():
+            self._append(self._orthogonal(torch.where(is_spent, self._random(q.mT), q.mT)))
+        else:
+            self._append(q.mT)
         return True
 
     def restart(self) -> None:
         """Continue from random directions: from one start, equal eigenvalues appear only once."""
         r = self._last.shape[1]
         self.basis = self.basis[:, :-r]
-        self._append(self._random(self._last))
+        self._append(self._orthogonal(self._random(self._last)))
 
     def _append(self, q: Tensor) -> None:
-        """Add directions, as many as there is room for."""
+        """Add directions nearly orthogonal to the space, as many as there is room for."""
         room = self.basis.shape[-1] - self.basis.shape[1]
         self._last = self._orthogonal(q[:, :room])
         dimension = self.basis.shape[1]
@@ -88,19 +92,17 @@ class Krylov:
         generator = torch_generator(self.basis.shape[1])
         return torch.randn(like.shape[1:], generator=generator).to(like).expand(like.shape)
 
-    def _replaced(self, q: Tensor, coupling: Tensor, image: Tensor) -> Tensor:
-        """Replace the arbitrary directions that QR returns once a space is exhausted."""
+    def _is_spent(self, coupling: Tensor, image: Tensor) -> Tensor:
+        """Tell which directions QR has chosen arbitrarily, in an exhausted space, (n, r, 1)."""
         size = coupling.diagonal(dim1=1, dim2=2).abs()
-        rounding = 100 * torch.finfo(q.dtype).eps * image.norm(dim=-1).amax(1, keepdim=True)
-        return torch.where((size <= rounding)[..., None], self._random(q), q)
+        eps = torch.finfo(image.dtype).eps
+        return (size <= 100 * eps * image.norm(dim=-1).amax(1, keepdim=True))[..., None]
 
     def _orthogonal(self, q: Tensor) -> Tensor:
         """Return an orthonormal basis of what ``q`` adds to the space."""
-        for _ in range(2):  # Once would leave rounding, from directions nearly in the space.
-            # q - Q Q^T q, (n, r, size), Q the basis so far
-            q = q - (q @ self.basis.mT) @ self.basis
-            q = torch.linalg.qr(q.mT).Q.mT
-        return q
+        # q - Q Q^T q, (n, r, size), Q the basis so far
+        q = q - (q @ self.basis.mT) @ self.basis
+        return torch.linalg.qr(q.mT).Q.mT
 
     def reach(self, dimension: int) -> None:
         """Grow the space to a dimension, or to the largest possible."""
@@ -143,14 +145,12 @@ class Krylov:
         return values, vectors, residuals
 
 
-def quadrature(
-    product: Callable[[Tensor], Tensor], start: Tensor, n_steps: int
-) -> tuple[Tensor, Tensor]:
-    """Return nodes and weights of Gauss quadrature for the spectral measure of each start.
+class Quadrature:
+    """Gauss quadrature for the spectral measure of a start, for many problems at once.
 
     Lanczos' three-term recurrence, M q_j = beta_{j-1} q_{j-1} + alpha_j q_j + beta_j q_{j+1}, from
-    one vector for each of many problems. Nothing is reorthogonalised: copies of eigenvalues that
-    have converged appear, but share the weight of one (Golub and Meurant 2010, section 4).
+    one vector for each problem. Nothing is reorthogonalised: copies of eigenvalues that have
+    converged appear, but share the weight of one (Golub and Meurant 2010, section 4).
 
     Parameters
     ----------
@@ -158,37 +158,48 @@ def quadrature(
         Maps vectors (..., size) to M q, each by the matrix of its problem.
     start : Tensor of shape (..., size)
         The starts.
-    n_steps : int
-        Number of nodes.
-
-    Returns
-    -------
-    nodes : Tensor of shape (..., n_steps)
-        In descending order, in double precision; NaN if something overflows.
-    weights : Tensor of shape (..., n_steps)
-        They sum to 1; 0 for nodes beyond the dimension of the problem.
     """
-    q, before = start / torch.linalg.vector_norm(start, dim=-1, keepdim=True), 0.0
-    alphas, betas = [], [torch.zeros_like(q[..., :1])]
-    for _ in range(n_steps):
-        image = product(q)
-        # sizes of the image and of what is new in it, (..., 1)
-        size = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
-        alphas.append((q * image).sum(-1, keepdim=True))
-        image = image.sub_(alphas[-1] * q).sub_(betas[-1] * before)
-        beta = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
-        # Rounding is all that is left of a space that is exhausted.
-        is_new = beta > 10 * torch.finfo(q.dtype).eps * size
-        betas.append(torch.where(is_new, beta, 0.0))
-        before, q = q, torch.where(is_new, image / beta, 0.0)
-    diagonal, beside = torch.cat(alphas, -1).double(), torch.cat(betas[1:-1], -1).double()
-    projected = torch.diag_embed(diagonal) + torch.diag_embed(beside, 1)
-    projected = projected + torch.diag_embed(beside, -1)
-    if not projected.isfinite().all():
-        return (torch.full_like(diagonal, torch.nan),) * 2
-    nodes, vectors = torch.linalg.eigh(projected)
-    # The squared first entry of an eigenvector is the weight of its node.
-    return nodes.flip(-1), vectors[..., 0, :].square().flip(-1)
+
+    def __init__(self, product: Callable[[Tensor], Tensor], start: Tensor) -> None:
+        self._product = product
+        self._q = start / torch.linalg.vector_norm(start, dim=-1, keepdim=True)
+        self._before = torch.zeros_like(start)
+        self._alphas: list[Tensor] = []
+        self._betas = [torch.zeros_like(start[..., :1])]
+
+    def extend(self, n_steps: int) -> None:
+        """Continue the recurrence until there are ``n_steps`` nodes."""
+        while len(self._alphas) < n_steps:
+            q, image = self._q, self._product(self._q)
+            # sizes of the image and of what is new in it, (..., 1)
+            size = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
+            self._alphas.append((q * image).sum(-1, keepdim=True))
+            image = image.sub_(self._alphas[-1] * q).sub_(self._betas[-1] * self._before)
+            beta = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
+            # Rounding is all that is left of a space that is exhausted.
+            is_new = beta > 10 * torch.finfo(q.dtype).eps * size
+            self._betas.append(torch.where(is_new, beta, 0.0))
+            self._before, self._q = q, torch.where(is_new, image / beta, 0.0)
+
+    def rule(self) -> tuple[Tensor, Tensor]:
+        """Return the nodes and their weights.
+
+        Returns
+        -------
+        nodes : Tensor of shape (..., n_steps)
+            In descending order, in double precision; NaN if something overflows.
+        weights : Tensor of shape (..., n_steps)
+            They sum to 1; 0 for nodes beyond the dimension of the problem.
+        """
+        diagonal = torch.cat(self._alphas, -1).double()
+        beside = torch.cat(self._betas[1:-1], -1).double()
+        projected = torch.diag_embed(diagonal) + torch.diag_embed(beside, 1)
+        projected = projected + torch.diag_embed(beside, -1)
+        if not projected.isfinite().all():
+            return (torch.full_like(diagonal, torch.nan),) * 2
+        nodes, vectors = torch.linalg.eigh(projected)
+        # The squared first entry of an eigenvector is the weight of its node.
+        return nodes.flip(-1), vectors[..., 0, :].square().flip(-1)
 
 
 def rounding(values: Tensor, dtype: torch.dtype) -> Tensor:

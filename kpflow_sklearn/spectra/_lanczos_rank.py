@@ -23,7 +23,7 @@ from kpflow_sklearn.operators import FlowPropagator
 from kpflow_sklearn.results import OVERFLOW, ZERO, Estimate
 from kpflow_sklearn.spectra._counts import ONE
 from kpflow_sklearn.spectra._half_factor import HalfFactor
-from kpflow_sklearn.spectra._krylov import Krylov, quadrature, rounding
+from kpflow_sklearn.spectra._krylov import Krylov, Quadrature, rounding
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._spectrum import Leading, converged
 
@@ -189,8 +189,9 @@ def inverse_rank(
     n_starts = 1 + max(1, -(-_N_SPARE // op.out_shape[0]))
     half = HalfFactor(op.inverse(), 1.0, seed)
     chunk = max(1, memory // half.bytes_per_trial(4 * n_starts))
+    chains = [_chain(part, n_starts) for part in half.chunks(chunk)]
     for n_steps in _N_STEPS:
-        parts = [_nodes(part, n_starts, n_steps) for part in half.chunks(chunk)]
+        parts = [_nodes(chain, n_valid, n_steps) for chain, n_valid in chains]
         # Numbers of eigenvalues and the bounds between which they lie, (trials, n_starts, nodes)
         count, low, high = (torch.cat(x).numpy() for x in zip(*parts, strict=True))
         reach = float(student.ppf(0.975, len(count) * (n_starts - 1)))
@@ -204,10 +205,10 @@ def inverse_rank(
     return Estimate(middle, error, method="interval", bounds=bounds)
 
 
-def _nodes(half: HalfFactor, n_starts: int, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how many eigenvalues of PP* each node stands for, and bounds on them.
+def _chain(half: HalfFactor, n_starts: int) -> tuple[Quadrature, Tensor]:
+    """Return the quadrature on X from random starts, and the number n of eigenvalues of each trial.
 
-    Each result is (trials, n_starts, nodes), with nodes in the order of ascending bounds.
+    n is the number of valid entries, (trials,).
     """
     w = half.white(range(n_starts))  # (n_starts, trials, size)
     n_valid = torch.full((half.n_blocks,), float(half.size), dtype=torch.float64)
@@ -216,7 +217,16 @@ def _nodes(half: HalfFactor, n_starts: int, n_steps: int) -> tuple[Tensor, Tenso
         n_states = half.factor.out_shape[2]
         valid = mask.transpose(0, 1).expand(-1, -1, n_states).flatten(1)
         w, n_valid = w * valid, valid.sum(1).double().cpu()
-    mu, weights = quadrature(lambda v: half.gram(v, half.n_blocks), w, n_steps)
+    return Quadrature(lambda v: half.gram(v, half.n_blocks), w), n_valid
+
+
+def _nodes(chain: Quadrature, n_valid: Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many eigenvalues of PP* each node stands for, and bounds on them.
+
+    Each result is (trials, n_starts, nodes), with nodes in the order of ascending bounds.
+    """
+    chain.extend(n_steps)
+    mu, weights = chain.rule()
     # Of n eigenvalues of the trial a node with weight w stands for n w, each between the
     # neighbouring nodes. Descending mu make ascending 1/mu.
     values = (1 / mu.clamp(min=1e-300)).transpose(0, 1).cpu()

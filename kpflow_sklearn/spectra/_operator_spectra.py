@@ -307,14 +307,18 @@ class OperatorSpectra:
         gram = sketch.exact["hidden"].double() + sketch.sampled["hidden"].double().mean(0)
         return gram * sketch.magnitude**2
 
+    @property
+    def first_probes(self) -> int:
+        """The number of random vectors drawn at first; for P with many trials a third of it."""
+        return self.n_probes or N_PROBES
+
     @cached_property
     def sketcher(self) -> Sketcher:
         """The sketcher that samples the Gram by random vectors."""
         factor, scale = gram_factor(self.op, self.gram)
         # Each vector samples every trial of a separable factor: with many trials few suffice.
         enough = factor.separable and factor.out_shape[0] >= 10
-        n_probes = self.n_probes or N_PROBES
-        n_probes = max(4, n_probes // 3) if enough else n_probes
+        n_probes = max(4, self.first_probes // 3) if enough else self.first_probes
         return Sketcher(
             factor,
             scale,

@@ -11,7 +11,6 @@ from kpflow_sklearn.spectra._routes import (
     CHEAP,
     COUNT_BUDGET,
     KRYLOV_BUDGET,
-    N_PROBES,
     Spectra,
     choose_route,
     gramian_cost,
@@ -77,9 +76,9 @@ def planned_operations(spectra: Spectra, axes: Iterable[str]) -> Operations:
 
 def _of_sketch(spectra: Spectra) -> Operations:
     if isinstance(spectra.op, FlowPropagator):
-        drawn = sampling_cost(spectra.op, spectra.n_modes, spectra.n_probes)
+        drawn = sampling_cost(spectra.op, spectra.n_modes, spectra.first_probes)
         return Operations(_MORE_DRAWN * drawn)
-    n_products = _MORE_DRAWN * (spectra.n_modes + (spectra.n_probes or N_PROBES))
+    n_products = _MORE_DRAWN * (spectra.n_modes + spectra.first_probes)
     return Operations(n_products * product_cost(spectra.op))
 
 

@@ -54,7 +54,7 @@ N_PROBES = 30
 CHEAP = 2e10
 #: Floating-point operations allowed for a rank on the whole space: by counts of eigenvalues for
 #: P, by Krylov spaces otherwise; no limit if ``method="exact"``.
-COUNT_BUDGET, KRYLOV_BUDGET = 7e10, 1e11
+COUNT_BUDGET, KRYLOV_BUDGET = 2e10, 2e10
 #: Activity left out of K (relative Frobenius norm) if all of its columns would cost too much.
 ACTIVITY_TOL = 1e-4
 
@@ -67,9 +67,11 @@ class Spectra(Protocol):
     reduction: str
     method: str
     n_modes: int
-    n_probes: int | None
     tol: float
     random_state: int | np.random.RandomState | None
+
+    @property
+    def first_probes(self) -> int: ...  # noqa: D102
 
     @property
     def memory(self) -> Allowance: ...  # noqa: D102
@@ -175,7 +177,7 @@ def _affordable(spectra: Spectra) -> float:
     if spectra.method == "exact":
         return np.inf
     op: FlowPropagator = spectra.op  # type: ignore[assignment]
-    return max(CHEAP, sampling_cost(op, spectra.n_modes, spectra.n_probes))
+    return max(CHEAP, sampling_cost(op, spectra.n_modes, spectra.first_probes))
 
 
 def _affords_trials(spectra: Spectra, axis: str) -> bool:
@@ -294,10 +296,10 @@ def product_cost(op: LinearOperator) -> float:
     return 8.0 * op.out_shape[0] * op.out_shape[1] * n_weights
 
 
-def sampling_cost(op: FlowPropagator, n_modes: int, n_probes: int | None) -> float:
+def sampling_cost(op: FlowPropagator, n_modes: int, n_probes: int) -> float:
     """Return the operations of a sketch of P: products of J with each vector."""
     n_trials, n_timesteps, _ = op.in_shape
-    products = 3 * n_modes / 4 + 2 * (n_probes or N_PROBES)
+    products = 3 * n_modes / 4 + 2 * n_probes
     return 2 * n_trials * n_timesteps * products * op.tangent.n_weights
 
 

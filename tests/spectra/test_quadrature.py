@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from kpflow_sklearn.results import Estimate
-from kpflow_sklearn.spectra._krylov import quadrature
+from kpflow_sklearn.spectra._krylov import Quadrature
 from kpflow_sklearn.spectra._lanczos_rank import _rank_left, inverse_rank
 from tests.spectra.rank_coverage import THRESHOLDS, Strain, all_eigenvalues, true_rank
 
@@ -20,6 +21,16 @@ P = Strain("P", "tanh", 1.0, 2, 30, 32).build(0)
 def eigenvalues() -> np.ndarray:
     """Return all eigenvalues of PP*, from its matrix."""
     return all_eigenvalues(P)
+
+
+def quadrature(
+    product: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, n_steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the nodes and weights of a chain that was interrupted."""
+    chain = Quadrature(product, start)
+    for n in (n_steps // 2, n_steps):
+        chain.extend(n)
+    return chain.rule()
 
 
 def problems(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:

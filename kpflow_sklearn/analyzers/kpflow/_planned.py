@@ -18,7 +18,7 @@ from kpflow_sklearn.analyzers._forecast import (
 from kpflow_sklearn.analyzers.kpflow._snapshot import SnapshotAnalysis, SpectralSettings
 from kpflow_sklearn.lyapunov import N_FOLLOWED
 from kpflow_sklearn.operators import Linearization
-from kpflow_sklearn.spectra import N_PROBES, Operations, OperatorSpectra, planned_operations
+from kpflow_sklearn.spectra import Operations, OperatorSpectra, planned_operations
 
 #: Products for the leading eigenfunctions of an operator, and those of the agreements.
 _N_MODES, _N_AGREEMENTS = 40, 20
@@ -72,15 +72,18 @@ def forecast(
     seconds = _SHARE_DONE * seconds_of(total, lin)
     sizes = [(n_trials, "trials"), (n_timesteps, "steps"), (n_states, "units")]
     faster = f'{FASTER}, or axes=("time",)' if "all" in settings.axes else FASTER
-    n_bytes = _memory(lin, settings, n_components)
+    n_vectors = max(each.first_probes for each in spectra.values())
+    n_bytes = _memory(lin, settings, n_components, n_vectors)
     return Forecast(in_words(n_snapshots, sizes), seconds, n_bytes, slow_path(lin), faster)
 
 
-def _memory(lin: Linearization, settings: SpectralSettings, n_components: int) -> float:
+def _memory(
+    lin: Linearization, settings: SpectralSettings, n_components: int, n_vectors: int
+) -> float:
     """Return the bytes of the derivatives, signals, random vectors and eigenfunctions."""
     array = lin.states.numel() * lin.states.element_size()
     limit = settings.memory_limit or free_memory(lin.states.device) // 4
-    vectors = min(float(limit), 2.0 * ((settings.n_probes or N_PROBES) + N_PROBES) * array)
+    vectors = min(float(limit), 4.0 * n_vectors * array)
     kept = (_N_SIGNALS + n_components * len(settings.operators)) * array
     held = {t.data_ptr(): t.numel() * t.element_size() for t in _tensors(lin.tangent.layers)}
     return sum(held.values()) + kept + vectors
