@@ -17,7 +17,7 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._coupling import refuse_coupled_trials
 from kpflow_sklearn.networks._layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._parameter_use import warn_of_gradient_hooks
+from kpflow_sklearn.networks._trained_parameters import warn_of_gradient_hooks
 
 
 def build_network(

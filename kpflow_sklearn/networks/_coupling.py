@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._differences import tolerance
 from kpflow_sklearn.networks._encoders import describe, run_encoder
 from kpflow_sklearn.networks._functions import parts_in_network
-from kpflow_sklearn.networks._module_run import tolerance
 
 
 def refuse_coupled_trials(

@@ -7,13 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._functions import (
-    FunctionOf,
-    failures_of,
-    find_part,
-    label_of,
-    with_its_parameters,
-)
+from kpflow_sklearn.networks._dependence import with_its_parameters
+from kpflow_sklearn.networks._functions import FunctionOf, find_part, label_of
+from kpflow_sklearn.networks._user_code import failures_of
 
 _FORM = (
     "If the network gives X to it in another form, for example as integers or with other axes, "

@@ -9,7 +9,7 @@ from torch import nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.checks import ends_constant
-from kpflow_sklearn.networks._functions import arguments_of
+from kpflow_sklearn.networks._user_code import arguments_of
 
 
 def _further_arguments(module: nn.Module) -> list[inspect.Parameter]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn.networks._differences import matching_pair
 from kpflow_sklearn.networks._initial_state import IN_THE_STEP, parts_of
-from kpflow_sklearn.networks._module_run import Trials, matching_pair
+from kpflow_sklearn.networks._module_run import Trials
 from kpflow_sklearn.networks._parameter_use import Rehearsal
 
 #: Relative difference of two gradients above rounding in single precision.

@@ -12,7 +12,8 @@ from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.networks._module_run import tensors_in
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
 from kpflow_sklearn.networks._objective import Objective
-from kpflow_sklearn.networks._targets import TargetEncoder, Targets
+from kpflow_sklearn.networks._target_values import Targets
+from kpflow_sklearn.networks._targets import TargetEncoder
 
 N_TRIALS, N_STEPS = 64, 200  # Size of the data on which the two readings are compared.
 CLEARLY = 0.5  # A loss below this share of another decides between the two.

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.modules import parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._functions import FunctionOf, find_part, named_part, refuse_bound
+from kpflow_sklearn.networks._functions import FunctionOf, find_part, named_part
 from kpflow_sklearn.networks._initial_state import find_start
+from kpflow_sklearn.networks._user_code import refuse_bound
 
 Step = str | Callable[[nn.Module, Tensor, Any], Any]
 #: A readout or an encoder.

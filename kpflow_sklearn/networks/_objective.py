@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._targets import Targets
+from kpflow_sklearn.networks._target_values import Targets
 from kpflow_sklearn.networks._user_loss import Loss, weighted_losses
 
 

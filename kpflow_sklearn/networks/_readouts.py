@@ -12,15 +12,9 @@ from kpflow_sklearn._common.modules import named_parts, set_training
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._functions import (
-    FunctionOf,
-    arguments_of,
-    label_of,
-    leaves_of,
-    named_part,
-    refuse_complex,
-    with_its_parameters,
-)
+from kpflow_sklearn.networks._dependence import leaves_of, with_its_parameters
+from kpflow_sklearn.networks._functions import FunctionOf, label_of, named_part
+from kpflow_sklearn.networks._user_code import arguments_of, refuse_complex
 
 # In units of the rounding error: products with many rows and with one may sum in another order.
 _TOLERANCE = 1e3

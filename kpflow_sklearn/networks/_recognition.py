@@ -11,18 +11,13 @@ from torch.nn.utils.parametrize import is_parametrized
 from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import TWO_USES, find_encoder
-from kpflow_sklearn.networks._functions import (
-    FunctionOf,
-    modules_in,
-    parameters_in,
-    refuse_complex,
-    refuse_scripted,
-)
+from kpflow_sklearn.networks._functions import FunctionOf, modules_in, parameters_in
 from kpflow_sklearn.networks._initial_state import axes_advice, with_advice
 from kpflow_sklearn.networks._layers import stacked_layers, step_layers
 from kpflow_sklearn.networks._named_step import Part, Step, find_named_parts
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._readouts import check_readout, find_readout, read_width
+from kpflow_sklearn.networks._user_code import refuse_complex, refuse_scripted
 
 
 def recognise_network(

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import column_or_1d
 
-from kpflow_sklearn._common.arrays import as_array, check_numbers, check_squares, naming
-from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.arrays import check_numbers, naming
 from kpflow_sklearn._common.checks import check_choice, last_valid_step
+from kpflow_sklearn.networks._target_scores import (
+    weighted_accuracy,
+    weighted_r2,
+    without_new_labels,
+)
+from kpflow_sklearn.networks._target_values import (
+    Targets,
+    as_floats,
+    as_labels,
+    check_loss_weight,
+    classes_in,
+    narrowed,
+    next_input,
+    steps_first_advice,
+)
 
 LOSSES = ("auto", "mse", "cross_entropy")
-
-
-@dataclass(frozen=True)
-class Targets:
-    """The values that the loss compares the outputs with, and their weights, step by step.
-
-    Attributes
-    ----------
-    values : ndarray
-        (n_trials, n_timesteps, n_outputs) floats for mse, (n_trials, n_timesteps) class indices
-        for cross_entropy; for a user's loss floats or integers, (n_trials, n_timesteps[, ...]).
-    weight : ndarray of shape (n_trials, n_timesteps) or (n_trials, n_timesteps, n_outputs)
-        w >= 0; zero where there is no target.
-    """
-
-    values: np.ndarray
-    weight: np.ndarray
-
-    def __getitem__(self, trials: np.ndarray) -> Targets:
-        return Targets(self.values[trials], self.weight[trials])
 
 
 class TargetEncoder:
@@ -102,35 +94,21 @@ class TargetEncoder:
             is_class = (y.ndim == 1 or is_per_step) and y.dtype.kind not in "fc"
             self.loss_ = "cross_entropy" if is_class else "mse"
         if self.loss_ == "cross_entropy":
-            self._learn_classes(y, mask)
+            self.classes_ = classes_in(y, mask)
+            self.n_outputs_ = len(self.classes_)
         elif is_per_step:
             raise ValueError(
                 f"loss='mse' needs y of shape (n_trials,) or (n_trials, n_timesteps, n_outputs), "
                 f"got shape {y.shape}."
             )
         else:
-            self._numeric(y)
+            as_floats(y, "y")
             self.n_outputs_ = 1 if y.ndim == 1 else y.shape[-1]
 
     @property
     def has_loss_per_output(self) -> bool:
         """Whether the loss is a mean over the outputs, which then have losses of their own."""
         return bool(self.loss_ == "mse")
-
-    def _learn_classes(self, y: np.ndarray, mask: np.ndarray | None) -> None:
-        if y.ndim == 3:
-            raise ValueError(
-                "loss='cross_entropy' needs y of shape (n_trials,) or (n_trials, n_timesteps), "
-                f"got shape {y.shape}."
-            )
-        if y.dtype.kind in "fc" and (y != np.round(y)).any():
-            raise ValueError(
-                "loss='cross_entropy' needs class labels in y, got continuous values: Unknown "
-                "label type: continuous."
-            )
-        # The padding may hold any value, which is not a class.
-        classes = np.unique(y if mask is None or y.ndim == 1 else y[mask])
-        self.classes_, self.n_outputs_ = classes, len(classes)
 
     def match_outputs(self, n_outputs: int) -> None:
         """Match the classes to the outputs of a network, which may have more outputs.
@@ -171,7 +149,7 @@ class TargetEncoder:
             raise ValueError(
                 f"{name} has {len(y)} trials and X has {len(X)}: Found input variables with "
                 f"inconsistent numbers of samples: [{len(X)}, {len(y)}]."
-                + _steps_first_advice(X, len(y), name)
+                + steps_first_advice(X, len(y), name)
             )
         steps = X.shape[1]
         if y.ndim == 3 and y.shape[1] == steps and y.shape[2]:
@@ -200,14 +178,6 @@ class TargetEncoder:
         """Return whether y may have the shape (n_trials, n_timesteps): if it holds classes."""
         return y.dtype.kind in "iub"
 
-    def _numeric(self, y: np.ndarray, name: str = "y") -> np.ndarray:
-        if y.dtype.kind in "OSU":
-            raise ValueError(
-                f"loss='mse' needs numbers in {name}, got dtype {y.dtype}; use "
-                "loss='cross_entropy' for labels."
-            )
-        return y.astype(np.float64)
-
     def encode(
         self,
         X: np.ndarray,
@@ -219,33 +189,12 @@ class TargetEncoder:
         name: str = "y",
     ) -> Targets:
         """Return the targets of every step; errors call y ``name``."""
-        n_trials, n_steps = X.shape[:2]
-        valid = np.ones((n_trials, n_steps), bool) if mask is None else mask
-        if self.form_ == "next_input":
-            if y is not None:
-                raise ValueError(
-                    f"{name} must be None, as it was on fit (the next input is predicted), got a "
-                    f"{type(y).__name__}."
-                )
-            values, has_target = _next_input(X, valid)
-        else:
-            if y is None:
-                raise ValueError(f"{name} is needed, got None.")
-            y = self._check_shape(X, y, single_step, name)
-            if y.ndim != self.n_dims_:
-                raise ValueError(
-                    f"{name} must have {self.n_dims_} dimensions as on fit, got {y.ndim}."
-                )
-            values = self._to_values(y, valid, name)
-            has_target = valid
-            if self.form_ == "last_step":
-                values = np.repeat(values[:, None], n_steps, axis=1)
-                has_target = np.zeros_like(valid)
-                has_target[np.arange(n_trials), last_valid_step(mask, X)] = True
+        valid = np.ones(X.shape[:2], bool) if mask is None else mask
+        values, has_target = self._read(X, y, valid, single_step, name)
         weight = has_target.astype(X.dtype) * (valid.sum() / has_target.sum())
         if loss_weight is not None:
             n_losses = self.n_outputs_ if self.has_loss_per_output else None
-            extra = _check_loss_weight(loss_weight, X, n_losses)
+            extra = check_loss_weight(loss_weight, X, n_losses)
             weight = weight * extra if extra.ndim == 2 else weight[..., None] * extra
             if not weight.any():
                 raise ValueError(
@@ -255,6 +204,31 @@ class TargetEncoder:
         weight = weight.astype(X.dtype)
         is_given = has_target if self.form_ == "next_input" else valid
         return Targets(self._bounded(values, is_given, weight, X.dtype, name), weight)
+
+    def _read(
+        self, X: np.ndarray, y: ArrayLike | None, valid: np.ndarray, single_step: bool, name: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values or classes of every step, and which steps have a target."""
+        if self.form_ == "next_input":
+            if y is not None:
+                raise ValueError(
+                    f"{name} must be None, as it was on fit (the next input is predicted), got a "
+                    f"{type(y).__name__}."
+                )
+            return next_input(X, valid)
+        if y is None:
+            raise ValueError(f"{name} is needed, got None.")
+        y = self._check_shape(X, y, single_step, name)
+        if y.ndim != self.n_dims_:
+            raise ValueError(
+                f"{name} must have {self.n_dims_} dimensions as on fit, got {y.ndim}."
+            )
+        values = self._to_values(y, valid, name)
+        if self.form_ == "every_step":
+            return values, valid
+        has_target = np.zeros_like(valid)
+        has_target[np.arange(len(X)), last_valid_step(valid, X)] = True
+        return np.repeat(values[:, None], X.shape[1], axis=1), has_target
 
     def _bounded(
         self, values: np.ndarray, valid: np.ndarray, weight: np.ndarray, dtype: Any, name: str
@@ -271,7 +245,7 @@ class TargetEncoder:
 
     def _to_values(self, y: np.ndarray, valid: np.ndarray, name: str) -> np.ndarray:
         if self.classes_ is None:
-            values = self._numeric(y, name)
+            values = as_floats(y, name)
             values = values[:, None] if values.ndim == 1 else values
             if values.shape[-1] != self.n_outputs_:
                 raise ValueError(
@@ -296,32 +270,6 @@ class TargetEncoder:
             return self.classes_[outputs.argmax(axis=-1)]
         return outputs[:, 0] if self.form_ == "last_step" and self.n_dims_ == 1 else outputs
 
-    def _without_new_labels(
-        self, y: ArrayLike | None, mask: np.ndarray | None
-    ) -> tuple[ArrayLike | None, np.ndarray | None]:
-        """Replace labels that were not seen on fit by any class; return where they were."""
-        if self.classes_ is None or y is None:
-            return y, None
-        labels = as_labels(y, "y")
-        is_new = ~np.isin(labels, self.classes_)
-        if mask is not None and mask.shape == labels.shape:
-            is_new &= mask  # The padding may hold any value.
-        are_comparable = (labels.dtype.kind in "OSU") == (self.classes_.dtype.kind in "OSU")
-        if not is_new.any() or not are_comparable:
-            return y, None
-        advice = (
-            'StratifiedKFold(3) puts each class into each fold. With loss="cross_entropy", cv=3 '
-            'does so too; with loss="auto", it is not known before fit that y holds classes.'
-            if self.loss == "auto"
-            else "StratifiedKFold puts each class into each fold."
-        )
-        warn_caller(
-            f"y holds labels that were not seen on fit, {np.unique(labels[is_new])[:5].tolist()}, "
-            f"which count as misses. {advice}",
-            UserWarning,
-        )
-        return np.where(is_new, self.classes_[0], labels), is_new
-
     def score(
         self,
         X: np.ndarray,
@@ -340,103 +288,10 @@ class TargetEncoder:
         weight. The accuracy is sum_bt w_bt [right_bt] / sum_bt w_bt. Labels that were not seen on
         fit count as misses, with a warning.
         """
-        y, is_new = self._without_new_labels(y, mask)
+        is_new = None
+        if self.classes_ is not None and y is not None:
+            y, is_new = without_new_labels(y, mask, self.classes_, self.loss)
         targets = self.encode(X, y, mask=mask, loss_weight=loss_weight, single_step=single_step)
-        largest = targets.weight if targets.weight.ndim == 2 else targets.weight.max(axis=-1)
-        counts = largest > 0
-        truth, answers = targets.values[counts], outputs[counts]
-        weight = targets.weight[counts] / targets.weight.max()
-        if self.classes_ is not None:
-            if is_new is not None:
-                is_missed = np.broadcast_to(is_new.reshape(len(X), -1), counts.shape)
-                truth = np.where(is_missed[counts], -1, truth)
-            right = accuracy_score(truth, answers.argmax(axis=-1), sample_weight=weight)
-            return float(right)
-        check_squares(truth, answers)
-        if weight.ndim == 1:
-            return float(r2_score(truth, answers, sample_weight=weight))
-        return _mean_r2(truth, answers, weight)
-
-
-def _mean_r2(truth: np.ndarray, answers: np.ndarray, weight: np.ndarray) -> float:
-    """Return the mean R^2 of the outputs, the last axis, each on its steps of positive weight."""
-    scores = []
-    for y, prediction, w in zip(truth.T, answers.T, weight.T, strict=True):
-        counts = w > 0
-        if counts.any():
-            scores.append(r2_score(y[counts], prediction[counts], sample_weight=w[counts]))
-    return float(np.mean(scores))
-
-
-def as_labels(values: ArrayLike, name: str) -> np.ndarray:
-    """Return labels or numbers as an array of numbers only, or of strings only.
-
-    NumPy would convert a list of strings and numbers, or one with gaps, to strings or objects.
-    """
-    array = as_array(values, name)
-    if array.dtype.kind in "US" and not hasattr(values, "dtype"):
-        array = np.asarray(values, dtype=object)
-    if array.dtype != object:
-        return array
-    if all(isinstance(value, str) for value in array.flat):
-        return array
-    if all(isinstance(value, (int, float, complex, np.number, np.bool_)) for value in array.flat):
-        return np.array(array.tolist()).reshape(array.shape)
-    kinds = ", ".join(sorted({type(value).__name__ for value in array.flat}))
-    raise ValueError(f"{name} must hold only numbers or only strings, without gaps, got {kinds}.")
-
-
-def _steps_first_advice(X: np.ndarray, n_targets: int, name: str) -> str:
-    """Return advice for X whose second axis, not its first, has as many entries as y."""
-    if X.shape[1] != n_targets:
-        return ""
-    return (
-        f" The second axis of X has {n_targets}, as many as {name}: if X has its steps first, "
-        "give kpflow_sklearn.datasets.trials_first(X)."
-    )
-
-
-def narrowed(values: np.ndarray, dtype: Any, name: str) -> np.ndarray:
-    """Convert values to the dtype of X; raise a ValueError if they are out of its range."""
-    with np.errstate(over="ignore"):
-        narrow = values.astype(dtype)
-    if not np.isfinite(narrow).all():
-        raise ValueError(
-            f"{name} must be within the range of {dtype}, the dtype of X, got values up to "
-            f"{abs(values).max():.3g}; scale {name} down or give X as float64."
-        )
-    return narrow
-
-
-def _next_input(X: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the next input and where it is valid; for single steps, the input itself."""
-    if X.shape[1] == 1:
-        return X.copy(), valid
-    values = np.concatenate([X[:, 1:], np.zeros_like(X[:, :1])], axis=1)
-    has_target = np.concatenate([valid[:, 1:], np.zeros_like(valid[:, :1])], axis=1)
-    if not has_target.any():
-        raise ValueError("y=None predicts the next input, but mask leaves one step per trial.")
-    return values, has_target
-
-
-def _check_loss_weight(loss_weight: ArrayLike, X: np.ndarray, n_losses: int | None) -> np.ndarray:
-    """Return weights of the steps, or of the losses of each step's outputs if it has them."""
-    weight = check_numbers(loss_weight, "loss_weight", dtype=np.float64)
-    shapes = [X.shape[:2]] if n_losses is None else [X.shape[:2], (*X.shape[:2], n_losses)]
-    if weight.shape not in shapes:
-        advice = ""
-        if n_losses is None and weight.ndim == 3:
-            advice = (
-                " This loss is one number per step: weigh the outputs inside a function given as "
-                "loss, and the steps by loss_weight."
-            )
-        raise ValueError(
-            f"loss_weight must have shape {' or '.join(map(str, shapes))}, got "
-            f"{weight.shape}.{advice}"
-        )
-    if (weight < 0).any() or not (weight > 0).any():
-        raise ValueError(
-            "loss_weight must be non-negative with at least one positive entry, got values from "
-            f"{weight.min():g} to {weight.max():g}."
-        )
-    return weight
+        if self.classes_ is None:
+            return weighted_r2(targets, outputs)
+        return weighted_accuracy(targets, outputs, is_new)

@@ -11,7 +11,7 @@ from torch import Tensor
 from kpflow_sklearn._common.fingerprints import name_of
 from kpflow_sklearn._common.memory import ran_out
 from kpflow_sklearn._common.tensors import as_tensor
-from kpflow_sklearn.networks._targets import Targets
+from kpflow_sklearn.networks._target_values import Targets
 
 #: loss(outputs, y) of the shapes (n_trials, n_timesteps, n_outputs) and that of y, which returns
 #: (n_trials, n_timesteps).
@@ -19,7 +19,9 @@ UserLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Loss: TypeAlias = str | UserLoss
 
 
-def arguments_of(outputs: Tensor, targets: Targets, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def loss_arguments(
+    outputs: Tensor, targets: Targets, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return the arguments of a user's loss: the outputs, zero on masked steps, and y.
 
     Values of y have the dtype of the outputs, and integers are int64.
@@ -42,7 +44,7 @@ def weighted_losses(
     Raises ValueError if the loss fails, or does not return one number per trial and step.
     """
     weight = as_tensor(targets.weight, outputs.dtype, outputs.device)
-    losses = losses_of(loss, *arguments_of(outputs, targets, mask))
+    losses = losses_of(loss, *loss_arguments(outputs, targets, mask))
     return torch.where(weight > 0, weight * losses, 0)
 
 

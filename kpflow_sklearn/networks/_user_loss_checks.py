@@ -14,8 +14,8 @@ from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn._common.tensors import with_gradients
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
 from kpflow_sklearn.networks._objective import Objective
-from kpflow_sklearn.networks._targets import Targets
-from kpflow_sklearn.networks._user_loss import UserLoss, arguments_of, losses_of
+from kpflow_sklearn.networks._target_values import Targets
+from kpflow_sklearn.networks._user_loss import UserLoss, loss_arguments, losses_of
 
 N_FEW = 4  # Trials on which a loss is checked.
 
@@ -59,7 +59,7 @@ def check_user_loss(
         outputs = network.outputs(network.states(inputs))
     if not outputs.isfinite().all():  # Training or prediction says so.
         return
-    outputs, y = arguments_of(outputs, targets[few], valid)
+    outputs, y = loss_arguments(outputs, targets[few], valid)
     weight = torch.as_tensor(targets.weight[few], device=outputs.device)
     # A function that draws from torch's generator leaves it as it was.
     with isolated_torch_seed(0):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from kpflow_sklearn._common.arrays import check_numbers
 from kpflow_sklearn._common.checks import last_valid_step
 from kpflow_sklearn._common.fingerprints import name_of
-from kpflow_sklearn.networks._targets import LOSSES, TargetEncoder, narrowed
+from kpflow_sklearn.networks._target_values import narrowed
+from kpflow_sklearn.networks._targets import LOSSES, TargetEncoder
 from kpflow_sklearn.networks._user_loss import Loss
 
 
@@ -89,8 +89,3 @@ class UserTargetEncoder(TargetEncoder):
         if self.form_ == "last_step":
             return outputs[np.arange(len(outputs)), last_valid_step(mask, outputs)]
         return outputs
-
-    def _without_new_labels(
-        self, y: ArrayLike | None, mask: np.ndarray | None
-    ) -> tuple[ArrayLike | None, np.ndarray | None]:
-        return y, None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from kpflow_sklearn.networks._targets import TargetEncoder, Targets
+from kpflow_sklearn.networks._target_values import Targets
+from kpflow_sklearn.networks._targets import TargetEncoder
 
 N_TRIALS, N_STEPS, N_FEATURES = 4, 3, 2
 rng = np.random.default_rng(0)

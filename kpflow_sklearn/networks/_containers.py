@@ -1,0 +1,53 @@
+"""Containers of a network's parts, which have no forward method."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kpflow_sklearn._common.modules import named_once, parameters_of
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._parameter_use import ParameterUse
+
+CONTAINERS = (nn.ModuleDict, nn.ModuleList)
+
+
+def callable_part(module: nn.Module, use: ParameterUse) -> nn.Module | None:
+    """Return the module, or the part of a container that holds step and readout; None if none."""
+    named = named_once(module)
+    needed = {id(named[name]) for name in use.step | use.readout}
+    while isinstance(module, CONTAINERS):
+        holding = (
+            part
+            for part in module.children()
+            if needed <= set(map(id, parameters_of(part).values()))
+        )
+        part = next(holding, None)
+        if part is None:
+            return None
+        module = part
+    return module
+
+
+def refuse_unused(module: nn.Module, view: RecurrentNetwork, use: ParameterUse) -> None:
+    """Refuse further parameters of a container, which has no forward that shows their use."""
+    others = use.left_out(use.sizes)
+    if not others:
+        return
+    what, remedy = (
+        (
+            "belong to no encoder, step, readout or initial state",
+            "Give a ModuleDict of the recurrent part and the readout alone, with encoder='...' if "
+            "others come before the recurrent part, or a module with a forward method.",
+        )
+        if view.readout is not None
+        else (
+            "do not belong to its recurrent part, in which no readout is recognised",
+            "Give the recurrent part alone, with the X that it takes, or name the readout by "
+            "SavedTraining(network, readout=...).",
+        )
+    )
+    raise UnsupportedNetworkError(
+        f"{type(module).__name__} has further parameters, {', '.join(others[:4])}, that "
+        f"{what}, and no forward method that would show their use. {remedy}"
+    )

@@ -1,0 +1,156 @@
+"""Check which parameters train, and that their gradients are the derivatives in K."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.modules import named_once, named_parts, parameters_of
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
+from kpflow_sklearn.networks._encoders import describe
+from kpflow_sklearn.networks._functions import is_kept_apart
+from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._parameter_use import ParameterUse, Rehearsal
+from kpflow_sklearn.networks._shared_parameters import refuse_only_shared
+
+
+def refuse_untrained(
+    module: nn.Module,
+    view: RecurrentNetwork,
+    X: Tensor,
+    initial_state: Any,
+    parameters: Collection[str] | None,
+) -> None:
+    """Refuse a network in which no parameter of the recurrent part trains, and say why.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network, in which only the chosen parameters train.
+    view : RecurrentNetwork
+        The same network as step, readout and initial state.
+    X : Tensor of shape (n_trials, n_timesteps, n_features)
+        A few trials.
+    initial_state : Any
+        z_0 as the user gives it.
+    parameters : collection of str or None
+        The user's choice of parameters, for the error.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If no parameter of the recurrent part trains, or only some that it shares with the encoder
+        or the readout.
+    """
+    if any(p.requires_grad for p in nn.Module.parameters(view.recurrent)):
+        return
+    trained = [name for name, p in named_once(module).items() if p.requires_grad]
+    if trained:  # A function or method does not count what the encoder or the readout use.
+        use = Rehearsal(module, view, initial_state).rebuilt(X, n_steps=2)
+        refuse_only_shared(module, use)
+    others = f" Of the network, only {', '.join(trained[:4])} would train." if trained else ""
+    raise UnsupportedNetworkError(
+        "no parameter of the recurrent part trains (requires_grad is False for all, or "
+        f"parameters={parameters!r} names none), so K is zero and there is nothing to analyse."
+        + others
+    )
+
+
+def refuse_embeddings(module: nn.Module, use: ParameterUse) -> None:
+    """Refuse embeddings in theta whose gradient is not the derivative.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network.
+    use : ParameterUse
+        What its parts depend on.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If an embedding in theta has ``padding_idx`` or another option that changes its gradient.
+    """
+    for name, part in named_parts(module):
+        if not isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
+            continue
+        if f"{name}.weight".removeprefix(".") not in use.theta:
+            continue
+        options = {
+            "padding_idx": part.padding_idx,
+            "max_norm": part.max_norm,
+            "scale_grad_by_freq": part.scale_grad_by_freq,
+            "sparse": part.sparse,
+        }
+        given = [f"{k}={v}" for k, v in options.items() if v is not None and v is not False]
+        if given:
+            raise UnsupportedNetworkError(
+                f"the step contains the {type(part).__name__} {name!r} with {', '.join(given)}, "
+                "whose gradient is not the derivative that K is made of, or cannot be computed. "
+                "Analyse a network with the same weights in an Embedding without these options "
+                "(a padding token on masked steps changes nothing), or hold it fixed with "
+                "requires_grad_(False)."
+            )
+
+
+def warn_of_gradient_hooks(original: nn.Module, names: Collection[str]) -> None:
+    """Warn of hooks on the gradients of parameters in theta, which the analysis does not call.
+
+    Parameters
+    ----------
+    original : Module
+        The user's network, not a copy, which has no hooks.
+    names : collection of str
+        The names of the parameters in theta.
+    """
+    hooked = [n for n, p in _hooked(original) if n in names]
+    if hooked:
+        warn_caller(
+            f"gradient hooks on {', '.join(hooked)} of {type(original).__name__} are not part of "
+            "the analysis: K and the flow are those of gradients that no hook changes. If a hook "
+            "changes the gradient, for example by a mask, compute the weight from a raw one with "
+            "torch.nn.utils.parametrize instead; if not, remove it before the analysis.",
+            UserWarning,
+        )
+
+
+def _hooked(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, p in named_once(module).items():
+        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+            yield name, p
+
+
+def refuse_left_out(
+    left_out: list[str], use: ParameterUse, further: str, is_compared: bool
+) -> None:
+    """Refuse parameters that states or outputs depend on, but that belong to no part."""
+    remedy = (
+        "Name by SavedTraining(...) an encoder (encoder=...) that contains them if they act on X "
+        "before the step, or a step (step=...) and a readout (readout=...) that contain them; a "
+        "weight that forward computes from them must be computed inside the step"
+    )
+    if is_compared:  # Otherwise all must belong.
+        left_out = [name for name in left_out if name in use.trained]
+        remedy += "; or, to treat them as fixed, set their requires_grad to False"
+    if left_out:
+        raise UnsupportedNetworkError(f"{further} {remedy}.")
+
+
+def warn_of_trained_encoder(module: nn.Module, view: RecurrentNetwork, use: ParameterUse) -> None:
+    """Warn of parameters of the encoder that train, and so move the states too."""
+    trained = [name for name in use.sizes if name in use.encoder & use.trained]
+    if view.encoder is not None and is_kept_apart(module, view.encoder):
+        trained = [n for n, p in parameters_of(view.encoder).items() if p.requires_grad]
+    if trained:
+        listed = ", ".join(trained[:4]) + (", ..." if len(trained) > 4 else "")
+        warn_caller(
+            f"{listed} of {describe(view.encoder)} train, but are not in theta: K, PKP and the "
+            "flow PKP* Err are those of the recurrent part, with the encoder held fixed. In "
+            "training, the states moved by the change of the encoder too, which flow_agreement "
+            "does not count as explained. To treat these parameters as fixed, without this "
+            "warning, set their requires_grad to False.",
+            UserWarning,
+        )
