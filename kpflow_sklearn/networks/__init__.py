@@ -23,7 +23,7 @@
 from kpflow_sklearn.networks._build import build_network
 from kpflow_sklearn.networks._forward_arguments import warn_without_mask
 from kpflow_sklearn.networks._functions import is_kept_apart, parts_in_network
-from kpflow_sklearn.networks._gradients import is_given_as_values
+from kpflow_sklearn.networks._initial_state import is_given_as_values
 from kpflow_sklearn.networks._layout import (
     CLEARLY,
     is_prefix_both_ways,

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._differences import tolerance
 from kpflow_sklearn.networks._encoders import describe, run_encoder
 from kpflow_sklearn.networks._functions import parts_in_network
+from kpflow_sklearn.networks._user_code import run_seeded, run_twice
 
 
 def refuse_coupled_trials(
@@ -44,7 +44,20 @@ def refuse_coupled_trials(
     def run(x: Tensor, z: Tensor) -> Tensor:
         return step(t, x, z)
 
-    _refuse_coupled(run, (x, z), step.label, "next states", step.module, unless_same)
+    with torch.no_grad():
+        try:
+            together, again = run_twice(run, x, z)
+        except Exception:  # Its errors are those of the run.
+            return
+    if not together.isfinite().all():
+        return
+    if torch.equal(together, again):
+        _refuse_coupled(run, (x, z), together, step.label, "next states", step.module, unless_same)
+    elif unless_same:
+        raise UnsupportedNetworkError(
+            f"the {step.label} returns other next states when it is called again with the same "
+            f"inputs and states: {unless_same}"
+        )
 
 
 def refuse_coupled_encoder(encoder: nn.Module, X: Tensor) -> None:
@@ -66,50 +79,42 @@ def refuse_coupled_encoder(encoder: nn.Module, X: Tensor) -> None:
     X = torch.cat([X, X[:, :1].expand_as(X)]) if len(X) == 1 else X
     label = describe(encoder)
     with torch.no_grad():
-        first, second = (_seeded(lambda X: run_encoder(encoder, X, None), s, (X,)) for s in (0, 1))
-    if not first.isfinite().all():
+        together, again = run_twice(run_encoder, encoder, X, None)
+    if not together.isfinite().all():
         raise UnsupportedNetworkError(
             f"{label} returns NaN or infinity on X, whose largest value is "
             f"{float(X.abs().max()):.3g}."
         )
-    if not torch.equal(first, second):
+    if not torch.equal(together, again):
         raise UnsupportedNetworkError(
             f"{label} is random even in evaluation mode: two calls on the same trials return "
             "different numbers. Look for torch.nn.functional.dropout without "
             "training=self.training, and for noise; switch it off in evaluation mode."
         )
-    _refuse_coupled(encoder, (X,), label.removeprefix("the "), "results", encoder)
+    _refuse_coupled(encoder, (X,), together, label.removeprefix("the "), "results", encoder)
 
 
 def _refuse_coupled(
     run: Callable[..., Tensor],
     inputs: tuple[Tensor, ...],
+    together: Tensor,
     label: str,
     what: str,
     part: nn.Module,
-    unless_same: str = "",
+    perhaps: str = "",
 ) -> None:
     """Compare what a function returns for half of the trials with that for all of them."""
-    n_trials = len(inputs[0])
+    n_trials = len(together)
     half = n_trials // 2
-    with torch.no_grad():
-        try:
-            together, again = (_seeded(run, seed, inputs) for seed in (0, 1))
-        except Exception:  # Its errors are those of the run.
-            return
-        if not together.isfinite().all():
-            return
-        if not torch.equal(together, again):
-            _refuse_changing(label, what, unless_same)
-            return
-        try:
-            alone = _seeded(run, 0, tuple(tensor[:half] for tensor in inputs))
-        except Exception as error:  # A user's module can fail in any way.
-            raise UnsupportedNetworkError(
-                f"the {label} takes a step of {n_trials} trials, but fails on {half} of them "
-                f"with {type(error).__name__}: {error}. It must take any number of trials."
-                + (f" Perhaps {unless_same}" if unless_same else "")
-            ) from error
+    try:
+        with torch.no_grad():
+            alone = run_seeded(run, 0, *(tensor[:half] for tensor in inputs))
+    except Exception as error:  # A user's module can fail in any way.
+        raise UnsupportedNetworkError(
+            f"the {label} takes a step of {n_trials} trials, but fails on {half} of them "
+            f"with {type(error).__name__}: {error}. It must take any number of trials."
+            + (f" Perhaps {perhaps}" if perhaps else "")
+        ) from error
     gap = float((together[:half] - alone).abs().max())
     # Products with many rows and with few rows may add their terms in another order.
     if gap <= tolerance(together.to(inputs[-1].dtype)):
@@ -120,20 +125,6 @@ def _refuse_coupled(
         "The derivatives of the analysis are those of each trial alone; use one that "
         "computes every trial alone."
     )
-
-
-def _refuse_changing(label: str, what: str, why: str) -> None:
-    """Refuse a step whose results change, unless no reason is given."""
-    if why:
-        raise UnsupportedNetworkError(
-            f"the {label} returns other {what} when it is called again with the same inputs and "
-            f"states: {why}"
-        )
-
-
-def _seeded(run: Callable[..., Tensor], seed: int, inputs: tuple[Tensor, ...]) -> Tensor:
-    with isolated_torch_seed(seed):
-        return run(*inputs)
 
 
 def batch_norms(module: nn.Module) -> str:

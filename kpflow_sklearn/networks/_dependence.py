@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kpflow_sklearn._common.modules import parameters_of
-from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.networks._functions import FunctionOf
+from kpflow_sklearn.networks._user_code import run_seeded
 
 
 def leaves_of(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
@@ -31,6 +31,13 @@ def leaves_of(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
     return leaves
 
 
+def let_all_train(module: nn.Module) -> None:
+    """Let every parameter of a copied module appear in the graphs of its results."""
+    for p in parameters_of(module).values():
+        if p.is_floating_point():
+            p.requires_grad_(True)
+
+
 def with_its_parameters(part: FunctionOf, inputs: Tensor) -> FunctionOf:
     """Return a function with the parameters that its result depends on, as graphs show.
 
@@ -48,12 +55,10 @@ def with_its_parameters(part: FunctionOf, inputs: Tensor) -> FunctionOf:
     """
     copied = copy_module(part)
     names = {id(p): name for name, p in parameters_of(copied.network).items()}
-    for p in parameters_of(copied.network).values():
-        if p.is_floating_point():
-            p.requires_grad_(True)
+    let_all_train(copied.network)
     try:
-        with torch.enable_grad(), isolated_torch_seed(0):
-            returned = copied(inputs)
+        with torch.enable_grad():
+            returned = run_seeded(copied, 0, inputs)
     except Exception:  # A user's function can fail in any way; later checks say how.
         returned = None
     leaves = leaves_of([returned] if isinstance(returned, Tensor) else [])

@@ -52,23 +52,31 @@ def compare(ours: Tensor, theirs: Tensor | None, trials: Trials) -> Difference |
         None if the shapes do not fit.
     """
     differences = []
-    for form in () if theirs is None else _forms(theirs, ours):
-        pair = _aligned(ours, form, trials)
-        if pair is not None:
-            differences.append(_difference(*pair, trials.rows))
-            if differences[-1].is_none:
-                return differences[-1]
+    for pair in () if theirs is None else _pairs(ours, theirs, trials):
+        differences.append(_difference(*pair, trials.rows))
+        if differences[-1].is_none:
+            return differences[-1]
     return differences[0] if differences else None
 
 
 def matching_pair(ours: Tensor, theirs: Tensor, trials: Trials) -> tuple[Tensor, Tensor] | None:
     """Return both results in one form, zero at steps that do not count; None if they differ."""
+    pairs = _pairs(ours, theirs, trials)
+    return next((pair for pair in pairs if _difference(*pair, trials.rows).is_none), None)
+
+
+def _pairs(ours: Tensor, theirs: Tensor, trials: Trials) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield both results as (n_trials, n_steps, n_values), zero at steps that do not count."""
+    n_trials, n_timesteps, n_values = ours.shape
     for form in _forms(theirs, ours):
-        pair = _aligned(ours, form, trials)
-        if pair is not None and _difference(*pair, trials.rows).is_none:
-            mine, other = (torch.where(pair[2][..., None], z, 0.0) for z in pair[:2])
-            return mine, other
-    return None
+        if form.shape == (n_trials, n_values):
+            rows = torch.arange(n_trials, device=ours.device)
+            yield ours[rows, trials.valid.sum(1) - 1][:, None], form[:, None]
+        elif form.ndim == 3 and form.shape[::2] == (n_trials, n_values):
+            n_steps = form.shape[1]
+            if n_steps in (int(trials.lengths.max()), n_timesteps):
+                counts = trials.valid[:, :n_steps, None]
+                yield torch.where(counts, ours[:, :n_steps], 0.0), torch.where(counts, form, 0.0)
 
 
 def _forms(theirs: Tensor, ours: Tensor) -> Iterator[Tensor]:
@@ -86,23 +94,8 @@ def _forms(theirs: Tensor, ours: Tensor) -> Iterator[Tensor]:
             yield form.reshape(n_timesteps, n_trials, n_values).transpose(0, 1)
 
 
-def _aligned(ours: Tensor, form: Tensor, trials: Trials) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return both results (n_trials, n_steps, n_values), and which of these steps count."""
-    n_trials, n_timesteps, n_values = ours.shape
-    if form.shape == (n_trials, n_values):
-        rows = torch.arange(n_trials, device=ours.device)
-        last = ours[rows, trials.valid.sum(1) - 1]
-        return last[:, None], form[:, None], trials.valid.new_ones(n_trials, 1)
-    longest = int(trials.lengths.max())
-    if form.ndim == 3 and form.shape[::2] == (n_trials, n_values):
-        n_steps = form.shape[1]
-        if n_steps in (longest, n_timesteps):
-            return ours[:, :n_steps], form, trials.valid[:, :n_steps]
-    return None
-
-
-def _difference(ours: Tensor, theirs: Tensor, counts: Tensor, rows: Tensor) -> Difference:
-    ours, theirs = (torch.where(counts[..., None], z.detach(), 0.0) for z in (ours, theirs))
+def _difference(ours: Tensor, theirs: Tensor, rows: Tensor) -> Difference:
+    ours, theirs = ours.detach(), theirs.detach()
     gap = float((ours - theirs).abs().max())
     if gap <= tolerance(theirs):
         return Difference(True)

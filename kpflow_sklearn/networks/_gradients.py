@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.modules import named_once
 from kpflow_sklearn.networks._differences import matching_pair
-from kpflow_sklearn.networks._initial_state import IN_THE_STEP, parts_of
+from kpflow_sklearn.networks._initial_state import IN_THE_STEP
 from kpflow_sklearn.networks._module_run import Trials
 from kpflow_sklearn.networks._parameter_use import Rehearsal
 
@@ -20,12 +20,6 @@ _CLEARLY = 1e-2
 #: How much larger than the effect of rounding a difference must be.
 _MARGIN = 10.0
 N_COMPARED = 2  # Number of trials; the graph of a run takes much memory.
-
-
-def is_given_as_values(initial_state: Any) -> bool:
-    """Tell whether z_0, or a part of it, is given as numbers."""
-    parts = parts_of(initial_state)
-    return any(part is not None and not isinstance(part, str) for part in parts)
 
 
 def warn_of_other_gradients(
@@ -56,7 +50,7 @@ def warn_of_other_gradients(
     has_values : bool
         Whether z_0, or a part of it, is given as values.
     """
-    named = [(key, p) for key, p in rehearsal.parameters() if key in theta]
+    named = [(key, p) for key, p in named_once(rehearsal.module).items() if key in theta]
     few = Trials(*(part[:N_COMPARED] for part in (trials.X, trials.valid, trials.rows)))
     try:
         with torch.enable_grad(), _differentiable_layers(few.X):

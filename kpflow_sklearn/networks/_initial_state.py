@@ -30,6 +30,12 @@ def parts_of(initial_state: Any) -> tuple[Any, ...]:
     return initial_state if isinstance(initial_state, tuple) else (initial_state,)
 
 
+def is_given_as_values(initial_state: Any) -> bool:
+    """Tell whether z_0, or a part of it, is given as numbers."""
+    parts = parts_of(initial_state)
+    return any(part is not None and not isinstance(part, str) for part in parts)
+
+
 def find_start(
     module: nn.Module, initial_state: Any
 ) -> tuple[list[Tensor] | None, Sequence[nn.Parameter]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import as_array
 from kpflow_sklearn._common.random import isolated_torch_seed
+from kpflow_sklearn.networks._containers import CONTAINERS
 from kpflow_sklearn.networks._module_run import tensors_in
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
 from kpflow_sklearn.networks._objective import Objective
@@ -38,7 +39,7 @@ def takes_steps_first(module: nn.Module, network: RecurrentNetwork, X: np.ndarra
     """
     if isinstance(module, RecurrentNetwork):
         return False
-    if isinstance(module, (nn.ModuleDict, nn.ModuleList)):
+    if isinstance(module, CONTAINERS):
         return None
     try:
         reach = _reach(module, network, X)

@@ -121,6 +121,11 @@ class RecurrentNetwork(nn.Module):
         """Number of features of X; None if the encoder or the step takes any."""
         return None if self.encoder is not None else getattr(self.layers[0], "n_features", None)
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the random numbers of a user's step are frozen."""
+        return any(isinstance(y, UserLayer) and y.step.seed is not None for y in self.layers)
+
     def encode(self, X: Tensor) -> Tensor:
         """Return the inputs of the recurrent part, (n_trials, n_timesteps, n_inputs)."""
         if self.encoder is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kpflow_sklearn._common.modules import named_once, parameters_of, tensors_of
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._dependence import leaves_of
+from kpflow_sklearn.networks._dependence import leaves_of, let_all_train
 from kpflow_sklearn.networks._functions import FunctionOf
 from kpflow_sklearn.networks._initial_state import parts_of
 from kpflow_sklearn.networks._network import RecurrentNetwork
@@ -79,13 +79,11 @@ class Rehearsal:
         named = named_once(self.module)
         self._names = {id(p): name for name, p in named.items()}
         every = parameters_of(self.module)
-        specs = [spec for spec in parts_of(initial_state) if _is_key(spec, every)]
-        self._start = {self._names[id(every[spec])] for spec in specs}
+        specs = [spec for spec in parts_of(initial_state) if isinstance(spec, str)]
+        self._start = {self._names[id(every[spec])] for spec in specs if spec in every}
         self._trained = {name for name, p in named.items() if p.requires_grad}
         self._sizes = {name: p.numel() for name, p in named.items()}
-        for p in named.values():
-            if p.is_floating_point():
-                p.requires_grad_(True)
+        let_all_train(self.module)
 
     def rebuilt(self, X: Tensor, n_steps: int | None = None) -> ParameterUse:
         """Return what the encoder, the step and the readout depend on, on ``X``.
@@ -98,44 +96,36 @@ class Rehearsal:
             states = run_step(view, inputs.detach()[:, :n_steps])
             outputs = [] if view.readout is None else [view.outputs(states.detach())]
         return ParameterUse(
-            self._own([inputs], view.encoder),
-            self._own([states], view.recurrent),
-            self._own(outputs, view.readout),
+            self._behind([inputs], view.encoder),
+            self._behind([states], view.recurrent),
+            self._behind(outputs, view.readout),
             self._start,
             self._trained,
             self._sizes,
         )
 
-    def parameters(self) -> list[tuple[str, Tensor]]:
-        """Return the parameters of the copy with their names."""
-        return [(name, p) for name, p in named_once(self.module).items()]
-
     def of(self, run: Callable[[nn.Module], Iterable[Tensor]]) -> list[str]:
         """Return the parameters on which the tensors of ``run(module)`` depend, in order."""
         try:
             with torch.enable_grad():
-                used = self._leaves(run(self.module))
+                leaves = leaves_of(run(self.module))
         except Exception:  # A user's forward may only work without gradients.
             return []
-        return [name for name in self._names.values() if name in used]
+        return [name for key, name in self._names.items() if key in leaves]
 
-    def _own(self, tensors: Iterable[Tensor], part: nn.Module | None) -> set[str]:
+    def _behind(self, results: list[Tensor], part: nn.Module | None) -> set[str]:
         """Return the parameters that a part's results depend on; refuse those of other modules."""
-        tensors = list(tensors)
+        leaves = leaves_of(results)
         if isinstance(part, FunctionOf):
             inside = {id(p) for p in (*tensors_of(self.module), *tensors_of(self.view))}
-            others = [p for key, p in leaves_of(tensors).items() if key not in inside]
+            others = [p for key, p in leaves.items() if key not in inside]
             if others:
                 raise UnsupportedNetworkError(
                     f"the {part.label} computes with a parameter of shape "
                     f"{tuple(others[0].shape)} that is not part of the network that it is given, "
                     f"a copy in the state of a checkpoint. {_advice_on_outside(part)}"
                 )
-        return self._leaves(tensors)
-
-    def _leaves(self, tensors: Iterable[Tensor]) -> set[str]:
-        identities = leaves_of(tensors)
-        return {name for key, name in self._names.items() if key in identities}
+        return {name for key, name in self._names.items() if key in leaves}
 
 
 def _advice_on_outside(part: FunctionOf) -> str:
@@ -151,7 +141,3 @@ def _advice_on_outside(part: FunctionOf) -> str:
         "Use the parameters of the network in its first argument, for example "
         "lambda network, ...: network.layer(...), not those of a module outside."
     )
-
-
-def _is_key(spec: Any, mapping: Collection[str]) -> bool:
-    return isinstance(spec, str) and spec in mapping

@@ -15,16 +15,15 @@ from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.cells import ConstantDraws
 from kpflow_sklearn.networks._comparison import Comparison
 from kpflow_sklearn.networks._containers import callable_part, refuse_unused
-from kpflow_sklearn.networks._gradients import is_given_as_values, warn_of_other_gradients
-from kpflow_sklearn.networks._initial_state import axes_advice, find_start
+from kpflow_sklearn.networks._gradients import warn_of_other_gradients
+from kpflow_sklearn.networks._initial_state import axes_advice, find_start, is_given_as_values
 from kpflow_sklearn.networks._module_run import Trials, run_module
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors, unfrozen
 from kpflow_sklearn.networks._parameter_use import Rehearsal
 from kpflow_sklearn.networks._rebuilt_states import (
     checked_states,
-    is_frozen,
-    refuse_coupled,
-    run_finite,
+    finite_states,
+    refuse_coupled_steps,
 )
 from kpflow_sklearn.networks._remedies import further_parameters
 from kpflow_sklearn.networks._shared_parameters import refuse_shared
@@ -101,16 +100,16 @@ def check_rebuilt(
     )
     advice = axes_advice(find_start(module, initial_state)[0])
     states = checked_states(view, trials, advice)
-    if not is_frozen(view):
+    if not view.is_frozen:
         check(view, states=states)
         return
     # The module draws other numbers than the frozen ones, so both are given the same constant.
     with isolated_torch_seed(0), ConstantDraws() as draws:
         plain = unfrozen(view)
         with torch.no_grad():
-            states = run_finite(plain, trials.X)
+            states = finite_states(plain, trials.X)
             if not draws.other:
-                refuse_coupled(plain, plain.encode(trials.X), states)
+                refuse_coupled_steps(plain, trials.X, states)
         check(plain, states=states, draws=draws)
 
 
@@ -146,9 +145,10 @@ def _check_parts(
     if problem is not None and draws is not None and draws.other:
         comparison.warn_not_compared(_OTHER_DRAWS.format(draws.other))
         problem = None
+    results = _results(rehearsal, module, comparison)
     left_out = use.left_out(use.sizes)
     if left_out:
-        left_out = use.left_out(_used(rehearsal, module, comparison))
+        left_out = use.left_out(rehearsal.of(results))
     further = further_parameters(whole, left_out, use, view, initial_state, check_outputs)
     if problem is not None:
         comparison.refuse(problem, further if draws is None else f"{further} {_CONSTANT}".strip())
@@ -157,7 +157,7 @@ def _check_parts(
         warn_of_other_gradients(
             type(whole).__name__,
             rehearsal,
-            _results(rehearsal, module, comparison),
+            results,
             use.step & use.trained,
             trials,
             is_given_as_values(initial_state),
@@ -172,11 +172,6 @@ def _choose_trials(X: np.ndarray, mask: np.ndarray | None, view: RecurrentNetwor
     inputs, steps = to_tensors(X[rows], valid[rows], view)
     assert steps is not None
     return Trials(inputs, steps, torch.as_tensor(rows))
-
-
-def _used(rehearsal: Rehearsal, module: nn.Module, comparison: Comparison) -> list[str]:
-    """Return the parameters on which the outputs of the module, or its states, depend."""
-    return rehearsal.of(_results(rehearsal, module, comparison))
 
 
 def _results(

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kpflow_sklearn._common.memory import ran_out
 from kpflow_sklearn._common.modules import named_parts, parameters_of
+from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
 
@@ -44,6 +45,18 @@ def failures_of(label: str, given: str, advice: Callable[[Exception], str]) -> I
         raise UnsupportedNetworkError(
             f"{label} failed with {what} {advice(error)}".strip()
         ) from error
+
+
+def run_twice(function: Callable[..., Tensor], *inputs: Any) -> tuple[Tensor, Tensor]:
+    """Return two results of a function, with different seeds of torch's generator."""
+    first, second = (run_seeded(function, seed, *inputs) for seed in (0, 1))
+    return first, second
+
+
+def run_seeded(function: Callable[..., Tensor], seed: int, *inputs: Any) -> Tensor:
+    """Return the result of a function that may draw numbers from torch's generator."""
+    with isolated_torch_seed(seed):
+        return function(*inputs)
 
 
 def arguments_of(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -372,7 +372,7 @@ def noisy(**options) -> nn.ModuleDict:
 
 
 def test_a_step_that_stays_random_is_named():
-    message = "step of NoisyCell returns other states .* at step 0 of trial 0.* noise='frozen'"
+    message = "cell NoisyCell returns other states .* at step 0 of trial 0.* noise='frozen'"
     with pytest.raises(UnsupportedNetworkError, match=message):
         fitted(noisy(std=0.1), step="core")
 

@@ -9,38 +9,10 @@ derivative of the layers by the next lower ones, (I - A_t) (P q)_t = q_t + J_t (
 from __future__ import annotations
 
 import copy
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-
-
-class ParameterBlock(Protocol):
-    """Some parameters, with products of J, the step's derivative by them, and of J^T."""
-
-    name: str
-    n_parameters: int
-
-    def add_forward(self, v: Tensor, out: Tensor) -> None:
-        """Add J v to steps-first ``out``."""
-
-    def adjoint(self, q: Tensor) -> Tensor:
-        """Return J^T q for steps-first ``q``."""
-
-    def to_parameters(self, v: Tensor) -> list[tuple[str, slice, Tensor]]:
-        """Split a flat direction into pieces of the named parameters."""
-
-
-class LayerTangent(Protocol):
-    """Products with the derivatives of one layer, as in `MappedTangent`."""
-
-    n_states: int
-
-    def state_forward(self, t: int, q: Tensor, push: Tensor, out: Tensor) -> None:
-        """Write push + J_t q to ``out``."""
-
-    def state_adjoint(self, t: int, p: Tensor, push: Tensor, out: Tensor) -> None:
-        """Write push + J_t^T p to ``out``."""
 
 
 class LayerBlock:
@@ -115,7 +87,7 @@ class NetworkTangent:
 
     Parameters
     ----------
-    layers : list of LayerTangent
+    layers : list of MappedTangent or UserTangent
         The layers from the input to the readout.
     n_trials, n_timesteps : int
         Size of the trajectories.
