@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -50,7 +50,7 @@ def warn_of_other_gradients(
     has_values : bool
         Whether z_0, or a part of it, is given as values.
     """
-    named = [(key, p) for key, p in named_once(rehearsal.module).items() if key in theta]
+    named = {key: p for key, p in named_once(rehearsal.module).items() if key in theta}
     few = Trials(*(part[:N_COMPARED] for part in (trials.X, trials.valid, trials.rows)))
     try:
         with torch.enable_grad(), _differentiable_layers(few.X):
@@ -83,11 +83,11 @@ def warn_of_other_gradients(
 def _gaps(
     rehearsal: Rehearsal,
     theirs: Callable[[], list[Tensor]],
-    named: list[tuple[str, Tensor]],
+    named: Mapping[str, Tensor],
     trials: Trials,
 ) -> dict[str, float]:
     """Return the relative differences of the gradients, of the parameters where they are large."""
-    parameters = [p for _, p in named]
+    parameters = list(named.values())
     of_module = theirs()[0]
     for of_states in _readings(rehearsal):
         pair = matching_pair(of_states(trials.X), of_module, trials)
@@ -108,9 +108,7 @@ def _gaps(
         return {}
     nearby = _derivatives((weights * again[0]).sum(), parameters)
     bounds = [max(_CLEARLY, _MARGIN * _gap(a, b)) for a, b in zip(ours, nearby, strict=True)]
-    return {
-        key: gap for (key, _), gap, bound in zip(named, gaps, bounds, strict=True) if gap > bound
-    }
+    return {key: gap for key, gap, bound in zip(named, gaps, bounds, strict=True) if gap > bound}
 
 
 def _readings(rehearsal: Rehearsal) -> Iterator[Callable[[Tensor], Tensor]]:
