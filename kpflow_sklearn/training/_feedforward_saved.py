@@ -87,11 +87,8 @@ class SavedFeedForward(FeedForwardModel):
         check_values(y, inputs, view.n_outputs)
         self._y_is_column = as_array(y, "y").ndim == 2
         self.snapshots_ = []
-        given = self.checkpoints is not None
         with FitTask.root(self, X=X, y=y):
-            loaded = load_each(module, self.checkpoints, self.iterations)
-            for index, iteration in enumerate(loaded):
-                refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
+            for iteration in load_each(module, self.checkpoints, self.iterations):
                 _check_outputs(module, view, inputs[:8])
                 self.snapshots_.append(Snapshot.take(iteration, view))
         original = unwrapped(self.network)

@@ -1,4 +1,4 @@
-"""Warn about data whose axes are probably not (n_trials, n_timesteps, n_features)."""
+"""Check the features of X, and warn of axes other than (n_trials, n_timesteps, n_features)."""
 
 from __future__ import annotations
 
@@ -103,11 +103,18 @@ def warn_of_channels_first(X: np.ndarray) -> None:
         )
 
 
-def features_advice(X: np.ndarray, n_features: int | None) -> str:
-    """Return advice for X whose second axis, not its last, has as many entries as features."""
-    if X.shape[1] != n_features:
-        return ""
-    return (
-        f" The second axis of X has {n_features}: if X has the shape (n_trials, n_channels, "
-        "n_timesteps), as in aeon, give X.transpose(0, 2, 1)."
-    )
+def check_features(network: RecurrentNetwork, X: np.ndarray) -> None:
+    """Check that a network takes the features of X (n_trials, n_timesteps, n_features).
+
+    Raises ValueError if it takes another number.
+    """
+    expected = network.n_features
+    if expected in (None, X.shape[-1]):
+        return
+    advice = " If it transforms X before its recurrent part, give that as encoder=..."
+    if X.shape[1] == expected:
+        advice = (
+            f" The second axis of X has {expected}: if X has the shape (n_trials, n_channels, "
+            "n_timesteps), as in aeon, give X.transpose(0, 2, 1)."
+        )
+    raise ValueError(f"X has {X.shape[-1]} features, but the network takes {expected}.{advice}")

@@ -1,7 +1,9 @@
-"""The readout and the encoder that `SavedTraining` is given: checks and copies."""
+"""What `SavedTraining` is given: a network, a readout and an encoder to copy, names of theta."""
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.modules import parameters_of, set_training
 from kpflow_sklearn._common.tensors import copy_module
-from kpflow_sklearn.networks import is_kept_apart, refuse_unusable
+from kpflow_sklearn.networks import is_kept_apart, parts_in_network, refuse_unusable
 
 #: The functions that are taken for a parameter, in words.
 _FORMS = {"readout": "(network, states) -> outputs", "encoder": "(network, X) -> inputs"}
@@ -56,3 +58,49 @@ def warn_of_parts_without_checkpoints(module: nn.Module, **parts: Any) -> None:
                 "trained, set their requires_grad to False.",
                 UserWarning,
             )
+
+
+def train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Freeze all parameters that match none of the patterns."""
+    is_sequence = isinstance(patterns, Iterable) and not isinstance(patterns, str | Mapping)
+    if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
+        raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")
+    named = parameters_of(module)
+    frozen = {name for name, p in named.items() if not p.requires_grad}
+    ignored: list[str] = []
+    for pattern in patterns:
+        matches = fnmatch.filter(named, pattern)
+        if matches and frozen.issuperset(matches):
+            raise ValueError(
+                f"parameters: {pattern!r} names {', '.join(matches)}, which does not train "
+                "(requires_grad=False) and cannot be part of theta; leave it out, or call "
+                "requires_grad_(True) on it if it was trained."
+            )
+        ignored += [name for name in matches if name in frozen and name not in ignored]
+        if not matches:
+            raise ValueError(
+                f"parameters: {pattern!r} is not a parameter of {type(module).__name__}; it has "
+                f"{', '.join(map(repr, named))}."
+            )
+    if ignored:
+        warn_caller(
+            f"parameters matches {', '.join(ignored)}, which do not train (requires_grad=False) "
+            "and are not part of theta.",
+            UserWarning,
+        )
+    chosen = {
+        id(p)
+        for name, p in named.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    for p in named.values():
+        p.requires_grad_(p.requires_grad and id(p) in chosen)
+
+
+def dropout_in(part: nn.Module) -> list[str]:
+    """Return descriptions of the dropout in a recurrent part."""
+    sources = [f"dropout={part.dropout}"] if isinstance(part, nn.RNNBase) and part.dropout else []
+    for name, m in parts_in_network(part):
+        if isinstance(m, nn.modules.dropout._DropoutNd) and m.p:
+            sources.append(f"{name} ({type(m).__name__}, p={m.p})")
+    return sources

@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from kpflow_sklearn._common.callbacks import FitTask, warn_caller, with_callbacks
+from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
 from kpflow_sklearn._common.checks import check_choice, check_flag
 from kpflow_sklearn._common.estimators import undone_if_it_fails
-from kpflow_sklearn._common.modules import parameters_of
-from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks import (
-    Loss,
-    Part,
-    RecurrentNetwork,
-    Step,
-    check_rebuilt,
-    check_user_loss,
-    is_given_as_values,
-    parts_in_network,
-    recognise_network,
-    refuse_untrained,
-    refuse_unusable,
-    to_tensors,
-    warn_without_mask,
-)
+from kpflow_sklearn.networks import Loss, Part, Step, check_user_loss, warn_without_mask
 from kpflow_sklearn.training._layout import (
-    features_advice,
+    check_features,
     warn_of_channels_first,
     warn_of_steps_first,
 )
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
-from kpflow_sklearn.training._recurrent_parts import (
-    check_part,
-    copied_with_parts,
-    warn_of_parts_without_checkpoints,
-)
-from kpflow_sklearn.training._snapshots import Snapshot
-from kpflow_sklearn.training._state_dicts import Checkpoints, fixed_parts, load_each, unwrapped
+from kpflow_sklearn.training._recurrent_parts import check_part, dropout_in
+from kpflow_sklearn.training._saved_network import SavedNetwork
+from kpflow_sklearn.training._state_dicts import Checkpoints, unwrapped
 
 logger = logging.getLogger("kpflow_sklearn")
 
@@ -268,76 +245,31 @@ class SavedTraining(RecurrentModel):
         self._check_parameters()
         trials, valid, single_step = self._check_trials(X, mask, reset=True)
         warn_without_mask(unwrapped(self.network), trials, valid)
-        module, parts = self._copies()
-        few = trials[:8] if valid is None else np.where(valid[:8, :, None], trials[:8], 0)
-        recognise = partial(self._recognise, module, parts, few)
-        view = recognise()
-        self._check_fits(view, trials)
-        inputs = to_tensors(few, None, view)[0]
-        with torch.no_grad():  # Raises an error that names the encoder, if it does not take X.
-            view.encode(inputs)
-        refuse_untrained(module, view, inputs, self.initial_state, self.parameters)
-        self.noise_sources_ = _dropout_in(view.recurrent)
+        network = SavedNetwork(self, trials, valid)
+        view = network.view()
+        check_features(view, trials)
+        if self.layout == "auto":
+            warn_of_channels_first(trials)
+        network.check_parts(view)
+        self.noise_sources_ = dropout_in(view.recurrent)
         if self.noise_sources_:
             logger.info("noise=%r: %s", self.noise, ", ".join(self.noise_sources_))
         targets = self._fit_targets(trials, y, valid, loss_weight, single_step, self.loss, 0.0)
         self.target_encoder_.match_outputs(view.n_outputs)
         if self.target_encoder_.classes_ is not None:
             self.classes_ = self.target_encoder_.classes_
-        self.snapshots_ = []
-        given = self.checkpoints is not None
         with FitTask.root(self, X=X, y=y):
-            fixed = fixed_parts(unwrapped(self.network))
-            loaded = load_each(module, self.checkpoints, self.iterations, fixed)
-            for index, iteration in enumerate(loaded):
-                refuse_unusable(module, f"checkpoints[{index}]" if given else "network")
-                view = recognise()  # z_0 may be a copy of what was loaded.
-                self.snapshots_.append(Snapshot.take(iteration, view))
-                if given and index == 0 and is_given_as_values(self.initial_state):
-                    self._check_start(module, view, trials, valid)
-        if len(self.snapshots_) > 1:
-            warn_of_parts_without_checkpoints(module, **parts)
-        check_rebuilt(
-            module,
-            view,
-            trials,
-            valid,
-            original=unwrapped(self.network),
-            initial_state=self.initial_state,
-            check_outputs=self.check_outputs,
-        )
+            self.snapshots_, view = network.load()
+        network.check_rebuilt(view, original=network.original)
         check_user_loss(self.objective_, view, trials, targets, valid)
         if self.layout == "auto" and not single_step:
             warn_of_steps_first(
-                module, view, self.objective_, self.target_encoder_, trials, y, valid
+                network.module, view, self.objective_, self.target_encoder_, trials, y, valid
             )
         self.network_ = view
         self.n_iter_ = self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
         return self
-
-    def _check_start(
-        self,
-        module: nn.Module,
-        view: RecurrentNetwork,
-        trials: np.ndarray,
-        mask: np.ndarray | None,
-    ) -> None:
-        """Check at the first checkpoint that z_0, given as values, is that of the module."""
-        try:
-            check_rebuilt(
-                module,
-                view,
-                trials,
-                mask,
-                initial_state=self.initial_state,
-                check_outputs=self.check_outputs,
-            )
-        except UnsupportedNetworkError as error:
-            raise UnsupportedNetworkError(
-                f"at the first checkpoint: {error} Values of initial_state are the same at all "
-                "checkpoints: if z_0 was trained, give its name."
-            ) from error
 
     def _check_parameters(self) -> None:
         if not isinstance(self.network, nn.Module):
@@ -351,86 +283,3 @@ class SavedTraining(RecurrentModel):
             raise ValueError(f"recurrent must be the name of a submodule, got {self.recurrent!r}.")
         for name in ("readout", "encoder"):
             check_part(name, getattr(self, name))
-
-    def _copies(self) -> tuple[nn.Module, dict[str, Any]]:
-        """Return copies of the module, in which only theta trains, and of readout and encoder."""
-        network = unwrapped(self.network)
-        module, parts = copied_with_parts(network, readout=self.readout, encoder=self.encoder)
-        if self.checkpoints is None:
-            refuse_unusable(module, "network")
-        if self.parameters is not None:
-            _train_alone(module, self.parameters)
-        return module, parts
-
-    def _recognise(
-        self, module: nn.Module, parts: dict[str, Any], trials: np.ndarray
-    ) -> RecurrentNetwork:
-        like = next(iter(parameters_of(module).values()), torch.empty(0))
-        return recognise_network(
-            module,
-            self.recurrent,
-            **parts,
-            step=self.step,
-            initial_state=self.initial_state,
-            X=as_tensor(trials, like.dtype, like.device),
-            frozen=self.noise == "frozen",
-        )
-
-    def _check_fits(self, view: RecurrentNetwork, trials: np.ndarray) -> None:
-        """Check that the recurrent part takes the inputs."""
-        if view.n_features not in (None, trials.shape[-1]):
-            raise ValueError(
-                f"X has {trials.shape[-1]} features, but the network takes {view.n_features}."
-                + (
-                    features_advice(trials, view.n_features)
-                    or " If it transforms X before its recurrent part, give that as encoder=..."
-                )
-            )
-        if self.layout == "auto":
-            warn_of_channels_first(trials)
-
-
-def _train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Freeze all parameters that match none of the patterns."""
-    is_sequence = isinstance(patterns, Iterable) and not isinstance(patterns, str | Mapping)
-    if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
-        raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")
-    named = parameters_of(module)
-    frozen = {name for name, p in named.items() if not p.requires_grad}
-    ignored: list[str] = []
-    for pattern in patterns:
-        matches = fnmatch.filter(named, pattern)
-        if matches and frozen.issuperset(matches):
-            raise ValueError(
-                f"parameters: {pattern!r} names {', '.join(matches)}, which does not train "
-                "(requires_grad=False) and cannot be part of theta; leave it out, or call "
-                "requires_grad_(True) on it if it was trained."
-            )
-        ignored += [name for name in matches if name in frozen and name not in ignored]
-        if not matches:
-            raise ValueError(
-                f"parameters: {pattern!r} is not a parameter of {type(module).__name__}; it has "
-                f"{', '.join(map(repr, named))}."
-            )
-    if ignored:
-        warn_caller(
-            f"parameters matches {', '.join(ignored)}, which do not train (requires_grad=False) "
-            "and are not part of theta.",
-            UserWarning,
-        )
-    chosen = {
-        id(p)
-        for name, p in named.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    }
-    for p in named.values():
-        p.requires_grad_(p.requires_grad and id(p) in chosen)
-
-
-def _dropout_in(part: nn.Module) -> list[str]:
-    """Return descriptions of the dropout in a recurrent part."""
-    sources = [f"dropout={part.dropout}"] if isinstance(part, nn.RNNBase) and part.dropout else []
-    for name, m in parts_in_network(part):
-        if isinstance(m, nn.modules.dropout._DropoutNd) and m.p:
-            sources.append(f"{name} ({type(m).__name__}, p={m.p})")
-    return sources

@@ -18,7 +18,7 @@ from kpflow_sklearn._common.modules import (
 )
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import CheckpointError
-from kpflow_sklearn.networks import refuse_scripted
+from kpflow_sklearn.networks import refuse_scripted, refuse_unusable
 from kpflow_sklearn.training._checkpoint_files import find_sources
 
 Checkpoints = str | PathLike | Sequence[Mapping[str, Tensor] | str | PathLike] | None
@@ -77,15 +77,16 @@ def load_each(
     Raises
     ------
     CheckpointError
-        If a checkpoint cannot be read or does not fit the module.
+        If a checkpoint cannot be read, does not fit the module, or is not finite.
     ValueError
         If the iterations do not fit.
     """
     present = [state_of(module)] if checkpoints is None else checkpoints
     sources, numbers = find_sources(present, iterations)
     counted = check_iterations(numbers if iterations is None else iterations, len(sources))
-    for iteration, source in zip(counted, sources, strict=True):
+    for index, (iteration, source) in enumerate(zip(counted, sources, strict=True)):
         load_checkpoint(module, source.read(), source.label, fixed)
+        refuse_unusable(module, "network" if checkpoints is None else f"checkpoints[{index}]")
         yield iteration
 
 
