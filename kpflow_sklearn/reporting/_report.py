@@ -127,11 +127,7 @@ def report(
     if isinstance(analyzer, KPFlowAnalyzer):
         _kpflow.refuse_incomplete(analyzer)
     file = _checked_path(path)
-    check_flag(cyclic, "cyclic")
-    check_word(color_label, "color_label")
-    check_word("" if title is None else title, "title")
-    if about is not None and not isinstance(about, Mapping):
-        raise TypeError(f"about must be a mapping of names to words, got {about!r}.")
+    _check_words(cyclic, color_label, title, about)
     options = {"mask": mask, "loss_weight": loss_weight}
     _check_given(analyzer, X, y=y, tasks=tasks, color_by=color_by, **options)
     if not hasattr(X, "columns"):
@@ -199,6 +195,14 @@ def _checked_path(path: str | PathLike) -> Path:
             f"path={str(file)!r}: the folder {str(file.parent)!r} does not exist; create it first."
         )
     return file
+
+
+def _check_words(cyclic: bool, color_label: str, title: str | None, about: Any) -> None:
+    check_flag(cyclic, "cyclic")
+    check_word(color_label, "color_label")
+    check_word("" if title is None else title, "title")
+    if about is not None and not isinstance(about, Mapping):
+        raise TypeError(f"about must be a mapping of names to words, got {about!r}.")
 
 
 def _check_given(analyzer: Any, X: Any, **others: Any) -> None:

@@ -221,10 +221,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             tasks, conditions = analysed.tasks, analysed.conditions
         else:
             inputs, y_analysed = self._stand_in()._check_inputs(X, reset=True), y
-        check_positive_int(self.analysis_trials, "analysis_trials")
-        check_verbose(self.verbose)
-        if self.n_groups is not None:
-            check_positive_int(self.n_groups, "n_groups")
+        self._check_parameters()
         seed = draw_seed(self.random_state)
         n_chosen = self.analysis_trials if analysed is None else None
         limits = {"n_groups": self.n_groups, "n_chosen": n_chosen}
@@ -252,6 +249,12 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
             with explained(f"{len(sub_tasks.names)} sub-tasks and {trials.size}. {FEWER}"):
                 self._analyse(trials, sub_tasks, steps, task)
         return self
+
+    def _check_parameters(self) -> None:
+        check_positive_int(self.analysis_trials, "analysis_trials")
+        check_verbose(self.verbose)
+        if self.n_groups is not None:
+            check_positive_int(self.n_groups, "n_groups")
 
     @undone_if_it_fails
     def _analyse(
