@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.modules import converted, parameters_of, set_training, uncompiled
-from kpflow_sklearn._common.random import isolated_torch_seed, torch_generator
+from kpflow_sklearn._common.random import torch_generator
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.cells import UserStep, make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
@@ -18,6 +18,7 @@ from kpflow_sklearn.networks._coupling import refuse_coupled_trials
 from kpflow_sklearn.networks._layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._trained_parameters import warn_of_gradient_hooks
+from kpflow_sklearn.networks._user_code import run_seeded
 
 
 def build_network(
@@ -68,8 +69,7 @@ def build_network(
     generator = torch_generator(seed)
     layers: Any
     if callable(cell):
-        with isolated_torch_seed(seed):
-            recurrent = _call_factory(cell, n_features, hidden_size)
+        recurrent = run_seeded(_call_factory, seed, cell, n_features, hidden_size)
         if not isinstance(recurrent, nn.Module):
             raise UnsupportedNetworkError(
                 "cell must be a callable (n_features, hidden_size) -> torch.nn.Module, but it "
@@ -77,8 +77,7 @@ def build_network(
             )
         recurrent = uncompiled(converted(recurrent, dtype))
         layers = [UserLayer(UserStep(recurrent, (hidden_size,)))]
-        with isolated_torch_seed(seed):
-            _try_cell(layers[0].step, n_features, hidden_size, dtype)
+        run_seeded(_try_cell, seed, layers[0].step, n_features, hidden_size, dtype)
         warn_of_gradient_hooks(recurrent, parameters_of(recurrent))
     else:
         kind = make_cell(cell, alpha)
@@ -113,7 +112,7 @@ def _try_cell(step: UserStep, n_features: int, hidden_size: int, dtype: torch.dt
         return
     except Exception as error:
         raise UnsupportedNetworkError(
-            f"the cell {type(step.module).__name__} cannot take a step forward(x_t, h) -> h: "
+            f"the {step.label} cannot take a step forward(x_t, h) -> h: "
             f"{type(error).__name__}: {error}"
         ) from error
     copied = UserStep(set_training(copy_module(step.module), False), step.sizes)
@@ -128,7 +127,7 @@ def _refuse_history(step: UserStep, x: Tensor, h: Tensor) -> None:
     first, *others = (step(0, x, h) for _ in range(4))
     if not all(torch.equal(first, other) for other in others):
         raise UnsupportedNetworkError(
-            f"the cell {type(step.module).__name__} returns another state when it is called again "
+            f"the {step.label} returns another state when it is called again "
             "with the same x_t and h. It is random even in evaluation mode, or keeps something "
             "between calls, such as a counter or a trace on self. Derivatives need a step that "
             "depends on x_t and h alone: draw noise only if self.training, and make what is kept "

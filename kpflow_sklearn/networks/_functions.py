@@ -93,7 +93,7 @@ def parts_in_network(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def label_of(part: nn.Module) -> str:
     """Return a part of the network in words: its role and name if it is a function."""
-    return getattr(part, "label", type(part).__name__)
+    return part.label if isinstance(part, FunctionOf) else type(part).__name__
 
 
 def find_part(module: nn.Module, given: Any, role: str) -> nn.Module | None:

@@ -8,13 +8,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import as_array
-from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.networks._containers import CONTAINERS
 from kpflow_sklearn.networks._module_run import tensors_in
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
 from kpflow_sklearn.networks._objective import Objective
 from kpflow_sklearn.networks._target_values import Targets
 from kpflow_sklearn.networks._targets import TargetEncoder
+from kpflow_sklearn.networks._user_code import run_seeded
 
 N_TRIALS, N_STEPS = 64, 200  # Size of the data on which the two readings are compared.
 CLEARLY = 0.5  # A loss below this share of another decides between the two.
@@ -78,9 +78,7 @@ def _takes_channels_first(module: nn.Module, network: RecurrentNetwork, X: np.nd
 @torch.no_grad()
 def _last_output(module: nn.Module, inputs: Tensor) -> Tensor:
     """Return the module's outputs for the last trial at the last step."""
-    with isolated_torch_seed(0):
-        outputs = module(inputs)
-    outputs = next(tensors_in(outputs))
+    outputs = next(tensors_in(run_seeded(module, 0, inputs)))
     return outputs[-1, -1] if outputs.ndim == 3 else outputs[-1]
 
 

@@ -128,6 +128,11 @@ class Rehearsal:
         return {name for key, name in self._names.items() if key in leaves}
 
 
+def first_few(names: list[str]) -> str:
+    """Return the first four names, with dots if there are more."""
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
 def _advice_on_outside(part: FunctionOf) -> str:
     """Say how a function or method uses the parameters of the network that it is given."""
     if isinstance(part.function, str):

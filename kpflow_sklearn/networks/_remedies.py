@@ -11,7 +11,7 @@ from kpflow_sklearn.networks._forward_arguments import arguments_not_given
 from kpflow_sklearn.networks._initial_state import IN_THE_STEP, parts_of
 from kpflow_sklearn.networks._module_run import Form
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._parameter_use import ParameterUse
+from kpflow_sklearn.networks._parameter_use import ParameterUse, first_few
 
 _OPT_OUT = (
     "SavedTraining(..., check_outputs=False) analyses that readout nevertheless: outputs, loss "
@@ -73,9 +73,8 @@ def further_parameters(
     """Return a sentence on the parameters that belong to no part, or "" if there are none."""
     if not names:
         return ""
-    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     text = (
-        f"{type(module).__name__} has further parameters, {listed}, that its "
+        f"{type(module).__name__} has further parameters, {first_few(names)}, that its "
         f"{'outputs' if check_outputs else 'states'} depend on, but that belong to no encoder, "
         "step, readout or initial state."
     )

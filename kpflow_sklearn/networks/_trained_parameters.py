@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import describe
 from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._parameter_use import ParameterUse, Rehearsal
+from kpflow_sklearn.networks._parameter_use import ParameterUse, Rehearsal, first_few
 from kpflow_sklearn.networks._shared_parameters import refuse_only_shared
 
 
@@ -106,7 +106,11 @@ def warn_of_gradient_hooks(original: nn.Module, names: Collection[str]) -> None:
     names : collection of str
         The names of the parameters in theta.
     """
-    hooked = [n for n, p in _hooked(original) if n in names]
+    hooked = [
+        name
+        for name, p in named_once(original).items()
+        if name in names and (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None))
+    ]
     if hooked:
         warn_caller(
             f"gradient hooks on {', '.join(hooked)} of {type(original).__name__} are not part of "
@@ -115,12 +119,6 @@ def warn_of_gradient_hooks(original: nn.Module, names: Collection[str]) -> None:
             "torch.nn.utils.parametrize instead; if not, remove it before the analysis.",
             UserWarning,
         )
-
-
-def _hooked(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    for name, p in named_once(module).items():
-        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
-            yield name, p
 
 
 def refuse_left_out(
@@ -145,10 +143,9 @@ def warn_of_trained_encoder(module: nn.Module, view: RecurrentNetwork, use: Para
     if view.encoder is not None and is_kept_apart(module, view.encoder):
         trained = [n for n, p in parameters_of(view.encoder).items() if p.requires_grad]
     if trained:
-        listed = ", ".join(trained[:4]) + (", ..." if len(trained) > 4 else "")
         warn_caller(
-            f"{listed} of {describe(view.encoder)} train, but are not in theta: K, PKP and the "
-            "flow PKP* Err are those of the recurrent part, with the encoder held fixed. In "
+            f"{first_few(trained)} of {describe(view.encoder)} train, but are not in theta: K, "
+            "PKP and the flow PKP* Err are those of the recurrent part, with the encoder held fixed. In "
             "training, the states moved by the change of the encoder too, which flow_agreement "
             "does not count as explained. To treat these parameters as fixed, without this "
             "warning, set their requires_grad to False.",

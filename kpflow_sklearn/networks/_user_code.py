@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kpflow_sklearn._common.memory import ran_out
 from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -47,13 +49,13 @@ def failures_of(label: str, given: str, advice: Callable[[Exception], str]) -> I
         ) from error
 
 
-def run_twice(function: Callable[..., Tensor], *inputs: Any) -> tuple[Tensor, Tensor]:
+def run_twice(function: Callable[..., T], *inputs: Any) -> tuple[T, T]:
     """Return two results of a function, with different seeds of torch's generator."""
     first, second = (run_seeded(function, seed, *inputs) for seed in (0, 1))
     return first, second
 
 
-def run_seeded(function: Callable[..., Tensor], seed: int, *inputs: Any) -> Tensor:
+def run_seeded(function: Callable[..., T], seed: int, *inputs: Any) -> T:
     """Return the result of a function that may draw numbers from torch's generator."""
     with isolated_torch_seed(seed):
         return function(*inputs)
