@@ -145,9 +145,9 @@ def warn_of_trained_encoder(module: nn.Module, view: RecurrentNetwork, use: Para
     if trained:
         warn_caller(
             f"{first_few(trained)} of {describe(view.encoder)} train, but are not in theta: K, "
-            "PKP and the flow PKP* Err are those of the recurrent part, with the encoder held fixed. In "
-            "training, the states moved by the change of the encoder too, which flow_agreement "
-            "does not count as explained. To treat these parameters as fixed, without this "
-            "warning, set their requires_grad to False.",
+            "PKP and the flow PKP* Err are those of the recurrent part, with the encoder held "
+            "fixed. In training, the states moved by the change of the encoder too, which "
+            "flow_agreement does not count as explained. To treat these parameters as fixed, "
+            "without this warning, set their requires_grad to False.",
             UserWarning,
         )

@@ -137,31 +137,33 @@ class NetworkTangent:
 
     def within_forward(self, t: int, q: Tensor) -> Tensor:
         """Return A_t q, the influence of lower layers on higher ones within step t."""
-        # Its block for layer l + 1 is J_x diag(r') q_l: the change of the lower layer's rates,
-        # r' * q_l, is that of the upper layer's input.
-        out = torch.zeros_like(q)
+        return self._add_upwards(t, q, torch.zeros_like(q))
+
+    def within_adjoint(self, t: int, p: Tensor) -> Tensor:
+        """Return A_t^T p."""
+        return self._add_downwards(t, p, torch.zeros_like(p))
+
+    def solve_within(self, t: int, q: Tensor) -> Tensor:
+        """Return (I - A_t)^{-1} q, in place: forward substitution, from the lowest layer up."""
+        return self._add_upwards(t, q, q)
+
+    def solve_within_adjoint(self, t: int, p: Tensor) -> Tensor:
+        """Return (I - A_t)^{-T} p, in place: back substitution, from the top layer down."""
+        return self._add_downwards(t, p, p)
+
+    def _add_upwards(self, t: int, q: Tensor, out: Tensor) -> Tensor:
+        """Add A_t q to ``out``, which may be q, from the lowest layer up."""
+        # The block of A_t for layer l + 1 is J_x diag(r') q_l: the change of the lower layer's
+        # rates, r' * q_l, is that of the upper layer's input.
         for lower, s, upper, r in self._pairs():
             upper.input_forward(t, lower.output_forward(t, q[..., s]), out[..., r], out[..., r])
         return out
 
-    def within_adjoint(self, t: int, p: Tensor) -> Tensor:
-        """Return A_t^T p."""
-        out = torch.zeros_like(p)
-        for lower, s, upper, r in self._pairs():
-            out[..., s] = lower.output_adjoint(t, upper.input_adjoint(t, p[..., r]))
-        return out
-
-    def solve_within(self, t: int, q: Tensor) -> Tensor:
-        """Return (I - A_t)^{-1} q, in place: forward substitution, from the lowest layer up."""
-        for lower, s, upper, r in self._pairs():
-            upper.input_forward(t, lower.output_forward(t, q[..., s]), q[..., r], q[..., r])
-        return q
-
-    def solve_within_adjoint(self, t: int, p: Tensor) -> Tensor:
-        """Return (I - A_t)^{-T} p, in place: back substitution, from the top layer down."""
+    def _add_downwards(self, t: int, p: Tensor, out: Tensor) -> Tensor:
+        """Add A_t^T p to ``out``, which may be p, from the top layer down."""
         for lower, s, upper, r in reversed(self._pairs()):
-            p[..., s] += lower.output_adjoint(t, upper.input_adjoint(t, p[..., r]))
-        return p
+            out[..., s] += lower.output_adjoint(t, upper.input_adjoint(t, p[..., r]))
+        return out
 
     def select(self, trials: slice | Tensor) -> NetworkTangent:
         """Return the linearization of some of the trials, with the N of all trials.
