@@ -13,7 +13,20 @@ CONTAINERS = (nn.ModuleDict, nn.ModuleList)
 
 
 def callable_part(module: nn.Module, use: ParameterUse) -> nn.Module | None:
-    """Return the module, or the part of a container that holds step and readout; None if none."""
+    """Return the module, or the part of a container that holds step and readout.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network.
+    use : ParameterUse
+        What its step and its readout depend on.
+
+    Returns
+    -------
+    Module or None
+        What can be called; None if step and readout are in different parts of a container.
+    """
     named = named_once(module)
     needed = {id(named[name]) for name in use.step | use.readout}
     while isinstance(module, CONTAINERS):
@@ -30,7 +43,22 @@ def callable_part(module: nn.Module, use: ParameterUse) -> nn.Module | None:
 
 
 def refuse_unused(module: nn.Module, view: RecurrentNetwork, use: ParameterUse) -> None:
-    """Refuse further parameters of a container, which has no forward that shows their use."""
+    """Refuse further parameters of a container, which has no forward that shows their use.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network, a container.
+    view : RecurrentNetwork
+        The same network as encoder, step, readout and initial state.
+    use : ParameterUse
+        What these parts depend on.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If there are further parameters.
+    """
     others = use.left_out(use.sizes)
     if not others:
         return

@@ -59,7 +59,10 @@ def checked_states(view: RecurrentNetwork, trials: Trials, advice: str) -> Tenso
 
 
 def finite_states(view: RecurrentNetwork, X: Tensor) -> Tensor:
-    """Return the states; raise an UnsupportedNetworkError if the step fails."""
+    """Return the states, (n_trials, n_timesteps, n_states), of a run on X.
+
+    Raises UnsupportedNetworkError if the step fails, or if a state is NaN or infinite.
+    """
     states = run_step(view, view.encode(X))
     if not states.isfinite().all():
         raise UnsupportedNetworkError(
@@ -110,7 +113,22 @@ def _shuffled_states(step: UserStep, inputs: Tensor, before: Tensor) -> Tensor:
 
 
 def refuse_coupled_steps(view: RecurrentNetwork, X: Tensor, states: Tensor) -> None:
-    """Check at a few steps that the trials do not influence one another."""
+    """Check at a few steps that the trials do not influence one another in a user's step.
+
+    Parameters
+    ----------
+    view : RecurrentNetwork
+        The rebuilt network.
+    X : Tensor of shape (n_trials, n_timesteps, n_features)
+        Inputs.
+    states : Tensor of shape (n_trials, n_timesteps, n_states)
+        Its states.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If they do, or if the step is random.
+    """
     layer, inputs = view.layers[0], view.encode(X)
     if not isinstance(layer, UserLayer):
         return

@@ -41,6 +41,20 @@ def refuse_shared(original: nn.Module, use: ParameterUse) -> None:
 
 
 def refuse_only_shared(module: nn.Module, use: ParameterUse) -> None:
+    """Refuse a network whose step has parameters that train only where it shares them.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network.
+    use : ParameterUse
+        What its parts depend on.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If a parameter in theta belongs to the readout or the encoder too.
+    """
     for part, names in (("readout", use.readout), ("encoder", use.encoder)):
         shared = sorted(names & use.theta)
         if shared:

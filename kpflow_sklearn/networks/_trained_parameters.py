@@ -124,7 +124,24 @@ def warn_of_gradient_hooks(original: nn.Module, names: Collection[str]) -> None:
 def refuse_left_out(
     left_out: list[str], use: ParameterUse, further: str, is_compared: bool
 ) -> None:
-    """Refuse parameters that states or outputs depend on, but that belong to no part."""
+    """Refuse parameters that states or outputs depend on, but that belong to no part.
+
+    Parameters
+    ----------
+    left_out : list of str
+        The parameters that belong to no part.
+    use : ParameterUse
+        What the parts depend on.
+    further : str
+        A sentence that names these parameters.
+    is_compared : bool
+        Whether states or outputs were compared; then only parameters that train are refused.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If there are any.
+    """
     remedy = (
         "Name by SavedTraining(...) an encoder (encoder=...) that contains them if they act on X "
         "before the step, or a step (step=...) and a readout (readout=...) that contain them; a "
@@ -138,7 +155,17 @@ def refuse_left_out(
 
 
 def warn_of_trained_encoder(module: nn.Module, view: RecurrentNetwork, use: ParameterUse) -> None:
-    """Warn of parameters of the encoder that train, and so move the states too."""
+    """Warn of parameters of the encoder that train, and so move the states too.
+
+    Parameters
+    ----------
+    module : Module
+        The user's network.
+    view : RecurrentNetwork
+        The same network as encoder, step, readout and initial state.
+    use : ParameterUse
+        What these parts depend on.
+    """
     trained = [name for name in use.sizes if name in use.encoder & use.trained]
     if view.encoder is not None and is_kept_apart(module, view.encoder):
         trained = [n for n, p in parameters_of(view.encoder).items() if p.requires_grad]

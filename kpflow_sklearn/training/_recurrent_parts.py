@@ -61,7 +61,21 @@ def warn_of_parts_without_checkpoints(module: nn.Module, **parts: Any) -> None:
 
 
 def train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Freeze all parameters that match none of the patterns."""
+    """Freeze all parameters of a module that match none of the patterns.
+
+    Parameters
+    ----------
+    module : Module
+        A copy of the user's network, which is changed in place.
+    patterns : sequence of str
+        Names of parameters, or patterns of names.
+
+    Raises
+    ------
+    ValueError
+        If the patterns are not a sequence of strings, or if one of them matches no parameter that
+        trains.
+    """
     is_sequence = isinstance(patterns, Iterable) and not isinstance(patterns, str | Mapping)
     if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
         raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")
