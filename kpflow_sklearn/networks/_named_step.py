@@ -93,7 +93,7 @@ def find_named_parts(
     UnsupportedNetworkError
         If a name does not exist, or names an attribute of the wrong kind.
     """
-    base = module if recurrent is None else _named_submodule(module, recurrent, "recurrent")
+    base = module if recurrent is None else _named_submodule(module, recurrent)
     if step is None and recurrent is not None and _is_cell(base):
         base, step = module, recurrent
     cell = named_part(base, step, "step") if isinstance(step, str) else step
@@ -114,11 +114,12 @@ def find_named_parts(
     return NamedParts(base, step, cell, reader, *find_start(module, initial_state))
 
 
-def _named_submodule(module: nn.Module, name: str, role: str) -> nn.Module:
-    part = named_part(module, name, role)
+def _named_submodule(module: nn.Module, name: str) -> nn.Module:
+    """Return the submodule that ``recurrent`` names."""
+    part = named_part(module, name, "recurrent")
     if not isinstance(part, nn.Module):
         raise UnsupportedNetworkError(
-            f"{role}={name!r} must name a submodule of {type(module).__name__}, got a "
+            f"recurrent={name!r} must name a submodule of {type(module).__name__}, got a "
             f"{type(part).__name__}."
         )
     return part

@@ -53,32 +53,22 @@ def find_readout(
     UnsupportedNetworkError
         If a readout is needed and the number of such ``Linear`` modules is not one.
     """
-    linear = {
-        n: m
-        for n, m in named_parts(module)
-        if isinstance(m, nn.Linear) and m not in inside and n_units in (None, m.in_features)
-    }
-    if len(linear) != 1 and not needed:
-        return None
-    if len(linear) != 1:
+    outside = {n: m for n, m in named_parts(module) if m not in inside}
+    widths = {n: m.in_features for n, m in outside.items() if isinstance(m, nn.Linear)}
+    fitting = [n for n, width in widths.items() if n_units in (None, width)]
+    if len(fitting) == 1:
+        return outside[fitting[0]]
+    if needed:
+        wider = [n for n, width in widths.items() if n_units is not None and width > n_units]
+        advice = f"{wider[0]!r} takes {widths[wider[0]]} values. {READS_X}" if wider else ""
         which = "outside the step" if n_units is None else f"with in_features={n_units}"
         raise UnsupportedNetworkError(
             f"readout: expected exactly one torch.nn.Linear in {type(module).__name__} {which}, "
-            f"found {', '.join(map(repr, linear)) or 'none'}; give its name as readout='...', "
+            f"found {', '.join(map(repr, fitting)) or 'none'}; give its name as readout='...', "
             "which may be any module that maps each state alone, or as a function, "
-            f"readout=lambda network, states: ... {_wider(module, inside, n_units)}".strip()
+            f"readout=lambda network, states: ... {advice}".strip()
         )
-    return next(iter(linear.values()))
-
-
-def _wider(module: nn.Module, inside: Collection[nn.Module], n_units: int | None) -> str:
-    """Return what to do if a ``Linear`` takes more values than a state has, or ""."""
-    for name, m in named_parts(module):
-        if not isinstance(m, nn.Linear) or m in inside or n_units is None:
-            continue
-        if m.in_features > n_units:
-            return f"{name!r} takes {m.in_features} values. {READS_X}"
-    return ""
+    return None
 
 
 def read_width(readout: nn.Module) -> int:

@@ -82,8 +82,10 @@ def train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
     named = parameters_of(module)
     frozen = {name for name, p in named.items() if not p.requires_grad}
     ignored: list[str] = []
+    chosen: set[int] = set()
     for pattern in patterns:
-        matches = fnmatch.filter(named, pattern)
+        matches = [name for name in named if fnmatch.fnmatchcase(name, pattern)]
+        chosen.update(id(named[name]) for name in matches)
         if matches and frozen.issuperset(matches):
             raise ValueError(
                 f"parameters: {pattern!r} names {', '.join(matches)}, which does not train "
@@ -102,11 +104,6 @@ def train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
             "and are not part of theta.",
             UserWarning,
         )
-    chosen = {
-        id(p)
-        for name, p in named.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    }
     for p in named.values():
         p.requires_grad_(p.requires_grad and id(p) in chosen)
 
