@@ -60,13 +60,12 @@ class Comparison:
         """
         problems = []
         for form in forms_of(self.trials.X):
-            problem = self._problem(form)
+            self.form = form
+            problem = self._problem()
             if problem is None:
-                self.form = form
                 return None
-            problems.append(problem)
-        worst = max(problems, key=lambda problem: problem.stage)
-        self.form = worst.form
+            problems.append((problem, form))
+        worst, self.form = max(problems, key=lambda pair: pair[0].stage)
         if worst.stage == 0 and not self.check_outputs:
             self.warn_not_compared(worst.words)
             return None
@@ -93,14 +92,15 @@ class Comparison:
                 return [passing]
         return run.outputs[self.matched :][:1]
 
-    def _run(self, form: Form, seed: int = 0) -> ModuleRun:
-        return run_module(self.module, self.view, self.trials, form, seed)
+    def _run(self, seed: int = 0) -> ModuleRun:
+        return run_module(self.module, self.view, self.trials, self.form, seed)
 
-    def _problem(self, form: Form) -> Problem | None:
+    def _problem(self) -> Problem | None:
+        """Return the first difference between the two with X in the present form."""
         try:
-            run = self._run(form)
+            run = self._run()
         except Exception as error:  # A user's forward may take something other than X.
-            return Problem(0, f"fails on X ({type(error).__name__}: {error})", form)
+            return Problem(0, f"fails on X ({type(error).__name__}: {error})")
         trials = self.trials
         received = compare(self.inputs, run.received, trials)
         if run.received is not None and (received is None or not received.is_none):
@@ -109,7 +109,7 @@ class Comparison:
             )
             name = type(self.view.recurrent).__name__
             encoder = describe(self.view.encoder)
-            return Problem(1, f"{encoder} and what its {name} receives {how}", form)
+            return Problem(1, f"{encoder} and what its {name} receives {how}")
         for stage, name, theirs in (
             (2, "the states", run.states),
             (3, "the states read out", run.read),
@@ -121,13 +121,13 @@ class Comparison:
                 # States that agree before they are read show that z_0 is right.
                 starts_apart = difference.at_start and (stage == 2 or run.states is None)
                 remedy = self._calls_remedy(run) or (START if starts_apart else "")
-                return Problem(stage, f"{name} {difference.words}", form, remedy)
+                return Problem(stage, f"{name} {difference.words}", remedy)
         self.passes = run.states is not None or compare(self.rates, run.read, trials) is not None
         if self.passes and not self.check_outputs:
             return None
-        return self._returned_problem(run, form)
+        return self._returned_problem(run)
 
-    def _returned_problem(self, run: ModuleRun, form: Form) -> Problem | None:
+    def _returned_problem(self, run: ModuleRun) -> Problem | None:
         """Compare what the module returns; its states agree if they can be seen."""
         differences = []
         for index, theirs in enumerate(run.outputs):
@@ -140,13 +140,13 @@ class Comparison:
                     return None
                 differences.append(difference)
         if not self.check_outputs:
-            return Problem(0, "does not show its states", form)
+            return Problem(0, "does not show its states")
         reads_more = run.read is not None and run.read.shape[-1] > self.rates.shape[-1]
         remedy = READS_X if self.passes or reads_more else self._calls_remedy(run)
         if not differences:
-            return Problem(4, f"it returns {run.returned}", form, remedy)
+            return Problem(4, f"it returns {run.returned}", remedy)
         remedy = remedy or (START if differences[0].at_start else "")
-        return Problem(4, f"they {differences[0].words}", form, remedy)
+        return Problem(4, f"they {differences[0].words}", remedy)
 
     def _calls_remedy(self, run: ModuleRun) -> str:
         """Return what to do about a recurrent part that runs over several sequences, or ""."""
@@ -179,6 +179,6 @@ class Comparison:
     @torch.no_grad()
     def _is_random(self) -> bool:
         """Tell whether two calls of the module on the same trials differ."""
-        first, second = (self._run(self.form, seed).tensors() for seed in (0, 1))
+        first, second = (self._run(seed).tensors() for seed in (0, 1))
         pairs = zip(first, second, strict=False)
         return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)

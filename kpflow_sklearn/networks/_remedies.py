@@ -9,7 +9,6 @@ from torch import nn
 
 from kpflow_sklearn.networks._forward_arguments import arguments_not_given
 from kpflow_sklearn.networks._initial_state import IN_THE_STEP, parts_of
-from kpflow_sklearn.networks._module_run import Form
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._parameter_use import ParameterUse, first_few
 
@@ -50,15 +49,12 @@ class Problem:
         The stage at which they differ, a key of ``REMEDIES``.
     words : str
         How they differ.
-    form : Form
-        The form of X with which they do.
     remedy : str
         What to do about it, besides the remedy of the stage.
     """
 
     stage: int
     words: str
-    form: Form
     remedy: str = ""
 
 
