@@ -4,7 +4,7 @@
 - Recognition of a user's module: ``_recognition`` puts the parts together. ``_named_step`` finds
   those that the user names, ``_initial_state`` z_0, ``_readouts`` the readout, ``_encoders`` what
   comes before the step. ``_functions`` makes modules of functions and methods, ``_dependence``
-  finds their parameters, and ``_user_code`` refuses code that cannot be analysed.
+  finds their parameters, and ``_user_code`` calls code, or refuses it.
 - Comparison with the module: ``_reproduction`` checks that the network computes what the module
   does. ``_rebuilt_states`` checks the states of the network, ``_coupling`` that trials do not
   influence one another, ``_step_errors`` runs the step and adds advice to its errors.

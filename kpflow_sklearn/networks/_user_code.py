@@ -1,4 +1,4 @@
-"""What a user's code takes and how it fails, and code that cannot be analysed at all."""
+"""Call a user's code, and refuse code that cannot be analysed."""
 
 from __future__ import annotations
 
