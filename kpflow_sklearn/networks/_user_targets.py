@@ -48,9 +48,12 @@ class UserTargetEncoder(TargetEncoder):
     def _learn(self, y: np.ndarray | None, mask: np.ndarray | None) -> None:
         self.loss_ = self.loss
         if y is not None:
-            # An axis of outputs beside those of trials and steps; without one there is one output.
-            self._shape_per_step = y.shape[1:] if self.form_ == "last_step" else y.shape[2:]
+            self._shape_per_step = self._per_step(y)
             self.n_outputs_ = self._shape_per_step[0] if self._shape_per_step else 1
+
+    def _per_step(self, y: np.ndarray) -> tuple[int, ...]:
+        """Return the axis of outputs beside those of trials and steps; () if there is none."""
+        return y.shape[1:] if self.form_ == "last_step" else y.shape[2:]
 
     def match_outputs(self, n_outputs: int) -> None:
         """Take the number of outputs of a network, whatever the shape of y."""
@@ -69,7 +72,7 @@ class UserTargetEncoder(TargetEncoder):
         return y.astype(np.int64) if y.dtype.kind in "iub" else check_numbers(y, name)
 
     def _to_values(self, y: np.ndarray, valid: np.ndarray, name: str) -> np.ndarray:
-        per_step = y.shape[1:] if self.form_ == "last_step" else y.shape[2:]
+        per_step = self._per_step(y)
         if per_step != self._shape_per_step:
             raise ValueError(
                 f"{name} must have {self._shape_per_step[0]} values per step as on fit, got "

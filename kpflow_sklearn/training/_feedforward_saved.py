@@ -12,7 +12,7 @@ from torch import nn
 from kpflow_sklearn._common.arrays import as_array
 from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
 from kpflow_sklearn._common.estimators import undone_if_it_fails
-from kpflow_sklearn._common.modules import converted, set_training
+from kpflow_sklearn._common.modules import converted, named_once, set_training
 from kpflow_sklearn._common.tensors import as_tensor, copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.feedforward import FeedForwardNetwork, recognise_feedforward
@@ -77,8 +77,8 @@ class SavedFeedForward(FeedForwardModel):
         inputs = check_table(self, X, reset=True)
         if self.checkpoints is None:
             refuse_unusable(self.network, "network")
-        module = copy_module(unwrapped(self.network))
-        module = set_training(converted(module, device="cpu"), False)
+        original = unwrapped(self.network)
+        module = set_training(converted(copy_module(original), device="cpu"), False)
         view = recognise_feedforward(module)
         if inputs.shape[1] != view.n_features:
             raise ValueError(
@@ -91,9 +91,9 @@ class SavedFeedForward(FeedForwardModel):
             for iteration in load_each(module, self.checkpoints, self.iterations):
                 _check_outputs(module, view, inputs[:8])
                 self.snapshots_.append(Snapshot.take(iteration, view))
-        original = unwrapped(self.network)
-        trained = [name for name, p in original.named_parameters() if p.requires_grad]
-        refuse_same_memory(original, dict(original.named_parameters()), trained)
+        named = named_once(original)
+        trained = [name for name, p in named.items() if p.requires_grad]
+        refuse_same_memory(original, named, trained)
         warn_of_gradient_hooks(original, trained)
         self.network_, self.n_iter_ = view, self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
