@@ -206,9 +206,9 @@ def inverse_rank(
 
 
 def _chain(half: HalfFactor, n_starts: int) -> tuple[Quadrature, Tensor]:
-    """Return the quadrature on X from random starts, and the number n of eigenvalues of each trial.
+    """Return the quadrature on X from random starts, and how many eigenvalues each trial has.
 
-    n is the number of valid entries, (trials,).
+    A trial has as many as valid entries, n, (trials,).
     """
     w = half.white(range(n_starts))  # (n_starts, trials, size)
     n_valid = torch.full((half.n_blocks,), float(half.size), dtype=torch.float64)
