@@ -85,7 +85,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
 
 def _lengths(values: Any) -> set[int]:
-    """Return the lengths of the entries of ``values``, or nothing if an entry has no length."""
+    """Return the lengths of the entries of ``values``; none if an entry has no length."""
     try:
         return {len(trial) for trial in values if not isinstance(trial, str)}
     except TypeError:
@@ -97,7 +97,7 @@ def _is_nested(array: np.ndarray) -> bool:
 
 
 def check_numbers(values: ArrayLike, name: str, **options: Any) -> np.ndarray:
-    """Return finite numbers as an array, of float32 if they are given so and else of float64."""
+    """Return finite numbers as an array: float32 arrays stay float32, all else becomes float64."""
     array = _real(as_array(values, name), name)
     with naming(name):
         options = {**ARRAY_OPTIONS, **_FINITE_LATER, **options}
@@ -105,7 +105,7 @@ def check_numbers(values: ArrayLike, name: str, **options: Any) -> np.ndarray:
 
 
 def _real(array: np.ndarray, name: str) -> np.ndarray:
-    """Return ``array``, or refuse complex numbers without printing them, as scikit-learn does."""
+    """Return ``array``, or refuse complex numbers; scikit-learn's error would print them all."""
     if array.dtype.kind == "c":
         raise ValueError(
             f"{name}: Complex data not supported, got {array.dtype} values of shape "

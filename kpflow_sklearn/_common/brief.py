@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-#: Number of entries up to which arrays are shown.
+#: Largest number of entries of an array that is shown in full.
 _FEW = 10
 
 
@@ -35,8 +35,8 @@ def brief(value: Any) -> Any:
     -------
     object
         For an estimator, an object to print in its place, with the same parameters in brief.
-        Networks, checkpoints and arrays are replaced by their type or number; whatever holds none
-        of them is returned as it is.
+        Networks, checkpoints and large arrays are replaced by their type, number or shape; other
+        values are returned unchanged.
     """
     if isinstance(value, BaseEstimator) and not isinstance(value, type):
         # Without the __repr__ of the estimator's class, so that scikit-learn prints it.
@@ -62,7 +62,7 @@ def brief(value: Any) -> Any:
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Tell whether a checkpoint holds tensors, however deep."""
+    """Tell whether a checkpoint holds tensors or arrays, at any depth."""
     if isinstance(value, Mapping):
         return any(map(_holds_tensors, value.values()))
     return isinstance(value, (Tensor, np.ndarray))

@@ -52,7 +52,7 @@ class FitTask(AbstractContextManager):
 
     def __init__(self, estimator: Any, context: Any = None, **about: Any) -> None:
         self.estimator, self.context, self.about = estimator, context, about
-        #: Whether a callback requested, at the end of the task, that no similar task follow.
+        #: Whether a callback asked, when the task ended, to skip the remaining tasks of its kind.
         self.stops = False
 
     @classmethod

@@ -15,7 +15,7 @@ from sklearn.utils import check_scalar
 
 from kpflow_sklearn._common.arrays import ARRAY_OPTIONS, as_array, check_numbers, validated
 
-#: Larger counts must be mistakes, because an array of that many entries never fits in memory.
+#: Larger counts are taken for mistakes: an array of that many float64 numbers has 16 GiB.
 LARGEST_COUNT = 2**31 - 1
 
 
@@ -75,7 +75,7 @@ def _refuse_empty_axes(array: np.ndarray, name: str) -> None:
 
 
 def check_mask(mask: ArrayLike | None, X: np.ndarray, name: str = "mask") -> np.ndarray | None:
-    """Return the boolean mask (n_trials, n_timesteps) of valid steps, a prefix of each trial."""
+    """Return the boolean mask (n_trials, n_timesteps); valid steps come first in each trial."""
     if mask is None:
         return None
     array = as_array(mask, name)
@@ -86,7 +86,9 @@ def check_mask(mask: ArrayLike | None, X: np.ndarray, name: str = "mask") -> np.
         )
     if array.dtype != bool:
         if array.dtype.kind not in "iufO" or not np.isin(array, (0, 1)).all():
-            raise ValueError(f"{name} must be boolean, got dtype {array.dtype} with other values.")
+            raise ValueError(
+                f"{name} must be boolean (or 0 and 1), got other values of dtype {array.dtype}."
+            )
         array = array.astype(bool)
     if not array[:, 0].all():
         raise ValueError(
@@ -104,7 +106,7 @@ def check_mask(mask: ArrayLike | None, X: np.ndarray, name: str = "mask") -> np.
 
 
 def ends_constant(X: np.ndarray) -> bool:
-    """Return whether the last two steps of a trial of X are equal, as in padding."""
+    """Return whether the last two steps of any trial of X are equal, as in padding."""
     return X.shape[1] > 1 and bool((X[:, -1] == X[:, -2]).all(axis=-1).any())
 
 
@@ -187,14 +189,15 @@ def check_word(value: Any, name: str) -> str:
 
 
 def check_slice(value: Any, name: str, length: int) -> None:
-    """Check that ``value`` is a slice that selects some of ``length`` entries."""
+    """Check that ``value`` is a slice that selects at least one of ``length`` entries."""
     try:
         n_selected = len(range(*value.indices(length))) if isinstance(value, slice) else None
     except TypeError:
         n_selected = None
     if not n_selected:
         raise ValueError(
-            f"{name} must be a slice of integers that selects some of {length}, got {value!r}."
+            f"{name} must be a slice of integers that selects at least one of {length} entries, "
+            f"got {value!r}."
         )
 
 
@@ -286,8 +289,8 @@ def check_labels(values: ArrayLike, name: str, n_trials: int) -> np.ndarray:
         labels = np.asarray(values, dtype=object)
     if labels.shape != (n_trials,):
         raise ValueError(
-            f"{name} must hold one label per trial, shape ({n_trials},), got {labels.shape}. X "
-            f"(or the trials to analyse, where given) has {n_trials} trials."
+            f"{name} must hold one label per trial, shape ({n_trials},), got {labels.shape}. "
+            f"X, or the set of trials to analyse if one was given, has {n_trials} trials."
         )
     for label in labels:
         is_label = isinstance(label, str | int | np.integer | np.bool_)

@@ -72,21 +72,21 @@ class Estimator(BaseEstimator):
     _doc_link_module = "kpflow_sklearn"
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let all public methods compute derivatives in any mode of autograd."""
+        """Let all public methods compute derivatives, whatever the caller's mode of autograd."""
         super().__init_subclass__(**options)
         for name, member in list(vars(cls).items()):
             if inspect.isfunction(member) and not name.startswith("_"):
                 setattr(cls, name, with_gradients(member))
 
     def __getattr__(self, name: str) -> Any:
-        """Say of an attribute that `fit` sets that it has not been called.
+        """Raise a clear error for a fitted attribute if `fit` has not been called.
 
         Raises
         ------
         NotFittedError
             If the class documents the attribute and nothing has been fitted.
         AttributeError
-            If the attribute does not exist for any other reason.
+            In all other cases.
         """
         if name.endswith("_") and name in _set_by_fit(type(self)):  # type: ignore[arg-type]
             present = vars(self).keys() - {"n_features_in_", "feature_names_in_"}
@@ -95,7 +95,7 @@ class Estimator(BaseEstimator):
                     f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with "
                     f"appropriate arguments before using this estimator: {name} is set by fit."
                 )
-        return object.__getattribute__(self, name)  # Raises what Python raises.
+        return object.__getattribute__(self, name)  # Raises Python's own error.
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:  # noqa: N803
         """Return the parameters that differ from their defaults, without whole networks."""
@@ -123,8 +123,8 @@ class Estimator(BaseEstimator):
         modules = {n: v for n, v in params.items() if n in state and isinstance(v, nn.Module)}
         for name in params.keys() & state.keys() - modules.keys():
             state[name] = to_cpu(state[name])
-        # Copies, because what cannot be copied, such as a lock, cannot be pickled either; by one
-        # memo, because one of them may be a part of another.
+        # The modules are copied because `copy_module` replaces what cannot be pickled, such as a
+        # lock. The copies share a memo, because one module may be a part of another.
         every = (tensor for module in modules.values() for tensor in tensors_of(module))
         memo = {id(t): to_cpu(t) for t in every if t.device.type != "cpu"}
         return state | {name: copy_module(v, memo) for name, v in modules.items()}
@@ -213,8 +213,8 @@ def routing_advice(name: str, *methods: str) -> str:
     """Return how searches and pipelines pass an argument to these methods of an estimator."""
     calls = ", ".join(f"set_{method}_request({name}=True)" for method in methods)
     return (
-        "For searches and pipelines, call sklearn.set_config(enable_metadata_routing=True) and, "
-        f"as far as the estimator in the search or pipeline has them, {calls}."
+        "For searches and pipelines, call sklearn.set_config(enable_metadata_routing=True) and "
+        f"those of these methods that the estimator inside has: {calls}."
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name, then rename it to ``path``.
 
-    The new file takes over the permissions of an earlier file, and links to it remain valid. A
+    A file that is replaced passes its permissions on, and symbolic links to it remain valid. A
     write-protected file raises an error. Pipes and devices, such as /dev/null, are written to
     directly.
 
@@ -38,7 +38,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with open(part, "xb") as file:
             if target.exists():
                 if not os.access(target, os.W_OK):
-                    raise PermissionError(errno.EACCES, "the earlier file is write-protected")
+                    raise PermissionError(errno.EACCES, "the existing file is write-protected")
                 shutil.copymode(target, part)
             file.write(content)
             file.flush()
@@ -46,6 +46,6 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.replace(part, target)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise type(error)(error.errno, f"cannot be written whole: {reason}", str(path)) from error
+        raise type(error)(error.errno, f"cannot be written: {reason}", str(path)) from error
     finally:
         part.unlink(missing_ok=True)

@@ -37,18 +37,18 @@ def is_code(value: Any) -> bool:
 
 
 def in_words(value: Any) -> str:
-    """Describe a setting: code, and objects that can be called, as `code_in_words` does."""
+    """Describe a setting: a callable by `code_in_words`, any other value by its repr."""
     return code_in_words(value) if is_code(value) or callable(value) else repr(value)
 
 
 def code_in_words(value: Any, depth: int = 3) -> str:
     """Describe a function or class by its name, a hash of its source, and the values it holds.
 
-    These values are defaults, closure variables, global variables that a function names, the
-    arguments of a partial, and the attributes of an object that can be called. Numbers, strings,
-    arrays, tensors and code are described, the latter in turn to a ``depth``. The description is
-    the same in every process. Code typed at a prompt or not written in Python has no source, and
-    so no hash.
+    These values are defaults, closure variables, global variables that a function uses, the
+    arguments of a partial, and the attributes of a callable object. Of these, numbers, strings,
+    arrays, tensors and code are described; code is followed to ``depth`` levels. The description
+    is the same in every process. Code typed at a prompt or not written in Python has no source,
+    and so no hash.
     """
     if isinstance(value, partial):
         arguments = [*enumerate(value.args), *value.keywords.items()]
@@ -67,7 +67,7 @@ def code_in_words(value: Any, depth: int = 3) -> str:
 
 
 def _held_by(value: Any) -> list[Any]:
-    """Return the values on which a function, or an object that can be called, depends."""
+    """Return the values on which a function or a callable object depends."""
     if not is_code(value):
         state = value.state_dict() if hasattr(value, "_save_to_state_dict") else {}
         return [*vars(value).values(), *state.values()] if hasattr(value, "__dict__") else []
@@ -82,7 +82,7 @@ def _held_by(value: Any) -> list[Any]:
 
 
 def _held_in_words(value: Any, depth: int = 1) -> str:
-    """Describe a value that code holds; return "" for what has no short description."""
+    """Describe a value that code holds, or return "" if it has no short description."""
     if isinstance(value, (bool, int, float, str)):
         return repr(value)
     if hasattr(value, "detach") and hasattr(value, "numpy"):

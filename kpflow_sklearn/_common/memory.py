@@ -64,7 +64,7 @@ class Allowance:
     Parameters
     ----------
     amount : int
-        Bytes or trials per chunk. Each attempt reads it again.
+        Bytes or trials per chunk, read again by each attempt.
     least : int
         The amount at which chunks cannot become smaller.
     advice : str

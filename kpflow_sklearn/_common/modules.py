@@ -1,7 +1,7 @@
-"""Read and switch a user's modules without the methods that their classes may define anew.
+"""Read and change a user's modules without the methods that their classes may override.
 
-Classes of users replace methods of ``torch.nn.Module``, for example ``train`` by a training loop.
-Torch's own methods call those of the submodules, so the functions here walk over the parts.
+Users override methods of ``torch.nn.Module``, for example ``train`` with a training loop. Torch's
+own methods call these in submodules, so the functions here visit the submodules themselves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def named_parts(
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """Replace wrappers of torch.compile by what they wrap, in place, and return the module."""
+    """Replace wrappers of torch.compile with the wrapped modules, in place; return the module."""
     inner = dict(module._modules).get(COMPILED)
     if inner is not None:
         return uncompiled(inner)
@@ -65,7 +65,7 @@ def converted(
 
 
 def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return all parameters by name; one that has several names is there under each of them."""
+    """Return all parameters by name; a shared parameter appears under each of its names."""
     return {
         f"{prefix}.{name}" if prefix else name: p
         for prefix, part in _every_part(module)
@@ -75,7 +75,7 @@ def parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def named_once(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return all parameters by their first names."""
+    """Return each parameter once, under the first of its names."""
     first = {id(p): name for name, p in reversed(parameters_of(module).items())}
     return {name: p for name, p in parameters_of(module).items() if first[id(p)] == name}
 
@@ -101,7 +101,7 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
 
 
 def _every_part(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules under all of their names."""
+    """Yield a module and all modules inside it, under each of their names."""
     yield prefix, module
     for name, part in module._modules.items():
         if part is not None:
@@ -109,7 +109,7 @@ def _every_part(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.M
 
 
 def _inner(prefix: str, name: str) -> str:
-    """Return the name of a part of a part, without the wrapper of torch.compile."""
+    """Return the full name of a submodule, leaving out the wrapper of torch.compile."""
     if name == COMPILED:
         return prefix
     return f"{prefix}.{name}" if prefix else name

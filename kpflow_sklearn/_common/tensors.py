@@ -27,11 +27,10 @@ def as_tensor(
 
 
 def with_gradients(function: Callable) -> Callable:
-    """Let a function compute derivatives whatever mode of torch its caller has chosen.
+    """Let a function compute derivatives, whatever modes of torch its caller has chosen.
 
-    Inside, ``torch.no_grad``, ``torch.set_grad_enabled(False)``, ``torch.inference_mode`` and
-    ``torch.autocast`` of the caller have no effect; afterwards the caller's mode is the same as
-    before.
+    Inside the function, the caller's ``torch.no_grad``, ``torch.set_grad_enabled(False)``,
+    ``torch.inference_mode`` and ``torch.autocast`` have no effect; they are restored afterwards.
     """
 
     @wraps(function)
@@ -55,9 +54,9 @@ def without_autocast() -> Iterator[None]:
 def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
     """Return a deep copy of a module, whatever other objects it keeps as attributes.
 
-    The analysis needs parameters, buffers and structure. A tensor that has a graph is copied
-    without it, and what cannot be copied at all, such as a lock, is replaced by a `LeftOut`. Parts
-    that torch.compile wraps are copied without the wrapper.
+    The analysis needs parameters, buffers and structure. A tensor with an autograd graph is copied
+    without the graph, and an object that cannot be copied at all, such as a lock, is replaced by a
+    `LeftOut`. Parts that torch.compile wraps are copied without the wrapper.
 
     Parameters
     ----------
@@ -74,7 +73,8 @@ def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
     Raises
     ------
     ValueError
-        If a submodule defines a ``__deepcopy__`` of its own, which fails.
+        If a submodule or parameter cannot be copied, for example because its own
+        ``__deepcopy__`` fails.
     """
     memo = {} if memo is None else memo
     # Parametrized recurrent layers hold weights computed from raw parameters.
@@ -87,7 +87,7 @@ def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
 
 
 def copy_value(value: Any, memo: dict[int, Any], name: str = "network") -> Any:
-    """Return a deep copy of any object in the way of `copy_module`; errors contain its name."""
+    """Return a deep copy of any object, as `copy_module` does; errors call it ``name``."""
     trial = dict(memo)
     try:
         copied = copy.deepcopy(value, trial)
@@ -96,8 +96,8 @@ def copy_value(value: Any, memo: dict[int, Any], name: str = "network") -> Any:
     except Exception:  # An attribute of a user's module can fail in any way.
         _replace_uncopyable(value, name, memo, set())
         return copy.deepcopy(value, memo)
-    # deepcopy keeps what it copied alive in a list under the memo's own id, which would soon be
-    # that of another object.
+    # deepcopy keeps the originals alive in a list at the memo's own id. That of `trial` may soon
+    # be the id of another object, so its list moves to the caller's memo.
     alive = trial.pop(id(trial), [])
     memo.update(trial)
     memo.setdefault(id(memo), []).extend(alive)
@@ -105,7 +105,7 @@ def copy_value(value: Any, memo: dict[int, Any], name: str = "network") -> Any:
 
 
 def _replace_uncopyable(value: Any, name: str, memo: dict[int, Any], seen: set[int]) -> None:
-    """Enter replacements into the memo for the smallest parts of a value that cannot be copied."""
+    """Enter into the memo replacements for the smallest parts that cannot be copied."""
     if id(value) in seen or id(value) in memo or _copying_fails(value, memo) is None:
         return
     seen.add(id(value))
@@ -116,8 +116,8 @@ def _replace_uncopyable(value: Any, name: str, memo: dict[int, Any], seen: set[i
         return
     if isinstance(value, (nn.Module, nn.Parameter)):
         raise ValueError(
-            f"{name}, a {type(value).__name__}, cannot be copied ({error}); the network is "
-            "analysed as a copy, so remove what hinders copy.deepcopy."
+            f"{name}, a {type(value).__name__}, cannot be copied ({error}); a copy of the network "
+            "is analysed, so remove what prevents copy.deepcopy."
         ) from error
     is_tensor = isinstance(value, Tensor)
     memo[id(value)] = value.detach().clone() if is_tensor else LeftOut(name, type(value).__name__)
@@ -152,7 +152,7 @@ class LeftOut:
     Parameters
     ----------
     name : str
-        The attribute with the names of the modules that it belongs to.
+        Full name of the attribute, beginning with the modules that contain it.
     kind : str
         The type of the object.
     """
@@ -163,8 +163,8 @@ class LeftOut:
     def _refuse(self, *args: object, **options: object) -> NoReturn:
         raise ValueError(
             f"the network computes with {self._name}, a {self._kind}, which cannot be copied, but "
-            "is analysed as a copy; keep this object outside the network, or let the network "
-            "compute without it."
+            "a copy of the network is analysed; keep this object outside the network, or let the "
+            "network compute without it."
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The number of threads of a process of our own; the library itself never changes it."""
+"""Set torch's number of threads, for the command only: the library never changes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch use a number of threads inside the block, and as many as before afterwards."""
+    """Let torch use this number of threads inside the block, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -344,7 +344,7 @@ def test_bad_arguments_are_refused(operator, argument, message):
             product(argument)
 
 
-PART = "trials must be a slice of integers that selects some of 3"
+PART = "trials must be a slice of integers that selects at least one of 3 entries"
 REFUSED = {
     "K, trials": (lambda lin: lin.K.on_trials(slice(3, 4)), PART),
     "P, trials": (lambda lin: lin.P.on_trials(slice(3, 4)), PART),

@@ -244,7 +244,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_sweep(tmp_path, monkeypatch, ca
     monkeypatch.setattr("os.fsync", fill)
     assert_equal(sweep(analyzer(), small, *task(), cache_dir=tmp_path), whole)
     assert not list(tmp_path.iterdir())
-    assert "is not cached: [Errno 28] cannot be written whole: No space left" in caplog.text
+    assert "is not cached: [Errno 28] cannot be written: No space left" in caplog.text
 
 
 def test_the_cache_knows_checkpoints_by_their_contents(tmp_path):
