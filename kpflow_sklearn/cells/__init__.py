@@ -1,8 +1,8 @@
 """Recurrent cells: the computation of one step, and the weight maps that it consists of.
 
-``_base`` is the base class with its declarations, ``_builtin`` holds the built-in cells, ``_ode``
-neural ODEs, ``_user_step`` runs the step of a user's module, and ``_frozen_draws`` records the
-random numbers that it draws.
+``_base`` is the base class with its declarations, ``_builtin`` holds the built-in cells, and
+``_ode`` the neural ODEs. ``_user_step`` runs the step of a user's module, and ``_frozen_draws``
+records the random numbers that the step draws.
 """
 
 from kpflow_sklearn._common.public import public_names

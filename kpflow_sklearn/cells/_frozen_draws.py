@@ -1,7 +1,7 @@
-"""The random numbers that a step draws: recorded for one trial, then put in place of new draws.
+"""The random numbers that a step draws: recorded for one trial, then replayed.
 
-A recorded number serves runs and derivatives of any number of trials at once, without a seed set
-anew for every step.
+Recorded numbers serve runs and derivatives of any number of trials at once, without setting a seed
+at every step.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Draw(NamedTuple):
     Attributes
     ----------
     values : tuple of Tensor
-        The numbers of each step, (1, ...) if they are drawn per trial.
+        One tensor per step. If the numbers are drawn per trial, its first axis has length 1.
     per_trial : bool
-        Whether the first axis of what the operation returns is that of the trials.
+        Whether the first axis of the operation's result is that of the trials.
     """
 
     values: tuple[Tensor, ...]
@@ -40,7 +40,7 @@ class Recorder(TorchDispatchMode):
     results : list of Tensor
         Copies of the results.
     can_replay : bool
-        Whether every result depended on nothing but the generator and the shapes of arguments.
+        Whether every result depended only on the generator and the shapes of arguments.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Replay(TorchDispatchMode):
     Raises
     ------
     RuntimeError
-        If other numbers are drawn than were recorded.
+        If more numbers are drawn than were recorded, or numbers of another shape.
     """
 
     def __init__(self, draws: Sequence[Draw]) -> None:
@@ -77,14 +77,14 @@ class Replay(TorchDispatchMode):
         self._left: Iterator[Draw] = iter(draws)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the operation, or return what was recorded in its place."""
+        """Call the operation, or return the recorded numbers if it is random."""
         if not _is_random(func):
             return func(*args, **(kwargs or {}))
         draw = next(self._left, None)
         if draw is None:
             raise RuntimeError("it draws other random numbers for one trial than for several")
         shape = _shape_of_result(func, args, kwargs or {})
-        # Stacked here, below torch.func, whose transforms would wrap the result elsewhere.
+        # Stacked inside the dispatch, where the transforms of torch.func do not wrap the result.
         values = torch.stack(draw.values)
         if draw.per_trial:  # One trial stands for all: (T, 1, ...) -> (T, B, ...) -> (T B, ...).
             values = values.expand(len(values), shape[0] // len(values), *shape[1:])
@@ -96,13 +96,13 @@ class ConstantDraws(TorchDispatchMode):
     """Let random operations return the same number everywhere, whatever they have drawn before.
 
     Two networks that draw the same kinds of numbers, in any order and in tensors of any shape,
-    then compute the same. The number is the first one that a fixed seed gives; that of
-    ``bernoulli_`` is its mean, so that functional dropout changes nothing.
+    then give the same results. The number is the first one that a fixed seed gives; for
+    ``bernoulli_`` it is the mean, so that functional dropout changes nothing.
 
     Attributes
     ----------
     other : str
-        The name of an operation that returned random numbers nevertheless, or "".
+        The name of an operation that still returned random numbers, or "".
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class ConstantDraws(TorchDispatchMode):
         self.other = ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the operation, or return a constant in its place."""
+        """Call the operation, or return a constant if it is random."""
         kwargs = kwargs or {}
         if not _is_random(func):
             return func(*args, **kwargs)
@@ -141,7 +141,7 @@ def _first_draw(func: Any, args: Any, kwargs: Any) -> Tensor:
 
 
 def _seeded(func: Any, args: Any, kwargs: Any) -> Tensor:
-    """Return what an operation draws from a fixed seed, rounded to the same in any precision."""
+    """Return what an operation draws from a fixed seed, rounded alike in every precision."""
     kwargs = {name: None if name == "generator" else value for name, value in kwargs.items()}
     with isolated_torch_seed(0):
         values = func(*args, **kwargs)
@@ -149,7 +149,7 @@ def _seeded(func: Any, args: Any, kwargs: Any) -> Tensor:
 
 
 def record(call: Callable[[int], None]) -> list[Draw] | None:
-    """Return what a step draws, or None if it cannot be put in place of new draws.
+    """Record what a step draws for one trial; return None if that cannot be replayed.
 
     Parameters
     ----------
@@ -173,13 +173,13 @@ def record(call: Callable[[int], None]) -> list[Draw] | None:
         return None
     pairs = list(zip(one, two, strict=True))
     draws = [Draw((a,), per_trial=a.shape != b.shape) for a, b in pairs]
-    # With two trials a draw per trial has a first axis of length two, and is the same otherwise.
+    # With two trials, a draw per trial has a first axis of length two; its other axes are equal.
     fits = all(a.shape == b.shape or (2, *a.shape[1:]) == tuple(b.shape) for a, b in pairs)
     return draws if fits else None
 
 
 def joined(steps: Sequence[list[Draw] | None]) -> list[Draw] | None:
-    """Return the draws of several steps as one, or None if their trials cannot be run as one."""
+    """Join the draws of several steps, or return None if the steps cannot be run as one batch."""
     if any(draws is None or len(draws) != len(steps[0] or ()) for draws in steps):
         return None
     out = []

@@ -31,7 +31,8 @@ class NeuralODECell(nn.Module):
     Raises
     ------
     ValueError
-        If the method does not have a fixed grid, or dt or n_substeps is not positive.
+        If ``field`` is not a module, the method does not have a fixed grid, or dt or n_substeps
+        is not positive.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ class UserStep:
         Seed that freezes the numbers drawn from torch's generator: one realisation per step,
         common to all trials, and the same for runs and derivatives.
     prefix : str, default=""
-        What stands before the names of ``parameters``, with which the step is called, in those of
-        the module: a function of a network names its parameters as the network does.
+        What to put before the names of the ``parameters`` given to a call to get the module's own
+        names. A step that is a function of a network uses the names of the whole network.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class UserStep:
     ) -> None:
         self.module, self.sizes, self.is_tuple, self.seed = module, sizes, is_tuple, seed
         self.prefix = prefix
-        #: What each step draws, by step, dtype and device: the same whenever it is recorded.
+        #: The draws recorded for each step, dtype and device.
         self._draws: dict[tuple, list[Draw] | None] = {}
 
     @property
@@ -53,7 +53,7 @@ class UserStep:
         return getattr(self.module, "label", f"cell {type(self.module).__name__}")
 
     def state_in_words(self, n_rows: int) -> str:
-        """Return the form in which the module is given the states of some trials."""
+        """Describe the states that the module is given for ``n_rows`` trials."""
         shapes = [(n_rows, size) for size in self.sizes]
         return f"states of shapes {shapes}" if self.is_tuple else f"a state of shape {shapes[0]}"
 
@@ -86,7 +86,7 @@ class UserStep:
     def _draws_of(
         self, t: int, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None
     ) -> list[Draw] | None:
-        """Return what step t draws for one trial, None if it cannot be recorded."""
+        """Return what step t draws for one trial, or None if that cannot be replayed."""
         key = t, z.dtype, z.device
         if key not in self._draws:
 
@@ -104,7 +104,7 @@ class UserStep:
     def _trial_by_trial(
         self, t: int, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None
     ) -> Tensor:
-        """Return the next states with numbers drawn anew, from the seed of step t."""
+        """Return the next states, drawing new numbers from the seed of step t."""
 
         def of_one(x: Tensor, z: Tensor) -> Tensor:
             return self._plain(x[None], z[None], parameters)[0]
@@ -153,14 +153,14 @@ class UserStep:
 
 @contextmanager
 def _dropout_acts(module: nn.Module) -> Iterator[None]:
-    """Put the dropout in a module in training mode, in which it acts, and back."""
+    """Let the dropout in a module act inside the block, by putting it in training mode."""
     dropouts = [p for _, p in named_parts(module) if isinstance(p, nn.modules.dropout._DropoutNd)]
     modes = [part.training for part in dropouts]
     try:
         for part in dropouts:
             part.training = True
         yield
-    finally:  # The step may be a function of a network, whose other parts hold dropout too.
+    finally:  # Restored, because other parts of a network than the step may use dropout too.
         for part, mode in zip(dropouts, modes, strict=True):
             part.training = mode
 

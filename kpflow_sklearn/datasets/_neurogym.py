@@ -21,9 +21,9 @@ def fetch_neurogym(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Make trials of a NeuroGym task.
 
-    This needs the package neurogym, which requires an older version of NumPy. Install it, together
-    with this package, in a separate environment by ``pip install 'kpflow-sklearn[neurogym]'``, or
-    save the arrays there.
+    This needs the package neurogym, which requires an older version of NumPy. Install both
+    packages in a separate environment by ``pip install 'kpflow-sklearn[neurogym]'``, and work
+    there or save the arrays from there.
 
     Parameters
     ----------
@@ -52,7 +52,8 @@ def fetch_neurogym(
     ModuleNotFoundError
         If ``task`` is a name and neurogym is not installed.
     ValueError
-        If ``n_trials`` is not a positive integer.
+        If ``n_trials`` is not a positive integer, ``task`` is not a name or an environment, or
+        ``task_params`` is not a mapping.
 
     Examples
     --------

@@ -77,7 +77,7 @@ def _trials(trials: Any, name: str) -> list[np.ndarray]:
 
 
 def _lengths(columns: list[list[np.ndarray]]) -> list[int]:
-    """Return the length of each trial, which must agree between the sequences."""
+    """Return the length of each trial, which must be the same in all sequences."""
     for k, trials in enumerate(columns):
         if len(trials) != len(columns[0]):
             raise ValueError(
@@ -124,7 +124,8 @@ def trials_first(*arrays: npt.ArrayLike) -> Any:
     Raises
     ------
     ValueError
-        If an array has fewer than two dimensions, or the first two differ between arrays.
+        If there are no arrays, an array has fewer than two dimensions, or the first two differ
+        between arrays.
 
     Examples
     --------

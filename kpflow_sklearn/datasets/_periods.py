@@ -20,7 +20,7 @@ N_CHANNELS = 3
 
 
 def check_count(name: str, value: Any) -> int:
-    """Return `value` as an int if it is a positive integer, else raise ValueError."""
+    """Return `value` as an int if it is a positive integer."""
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}.")
     if int(value) > LARGEST_COUNT:
@@ -29,7 +29,7 @@ def check_count(name: str, value: Any) -> int:
 
 
 def check_number(name: str, value: Any, *, positive: bool = False) -> float:
-    """Return `value` as a float if it is finite and not negative (or positive), else raise."""
+    """Return `value` as a float if it is finite and not negative (and not 0 if ``positive``)."""
     is_number = isinstance(value, (int, float, np.integer, np.floating))
     is_number = is_number and not isinstance(value, bool) and is_finite(value)
     if not is_number or value < 0 or (positive and value == 0):

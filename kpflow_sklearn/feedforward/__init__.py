@@ -1,9 +1,10 @@
 """Feed-forward networks through their fields: kernels, closed dynamics, attribution of steps.
 
 ``_network`` defines the network and ``_recognition`` recognises it in a torch module. ``_fields``
-computes activities and adjoints, ``_kernel`` the layerwise kernel from them. ``_closed`` contains
-the systems of fields that evolve without weights, and ``_simulation`` runs them. ``_attribution``
-splits the change of the outputs among layers, and ``_weight_grams`` measures the Grams of weights.
+computes activities and adjoints, and ``_kernel`` the layerwise kernel from them. ``_closed``
+contains the systems of fields that evolve without weights, and ``_simulation`` runs them.
+``_attribution`` splits the change of the outputs among the layers, and ``_weight_grams`` measures
+the Grams of weights.
 """
 
 from kpflow_sklearn.feedforward._attribution import (

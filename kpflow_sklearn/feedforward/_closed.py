@@ -20,7 +20,7 @@ from kpflow_sklearn.feedforward._network import FeedForwardNetwork, is_piecewise
 
 
 class ClosedFields(Protocol):
-    """A closed system, whose state consists of fields on the training rows and then other rows."""
+    """A closed system. Its state consists of fields, on the training rows first."""
 
     def outputs(self) -> Tensor:
         """Return f on all rows, (n_rows, n_outputs)."""
@@ -29,7 +29,7 @@ class ClosedFields(Protocol):
         """Return the fields on all rows, by name."""
 
     def advance(self, residuals: Tensor, rate: float) -> bool:
-        """Make one step and return True, or False without a step if the system stops closing."""
+        """Make one step and return True, or return False if the system is no longer closed."""
 
     def gates(self) -> Tensor:
         """Return D_1 on the training rows, (n_driving, n_1)."""
@@ -71,8 +71,8 @@ def check_closed(network: FeedForwardNetwork) -> None:
 def closed_system(network: FeedForwardNetwork, X: Tensor, n_driving: int) -> ClosedFields:
     """Return the closed system of a network's fields, starting at the network's present state.
 
-    X (n_rows, n_features) holds the ``n_driving`` training rows and then the rows that are only
-    predicted. A ValueError says why if no closed system describes the network.
+    X (n_rows, n_features) holds the ``n_driving`` training rows, followed by the rows that are
+    only predicted. If no closed system describes the network, a ValueError says why.
     """
     check_closed(network)
     kind = _OneHidden if network.depth == 1 else _TwoHidden

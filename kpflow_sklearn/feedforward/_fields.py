@@ -67,8 +67,8 @@ class LayerFactor(NamedTuple):
     name : str
         "1" to "L" or "readout".
     u : Tensor of shape (n_samples, p)
-        The input of the layer's trained parameters: X_{l-1} and a column of ones for the bias,
-        each only if it trains.
+        The input of the layer's trained parameters: X_{l-1} if the weight trains, and a column of
+        ones if the bias trains.
     s : Tensor of shape (n_samples * n_outputs, n_l)
         B_l, or the identity for the readout.
     """

@@ -39,8 +39,8 @@ class FeedForwardKernel:
     chunk : int, default=1024
         Number of samples whose fields are computed at a time.
     cache : int
-        Bytes of fields that may be kept. If they need more, each product computes them anew, and
-        only the vectors themselves take memory in proportion to n_samples.
+        Bytes of fields that may be kept. If the fields need more, each product computes them
+        again, and only the vectors themselves take memory in proportion to n_samples.
     """
 
     def __init__(
@@ -73,7 +73,8 @@ class FeedForwardKernel:
     def pull(self, v: Tensor) -> dict[str, Tensor]:
         """Return J^T v by layer, as changes of the p trained columns of [W_l, b_l].
 
-        For v of shape (n_entries,) or (n_entries, k) they are (q, p) or (k, q, p).
+        With q rows of W_l, their shape is (q, p) for v of shape (n_entries,), and (k, q, p) for v
+        of shape (n_entries, k).
         """
         total: dict[str, Tensor] = {}
         start = 0
@@ -89,7 +90,7 @@ class FeedForwardKernel:
         return total
 
     def push(self, changes: dict[str, Tensor], X: Tensor | None = None) -> dict[str, Tensor]:
-        """Return J dtheta by layer, on the kernel's samples or on X; `pull` gives such changes."""
+        """Return J dtheta by layer, on X or the kernel's samples, for changes as `pull` gives."""
         pieces: dict[str, list[Tensor]] = {name: [] for name in changes}
         for factors in self._factors() if X is None else self._make_factors(X):
             for name, u, s in factors:
@@ -105,7 +106,7 @@ class FeedForwardKernel:
         return self.product_at(None, v)
 
     def product_at(self, X: Tensor | None, v: Tensor) -> Tensor:
-        """Return K between X and the kernel's samples, times v; X is the latter if None."""
+        """Return K(X, kernel's samples) v; None stands for the kernel's own samples."""
         products = self.push(self.pull(v), X).values()
         return torch.stack(list(products)).sum(0)
 

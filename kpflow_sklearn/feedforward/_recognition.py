@@ -15,14 +15,14 @@ SUPPORTED = "Linear, " + ", ".join(kind.__name__ for kind in PIECEWISE_LINEAR + 
 
 
 def recognise_feedforward(module: nn.Module) -> FeedForwardNetwork:
-    """Return a multilayer perceptron as a network of layers, with shared, not copied, weights.
+    """Return a multilayer perceptron as a network of layers, sharing its weights.
 
     Parameters
     ----------
     module : Module
         A ``torch.nn.Sequential``, possibly nested, of ``Linear`` layers and elementwise
-        activations, which ends in a ``Linear`` layer, the readout. Two ``Linear`` layers in a row
-        have the identity between them.
+        activations, which ends in a ``Linear`` layer, the readout. Between two ``Linear`` layers
+        in a row, the activation is the identity.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def recognise_feedforward(module: nn.Module) -> FeedForwardNetwork:
     if len(linears) < 2:
         raise UnsupportedNetworkError(
             "the network must have at least one hidden layer (Linear, activation, Linear), got "
-            "only one Linear, depth 0."
+            "a single Linear."
         )
     _check_parameters(linears)
     return FeedForwardNetwork(linears[:-1], activations, linears[-1])

@@ -12,7 +12,7 @@ from torch import Tensor
 from kpflow_sklearn.results import OVERFLOW, Estimate
 
 LEAST_PAIRS = 30  # The spread of fewer drawn pairs does not give a reliable standard error.
-# All pairs are measured up to this number of pairs, and of multiplications per layer.
+# All pairs are measured if neither their number nor the multiplications per layer exceed these.
 _MOST_PAIRS, _MOST_WORK = 4.5e6, 1e10
 _DRAWN_PAIRS = 10_000
 _CHUNK = 2**16  # Pairs of samples whose products of slopes are held at a time.
@@ -93,8 +93,8 @@ def choose_pairs(
     n_samples : int
         Number of samples. A single sample is paired with itself.
     gram_pairs : int or None
-        Number of pairs to draw, independently of each other; if there are no more than this, all
-        pairs m < n are taken. None takes all pairs unless that is expensive.
+        Number of pairs to draw, independently of each other. If there are no more pairs than this,
+        all pairs m < n are taken. None takes all pairs unless that is expensive.
     seed : int
         Seed of the draws.
     width : int
@@ -126,8 +126,8 @@ def mean_over_pairs(values: Tensor, complete: bool) -> Estimate:
 
     Drawn pairs are independent, so the standard error is s / sqrt(n). It is multiplied by
     Student's t / 1.96, so that value +- 1.96 std_error contains the mean over all pairs with a
-    probability of 95%. The mean is missing if there are no values, or if those of drawn pairs give
-    no standard error.
+    probability of 95%. The mean is missing if there are no values, or if the drawn pairs do not
+    give a standard error.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ class LinearOperator:
     torch.Size([7, 3, 5, 4])
     """
 
-    #: Makes NumPy leave products with its arrays and numbers to the operator.
+    #: Makes NumPy's arrays and numbers leave products with an operator to the operator.
     __array_ufunc__ = None
 
     def __init__(
@@ -96,7 +96,7 @@ class LinearOperator:
 
     @property
     def separable(self) -> bool:
-        """Whether the operator maps the trajectory of each trial to that of the same trial."""
+        """Whether each trial of the result depends only on the same trial of the argument."""
         return False
 
     def on_trials(self, trials: slice) -> LinearOperator | None:
@@ -166,7 +166,7 @@ class LinearOperator:
     def apply_(self, q: Tensor) -> Tensor:
         """Return the operator times ``q``, reusing the memory of ``q`` where possible.
 
-        The contents of ``q`` are overwritten, which saves the memory of a second array.
+        This may overwrite the contents of ``q``, which saves the memory of a second array.
 
         Parameters
         ----------

@@ -176,8 +176,8 @@ def linearize(
         The ``network_`` of a fitted trainer, or a module with one ``torch.nn.RNN``, ``GRU`` or
         ``LSTM``, which may be that layer itself. Its readout is the only ``torch.nn.Linear`` that
         takes the states; without one, or with several, only `Linearization.error` is not
-        available. A module whose parts have to be named is given to `SavedTraining`, whose
-        ``network_`` is linearized.
+        available. If parts of a module have to be named, give it to `SavedTraining` and linearize
+        the ``network_``.
     X : array-like of shape (n_trials, n_timesteps, n_features)
         Inputs. They are converted to the dtype of the network.
     mask : array-like of bool, shape (n_trials, n_timesteps), optional
@@ -193,8 +193,8 @@ def linearize(
     ValueError
         If X or mask has the wrong shape or contains NaN or infinity, or if the states overflow.
     UnsupportedNetworkError
-        If the analysis does not support this kind of module, or if its states or outputs on the
-        first eight trials are not those of step and readout.
+        If the analysis does not support this kind of module, or if its step and readout do not
+        reproduce its states or outputs on the first eight trials.
 
     Warns
     -----
@@ -219,7 +219,7 @@ def linearize(
         raise UnsupportedNetworkError(
             f"network must be a torch.nn.Module, got a {type(network).__name__}."
         )
-    recognise_network(network, needs_readout=False)  # Refuses what evaluation mode would hide.
+    recognise_network(network, needs_readout=False)  # Refuses faults that evaluation mode hides.
     module = set_training(copy_module(network), False)
     view = recognise_network(module, needs_readout=False)
     refuse_unusable(view, "network")
@@ -227,8 +227,8 @@ def linearize(
     valid = check_mask(mask, array)
     if view.n_features not in (None, array.shape[-1]):
         raise ValueError(
-            f"X has {array.shape[-1]} features, but the network takes {view.n_features}. If it "
-            "transforms X before its recurrent part, name that by SavedTraining(..., encoder=...)."
+            f"X has {array.shape[-1]} features, but the network takes {view.n_features}. If a "
+            "part of it transforms X first, name that part in SavedTraining(..., encoder=...)."
         )
     warn_without_mask(network, array, valid)
     lin = Linearization(view, *to_tensors(array, valid, view))

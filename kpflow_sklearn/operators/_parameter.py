@@ -144,7 +144,7 @@ class ParameterJacobian(LinearOperator):
         if not is_dense or v.shape != self.in_shape:
             given = f"{v.layout} {tuple(v.shape)}" if isinstance(v, Tensor) else type(v).__name__
             raise ValueError(f"v must be a dense tensor of shape {self.in_shape}, got {given}.")
-        # A parameter whose rows belong to several weight maps (gates) is put together by rows.
+        # The rows of one parameter may belong to several weight maps (gates).
         pieces: dict[str, dict[int, Tensor]] = {}
         for block, piece in zip(self.blocks, v.split(self._sizes), strict=True):
             for name, rows, values in block.to_parameters(piece):

@@ -1,7 +1,7 @@
-"""Tables of results and their vocabulary; no torch.
+"""Tables of results and their vocabulary, without torch.
 
-``_estimate`` is a value with its error, ``_table`` the tidy table and its files, ``_bottleneck``
-the table of ranks that names the narrower operator.
+``_estimate`` is a value with its error, ``_table`` the tidy table and its files, and
+``_bottleneck`` the table of ranks that names the narrower operator.
 """
 
 from kpflow_sklearn._common.public import public_names

@@ -15,11 +15,11 @@ RANK_COLUMNS = ["iteration", *RANKS, "narrower", "ratio"]
 def bottleneck_table(results: pd.DataFrame) -> pd.DataFrame:
     """Return the time-axis ranks over training and the narrower of K and P.
 
-    ``narrower`` names the operator with the smaller rank, and ``ratio`` is the larger of the two
-    ranks over the smaller. It is "neither" if the rank of PKP* exceeds both by more than 1.96
-    standard errors, and "undecided" if the ranks of K and P differ by less than that or one of the
-    three is missing. Ranks are whole numbers: exact ranks that differ by one do differ, and the
-    ratio shows how little.
+    ``narrower`` names the operator with the smaller rank. It is "neither" if the rank of PKP*
+    exceeds both by more than 1.96 standard errors, and "undecided" if those of K and P differ by
+    no more than that or one of the three is missing. ``ratio`` is the larger rank of K and P over
+    the smaller. Exact ranks that differ by one count as different; the ratio shows how little they
+    differ.
 
     Parameters
     ----------

@@ -21,14 +21,15 @@ class Estimate(NamedTuple):
     value, std_error : float
         The number and its standard error.
     reason : str
-        Why the number is missing; empty if it is there.
+        Why the number is missing; empty if it is not.
     method : {"exact", "counted", "interval", "randomized"}
         "exact" up to rounding; "counted" if interpolated between counts of eigenvalues; "interval"
         if only bounds are known, with the value in their middle and value +- 1.96 std_error as the
         bounds; "randomized" if estimated by random vectors.
     bounds : tuple of float or None
-        Bounds beside the error, if there are such: proved if "counted"; otherwise they hold in 95
-        of 100 cases, as far as they rest on random vectors.
+        Lower and upper bound, if they were computed in addition to the error. They are proved if
+        the method is "counted". Otherwise, as far as they depend on random vectors, they hold with
+        a probability of 95%.
     """
 
     value: float

@@ -49,7 +49,7 @@ def row(
     task: object = "",
     other_task: object = "",
 ) -> dict[str, Any]:
-    """Return one row of the table: a plain number is exact, an empty task means all trials."""
+    """Return one row of the table. A plain number is exact, and an empty task means all trials."""
     if not isinstance(estimate, Estimate):
         estimate = Estimate(float(estimate))
     if not np.isfinite([estimate.value, estimate.std_error]).all():
@@ -238,7 +238,7 @@ def read_results(path: str | PathLike) -> pd.DataFrame:
             name, _, value = line[2:].rstrip("\n").partition(": ")
             about[name] = value
     try:
-        # By Python's float: older versions of pandas do not read numbers back bit by bit.
+        # Python's float restores every bit of a number; older versions of pandas do not.
         numbers = dict.fromkeys((k for k, v in COLUMNS.items() if v == "float64"), _to_float)
         table = pd.read_csv(path, skiprows=len(about), keep_default_na=False, converters=numbers)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):

@@ -440,7 +440,7 @@ UNSUPPORTED = {
     "a Dropout, is not supported": lambda: mlp(nn.Dropout(0.1)),
     "a Softmax, is not supported": lambda: mlp(nn.Softmax(dim=1)),
     "a ReLU, is not.*must follow a Linear": lambda: mlp(nn.Linear(6, 5), first=nn.ReLU()),
-    "at least one hidden layer.*depth 0": lambda: nn.Sequential(nn.Linear(6, 1)),
+    "at least one hidden layer.*a single Linear": lambda: nn.Sequential(nn.Linear(6, 1)),
     "last layer must be a Linear": lambda: mlp(nn.ReLU())[:2],
     "last layer must be a Linear, the readout, got no layer": nn.Sequential,
     "must be a torch.nn.Sequential of Linear, ReLU.*got a GRU": lambda: nn.GRU(6, 5),
