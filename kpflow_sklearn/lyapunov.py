@@ -41,7 +41,7 @@ def lyapunov_exponents(
     (Benettin et al. 1980). They describe the given finite trials, not the limit of infinite time.
 
     Equation: lambda_i = mean over t of ln |R_t,ii|, with Q_t R_t = J_t Q_{t-1}. One factorisation
-    serves several steps, as many as leave every R_ii, by a bound on the rounding, correct to 1e-4.
+    serves several steps, as long as a bound on the rounding keeps every R_ii correct to 1e-4.
 
     Parameters
     ----------
@@ -50,10 +50,10 @@ def lyapunov_exponents(
     n_exponents : int, optional
         Number of largest exponents; by default all, one per state.
     burn_in : int, default=0
-        Number of first steps whose growth is not counted while the directions settle.
+        Number of initial steps that are not counted, because the directions still settle.
     n_trials : int, optional
-        The most trials to follow, evenly spaced from the first to the last of those with a step
-        that counts; by default all of them.
+        Largest number of trials to follow, by default all. They are evenly spaced among the trials
+        that have steps after ``burn_in``.
 
     Returns
     -------
@@ -66,6 +66,8 @@ def lyapunov_exponents(
 
     Raises
     ------
+    TypeError
+        If ``linearization`` is not a `Linearization`, or a number is not an integer.
     ValueError
         If ``n_exponents`` exceeds the number of states, or ``burn_in`` leaves no step.
 
@@ -113,7 +115,7 @@ def lyapunov_spectrum(
     """Return the results of `lyapunov_exponents` for the same arguments, and the dimension."""
     if not isinstance(linearization, Linearization):
         raise TypeError(
-            f"linearization must be what linearize returns, got a {type(linearization).__name__}."
+            f"linearization must be a result of linearize, got a {type(linearization).__name__}."
         )
     tangent = linearization.tangent
     n_available, n_timesteps, n_states = tangent.shape
@@ -128,11 +130,11 @@ def lyapunov_spectrum(
             f"{burn_in}."
         )
     chosen = torch.arange(n_available)
-    if tangent.mask is not None:  # Other trials have no step that counts.
+    if tangent.mask is not None:  # Trials without a step after burn_in are left out.
         chosen = chosen[tangent.mask.sum(0).flatten().cpu() > burn_in + 1]
     if n_trials is not None:
         chosen = _evenly(chosen, check_positive_int(n_trials, "n_trials"))
-    # Of a single trial, blocks of steps stand for trials.
+    # For a single trial, blocks of steps take the place of trials.
     n_blocks = min(_N_BLOCKS, longest - 1 - burn_in) if len(chosen) == 1 else 1
     blocks = np.array_split(np.arange(burn_in, longest - 1), n_blocks)
     edges = [burn_in, *(int(block[-1]) + 1 for block in blocks)]

@@ -113,7 +113,7 @@ class SequenceScaler(OneToOneFeatureMixin, SequenceTransformer, auto_wrap_output
         Returns
         -------
         ndarray of the shape of X
-            Scaled trials, zero at invalid steps. `set_output` does not change the type.
+            Scaled trials, zero at invalid steps.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class SequenceScaler(OneToOneFeatureMixin, SequenceTransformer, auto_wrap_output
     def set_output(self, *, transform: str | None = None) -> SequenceScaler:
         """Return the scaler unchanged, because trials have three axes and cannot become tables.
 
-        Pipelines with this scaler can therefore be set to return tables.
+        A pipeline that contains the scaler can still be set to return tables.
 
         Parameters
         ----------

@@ -20,7 +20,7 @@ from kpflow_sklearn.feedforward._network import FeedForwardNetwork, is_piecewise
 
 
 class ClosedFields(Protocol):
-    """A closed system. Its state consists of fields, on the training rows first."""
+    """A closed system of fields on the training rows, followed by other rows."""
 
     def outputs(self) -> Tensor:
         """Return f on all rows, (n_rows, n_outputs)."""

@@ -54,7 +54,7 @@ class LinearOperator:
     torch.Size([7, 3, 5, 4])
     """
 
-    #: Makes NumPy's arrays and numbers leave products with an operator to the operator.
+    #: Lets the operator, not NumPy, handle products with NumPy's arrays and numbers.
     __array_ufunc__ = None
 
     def __init__(

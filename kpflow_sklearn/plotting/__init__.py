@@ -1,7 +1,7 @@
 """Figures of fitted analyzers; matplotlib is imported only when a figure is drawn.
 
-There is one file per kind of figure. ``_display`` holds the base classes, ``_runs`` draws several
-runs in one figure, ``_style`` holds colours, lines and axes, and ``_coloring`` colours
+There is one file per kind of figure. ``_display`` holds the base classes, and ``_runs`` draws
+several runs in one figure. ``_style`` holds colours, lines and axes, and ``_coloring`` colours
 trajectories by a value.
 """
 

@@ -22,7 +22,7 @@ TITLES = {
     "update": "update alignment",
     "state": "state alignment",
 }
-#: Okabe and Ito's colours, with markers and lines that differ in grey, too.
+#: Okabe and Ito's colours, with markers and lines that can be told apart without colour.
 SOURCE_STYLE: dict[str, dict[str, Any]] = {
     "state": {"color": "black", "marker": "o"},
     "cumulative update": {"color": "#D55E00", "marker": "s"},
@@ -54,7 +54,7 @@ class AlignmentDisplay(Display):
     transition : int, optional
         Its ``transition_``: the iteration from which the states stay in the final groups.
     lead : int, optional
-        Its ``lead_``: by how many iterations the operators are earlier.
+        Its ``lead_``: the number of iterations by which the operators do so earlier.
 
     Attributes
     ----------
@@ -241,9 +241,9 @@ class AlignmentDisplay(Display):
     def _mark_lead(self) -> None:
         if self.transition is None:
             return
-        label = f"states from {self.transition} on"
+        label = f"states, from iteration {self.transition}"
         self.ax_.axvline(self.transition, color="black", linestyle=":", label=label)
         if self.lead is not None:
             start = self.transition - self.lead
-            label = f"operators from {start} on"
+            label = f"operators, from iteration {start}"
             self.ax_.axvline(start, color="#D55E00", linestyle=":", label=label)

@@ -101,7 +101,7 @@ class BottleneckDisplay(TableDisplay):
         return cls(pd.concat(tables, ignore_index=True), hue=hue).plot(ax=ax)
 
     def plot(self, *, ax: Axes | None = None) -> Self:
-        """Draw the ranks with the narrower operator above each snapshot; for several runs, ratios.
+        """Draw the ranks, naming the narrower operator, or for several runs the ratios of ranks.
 
         Parameters
         ----------
@@ -116,8 +116,8 @@ class BottleneckDisplay(TableDisplay):
         Raises
         ------
         ValueError
-            If the table is empty, because not all three operators were measured, if there are
-            several runs but no hue, or if runs of one colour have no iteration in common.
+            If the table is empty (not all three operators were measured), there are several runs
+            but no hue, or runs of one colour have no iteration in common.
 
         Examples
         --------

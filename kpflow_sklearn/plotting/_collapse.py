@@ -68,7 +68,7 @@ class CollapseDisplay(TableDisplay):
     def _check_alike(self, others: Sequence[Self]) -> None:
         thresholds = {display.rank_threshold for display in (self, *others)}
         if len(thresholds) > 1:
-            raise ValueError(f"runs must have one rank_threshold, got {sorted(thresholds)}.")
+            raise ValueError(f"runs must have the same rank_threshold, got {sorted(thresholds)}.")
 
     @classmethod
     def from_results(

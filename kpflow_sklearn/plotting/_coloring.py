@@ -26,7 +26,8 @@ class Coloring:
     """A map from values to colours, with its legend or colour bar.
 
     Words, and up to 20 different integers, are categories. Up to 8 categories have distinct
-    colours and a legend; more are steps of a scale. Other numbers lie on a continuous scale.
+    colours and a legend; more than 8 have the colours of a scale and a colour bar. All other
+    numbers have a continuous scale.
 
     Parameters
     ----------

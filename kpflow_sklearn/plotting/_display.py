@@ -24,7 +24,7 @@ RUN = "run"
 
 
 def _check_holds(estimator: Any, name: str) -> None:
-    """Check that an analyzer is fitted and has what is drawn; its own error says why not."""
+    """Check that an analyzer is fitted and has an attribute; its own error says why not."""
     check_is_fitted(estimator, "results_")
     getattr(estimator, name)
 
@@ -91,7 +91,7 @@ class Display:
         raise NotImplementedError
 
     def _start(self, ax: Axes | None) -> Axes:
-        """Set ``ax_``, to ``ax`` or the axes of a new figure, and ``figure_``."""
+        """Set ``ax_`` (to ``ax``, or else the axes of a new figure) and ``figure_``."""
         self.ax_ = new_axes(ax)
         self.figure_ = self.ax_.figure
         self.ax_.spines[["top", "right"]].set_visible(False)
@@ -104,7 +104,7 @@ class TableDisplay(Display):
     Parameters
     ----------
     table : DataFrame
-        One row per number. Columns that the table of a single run does not have distinguish runs.
+        One row per number. Further columns than those of a single run's table distinguish runs.
     hue : str, optional
         The column of the table whose values are shown as colours. Several runs of one colour, for
         example with different seeds, are drawn as median and range where all of them have a
@@ -130,11 +130,11 @@ class TableDisplay(Display):
         Parameters
         ----------
         runs : mapping of str to estimator or sequence of estimators
-            Fitted estimators under the name of each colour. Several estimators under one name,
+            Fitted estimators by name, with one colour per name. Several estimators of one name,
             for example with different seeds, are drawn as median and range at the iterations (or
             indices) that all of them have.
         hue : str, default="run"
-            Title of the legend: what the names are.
+            Title of the legend.
         ax : Axes, optional
             Axes to draw on; by default those of a new figure.
         **options
@@ -150,8 +150,8 @@ class TableDisplay(Display):
         NotFittedError
             If one of the estimators is not fitted.
         ValueError
-            If ``runs`` is not a mapping or is empty, or estimators under one name have no
-            iteration in common.
+            If ``runs`` is not a mapping or is empty, or estimators of one name have no iteration
+            in common.
 
         Examples
         --------
@@ -186,7 +186,7 @@ class TableDisplay(Display):
     def _draw_lines(
         self, rows: pd.DataFrame, x: str, y: str, operators: Sequence[str] = (), **style: Any
     ) -> None:
-        """Draw one run, or every level of the hue, with one line or one per operator.
+        """Draw one run, or every level of the hue, with one line per operator if there are any.
 
         Parameters
         ----------

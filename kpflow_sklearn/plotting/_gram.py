@@ -1,4 +1,4 @@
-"""Measured and predicted loss, the shares of layers in it, and the decay of its modes."""
+"""Training of a feed-forward network: loss, shares of the layers, and decay of the modes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PANELS = ("loss", "layers", "modes")
 _SHOWN_INTERVALS = 3
-#: Modes with a smaller share of the loss decay by rounding errors and by the effect of others.
+#: Modes with a smaller share of the loss are not drawn: rounding and other modes move them.
 _LEAST_SHARE = 1e-4
 
 
@@ -158,7 +158,7 @@ class GramDisplay(Display):
         if (at_snapshots > 0).all():
             plain_log_scale(ax)
         if self.predicted_loss_curve is not None:
-            # Keep the limits of the measured loss, which a diverging prediction would dwarf.
+            # Keep the limits of the measured loss; a diverging prediction would dwarf it.
             ax.set_ylim(ax.get_ylim())
             label = textwrap.fill(f"predicted: {self.prediction}", 45)
             ax.plot(
@@ -197,7 +197,7 @@ class GramDisplay(Display):
         shown = table[table["iteration"].isin(starts)]
         left = shown["next_amplitude"] / shown["amplitude"]
         predicted = (shown["predicted_amplitude"] / shown["amplitude"]).dropna()
-        # Keep the limits of the measured modes, which a predicted growth would dwarf.
+        # Keep the limits of the measured modes; a predicted growth would dwarf them.
         lowest, highest = min(0.0, left.min()), max(0.0, left.max())
         margin = 0.1 * (highest - lowest or 1.0)
         if len(starts):

@@ -30,7 +30,7 @@ _MISSING_COLOR = CATEGORY_COLORS[-1]  # Grey, which is not on the scale of numbe
 
 
 def run_columns(table: pd.DataFrame, single: Collection[str]) -> list[Any]:
-    """Return the columns that distinguish runs: those that a single run's table does not have."""
+    """Return the columns that distinguish runs, which a single run's table does not have."""
     return [name for name in table if name not in single]
 
 
@@ -95,8 +95,8 @@ def check_one_run(rows: pd.DataFrame, x: str) -> None:
 def draw_runs(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> int:
     """Draw the median and range of several runs, or one run with its 95% interval.
 
-    Median and range are drawn only where all runs have a finite value: over a set of runs that
-    changes along x, they would change with the set.
+    Median and range are drawn only where all runs have a finite value. If runs dropped out along
+    x, the median would change for that reason alone.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def draw_runs(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> int
 def draw_levels(
     ax: Axes, table: pd.DataFrame, hue: str, x: str, y: str, operators: Sequence[str] = ()
 ) -> None:
-    """Draw every level of the hue in its colour, with one line or one per operator."""
+    """Draw every level of the hue in its colour, with one line per operator if there are any."""
     lines = {name: OPERATOR_LINE[name] for name in operators}
     drawn = []
     for level in levels(table, hue):

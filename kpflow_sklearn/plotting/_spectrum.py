@@ -65,7 +65,7 @@ class SpectrumDisplay(TableDisplay):
 
         Shares below 1e-10 are rounding errors, and eigenvalues below their residual cannot be told
         from zero. Both count as zero in a median, and nothing is drawn where all runs of a colour
-        are of that kind. A line ends where eigenvalues have not converged: further ones exist.
+        are zero. A line may end before that, because further eigenvalues have not converged.
 
         Parameters
         ----------
@@ -114,9 +114,9 @@ class SpectrumDisplay(TableDisplay):
         return self
 
     def _without_rounding(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Set what is not above its error to zero; drop the indices at which all runs are zero.
+        """Set shares within their error to zero, and drop indices at which all runs are zero.
 
-        Dropping single runs would raise the median of the others.
+        Dropping single runs there would raise the median of the others.
         """
         share = table["share"]
         zero = share <= _SMALLEST_SHARE

@@ -1,4 +1,4 @@
-"""Colours that colour-blind readers can distinguish, lines and axes of the figures."""
+"""The style of all figures: colours that colour-blind readers can distinguish, lines, axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-#: Okabe and Ito's colours, with markers that distinguish the lines in grey, too.
+#: Okabe and Ito's colours, with markers that distinguish the lines without colour.
 OPERATOR_STYLE: dict[str, dict[str, Any]] = {
     "K": {"color": "#0072B2", "marker": "o", "label": "K"},
     "P": {"color": "#D55E00", "marker": "s", "label": "P"},
@@ -39,7 +39,7 @@ CATEGORY_COLORS = (
     "#999999",
 )
 
-#: Settings of a legend beside the axes, where it covers nothing.
+#: Settings of a legend beside the axes, where it covers no data.
 BESIDE: dict[str, Any] = {
     "loc": "center left",
     "bbox_to_anchor": (1, 0.5),
@@ -137,7 +137,7 @@ def plot_range(values: pd.DataFrame, *, ax: Axes | None = None, **style: Any) ->
 def plain_log_scale(ax: Axes, which: str = "y") -> None:
     """Give an axis a logarithmic scale with plain numbers at 1, 2 and 5 of each decade.
 
-    Where at most one of these lies within the limits, round numbers are shown instead.
+    If at most one of these lies within the limits, other round numbers are shown.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 

@@ -126,8 +126,8 @@ class TrajectoryDisplay(Display):
         ----------
         color_by : array-like of shape (n_trials,) or (n_trials, n_timesteps), optional
             Values that are shown as colours, one per trial (for example the stimulus) or one per
-            step. Words and few different integers have one colour each; other numbers lie on a
-            scale. By default the colour shows the step.
+            step. Words, and up to 20 different integers, have one colour each; other numbers have
+            a continuous scale. By default the colour shows the step.
         cyclic : bool, default=False
             Whether the values are angles in radians.
         label : str, default=""
@@ -187,7 +187,7 @@ class TrajectoryDisplay(Display):
         return self
 
     def _draw_trial(self, path: np.ndarray, colors: np.ndarray, *, faint: bool) -> None:
-        """Draw a trial in one colour or one per step; if faint, as dots on a faint line."""
+        """Draw a trial in one colour, or in one per step; ``faint`` then gives dots on a line."""
         if colors.ndim == 1:
             color = tuple(colors)
             self.ax_.plot(*path.T, color=color, linewidth=1)

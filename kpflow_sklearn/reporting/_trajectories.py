@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kpflow_sklearn.plotting import TrajectoryDisplay
+from kpflow_sklearn.plotting import N_DRAWN, TrajectoryDisplay
 from kpflow_sklearn.reporting._pictures import Drawing, drawn
 from kpflow_sklearn.reporting._tables import evenly
-
-N_DRAWN = 64
 
 
 def choose_colors(

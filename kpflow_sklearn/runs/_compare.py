@@ -136,7 +136,7 @@ def gram_cosine(a: TrialTimeGram, b: TrialTimeGram) -> Estimate:
     Returns
     -------
     Estimate
-        The cosine; an estimated one may exceed 1 by its error.
+        The cosine; an estimate may exceed 1 because of its error.
     """
     method = "exact" if a.exact and b.exact else "randomized"
     if a is b:
@@ -156,8 +156,8 @@ def gram_cosine(a: TrialTimeGram, b: TrialTimeGram) -> Estimate:
 def _jackknife(gram: TrialTimeGram, without: Callable[[int], float]) -> float:
     """Return the variance due to the n random factors of a Gram.
 
-    This is (n - 1) times the variance of the cosines without one of them, widened because each
-    factor contributes a skewed quadratic form, as in `spectra`.
+    This is (n - 1) times the variance of the n cosines that each leave one factor out. It is
+    widened, as in `spectra`, because each factor contributes a skewed quadratic form.
 
     Parameters
     ----------

@@ -63,8 +63,8 @@ def sweep(
         analyzer and trainer.
     cache_dir : path-like, optional
         Folder for finished cells. A sweep that was interrupted, or that is extended later, reads
-        them from there. Cells computed from other data or parameters, or with other versions of
-        this package, torch or NumPy, are computed again.
+        them from there. If the data, a parameter, or the version of Python, this package, torch,
+        NumPy, scikit-learn or pandas differs, a cell is computed again.
     **fit_params
         Further arguments of ``fit``, for example mask, loss_weight or tasks.
 
@@ -79,6 +79,9 @@ def sweep(
 
     Raises
     ------
+    TypeError
+        If the analyzer is not an estimator, or the grid is neither a mapping nor a sequence of
+        mappings.
     ValueError
         If the grid names an unknown parameter.
 
@@ -177,7 +180,7 @@ def _fit_cell(analyzer: Any, cell: Cell, data: tuple) -> list[Cell]:
     trainer = getattr(analyzer, "trainer_", analyzer)
     is_frozen = isinstance(getattr(analyzer, "trainer", None), FrozenEstimator)
     if not is_frozen and getattr(trainer, "interrupted_", False):
-        # A trainer that is interrupted returns what it has; here the whole sweep should end.
+        # An interrupted trainer returns its network so far, but the whole sweep should end here.
         raise KeyboardInterrupt
     table = pd.concat([analyzer.results_, _lyapunov_rows(analyzer)], ignore_index=True)
     return [{**record, "error": ""} for record in table.to_dict("records")]
@@ -193,7 +196,7 @@ def _lyapunov_rows(analyzer: Any) -> pd.DataFrame:
         first = int(np.argmax(exponents))
         largest = Estimate(float(exponents[first]), float(analyzer.lyapunov_std_error_[first]))
         if np.isneginf(largest.value):
-            largest = Estimate.missing("minus infinity: every direction dies")
+            largest = Estimate.missing("minus infinity: every perturbation vanishes")
         dimension = Estimate(analyzer.kaplan_yorke_dimension_, analyzer.kaplan_yorke_std_error_)
         if np.isnan(dimension.std_error):
             dimension = Estimate.missing("a single trial of two steps gives no standard error")

@@ -21,7 +21,7 @@ from kpflow_sklearn.training import Snapshot, find_sources
 
 @dataclass(frozen=True)
 class CellCache:
-    """A folder with the records of cells, each under a hash of all that determines them.
+    """A folder with the records of cells, each under a hash of everything that determines it.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class CellCache:
         return str(joblib.hash((shared, items)))
 
     def read(self, key: str) -> list[dict[str, Any]] | None:
-        """Return the records of a cell, or None if there is no valid file of it."""
+        """Return the records of a cell, or None if it has no valid file."""
         path = self.folder / f"{key}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -100,7 +100,7 @@ def _with_files(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_contents(value: Any) -> Any:
-    """Replace objects that a pickle does not identify by their contents.
+    """Describe by its contents an object that its pickle does not identify.
 
     Pickles of networks and tensors differ between processes, and those of code hold only a name.
     """

@@ -93,8 +93,8 @@ def test_the_gallery_shows_leads_as_they_are(capsys):
     histories = panels(figure)[1:]
     for run, ax in zip(scope["runs"], histories, strict=True):
         labels = ax.get_legend_handles_labels()[1]
-        assert f"states from {run.transition_} on" in labels
-        assert any(label.startswith("operators from") for label in labels) == (
+        assert f"states, from iteration {run.transition_}" in labels
+        assert any(label.startswith("operators, from") for label in labels) == (
             run.lead_ is not None
         )
     assert "chance" in capsys.readouterr().out

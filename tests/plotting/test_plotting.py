@@ -161,7 +161,7 @@ def test_history_draws_margins_and_marks_the_transition(aligned, ax):
         rows = table[table["source"] == source]
         np.testing.assert_array_equal(line.get_xdata(), rows["iteration"])
         np.testing.assert_array_equal(line.get_ydata(), rows["margin"])
-    assert "states from 6 on" in labels and "operators from 3 on" in labels
+    assert "states, from iteration 6" in labels and "operators, from iteration 3" in labels
     assert ax.get_xlabel() == "iteration" and "margin" in ax.get_ylabel()
 
 
@@ -481,7 +481,8 @@ def test_hue_is_refused_where_it_says_too_little_or_too_much(runs, swept):
         SpectrumDisplay.from_estimators(runs["gru"])
     other = KPFlowAnalyzer(rank_threshold=0.9)
     other.results_ = runs["gru"][0].results_
-    with pytest.raises(ValueError, match=r"runs must have one rank_threshold, got \[0.9, 0.95\]"):
+    message = r"runs must have the same rank_threshold, got \[0.9, 0.95\]"
+    with pytest.raises(ValueError, match=message):
         CollapseDisplay.from_estimators({"a": runs["gru"][0], "b": other}, quantity="rank")
     with pytest.raises(NotFittedError):
         BottleneckDisplay.from_estimators({"a": KPFlowAnalyzer()})
