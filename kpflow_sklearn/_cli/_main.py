@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> dict[str, Path]:
-    """Return the paths to write to, and print where the results will go before training starts."""
+    """Return the paths to write to, and print them before training starts."""
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     files = {"results": folder / "results.csv"}
@@ -124,7 +124,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _fit(task: Task, options: argparse.Namespace) -> Any:
-    """Train and analyse: the alignment of sub-tasks if there are several, else K and P."""
+    """Train and analyse a network: the alignment of sub-tasks if it has any, else K and P."""
     trainer = _trainer(task, options)
     names = ("mask", "loss_weight", "X_analysis", "y_analysis")
     given = {name: getattr(task, name) for name in names}
@@ -181,8 +181,8 @@ def _print_kpflow(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> None
         f"{training_in_words(analyzer)}\n"
         f"Ranks at {analyzer.rank_threshold:.0%} of the trace and effective dimensions (eff. "
         "dim.) are on the time axis, ± standard error where estimated.\nnarrower: the operator, "
-        "K or P, with the smaller rank, and the ratio of the two ranks\nflow agr.: cosine "
-        "between -PKP* Err and the change of the states by the next update\n\n"
+        "K or P, with the smaller rank; ratio: the larger of these ranks over the smaller\n"
+        "flow agr.: cosine of -PKP* Err with the change of the states by the next update\n\n"
         f"{table.to_string(justify='right')}\n\n{read_analysis_in_words(analyzer)}\n"
     )
 
@@ -241,7 +241,7 @@ def _save(figure: Any, path: Path) -> None:
 def _letter(axes: Any) -> None:
     """Label the panels a, b, c and d."""
     for ax, letter in zip(axes, "abcd", strict=False):
-        # To the left of the words above the panel.
+        # To the left of any text above the panel.
         ax.set_title(letter, loc="left", fontweight="bold", x=-0.1)
 
 

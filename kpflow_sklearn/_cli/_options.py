@@ -44,7 +44,7 @@ def gain(text: str) -> float:
     return value
 
 
-#: Where the trials come from: one of these options at most.
+#: The options for the source of the trials, of which at most one may be given.
 SOURCES: dict[str, dict[str, Any]] = {
     "--task": {
         "choices": TASKS,
@@ -100,8 +100,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": positive_integer,
         "default": 1,
         "metavar": "N",
-        "help": "number of CPU threads (default: %(default)s, with which small networks are "
-        "fastest)",
+        "help": "number of CPU threads (default: %(default)s, the fastest for small networks)",
     },
     "--out": {
         "default": "kpflow_results",

@@ -16,7 +16,7 @@ FILE_ARRAYS = ("y", "mask", "loss_weight", "tasks", "conditions")
 
 @dataclass(frozen=True)
 class Task:
-    """Trials, with settings for which training takes a minute or two.
+    """Trials, with a number of updates that takes a minute or two.
 
     ``tasks`` and ``conditions`` label the analysed trials, which are X_analysis if given and X
     otherwise.

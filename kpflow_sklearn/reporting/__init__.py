@@ -1,11 +1,11 @@
-"""One HTML page with everything, and the words that the command prints.
+"""The report of an analysis as an HTML page, and the texts that the command prints.
 
-``_report`` puts the page together. Its words stand in templates: ``page.html`` is the frame,
-``kpflow.html``, ``alignment.html`` and ``gram.html`` hold the sections of each analyzer, each
-block one section, ``common.html`` those that every report has; the ``.txt`` templates are the
-paragraphs that the command prints too. ``_kpflow``, ``_alignment``, ``_gram`` and ``_origin``
-choose the facts of the sections, the ``_reading`` files those of the paragraphs; ``_tables`` and
-``_pictures`` make what stands in sections, and ``_templates`` fills the templates.
+``_report`` puts the page together, and ``_templates`` fills the templates, which hold the text.
+``page.html`` is the frame. Each block of ``kpflow.html``, ``alignment.html`` or ``gram.html`` is
+one section for that analyzer, and each block of ``common.html`` one section for all. The ``.txt``
+templates are paragraphs, which the command prints too. ``_kpflow``, ``_alignment``, ``_gram`` and
+``_origin`` choose the facts for the sections, and the ``_reading`` files those for the paragraphs.
+``_tables``, ``_pictures`` and ``_trajectories`` make the tables and figures.
 """
 
 from kpflow_sklearn.reporting._reading_alignment import matrices_in_print, read_alignment_in_words

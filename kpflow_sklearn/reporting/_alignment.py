@@ -1,4 +1,4 @@
-"""The facts of a report on a `TaskAlignmentAnalyzer`; alignment.html says them."""
+"""The facts about a `TaskAlignmentAnalyzer` for the template alignment.html."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def facts(analyzer: Any) -> dict[str, Any]:
     """Return what was measured: matrices, groups over training, and what carries interference."""
     kinds, n_tasks = list(analyzer.alignment_matrices_), len(analyzer.tasks_)
     trials = _n_trials(analyzer)
-    shared = "state" not in kinds  # Outputs have all trials in common.
+    shared = "state" not in kinds  # Sub-tasks that are outputs share all trials.
     transition, lead = (
         "none" if iteration is None else iteration
         for iteration in (analyzer.transition_, analyzer.lead_)
@@ -59,7 +59,7 @@ def facts(analyzer: Any) -> dict[str, Any]:
 
 
 def _heatmap(analyzer: Any, kind: str) -> Drawing:
-    # Inches, so that all names can be read.
+    # Inches, so that all names are legible.
     longest = min(24, max(len(str(task)) for task in analyzer.tasks_))
     more = 0.15 * max(0, len(analyzer.tasks_) - 8) + 0.07 * max(0, longest - 10)
     return Drawing(

@@ -1,4 +1,4 @@
-"""The facts of a report on a `GramFlowAnalyzer`; gram.html says them."""
+"""The facts about a `GramFlowAnalyzer` for the template gram.html."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _spectrum(shares: np.ndarray) -> Drawing:
 
 
 def _with_errors(analyzer: Any, layers: pd.DataFrame) -> pd.DataFrame:
-    """Return the layers' table with standard errors beside the numbers that are estimates."""
+    """Return the layers' table, with a column of standard errors beside each estimate."""
     table: pd.DataFrame = analyzer.layer_table_.copy()
     estimated = layers[(layers["method"] == "randomized") & layers["value"].notna()]
     for quantity in [name for name in table if (estimated["quantity"] == name).any()]:

@@ -1,4 +1,4 @@
-"""The facts of a report on a `KPFlowAnalyzer`; kpflow.html says them."""
+"""The facts about a `KPFlowAnalyzer` for the template kpflow.html."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kpflow_sklearn.results import select
 _MOST_EXPONENTS = 10
 
 
-#: An attribute of each analysis, all of which the report shows.
+#: One attribute of each analysis; the report needs all of them.
 _SHOWN = (
     "spectra_",
     "eigenfunctions_",
@@ -39,7 +39,7 @@ def refuse_incomplete(analyzer: Any) -> None:
     """Refuse an analyzer that was fitted without some of its analyses."""
     if not all(hasattr(analyzer, name) for name in _SHOWN):
         raise ValueError(
-            "analyzer must be fitted with all of its analyses, which the report shows, got "
+            "analyzer must be fitted with all of its analyses, because the report shows them, got "
             f"analyses={analyzer.analyses!r}; leave this parameter out and fit again."
         )
 

@@ -1,4 +1,4 @@
-"""The facts that every report has; page.html and common.html say them."""
+"""The facts in every report, for the templates page.html and common.html."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _settings(estimator: Any, leave_out: str = "") -> Table:
 
 
 def _in_words(value: Any) -> str:
-    """Return a value as text of bearable length; arrays and networks may be large."""
+    """Return a value as text, shortened because arrays and networks may be large."""
     if isinstance(value, (np.ndarray, list, tuple, dict, set)):
         return _shortened(reprlib.repr(value))
     if inspect.isclass(value) or inspect.isroutine(value):

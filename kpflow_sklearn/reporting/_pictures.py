@@ -1,4 +1,4 @@
-"""Figures of a report: drawn on white whatever the user's settings, and held as data URIs."""
+"""Figures of a report: drawn on white, whatever the user's settings, and kept as data URIs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kpflow_sklearn.plotting import matplotlib_is_here
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: A figure of more bytes than these is painted in pixels instead of lines.
+#: An SVG figure of more bytes than this is replaced by a PNG.
 MOST_BYTES = 400_000
 _PIXELS_PER_INCH = 96  # Of CSS.
 
@@ -36,7 +36,7 @@ class Picture:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return a file as an address that holds all of it."""
+    """Return the content of a file as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 

@@ -1,4 +1,4 @@
-"""A task alignment in print: its matrices, and the facts that alignment.txt says in words."""
+"""A task alignment as text: its matrices, and the facts for the template alignment.txt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kpflow_sklearn.analyzers.alignment import describe_groups, margin
 from kpflow_sklearn.reporting._reading_kpflow import course
 from kpflow_sklearn.reporting._templates import say
 
-#: Conflicts weaker than this cosine are not mentioned.
+#: Gradients conflict if their cosine is below this.
 _CONFLICT = -0.05
 
 
@@ -39,7 +39,7 @@ def matrices_in_print(analyzer: Any) -> str:
 
 
 def of_moments(analyzer: Any, kind: str) -> bool:
-    """Return whether second moments were compared, the tasks having no matched conditions."""
+    """Return whether second moments were compared, because no conditions match the trials."""
     rows = analyzer.results_[analyzer.results_["quantity"] == kind]
     return bool((rows["reduction"] == "second moments").any())
 
@@ -51,7 +51,7 @@ def losses_of(analyzer: Any) -> pd.DataFrame:
 
 
 def read_alignment_in_words(analyzer: Any) -> str:
-    """Return one paragraph: which tasks share, which interfere, and since when it could be seen.
+    """Return one paragraph: which tasks form groups, which conflict, and when this showed.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def read_alignment_in_words(analyzer: Any) -> str:
 
 
 def _groups(analyzer: Any) -> dict[str, Any]:
-    """Return the groups by the final states or, of outputs, by the operators over training."""
+    """Return the final groups, their margin, and the source from which they were formed."""
     groups = analyzer.groups_.to_numpy()
     source, table = "final states", analyzer.alignment_matrices_.get("state")
     if table is None:
@@ -97,7 +97,7 @@ def _groups(analyzer: Any) -> dict[str, Any]:
 
 
 def _conflict(analyzer: Any) -> dict[str, Any]:
-    """Return the smallest gradient cosine and, if it is a conflict, who carries it."""
+    """Return the smallest gradient cosine and, if it is a conflict, the weights that cause it."""
     history = analyzer.alignment_history_["gradient"].stack().dropna()
     cosine = history.min() if len(history) else None
     if cosine is None or cosine >= _CONFLICT:

@@ -1,4 +1,4 @@
-"""The facts of a Gram flow that gram.txt says in words."""
+"""The facts about a Gram flow for the template gram.txt."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _named(layer: str) -> str:
 
 
 def _changes(table: pd.DataFrame) -> list[str]:
-    """Return the change of the loss by each of several layers, if all are measured."""
+    """Return each layer's share of the change of the loss, if several are measured."""
     changes = table["loss_change"].unstack("layer")[table.index.unique("layer")].iloc[1:]
     measured = len(changes) and changes.shape[1] > 1 and not changes.isna().any(axis=None)
     return [f"{v:+.3g} by {layer}" for layer, v in changes.sum().items()] if measured else []
@@ -68,13 +68,13 @@ def _shares(table: pd.DataFrame) -> list[str]:
 
 
 def _ends(rows: pd.DataFrame, form: str) -> list[str]:
-    """Return the first and the last value measured, once if there is only one."""
+    """Return the first and the last measured value, or only one if there is only one."""
     shown = list(with_errors(rows.dropna(subset="value"), form))
     return [shown[0], shown[-1]] if len(shown) > 1 else shown
 
 
 def _prediction(analyzer: Any) -> dict[str, Any]:
-    """Return the last loss predicted, the one measured there, and the largest difference."""
+    """Return the last predicted loss, the loss measured there, and the largest difference."""
     predicted, measured = analyzer.predicted_loss_curve_, np.asarray(analyzer.loss_curve_)
     if predicted is None:
         return {}

@@ -1,4 +1,4 @@
-"""A KPFlow analysis in print: its table, and the facts that kpflow.txt says in words."""
+"""A KPFlow analysis as text: its table, and the facts for the template kpflow.txt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kpflow_sklearn.reporting._templates import say
 from kpflow_sklearn.results import select
 
 LABELS = {"K": "K", "P": "P", "PKP": "PKP*"}
-#: The flow is said not to describe the training below this cosine.
+#: Below this cosine, the text says that the update departed from the flow.
 _WEAK = 0.3
 
 
@@ -53,7 +53,7 @@ def with_errors(rows: pd.DataFrame, form: str) -> pd.Series:
 
 
 def course(values: pd.Series) -> dict[str, Any]:
-    """Return the ends of a series that is given by iteration."""
+    """Return the first and last values of a series over iterations."""
     start, end = values.index[0], values.index[-1]
     return {"start": start, "end": end, "first": values.iloc[0], "last": values.iloc[-1]}
 

@@ -1,4 +1,4 @@
-"""The origin of a network in words: what it is, what was minimised, and how."""
+"""A network and its training in words: its kind, what was minimised, and how."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def source_of(analyzer: Any) -> Any:
     Returns
     -------
     estimator
-        A trainer, or what stands in the place of one.
+        The trainer, or the `SavedTraining` in its place.
     """
     return getattr(analyzer.trainer_, "estimator", analyzer.trainer_)
 
 
 def network_in_words(analyzer: Any) -> str:
-    """Return what kind of network was analysed.
+    """Describe the kind of network that was analysed.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def network_in_words(analyzer: Any) -> str:
 
 
 def training_in_words(analyzer: Any) -> str:
-    """Return what was minimised, and how.
+    """Describe what was minimised, and how.
 
     Parameters
     ----------
@@ -70,11 +70,11 @@ def training_in_words(analyzer: Any) -> str:
         loss = f"{loss_in_words(trainer.objective_.loss)} ({form})"
     if not hasattr(trainer, "optimizer"):
         iterations = [snapshot.iteration for snapshot in analyzer.snapshots_]
-        states = f"one state, at iteration {iterations[0]}"
+        states = f"one saved state, at iteration {iterations[0]}"
         if len(iterations) > 1:
             ends = f"{iterations[0]} to {iterations[-1]}"
-            states = f"{len(iterations)} states of its training, iterations {ends}"
-        return f"{states}; judged by the {loss}"
+            states = f"{len(iterations)} saved states, iterations {ends}"
+        return f"{states}; evaluated by the {loss}"
     batches = "full batches" if trainer.batch_size is None else f"batches of {trainer.batch_size}"
     stopped = ", interrupted" if getattr(trainer, "interrupted_", False) else ""
     return (
@@ -94,7 +94,7 @@ def loss_in_words(loss: Any) -> str:
     Returns
     -------
     str
-        Words to stand after "the".
+        Words to follow "the".
     """
     return f"loss {name_of(loss)}" if callable(loss) else _LOSS_NAMES[loss]
 
@@ -105,7 +105,7 @@ def _name(what: Any) -> str:
 
 
 def provenance_of(analyzer: Any, **extra: Any) -> dict[str, str]:
-    """Return what a written table should say about the origin of its numbers.
+    """Return the origin of a table's numbers, to be written with it.
 
     Parameters
     ----------

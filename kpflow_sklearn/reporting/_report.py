@@ -1,4 +1,4 @@
-"""The function `report`: a fitted analyzer as one page of HTML that opens anywhere."""
+"""The function `report`: a fitted analyzer as one self-contained page of HTML."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def report(
     analyzer : KPFlowAnalyzer, TaskAlignmentAnalyzer or GramFlowAnalyzer
         Fitted.
     path : str or path-like
-        The file to write, in a folder that exists. An earlier file of that name is replaced.
+        The file to write, in a folder that exists. An existing file is replaced.
     X : array-like of shape (n_trials, n_timesteps, n_features), optional
         Trials (rows, for a feed-forward network) on which the network is scored and verified by
         ``analyzer.verify``; the state trajectories of at most 64 of them are drawn. Without
@@ -206,7 +206,7 @@ def _check_words(cyclic: bool, color_label: str, title: str | None, about: Any) 
 
 
 def _check_given(analyzer: Any, X: Any, **others: Any) -> None:
-    """Check that X is given with its options, and that they suit the kind of network."""
+    """Check that X is given if its options are, and that they suit the kind of network."""
     given = [name for name, value in others.items() if value is not None]
     if X is None and given:
         raise ValueError(f"{given[0]} was given without X.")

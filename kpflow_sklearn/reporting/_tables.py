@@ -1,6 +1,6 @@
 """Tables of a report, made from the data frames of fitted analyzers.
 
-Pandas' Styler would not do: its HTML marks neither the scope of headings nor columns of numbers,
+Pandas' Styler does not serve: its HTML marks neither the scope of headings nor columns of numbers,
 and has no place for the full number beside the rounded one.
 """
 
@@ -93,7 +93,7 @@ def error_cell(row: pd.Series, quantity: str) -> Cell:
 
 
 def evenly(n: int, at_most: int) -> np.ndarray:
-    """Return at most so many indices below n, evenly spaced, with the first and the last."""
+    """Return up to ``at_most`` indices below n, evenly spaced from the first to the last."""
     return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)
 
 
@@ -103,7 +103,7 @@ def over_training(
     columns: Sequence[Measured],
     beside: pd.DataFrame | None = None,
 ) -> Table:
-    """Return a table with one row per snapshot, standard errors and the reasons of gaps.
+    """Return a table with one row per snapshot, standard errors and reasons for missing values.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def over_training(
 
 
 def reasons(rows: pd.DataFrame) -> list[str]:
-    """Return one sentence per reason for which values of ``results_`` are missing."""
+    """Return one sentence for each reason why values of ``results_`` are missing."""
     missing = rows[rows["value"].isna()].groupby("reason", sort=False)["quantity"].unique()
     return [
         f"Missing in {', '.join(str(name).replace('_', ' ') for name in names)}: {reason}."
@@ -150,8 +150,8 @@ def from_frame(
 ) -> Table:
     """Return a data frame as a table.
 
-    The index comes first if it has names. If there are too many rows, those of evenly spaced
-    snapshots are kept.
+    An index with names becomes the first columns. If there are too many rows, only those of evenly
+    spaced snapshots are kept.
 
     Parameters
     ----------
@@ -179,14 +179,14 @@ def from_frame(
         frame = frame[frame["iteration"].isin(kept)]
         notes.append(
             f"{len(frame)} of {total} rows are shown, at evenly spaced snapshots; the analyzer "
-            "holds all."
+            "has all of them."
         )
     rows = [[cell(v) for v in row] for row in frame.itertuples(index=False, name=None)]
     return Table(name, [str(column) for column in frame], rows, notes, folded)
 
 
 def spelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with the names of its columns as words, which may be broken into lines."""
+    """Return a table with spaces for underscores in its column names, so that lines can break."""
     return frame.rename(columns=lambda name: str(name).replace("_", " "))
 
 

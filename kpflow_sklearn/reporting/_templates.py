@@ -1,4 +1,4 @@
-"""Sentences and pages: jinja templates, filled with the facts that Python has chosen."""
+"""Fill the jinja templates of sentences and pages with facts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _read(name: str) -> str:
 
 _TEMPLATES = Environment(
     loader=FunctionLoader(_read),
-    autoescape=select_autoescape(),  # What goes into HTML is escaped, what is printed is not.
+    autoescape=select_autoescape(),  # The .html templates are escaped, the .txt ones are not.
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -24,15 +24,15 @@ _TEMPLATES.filters["fmt"] = format
 
 
 def say(name: str, **facts: Any) -> str:
-    """Return a template of plain text, filled in, as one line."""
+    """Fill a template of plain text, and return it as one line."""
     return " ".join(_TEMPLATES.get_template(name).render(facts).split())
 
 
 def render_page(name: str, **facts: Any) -> str:
     """Return a report as HTML; all facts are escaped.
 
-    Each block of the template ``name``, then of common.html, is a section, and the block's name
-    its heading. Empty sections are left out.
+    Each block of the template ``name``, then of common.html, is a section. The name of the block
+    is its heading. Empty sections are left out.
     """
     facts["parts"] = _TEMPLATES.get_template("parts.html").module
     sections = {}

@@ -377,7 +377,7 @@ def test_a_module_trained_elsewhere(page_of):
     analyzer = KPFlowAnalyzer(saved, random_state=0).fit(TRIALS, TRIALS)
     page = page_of(analyzer, TRIALS, TRIALS)
     assert page.title == "KPFlow: Trained, trained elsewhere"
-    assert "2 states of its training, iterations 10 to 20" in page.text
+    assert "2 saved states, iterations 10 to 20" in page.text
     assert "SavedTraining" in page.tables
 
 
@@ -387,7 +387,7 @@ def test_a_sequential_trained_elsewhere(page_of):
     analyzer = GramFlowAnalyzer(module, random_state=0).fit(ROWS.to_numpy(), TARGETS)
     page = page_of(analyzer, figures=True)
     assert page.title == "Gram flow: Sequential, trained elsewhere"
-    assert "one state, at iteration 0; judged by the quadratic loss" in page.text
+    assert "one saved state, at iteration 0; evaluated by the quadratic loss" in page.text
     assert "Nothing predicts this training: " in page.text
     assert len(page.images) == 5
 
@@ -406,7 +406,7 @@ def test_few_operators_and_classes(y, operators, words, n_figures, page_of):
     page = page_of(analyzer, TRIALS, y, figures=n_figures > 0)
     assert words in page.text and len(page.images) == n_figures
     assert page.tables["Operators by axis"].words("s.e. of rank") == ["exact"]
-    assert "is not made of weight maps alone" in page.text
+    assert "K has other terms than weight maps" in page.text
 
 
 def test_single_steps_and_frozen_trainers(page_of):

@@ -15,6 +15,7 @@ from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.analyzers.gram._modes import ROUNDING
 from kpflow_sklearn.analyzers.gram._prediction import (
     CLOSED,
+    FULL_BATCH,
     NONE,
     closed_or_kernel,
     kernel_losses,
@@ -63,7 +64,7 @@ class GramTraining:
         """Return the step size of the trainer's fit, or raise if it was not plain descent."""
         rate, remark = self.descent
         if rate is None or remark:
-            reason = remark.removeprefix("full-batch descent; ")
+            reason = remark.removeprefix(FULL_BATCH)
             raise ValueError(
                 f"learning_rate must be given: {reason}, and simulate follows plain full-batch "
                 "gradient descent."

@@ -15,6 +15,8 @@ from kpflow_sklearn.training import TrainingRecord
 CLOSED = "closed fields"
 KERNEL = "kernel, frozen between snapshots"
 NONE = "none"
+#: Beginning of the remark on a prediction for a training with minibatches.
+FULL_BATCH = "for full-batch descent, but "
 #: Largest eta lambda / N for which |1 - eta lambda / N| <= 1.
 STABLE = 2.0
 
@@ -130,7 +132,7 @@ def plain_descent(
     if record.digest != values_digest(X, y):
         return None, "the trainer was fitted on other rows than those analysed"
     batch = record.batch_size
-    remark = "" if batch is None else f"full-batch descent; training used batches of {batch}"
+    remark = "" if batch is None else f"{FULL_BATCH}training used batches of {batch}"
     return record.learning_rate, remark
 
 
