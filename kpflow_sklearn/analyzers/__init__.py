@@ -2,8 +2,9 @@
 
 ``kpflow`` measures K, P and PKP* over training, ``alignment`` compares sub-tasks, and ``gram``
 measures the layerwise kernels of feed-forward networks. All three share ``_base``, which fits the
-trainer. The first two share ``_recurrent``, their base class, and ``_trials``, the choice of the
-analysed trials. ``_verification`` checks the identities behind the analysis on a given network.
+trainer, and ``_forecast``, which predicts how long the analysis takes. The first two share their
+base class in ``_recurrent``, and the choice of the analysed trials in ``_trials`` and
+``_analysis_set``. ``_verification`` checks the identities behind the analysis on a given network.
 """
 
 from kpflow_sklearn.analyzers.alignment import TaskAlignmentAnalyzer

@@ -67,8 +67,8 @@ class AnalysisSet:
         for name in missing:
             default = "weighs 1" if name == "loss_weight" else "is valid"
             warn_caller(
-                f"{name} was given for X but not for the trials to analyse, of which every step "
-                f"then {default}; give analysis_set with the keys 'X', 'y' and {name!r}.",
+                f"{name} was given for X but not for the trials to analyse, so that every step of "
+                f"these {default}; give analysis_set with the keys 'X', 'y' and {name!r}.",
                 UserWarning,
             )
 
@@ -98,7 +98,7 @@ def read_analysis_set(
     single_step : bool
         Whether X was given with two dimensions, so that the trials to analyse may have two.
     **labels : array-like of shape (n_trials,), optional
-        Labels by name, given to ``fit`` on their own; they are those of X_analysis.
+        Labels by name that were given to ``fit`` as arguments. They label X_analysis.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def read_analysis_set(
     trials = check_analysed(given["X"], single_step, name)
     if trials.shape[-1] != X.shape[-1]:
         raise ValueError(
-            f"{name} must have {X.shape[-1]} features as X has, got {trials.shape[-1]}."
+            f"{name} must have {X.shape[-1]} features, as many as X, got {trials.shape[-1]}."
         )
     if y is not None and given.get("y") is None:
         raise ValueError(
@@ -141,7 +141,7 @@ def read_analysis_set(
 def check_analysed(X: ArrayLike, single_step: bool, name: str) -> np.ndarray:
     """Return the trials to analyse, (n_trials, n_timesteps, n_features), as finite floats.
 
-    They may have two dimensions if those to train on have two (``single_step``).
+    They may have two dimensions if the trials to train on have two (``single_step``).
     """
     array = as_array(X, name)
     array = array[:, None, :] if single_step and array.ndim == 2 else array

@@ -1,4 +1,4 @@
-"""The base of all three analyzers: fit the trainer, keep what it returns, answer through it."""
+"""The base of all three analyzers: fit the trainer, and keep its results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Analyzer(ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, Transforme
     Attributes
     ----------
     trainer_, network_, snapshots_, loss_curve_, n_iter_ : object
-        The fitted trainer and what it has learned.
+        The fitted trainer and its results.
     classes_ : ndarray of shape (n_classes,)
         Class labels. The attribute exists only for classification.
     """
@@ -45,7 +45,7 @@ class Analyzer(ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, Transforme
     def _fit_trainer(
         self, X: ArrayLike, y: ArrayLike | None, seed: int, task: FitTask, **options: Any
     ) -> None:
-        """Fit a copy of the trainer as one part of ``task``, and take over what it returns.
+        """Fit a copy of the trainer as one part of ``task``, and store its results.
 
         The fitted trainer is kept even if the analysis fails later: training may take long.
         """
@@ -69,7 +69,7 @@ class Analyzer(ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, Transforme
             self.classes_ = trainer.classes_
 
     def _trainer_for(self, X: ArrayLike, mask: ArrayLike | None = None) -> Any:
-        """Return the fitted trainer, having checked that X suits this analyzer."""
+        """Check that X suits this analyzer, and return the fitted trainer."""
         check_is_fitted(self, "trainer_")
         self._check_inputs(X, mask)
         return self.trainer_

@@ -1,4 +1,4 @@
-"""A forecast of the time and memory of an analysis, in one sentence of the package's logger."""
+"""Forecast the time and memory of an analysis, and log the forecast."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from kpflow_sklearn.spectra import Operations
 logger = logging.getLogger("kpflow_sklearn")
 T = TypeVar("T")
 
-#: Seconds from which on an analysis is slow, and those from which on a slow path is named.
+#: Seconds above which an analysis is slow, in general and if it takes a slow path.
 SLOW, SLOW_PATH = 60.0, 10.0
 AUTODIFF = (
     "The derivatives of the network's own step are computed by automatic differentiation, which "
     "is about twenty times slower than for nn.RNN, nn.GRU, nn.LSTM and the built-in cells."
 )
 FASTER = "Fewer trials, steps (analysis_trials, analysis_set) or snapshots"
-#: Operations of the measurement, and the rows (vectors times trials) of it at most.
+#: Approximate operations of a measurement, and its largest number of vectors times trials.
 _MEASURED, _N_ROWS = 2e8, 512
-#: Seconds of one product with a single vector from which on no larger measurement is made.
+#: Seconds of one product with one vector above which two vectors at most are measured.
 _LONG = 0.05
 
 
@@ -43,9 +43,9 @@ class Forecast(NamedTuple):
     n_bytes : float or None
         The memory beyond that of the network and the data, if it is known.
     slow_path : str
-        What makes the analysis slow, if something does besides its size.
+        What makes the analysis slow besides its size; empty if nothing does.
     faster : str
-        What would be faster.
+        Changes that would make it faster.
     """
 
     what: str
@@ -63,7 +63,7 @@ class Forecast(NamedTuple):
 
     @property
     def is_slow(self) -> bool:
-        """Whether the user is told without having asked."""
+        """Whether the forecast is announced even if ``verbose`` is False."""
         return self.seconds > (SLOW_PATH if self.slow_path else SLOW)
 
     def announce(self, *, verbose: bool | int) -> None:
@@ -72,12 +72,12 @@ class Forecast(NamedTuple):
             return
         level = logging.WARNING if self.is_slow else logging.INFO
         logger.log(level, "%s", self)
-        if verbose and not logger.isEnabledFor(level):  # As nobody listens to the logger.
+        if verbose and not logger.isEnabledFor(level):  # The logger would drop it.
             tqdm.write(str(self), file=sys.stderr)
 
 
 def seconds_of(operations: Operations, lin: Linearization) -> float:
-    """Return the time of these operations, from a short measurement of both kinds."""
+    """Return the time of these operations, estimated by short measurements of both kinds."""
     per_product, per_matrix = _second_per_product(lin), _second_in_matrices(lin)
     return operations.products * per_product + operations.matrices * per_matrix
 
@@ -95,10 +95,10 @@ def _second_per_product(lin: Linearization) -> float:
         J, P = cut(lin.J_theta, slice(b)), cut(lin.P, slice(b))  # noqa: N806
         q = torch.ones(k, b, n_timesteps, n_states, dtype=P.dtype, device=P.device)
         start = time.perf_counter()
-        float((P @ (J @ (J.T @ (P.T @ q)))).sum())  # A GPU is waited for.
+        float((P @ (J @ (J.T @ (P.T @ q)))).sum())  # float waits for a GPU to finish.
         return (time.perf_counter() - start) / (k * b * per_row)
 
-    first = measured(1, 1)  # The first product also sets things up.
+    first = measured(1, 1)  # Includes the costs of a first product.
     rows = int(min(_N_ROWS, max(1.0, _MEASURED / per_row)))
     b = min(n_trials, rows)
     k = max(1, rows // b)
@@ -108,7 +108,7 @@ def _second_per_product(lin: Linearization) -> float:
 
 
 def _second_in_matrices(lin: Linearization) -> float:
-    """Return the time of one operation in products of matrices, n_states wide if possible."""
+    """Return the time of one operation in products of matrices, of a width near n_states."""
     size = min(max(lin.states.shape[-1], 64), 256)
     per_product = 2.0 * size**3
     n = max(1, int(_MEASURED / 10 / per_product))
@@ -128,7 +128,7 @@ def slow_path(lin: Linearization) -> str:
 def announced_after_first(
     items: Iterator[T], n_items: int, what: str, *, verbose: bool | int
 ) -> Iterator[T]:
-    """Yield the items, and announce the time of all once the first has been dealt with.
+    """Yield the items, and announce the time of all once the first has been analysed.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The base of the two analyzers of recurrent networks: the trials and the network's answers."""
+"""The base of the two analyzers of recurrent networks: their trials, predictions and checks."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
             Weights w >= 0 of the steps, or of each step's outputs; 1 by default. Without it, a
             UserWarning is issued if that of `fit` was zero at some targets.
         sample_weight : None
-            Must be None, which scikit-learn's pipelines pass; ``loss_weight`` takes weights.
+            Must be None; scikit-learn's pipelines pass it. Give weights as ``loss_weight``.
 
         Returns
         -------

@@ -170,7 +170,10 @@ def choose_index(
 def _by_condition(
     labels: np.ndarray, conditions: np.ndarray, order: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Sort trials by condition, those of most tasks first, one of each task and condition."""
+    """Sort trials by condition, beginning with the conditions of most tasks.
+
+    Further trials of the same task and condition come after the first trial of every other pair.
+    """
     names, codes = np.unique(conditions, return_inverse=True)
     task = np.unique(labels, return_inverse=True)[1]
     pairs = task * len(names) + codes

@@ -69,8 +69,8 @@ def as_precise_as_possible(
 ) -> tuple[RecurrentNetwork, float]:
     """Return a copy of a network in float64, and the tolerance for identities of it.
 
-    If a part of the network or a user's loss does not compute in float64, the copy and the
-    tolerance are of the precision of the network, with a UserWarning.
+    If a part of the network or a user's loss does not compute in float64, the copy keeps the
+    precision of the network, the tolerance is larger, and a UserWarning is issued.
     """
     precise = converted(copy.deepcopy(network), torch.float64, "cpu")
     casting = _casting_part(precise, trials)
@@ -93,7 +93,7 @@ def as_precise_as_possible(
 
 
 def _loss_casts(objective: Objective, network: RecurrentNetwork, trials: AnalysisTrials) -> bool:
-    """Tell whether a user's loss, which is right in the network's dtype, fails in float64."""
+    """Tell whether a user's loss, valid in the network's dtype, fails its checks in float64."""
     try:
         check_user_loss(objective, network, trials.X, trials.targets, trials.mask)
     except ValueError:
@@ -103,7 +103,7 @@ def _loss_casts(objective: Objective, network: RecurrentNetwork, trials: Analysi
 
 @torch.no_grad()
 def _casting_part(network: RecurrentNetwork, trials: AnalysisTrials) -> nn.Module | None:
-    """Return the part of a user's network that fails in float64, or does not compute in it."""
+    """Return the first part of a user's network that does not compute in float64, or None."""
     if _is_torchs(network):
         return None
     X = to_tensors(trials.X[:8], None, network)[0]
@@ -227,8 +227,8 @@ class _Checks:
     def one_step(self, rounding: float) -> tuple[float, float]:
         """Return the relative error of a small gradient step's effect, and its tolerance.
 
-        The error is linear in the step size, so that the error of a step ten times larger bounds
-        it: for a smooth network it is ten times as large, and the tolerance is a fifth of it.
+        For a smooth network, the error is proportional to the step size. The tolerance is a fifth
+        of the error of a step ten times as large, which is then twice the error of the small step.
         """
         predicted = -(self.lin.PKP @ self.error)
         size = float(predicted.norm())

@@ -55,7 +55,7 @@ def test_searches_do_not_cut_the_set_into_folds(length):
     ("given", "dropped"),
     [
         ({"loss_weight": WEIGHT}, "loss_weight was given for X .* 'loss_weight'"),
-        ({"mask": MASK}, "mask was given for X .* every step then is valid; .* 'mask'"),
+        ({"mask": MASK}, "mask was given for X .* every step of these is valid; .* 'mask'"),
     ],
 )
 def test_a_set_without_what_fit_was_given_is_warned_of(given, dropped):

@@ -196,7 +196,7 @@ ANALYSIS_DATA = {
     "targets alone": ({"y_analysis": Y}, "y_analysis was given without X_analysis"),
     "other features": (
         {"X_analysis": X[..., :1], "y_analysis": Y},
-        "X_analysis must have 2 features as X has, got 1",
+        "X_analysis must have 2 features, as many as X, got 1",
     ),
     "NaN": ({"X_analysis": X * np.nan, "y_analysis": Y}, "Input X_analysis contains NaN"),
     "one axis": (

@@ -320,7 +320,7 @@ def test_an_analysis_that_never_fits_names_what_to_lower(lin, monkeypatch):
     ("KPFlowAnalyzer", "networks._network.RecurrentNetwork.tangent",
      "12 trials of 8 steps.*analysis_trials"),
     ("TaskAlignmentAnalyzer", "analyzers.alignment._task_flow.TaskFlow.matrices",
-     "3 sub-tasks and .*12 trials"),
+     "12 trials.* with 3 sub-tasks"),
     ("GramFlowAnalyzer", "analyzers.gram._snapshot.GramSnapshot.kernel_rows",
      "40 rows.*max_kernel_size"),
 ])  # fmt: skip

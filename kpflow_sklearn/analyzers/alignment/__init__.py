@@ -1,9 +1,9 @@
 """Which sub-tasks share a subspace, which interfere, and when: TaskAlignmentAnalyzer.
 
-``_analyzer`` holds the estimator, ``_sub_tasks`` checks labels and divides the trials by them,
-``_task_flow`` measures what the error of each task does to all at one snapshot, with the cosines
-and overlaps of ``_similarity``, ``_grouping`` forms groups of tasks, ``_history`` describes the
-alignment over training, and ``_verification`` checks the identities.
+``_analyzer`` is the estimator, and ``_sub_tasks`` divides the trials by their labels.
+``_task_flow`` measures, at one snapshot, how the error of each task changes the states of all
+tasks; ``_similarity`` compares these changes. ``_grouping`` forms groups of tasks, ``_history``
+describes the alignment over training, and ``_verification`` checks the identities.
 """
 
 from kpflow_sklearn.analyzers.alignment._analyzer import TaskAlignmentAnalyzer

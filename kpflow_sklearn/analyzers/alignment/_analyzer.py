@@ -37,13 +37,13 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
 
     Under gradient descent the error of sub-task j changes the states on the trials of sub-task i
     by delta_ij = -P_i K_ij P_j* Err_j. The alignment of these changes, accumulated over training,
-    is evidence of which sub-tasks will come to share their dynamics; the page "Reproductions" of
-    the documentation says how often it was right before the states showed it.
+    is evidence of which sub-tasks will come to share their dynamics. The page "Reproductions" of
+    the documentation says how often it was right before the states themselves showed this.
 
     Parameters
     ----------
     trainer : RecurrentTrainer, SavedTraining, FrozenEstimator or torch.nn.Module, optional
-        The source of the network, which is cloned and fitted. A module is analysed as it is,
+        The source of the network; a trainer is cloned and fitted. A module is analysed as it is,
         without training, like ``SavedTraining(module)``. The default None trains a GRU with 64
         units.
     n_groups : int, optional
@@ -84,12 +84,13 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         holds two tasks, all tasks are in one group, or an alignment is missing; the chance level
         is also NaN for the matrix from which the final groups were formed.
     transition_ : int or None
-        Iteration from which on the states show the final groups, at the earliest that of the first
-        snapshot. It is None if there are no groups to tell apart, or only one snapshot.
+        Iteration of the snapshot from which on the states show the final groups. It is None if
+        there are no groups to tell apart, if there is only one snapshot, or if the sub-tasks are
+        outputs.
     lead_ : int or None
         Number of iterations by which the cumulative update alignment (without ``conditions``, the
-        flow alignment) shows the final groups for good before the states do. It is None if either
-        of them never does.
+        flow alignment) shows the final groups for good before the states do. It is None if
+        ``transition_`` is None, or if that alignment shows other groups at the last snapshot.
     interference_by_map_ : DataFrame
         Interference split by weight map, with columns iteration, weight_map, task, other_task and
         value. All maps but "readout", whose weights do not move the states, sum to the
@@ -170,7 +171,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         tasks : array-like of shape (n_trials,), optional
             The sub-task of each trial, as strings or integers. Without it the outputs are the
             sub-tasks or, if y holds one class per trial, the classes. Needed if the loss is a
-            function.
+            function or y holds a class at every step.
         conditions : array-like of shape (n_trials,), optional
             Labels that trials of different sub-tasks share, for example their stimulus. "update"
             and "state" then compare trials of the same condition.
@@ -246,7 +247,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
                 conditions=labels.conditions,
             )
             sub_tasks = divide(trials, labels, encoder, self.n_groups)
-            with explained(f"{len(sub_tasks.names)} sub-tasks and {trials.size}. {FEWER}"):
+            size = f"{trials.size} with {len(sub_tasks.names)} sub-tasks"
+            with explained(f"{size} does not fit. {FEWER}"):
                 self._analyse(trials, sub_tasks, steps, task)
         return self
 

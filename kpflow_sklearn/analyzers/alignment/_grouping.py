@@ -1,4 +1,4 @@
-"""Group tasks by a matrix of similarities, and find from when on the groups last."""
+"""Group tasks by a matrix of similarities, and find the snapshot from which the groups last."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def group_tasks(similarity: np.ndarray, n_groups: int | None = None) -> np.ndarr
     groups = len(similarity) + np.arange(len(similarity))
     if comparable.sum() < 2:
         return _in_order(groups)
-    # A pair without a similarity counts as the largest distance, that of a cosine of -1.
+    # A pair without a similarity has the largest distance, that of a cosine of -1.
     distance = np.nan_to_num(1 - apart[np.ix_(comparable, comparable)] / 2, nan=2.0).clip(min=0)
     np.fill_diagonal(distance, 0.0)
     groups[comparable] = _cut(distance, n_groups)
@@ -72,7 +72,7 @@ def _in_order(labels: np.ndarray) -> np.ndarray:
 
 
 def first_lasting(groupings: Sequence[np.ndarray], final: np.ndarray) -> int | None:
-    """Return the index of the first grouping from which on all equal ``final``, or None."""
+    """Return the first index from which on all groupings equal ``final``, or None."""
     same = [bool(np.array_equal(grouping, final)) for grouping in groupings]
     if not same or not same[-1]:
         return None
@@ -103,9 +103,9 @@ def margin(similarity: np.ndarray, groups: np.ndarray) -> float:
 
 
 def chance_of_margin(similarity: np.ndarray, groups: np.ndarray) -> float:
-    """Return the share of permuted task labels with at least the margin of the groups.
+    """Return the share of permutations of the task labels that reach the margin of the groups.
 
-    All permutations are counted for up to 7 tasks, and 5000 drawn ones for more. The smallest
+    All permutations are counted for up to 7 tasks, and 5000 random ones for more. The smallest
     possible share for four tasks in two pairs is 1/3. The share is informative only if the groups
     were not formed from the same matrix.
 

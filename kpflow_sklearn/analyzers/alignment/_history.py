@@ -31,7 +31,7 @@ class AlignmentHistory:
     matched : bool
         Whether update compares trials of matched conditions.
     n_groups : int or None
-        Number of groups to form; None for the number of best silhouette.
+        Number of groups to form; None for the number with the best silhouette score.
     """
 
     iterations: list[int]
@@ -50,7 +50,7 @@ class AlignmentHistory:
         steps = np.diff(self.iterations).astype(float)[:, None, None]
         out = {}
         for kind, series in self.matrices.items():
-            # Between snapshots: (n_snapshots - 1, n_tasks, n_tasks), as is everything below.
+            # Means between snapshots, (n_snapshots - 1, n_tasks, n_tasks), as the arrays below.
             between = (series[1:] + series[:-1]) / 2
             is_finite = np.isfinite(between)
             total = np.cumsum(np.where(is_finite, between, 0) * steps, axis=0)

@@ -46,7 +46,7 @@ class SubTasks:
     by_output : bool
         Whether the tasks are outputs rather than groups of trials.
     conditions : ndarray of int, shape (n_trials,), or None
-        Index of each trial's condition; trials of different tasks are compared if it is equal.
+        Index of each trial's condition. Trials of different tasks are compared if they share it.
     """
 
     names: np.ndarray
@@ -110,7 +110,7 @@ def classes_as_tasks(
     n_groups: int | None = None,
     n_chosen: int | None = None,
 ) -> TaskLabels:
-    """Return the classes of the trials as labels; no labels unless y has one class per trial.
+    """Return the classes of the trials as labels if y has one per trial, and else no labels.
 
     There must be at least ``n_groups`` classes, and at most ``n_chosen``.
     """
@@ -124,7 +124,7 @@ def classes_as_tasks(
 def _check_counts(n_tasks: int, n_groups: int | None, n_chosen: int | None) -> None:
     """Check that the tasks suffice for the groups, and the chosen trials for the tasks."""
     if n_groups is not None and n_groups > n_tasks:
-        raise ValueError(f"n_groups must be at most {n_tasks} tasks, got {n_groups}.")
+        raise ValueError(f"n_groups must be at most {n_tasks}, one per task, got {n_groups}.")
     if n_chosen is not None and n_tasks > n_chosen:
         raise ValueError(
             f"analysis_trials={n_chosen} leaves some of the {n_tasks} tasks without a trial; "
@@ -142,9 +142,9 @@ def _check_shared(tasks: np.ndarray, conditions: np.ndarray) -> None:
     if len(disjoint):
         i, j = disjoint[0]
         raise ValueError(
-            "conditions must be labels that any two tasks share, got none that "
-            f"{plain_repr(names[i])} and {plain_repr(names[j])} share among the trials to "
-            "analyse; leave conditions out to compare second moments instead."
+            "conditions must be labels that any two tasks share, got no common label of "
+            f"{plain_repr(names[i])} and {plain_repr(names[j])} among the trials to analyse; "
+            "leave conditions out to compare second moments instead."
         )
 
 

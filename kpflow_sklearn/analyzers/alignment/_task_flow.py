@@ -1,4 +1,4 @@
-"""Measure how the error of each sub-task changes the states and losses of all at one snapshot."""
+"""Measure how the error of each sub-task changes the states and losses of all sub-tasks."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def verify_tasks(
     lin = Linearization(network, X, mask)
     flow = TaskFlow(lin, tasks, objective)
     interference = (flow.gradients @ flow.gradients.T).to(X.dtype)
-    # N_j is counted independently of the flow, which may have miscounted.
+    # N_j is counted again, so that a miscount of the flow is found.
     steps = torch.ones(X.shape[:2], dtype=X.dtype) if mask is None else mask.to(X.dtype)
     valid = [torch.as_tensor(member)[:, None] * steps for member in tasks.member]
     counts = torch.stack([task_steps.sum() for task_steps in valid])

@@ -43,10 +43,10 @@ class GramFlowAnalyzer(Analyzer):
     Parameters
     ----------
     trainer : FeedForwardTrainer, SavedTraining, FrozenEstimator or torch.nn.Module, optional
-        The source of the network, which is cloned and fitted. A ``torch.nn.Sequential`` of Linear
-        layers and elementwise activations is analysed as it is, without training; to analyse it
-        together with its checkpoints, pass ``SavedTraining(module, checkpoints)``. The default
-        None trains a network with one hidden layer of 64 units.
+        The source of the network; a trainer is cloned and fitted. A ``torch.nn.Sequential`` of
+        Linear layers and elementwise activations is analysed as it is, without training; to
+        analyse it together with its checkpoints, pass ``SavedTraining(module, checkpoints)``. The
+        default None trains a network with one hidden layer of 64 units.
     n_components : int, default=10
         Number of leading eigenvectors of K that `transform` and ``mode_table_`` use.
     rank_threshold : float, default=0.95
@@ -54,9 +54,9 @@ class GramFlowAnalyzer(Analyzer):
         eigenvalues whose sum reaches this share.
     gram_pairs : int or None, default=None
         Number of pairs of samples for which the weight Grams W_l^T D_m D_n W_l are measured (at
-        least 30). The pairs are drawn at random, unless there are at most this many: then all
-        pairs are taken and the result is exact. None takes all pairs when this is little work
-        (up to 2000 samples for layers of 64 units, up to 500 for 256 units), and otherwise 10 000.
+        least 30). The pairs are drawn at random, but if there are at most this many, all pairs are
+        taken and the result is exact. None takes all pairs when this is little work (up to 2000
+        samples for layers of 64 units, up to 500 for 256 units), and otherwise 10 000.
     max_kernel_size : int, default=1500
         Largest n_samples * n_outputs for which `fit` forms K as a matrix. For larger problems only
         the leading eigenvalues are computed, from matrix-vector products.
@@ -64,9 +64,8 @@ class GramFlowAnalyzer(Analyzer):
         Seed of the pairs and of the iterative eigensolver. It is also passed to a trainer whose
         random_state is None.
     verbose : bool or int, default=False
-        Whether to show a progress bar over the snapshots, and a forecast of their time after the
-        first. A default trainer then shows its own
-        progress bar, too.
+        Whether to show a progress bar over the snapshots and, after the first snapshot, a forecast
+        of the time. The default trainer then shows a progress bar of its own as well.
 
     Attributes
     ----------
@@ -106,9 +105,9 @@ class GramFlowAnalyzer(Analyzer):
         is in ``prediction_``.
     prediction_ : str
         How ``predicted_loss_curve_`` was computed: "closed fields" (exact; for one hidden layer
-        with a fixed readout), "kernel, frozen between snapshots" (all other networks, also those
-        with two hidden layers), or "none". A remark may follow after a colon, for example that
-        the prediction with a frozen kernel diverges.
+        with a fixed readout), "kernel, frozen between snapshots" (all other networks, including
+        those with two hidden layers), or "none". A remark may follow after a colon, for example
+        that the prediction with a frozen kernel diverges.
     trainer_ : estimator
         The fitted trainer.
     network_ : FeedForwardNetwork
@@ -128,8 +127,8 @@ class GramFlowAnalyzer(Analyzer):
     any elementwise activation, and also when the readout is trained. Gates, flips and balance are
     properties of piecewise linear activations (ReLU, leaky ReLU, identity). `simulate` needs a
     fixed readout and one hidden layer, or two until the first gate of the upper one flips. The
-    decay of the loss is that of plain full-batch gradient descent: momentum, Adam and minibatches
-    are not this flow, although the attribution of their steps is exact as well. All computations
+    decay of the loss is that of plain full-batch gradient descent. It does not describe momentum,
+    Adam or minibatches, although the attribution of their steps is exact as well. All computations
     use float64, whatever the network's dtype.
 
     Examples

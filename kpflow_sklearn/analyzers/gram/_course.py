@@ -55,13 +55,13 @@ class GramTraining:
 
     @cached_property
     def readout_moved(self) -> bool:
-        """Whether the readout differs between snapshots and so has a share in their changes."""
+        """Whether the readout differs between snapshots, so that it is listed as a layer."""
         first, *later = [s.state for s in self.trainer.snapshots_]
         names = [name for name in first if name.startswith("readout.")]
         return any(not torch.equal(first[name], s[name]) for s in later for name in names)
 
     def step_size(self) -> float:
-        """Return the step size of the trainer's fit, or raise if it was not plain descent."""
+        """Return the step size of the trainer's fit, or raise unless it was plain descent."""
         rate, remark = self.descent
         if rate is None or remark:
             reason = remark.removeprefix(FULL_BATCH)

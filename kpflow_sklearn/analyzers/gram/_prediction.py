@@ -122,7 +122,7 @@ def plain_descent(
     learning_rate : float or None
         The step size, or None if training was not gradient descent on these rows or is unknown.
     remark : str
-        The reason for None, or a remark that training used minibatches; otherwise "".
+        Why there is no step size, or a remark that training used minibatches; otherwise "".
     """
     if record is None:
         return None, "it is unknown how the network was trained"

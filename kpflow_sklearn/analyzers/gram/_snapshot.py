@@ -36,7 +36,7 @@ LAYER_COLUMNS = (
 #: Number of samples whose fields are in memory at a time.
 CHUNK = 2048
 SMOOTH = "a smooth activation has no gates"
-INDEFINITE = "slopes of both signs make some G indefinite: it has no effective dimension"
+INDEFINITE = "slopes of both signs make some G indefinite, without an effective dimension"
 FIRST = "there is no earlier snapshot to compare with"
 
 
@@ -101,7 +101,7 @@ class GramSnapshot:
 
     @property
     def fields(self) -> Iterator[Fields]:
-        """The fields of `CHUNK` samples at a time, as those of all may not fit into memory."""
+        """The fields of `CHUNK` samples at a time; those of all may not fit into memory."""
         return (forward_fields(self.network, rows) for rows in self.X.split(CHUNK))
 
     @property
@@ -156,7 +156,7 @@ class GramSnapshot:
         """Return the rows about the activity and the weight Grams of the hidden layers."""
         active = [[int((h > 0).sum()) for h in fields.H] for fields in self.fields]
         pairs, paired = settings.pairs, self.X
-        if not settings.all_pairs:  # Slopes are needed of the samples in these pairs alone.
+        if not settings.all_pairs:  # Only the samples in these pairs need slopes.
             drawn, pairs = settings.pairs.unique(return_inverse=True)
             paired = self.X[drawn]
         slopes = forward_fields(self.network, paired).D
@@ -203,9 +203,10 @@ class GramSnapshot:
     def step(self, previous: GramSnapshot) -> tuple[dict[str, float], dict[str, float]]:
         """Return each layer's share of the change of the loss, and the size of its Delta f.
 
-        With r the residuals before, Delta L = (1/N) sum (r + Delta f / 2) . Delta f. For a given
-        first factor this is linear in Delta f, so that the shares of the layers, which sum to
-        Delta f, give shares that sum to Delta L. The size of Delta f is its root mean square.
+        With r the residuals before, Delta L = (1/N) sum (r + Delta f / 2) . Delta f. Each layer's
+        share of Delta f, put in place of the last factor, gives its share of Delta L; as the
+        former sum to Delta f, the latter sum to Delta L. The size of Delta f is its root mean
+        square.
         """
         # r + Delta f / 2, the mean of the residuals before and after, (n_samples * n_outputs,).
         middle = (self.residuals + previous.residuals) / 2

@@ -111,9 +111,9 @@ def _sum_error(at: GramSnapshot, v: Tensor) -> float:
 def _one_step(at: GramSnapshot) -> tuple[float, float]:
     """Return the relative error of a small gradient step's effect, and its tolerance.
 
-    The error is linear in the step size, so that the error of a step ten times larger bounds it.
-    The network has no derivative on rows with a unit exactly at the kink of a ReLU (for example
-    if all units below it are silent); such rows are left out.
+    If no gate flips, the error is proportional to the step size; the tolerance is a fifth of the
+    error of a step ten times as large. The network has no derivative on rows with a unit exactly
+    at the kink of a ReLU (for example if all units below it are silent); such rows are left out.
     """
     predicted = -(at.kernel @ at.residuals) / len(at.X)
     smooth = torch.cat([torch.stack([(h != 0).all(1) for h in f.H]).all(0) for f in at.fields])

@@ -86,8 +86,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         without training, like ``SavedTraining(module)``. The default None trains a GRU with 64
         units.
     n_components : int, default=5
-        Number of leading eigenfunctions computed for each operator, and number of directions onto
-        which `transform` projects (at most the number of states).
+        Number of leading eigenfunctions computed for each operator. It is also the number of
+        directions onto which `transform` projects, at most the number of states.
     operators : sequence of {"K", "P", "PKP"}, default=("K", "P", "PKP")
         Operators to measure.
     axes : sequence of {"all", "trial", "time", "hidden"}, default=("all", "time", "hidden")
@@ -114,8 +114,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         What to compute. "spectra" are the traces, norms, effective dimensions and ranks of all
         snapshots; "signals" are the dimensions of the signals and the agreement of the flow with
         the updates; "modes" are the eigenfunctions and components of the last snapshot,
-        "lyapunov" its Lyapunov exponents, and "weight_maps" its weight maps. ``("spectra",)`` is
-        enough to follow a training closely. The attributes of what is left out do not exist.
+        "lyapunov" its Lyapunov exponents, and "weight_maps" its weight maps. For many snapshots,
+        ``("spectra",)`` may be enough. The attributes of analyses that are left out do not exist.
     activity_tol : float, default=1e-6
         Largest part of the activity of each weight map (a weight matrix and its input) that may be
         left out of PKP*, as a relative Frobenius norm. The rest is a low-rank factor. The less
@@ -409,7 +409,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             rows.append(row(iteration, "network", "", "loss", snapshot.loss, **n))
             if "spectra" in self.analyses:
                 rows += snapshot.spectral_rows(spectra, settings)
-            if decay:  # Reported so that it is not overlooked, as it is not part of PKP*.
+            if decay:  # Listed so that it is not overlooked: PKP* does not contain it.
                 rows.append(row(iteration, "network", "", "weight_decay", decay, **n))
             if "signals" in self.analyses:
                 signals.append(snapshot.signal_dimensions())
@@ -440,14 +440,14 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             self._keep_lyapunov(snapshot)
 
     def __getattr__(self, name: str) -> Any:
-        """Say of an attribute that it belongs to an analysis that was left out.
+        """Raise a clear error for an attribute whose analysis was left out.
 
         Raises
         ------
         NotFittedError
             If nothing has been fitted.
         AttributeError
-            If the attribute does not exist for any other reason.
+            If the analysis was left out, or there is no such attribute.
         """
         missing = [key for key, names in ANALYSES.items() if name in names]
         if missing and "results_" in vars(self) and missing[0] not in self.analyses:

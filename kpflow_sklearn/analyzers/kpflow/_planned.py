@@ -20,9 +20,9 @@ from kpflow_sklearn.lyapunov import N_FOLLOWED
 from kpflow_sklearn.operators import Linearization
 from kpflow_sklearn.spectra import Operations, OperatorSpectra, planned_operations
 
-#: Products for the leading eigenfunctions of an operator, and those of the agreements.
+#: Numbers of products for the leading eigenfunctions of an operator, and for the agreements.
 _N_MODES, _N_AGREEMENTS = 40, 20
-#: Typical share of the planned operations that is carried out: most estimates end early.
+#: Typical share of the planned operations that is carried out, because most estimates end early.
 _SHARE_DONE = 0.5
 #: Arrays of the size of the states that a snapshot holds beside its derivatives.
 _N_SIGNALS = 8

@@ -26,7 +26,7 @@ from kpflow_sklearn.spectra import (
 N_LISTED = 500
 #: Number of trials to which P is applied at a time.
 _N_AT_A_TIME = 64
-#: Multiple of the states' rounding error below which their change has no direction.
+#: Multiple of the states' rounding error below which the direction of a change is unreliable.
 _N_ROUNDINGS = 500
 SIGNALS = ("Err", "P*Err", "KP*Err", "PKP*Err", "Z")
 
@@ -181,7 +181,7 @@ class SnapshotAnalysis:
     def agreement_rows(
         self, updated: RecurrentNetwork | None, previous: Motion | None
     ) -> list[dict[str, Any]]:
-        """Return the rows of ``results_`` on where PKP*Err points.
+        """Return the rows of ``results_`` on the direction of PKP*Err.
 
         Parameters
         ----------
@@ -305,7 +305,7 @@ def spectrum_table(
     spectra : dict of str to OperatorSpectra
         Spectra of one snapshot.
     modes : dict of str to Modes
-        Leading eigenpairs on the whole space, perhaps more than ``spectra`` holds.
+        Leading eigenpairs on the whole space, possibly more than in ``spectra``.
     settings : SpectralSettings
         The operators and axes to list.
 
@@ -344,7 +344,7 @@ def _root(square: Estimate) -> Estimate:
 
 
 def _cosine(a: Tensor, b: Tensor, if_a_is_zero: str, if_b_is_zero: str) -> Estimate:
-    """Return <a, b> / (|a| |b|); missing for the reason given if a or b is zero."""
+    """Return <a, b> / (|a| |b|); if a or b is zero, it is missing for the given reason."""
     sizes = [float(torch.linalg.vector_norm(v, torch.inf)) for v in (a, b)]
     if not np.isfinite(sizes).all():
         return Estimate.missing(OVERFLOW)

@@ -25,14 +25,13 @@ def weight_map_table(spectra: OperatorSpectra, rank_threshold: float) -> pd.Data
     Exact ranks satisfy rank K_j,i <= rank u_j for each unit i, and
     rank tr_H K_j <= rank u_j * rank S_j. On the time axis, which also sums over trials, the second
     bound is larger by a factor of the number of trials. Ranks at a threshold need not satisfy
-    either if S varies. The rank of K_j,i at a threshold is bounded by the least r for which the r
-    leading directions of u_j, weighted by the unit's S^2, miss at most the share 1 - threshold of
-    sum S^2 |u|^2.
+    these bounds if S varies. The rank of K_j,i at a threshold is bounded by the least r for which
+    the r leading directions of u_j hold the share ``threshold`` of sum S_i^2 |u_j|^2.
 
     Parameters
     ----------
     spectra : OperatorSpectra
-        That of K. The table is empty if K contains terms that are not weight maps.
+        Spectra of K. The table is empty if K contains terms that are not weight maps.
     rank_threshold : float
         Share of the trace that defines a rank.
 
@@ -58,7 +57,7 @@ def weight_map_table(spectra: OperatorSpectra, rank_threshold: float) -> pd.Data
 
 
 def _unit_ranks(spectra: OperatorSpectra, threshold: float) -> dict[str, int]:
-    """Return the largest rank over units i of K_j,i, in its smaller form F x F, for each map."""
+    """Return, for each map, the largest rank of K_j,i over units i, from Grams (F, F)."""
     ranks: dict[str, int] = {}
     for start, _, grams in spectra.units:
         names = [b.name for b in spectra.op.jacobian.blocks if b.states.start == start]  # type: ignore[attr-defined]

@@ -274,7 +274,7 @@ def test_wrong_arguments_are_named_before_the_training(options, message, no_trai
     "options, message",
     [
         ({"analysis_trials": 3}, "analysis_trials=3 leaves some of the 4 tasks without a trial"),
-        ({"n_groups": 5}, "n_groups must be at most 4 tasks, got 5"),
+        ({"n_groups": 5}, "n_groups must be at most 4, one per task, got 5"),
         ({"n_groups": 0}, "n_groups == 0, must be >= 1"),
         ({"n_groups": "two"}, "n_groups must be an instance of int"),
     ],

@@ -302,5 +302,5 @@ def test_trials_of_one_condition_are_averaged():
 
 
 def test_tasks_that_share_no_condition_are_named():
-    with pytest.raises(ValueError, match="got none that 'a' and 'b' share among the trials"):
+    with pytest.raises(ValueError, match="got no common label of 'a' and 'b' among the trials"):
         check_tasks(LABELS, np.array([0, 1, 0]), N_TRIALS)

@@ -311,8 +311,8 @@ def test_a_prediction_that_diverges_ends_in_infinity():
         ({"optimizer": torch.optim.RMSprop}, "none: optimizer 'RMSprop' is not gradient descent"),
         (
             {"batch_size": 8},
-            "kernel, frozen between snapshots: for full-batch descent, but training used batches of "
-            "8",
+            "kernel, frozen between snapshots: for full-batch descent, but training used "
+            "batches of 8",
         ),
     ],
 )
