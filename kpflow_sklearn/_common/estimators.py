@@ -213,8 +213,8 @@ def routing_advice(name: str, *methods: str) -> str:
     """Return how searches and pipelines pass an argument to these methods of an estimator."""
     calls = ", ".join(f"set_{method}_request({name}=True)" for method in methods)
     return (
-        "For searches and pipelines, call sklearn.set_config(enable_metadata_routing=True) and "
-        f"those of these methods that the estimator inside has: {calls}."
+        "For searches and pipelines, call sklearn.set_config(enable_metadata_routing=True) and, "
+        f"on the inner estimator, whichever of these methods it has: {calls}."
     )
 
 

@@ -232,6 +232,9 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
     ) -> pd.DataFrame:
         """Check the identities behind the analysis on the trained network, in float64.
 
+        If the network or its loss does not compute in float64, the checks use the precision of the
+        network and issue a UserWarning.
+
         Parameters
         ----------
         X : array-like of shape (n_trials, n_timesteps, n_features)

@@ -209,7 +209,7 @@ def _depends_on_shapes_alone(func: Any) -> bool:
 
 
 def _shape_of_result(func: Any, args: Any, kwargs: Any) -> tuple[int, ...]:
-    """Return the shape of what an operation returns, without calling it on data."""
+    """Return the shape of an operation's result, without calling the operation on data."""
     if args and isinstance(args[0], Tensor):
         return tuple(args[0].shape)
     return tuple(func(*args, **{**kwargs, "device": "meta"}).shape)

@@ -90,7 +90,7 @@ class FeedForwardKernel:
         return total
 
     def push(self, changes: dict[str, Tensor], X: Tensor | None = None) -> dict[str, Tensor]:
-        """Return J dtheta by layer, on X or the kernel's samples, for changes as `pull` gives."""
+        """Return J dtheta by layer on X (default: the kernel's samples), for `pull`'s changes."""
         pieces: dict[str, list[Tensor]] = {name: [] for name in changes}
         for factors in self._factors() if X is None else self._make_factors(X):
             for name, u, s in factors:

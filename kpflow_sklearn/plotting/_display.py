@@ -104,7 +104,7 @@ class TableDisplay(Display):
     Parameters
     ----------
     table : DataFrame
-        One row per number. Further columns than those of a single run's table distinguish runs.
+        One row per number. Columns that a single run's table does not have distinguish the runs.
     hue : str, optional
         The column of the table whose values are shown as colours. Several runs of one colour, for
         example with different seeds, are drawn as median and range where all of them have a

@@ -19,7 +19,7 @@ _MOST_TASKS, _MOST_UNFOLDED = 40, 60
 
 
 def facts(analyzer: Any) -> dict[str, Any]:
-    """Return what was measured: matrices, groups over training, and what carries interference."""
+    """Return the matrices, the groups over training, and the parts of the interference."""
     kinds, n_tasks = list(analyzer.alignment_matrices_), len(analyzer.tasks_)
     trials = _n_trials(analyzer)
     shared = "state" not in kinds  # Sub-tasks that are outputs share all trials.

@@ -23,7 +23,7 @@ from kpflow_sklearn.results import select
 
 
 def facts(analyzer: Any) -> dict[str, Any]:
-    """Return what was measured: training, its layers, kernel and modes."""
+    """Return the measurements of the training, its layers, kernel and modes."""
     results = analyzer.results_
     values = np.asarray(analyzer.eigenvalues_)
     shares = values / select(results, "K", "trace")["value"].iloc[-1]

@@ -45,7 +45,7 @@ def refuse_incomplete(analyzer: Any) -> None:
 
 
 def facts(analyzer: Any) -> dict[str, Any]:
-    """Return what was measured: over training, by axis, of weight maps and perturbations."""
+    """Return the measurements over training, by axis, of weight maps and of perturbations."""
     results, maps, exponents = (
         analyzer.results_,
         analyzer.weight_maps_,
