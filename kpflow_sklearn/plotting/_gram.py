@@ -218,6 +218,6 @@ class GramDisplay(Display):
                 title += ", dashes: predicted" + (" (some out of range)" if beyond else "")
             ax.legend(framealpha=0.8, title=title)
         else:
-            ax.text(0.5, 0.5, "no decay: only one snapshot", ha="center")
+            ax.text(0.5, 0.5, "no mode was measured at two snapshots", ha="center")
         ax.set_xlabel("eigenvalue of K")
         ax.set_ylabel("remaining fraction of the mode")

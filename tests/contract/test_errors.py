@@ -171,7 +171,7 @@ STEPS = {
     "mask, other shape": ({"mask": MASK[:, :3]}, r"mask must .* = \(6, 5\), got \(6, 3\)"),
     "mask, a gap": ({"mask": GAP}, "mask must be a prefix .* trial 4 .* use loss_weight"),
     "mask, no step": ({"mask": EMPTY}, "mask must mark .* first step .* trial 3 is invalid"),
-    "mask, counts": ({"mask": 2 * MASK}, "mask must be boolean, got dtype int64"),
+    "mask, counts": ({"mask": 2 * MASK}, "mask must be boolean .*got other values of dtype int64"),
     "weight, negative": ({"loss_weight": ONES - 3 * MASK}, "loss_weight must be .* from -2 to 1"),
     "weight, other shape": ({"loss_weight": ONES[:, 0]}, r"loss_weight must .* got \(6,\)"),
     "weight, on padding alone": (
