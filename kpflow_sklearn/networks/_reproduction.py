@@ -165,10 +165,18 @@ def _check_parts(
 
 
 def _choose_trials(X: np.ndarray, mask: np.ndarray | None, view: RecurrentNetwork) -> Trials:
-    """Return the first trials, the longest of them first."""
-    X = X[:N_CHECKED]
-    valid = np.ones(X.shape[:2], bool) if mask is None else mask[:N_CHECKED]
-    rows = np.argsort(-valid.sum(1), kind="stable")
+    """Return a few trials, the longest of them first.
+
+    They are spread over X, whose conditions may come one after the other. The longest and the one
+    with the largest input are among them: networks may treat such trials otherwise.
+    """
+    valid = np.ones(X.shape[:2], bool) if mask is None else mask
+    sizes = np.where(valid, np.abs(X).max(2), 0).max(1)
+    extremes = [int(valid.sum(1).argmax()), int(sizes.argmax())]
+    n_spread = N_CHECKED if len(X) <= N_CHECKED else N_CHECKED - len(extremes)
+    spread = np.linspace(0, len(X) - 1, n_spread).round().astype(int)
+    rows = np.unique([*extremes, *spread])
+    rows = rows[np.argsort(-valid[rows].sum(1), kind="stable")]
     inputs, steps = to_tensors(X[rows], valid[rows], view)
     assert steps is not None
     return Trials(inputs, steps, torch.as_tensor(rows))

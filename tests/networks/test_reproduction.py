@@ -297,6 +297,25 @@ def test_the_first_difference_is_that_of_the_users_trials():
         SavedTraining(late).fit(PADDED, Y, mask=MASK)
 
 
+class Clamped(Plain):
+    """Inputs are cut off where they are large, which few trials are."""
+
+    def before(self, x: Tensor) -> Tensor:
+        """Return the inputs of the GRU."""
+        return x.clamp(max=3)
+
+
+@pytest.mark.parametrize("trials", [slice(57, 58), slice(52, 60)], ids=["one", "the last ones"])
+def test_a_difference_on_later_trials_is_seen(trials):
+    many = np.resize(X.clip(max=3), (60, *X.shape[1:]))
+    linearize(Clamped(), many)
+    if trials.stop == 60:  # Then size does not tell where they are, but they are together.
+        many[3] = -6
+    many[trials, 2] = 5
+    with pytest.raises(UnsupportedNetworkError, match="first at step 2 of trial 5"):
+        linearize(Clamped(), many)
+
+
 def test_a_module_that_reads_the_padding_is_refused():
     with pytest.raises(UnsupportedNetworkError, match="first at trial 0, the last step"):
         SavedTraining(variant(after=lambda self, o: o[:, -1])).fit(PADDED, Y, mask=MASK)
