@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from tests.tools.benchmarks.check import check
+from tests.tools.benchmarks.fit import fit
 from tests.tools.benchmarks.memory import child, memory
 from tests.tools.benchmarks.problems import CELLS, Size
 from tests.tools.benchmarks.products import products
@@ -18,7 +19,7 @@ from tests.tools.benchmarks.scaling import scaling
 from tests.tools.benchmarks.spectra import spectra
 from tests.tools.benchmarks.tables import Report, Table
 
-SECTIONS = ("products", "spectra", "memory", "scaling")
+SECTIONS = ("products", "spectra", "fit", "memory", "scaling")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,6 +57,8 @@ def tables(options: argparse.Namespace) -> Iterator[Table]:
                     yield from products(size, options.repeats, options.max_gb)
                 elif section == "spectra":
                     yield spectra(size, options.repeats)
+                elif section == "fit":
+                    yield fit(size, options.repeats)
                 else:
                     yield memory(size, options.max_gb)
 
