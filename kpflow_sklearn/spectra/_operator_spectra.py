@@ -41,6 +41,8 @@ REDUCTIONS = ("trace", "mean")
 N_MODES = 20
 #: Relative standard error at which an estimate is accurate enough, unless the user says otherwise.
 TOL = 0.02
+#: Random vectors that are drawn at most, unless the user says otherwise.
+MOST_PROBES = 4 * N_PROBES
 #: Random vectors that are drawn at least, whatever n_probes, if they sample fewer effective
 #: dimensions than are enough for the errors of fewer vectors to hold.
 FEW, ENOUGH = 16, 10
@@ -340,13 +342,14 @@ class OperatorSpectra:
         sketch = self.sketcher.draw(0, self.sketcher.n_probes)
         if sketch.n_probes < FEW and sketch.finite and sketch.dimension_left < ENOUGH:
             sketch = self.sketcher.draw(0, FEW)
-        while self.n_probes is None and sketch.finite and sketch.n_probes < 4 * N_PROBES:
+        while self.n_probes is None and sketch.finite and sketch.n_probes < MOST_PROBES:
             spectra = {axis: sampled_spectrum(sketch, axis) for axis in self._sampled_axes}
             uncertain = [axis for axis in spectra if self._is_uncertain(spectra[axis])]
             if not uncertain:
                 break
             squares = "all" in uncertain
-            more = self.sketcher.draw(sketch.n_probes, N_PROBES // 2, squares=squares)
+            count = min(N_PROBES // 2, MOST_PROBES - sketch.n_probes)
+            more = self.sketcher.draw(sketch.n_probes, count, squares=squares)
             sketch = sketch.joined(more)
         return sketch
 

@@ -54,7 +54,9 @@ N_PROBES = 30
 CHEAP = 2e10
 #: Floating-point operations allowed for a rank on the whole space: by counts of eigenvalues for
 #: P, by Krylov spaces otherwise; no limit if ``method="exact"``.
-COUNT_BUDGET, KRYLOV_BUDGET = 2e10, 2e10
+COUNT_BUDGET, KRYLOV_BUDGET = 7e10, 4e10
+#: The ratio of a rank on the whole space to its lower bound (`Sketch.least_rank`), typically.
+_ABOVE_LEAST = 1.5
 #: Activity left out of K (relative Frobenius norm) if all of its columns would cost too much.
 ACTIVITY_TOL = 1e-4
 
@@ -277,10 +279,7 @@ def rank_on_whole_space(spectra: Spectra, threshold: float) -> tuple[Estimate, L
         # d products and the orthogonalisation of d vectors: p d + 4 n d^2 operations
         p, n = product_cost(op), 4.0 * half.n_blocks * half.size
         most = min(most, (np.sqrt(p**2 + 4 * n * KRYLOV_BUDGET) - p) / (2 * n))
-        # Cauchy and Schwarz: the r largest eigenvalues sum to no more than (r tr G^2)^(1/2), so
-        # that the rank is at least threshold^2 times the effective dimension.
-        dimension = spectra.on("all").effective_dimension
-        if most < threshold**2 * (dimension.value - 1.96 * dimension.std_error):
+        if most < _ABOVE_LEAST * spectra.sketch.least_rank(threshold):
             most = 0
     return ritz_rank(spectra.sketcher, threshold, int(most))
 

@@ -22,7 +22,8 @@ from kpflow_sklearn.spectra._half_factor import HalfFactor, inner_products
 from kpflow_sklearn.spectra._krylov import Krylov, rounding
 from kpflow_sklearn.spectra._sketches import Sketch
 
-#: Steps and random starts of the Krylov spaces. If M has several blocks, each has one start.
+#: Steps and random starts of the Krylov spaces. If M has several blocks, each has one start and
+#: half the steps: what the modes of a block miss averages out over the blocks.
 N_STEPS = 12
 N_STARTS = 2
 _DIMENSION = {"trial": 0, "time": 1, "hidden": 2}
@@ -137,16 +138,14 @@ class Sketcher:
         return [self.half]
 
     def space(self, half: HalfFactor) -> Krylov:
-        """Return Krylov spaces of M for each block, N_STEPS long or longer.
-
-        Those of the full A are kept, and may be extended.
-        """
+        """Return Krylov spaces of M for each block; those of the full A are kept, and may grow."""
         if half is self.half and self._space is not None:
             return self._space
         n_starts = min(max(1, N_STARTS // self.half.n_blocks), half.size)
         # span{w, M w, M^2 w, ...} of each block, orthonormal, (n_blocks, dimension, size)
         space = Krylov(lambda v: self.gram(half, v), half.white(range(n_starts)))
-        space.reach(max(N_STEPS * n_starts, self.n_modes))
+        n_steps = N_STEPS if self.half.n_blocks == 1 else N_STEPS // 2
+        space.reach(max(n_steps * n_starts, self.n_modes))
         self._dimension = space.dimension
         if half is self.half:
             self._space = space

@@ -61,6 +61,18 @@ class Sketch:
         square = pairs.sum() / (self.n_probes * (self.n_probes - 1))
         return float(self.traces.mean() ** 2 / square) if square > 0 else np.inf
 
+    def least_rank(self, threshold: float) -> float:
+        """Return a lower bound on the rank of G on the whole space.
+
+        Cauchy and Schwarz: r eigenvalues outside of the modes sum to at most (r q)^(1/2), where q
+        is the sum of the squares of all eigenvalues outside of the modes.
+        """
+        of_modes = self.mode_values.sum()
+        lacking = threshold * (of_modes + self.traces.mean()) - of_modes
+        if not lacking > 0:
+            return 1.0
+        return float(self.mode_values.size + lacking**2 / self.squares.mean())
+
     @property
     def finite(self) -> bool:
         """Whether nothing overflowed."""
