@@ -634,6 +634,14 @@ def test_a_space_that_may_not_grow_gives_no_rank():
         assert rank.reason.startswith(reason) and "method='exact'" in rank.reason
 
 
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95, 0.99])
+def test_the_lower_bound_on_a_rank_holds_and_exceeds_that_of_the_effective_dimension(threshold):
+    exact = spectrum(operator("matrix"))
+    shared = randomized(operator("matrix"), n_modes=5, n_probes=100)
+    least = shared.sketch.least_rank(threshold)
+    assert threshold**2 * exact.effective_dimension.value < least <= exact.rank(threshold).value
+
+
 # --------------------------------------------------------------------------------------- edges
 
 
