@@ -34,7 +34,7 @@ from kpflow_sklearn.networks._trained_parameters import (
     warn_of_trained_encoder,
 )
 
-N_CHECKED = 8  # Number of trials on which the two are compared.
+N_CHECKED = 8  # The most trials on which the rebuilt network and the module are compared.
 _CONSTANT = (
     "In this comparison, every random number that either of them draws is the same constant, so "
     "the step must draw from the same distributions as the module."
@@ -55,20 +55,21 @@ def check_rebuilt(
     initial_state: Any = None,
     check_outputs: bool = True,
 ) -> None:
-    """Compare states and outputs with those of the user's module, on a few trials.
+    """Compare a rebuilt network's states and outputs with the module's, on a few trials.
 
     Parameters
     ----------
     module : Module
         The user's network, or a copy of it, in evaluation mode.
     view : RecurrentNetwork
-        The same network as step, readout and initial state.
+        The same network, rebuilt from its step, readout and initial state.
     X : ndarray of shape (n_trials, n_timesteps, n_features)
         Inputs.
     mask : ndarray of bool, shape (n_trials, n_timesteps), or None
         Valid steps. Others are not compared.
     original : Module, optional
-        The user's network if ``module`` is a copy, which lacks gradient hooks and shared memory.
+        The user's network if ``module`` is a copy: copies have no gradient hooks and share no
+        memory.
     initial_state : Any, optional
         z_0 as the user gave it to `recognise_network`.
     check_outputs : bool, default=True
@@ -77,15 +78,16 @@ def check_rebuilt(
     Raises
     ------
     UnsupportedNetworkError
-        If they differ, naming the first step and trial where they do; if the step or the module
-        is random, or couples trials; if the module cannot be run on X; if it trains parameters
-        that belong to no recognised part, or to two.
+        If the two differ (the message names the first step and trial); if the step or the module
+        is random, or couples trials; if the module cannot be run on X, but is to be compared; if
+        it trains a parameter that belongs to no recognised part, or to two, or an embedding whose
+        gradient is not the derivative.
 
     Warns
     -----
     UserWarning
-        If gradients of the module differ from those of the rebuilt network, or if the two cannot
-        be compared.
+        If gradients of the module differ from those of the rebuilt network or have hooks, if an
+        encoder trains, or if the two cannot be compared.
     """
     if module is view:
         return
@@ -103,7 +105,7 @@ def check_rebuilt(
     if not view.is_frozen:
         check(view, states=states)
         return
-    # The module draws other numbers than the frozen ones, so both are given the same constant.
+    # The module does not draw the frozen numbers, so both get the same constant for all draws.
     with isolated_torch_seed(0), ConstantDraws() as draws:
         plain = unfrozen(view)
         with torch.no_grad():
@@ -124,10 +126,10 @@ def _check_parts(
     check_outputs: bool,
     draws: ConstantDraws | None = None,
 ) -> None:
-    """Compare the parts of a rebuilt network with its module, as `check_rebuilt` does."""
+    """Make the comparison of `check_rebuilt`, with states that have been checked."""
     rehearsal = Rehearsal(module, view, initial_state)
     use = rehearsal.rebuilt(trials.X[:2], n_steps=2)
-    if use.left_out(use.sizes):  # Other steps and trials may use more; this takes more memory.
+    if use.left_out(use.sizes):  # Other steps and trials may use further parameters.
         use = rehearsal.rebuilt(trials.X)
     refuse_embeddings(module, use)
     refuse_shared(original, use)
@@ -167,8 +169,8 @@ def _check_parts(
 def _choose_trials(X: np.ndarray, mask: np.ndarray | None, view: RecurrentNetwork) -> Trials:
     """Return a few trials, the longest of them first.
 
-    They are spread over X, whose conditions may come one after the other. The longest and the one
-    with the largest input are among them: networks may treat such trials otherwise.
+    They are spread over X, because its trials may be sorted by condition. The longest and the one
+    with the largest input are among them, which a network may treat differently.
     """
     valid = np.ones(X.shape[:2], bool) if mask is None else mask
     sizes = np.where(valid, np.abs(X).max(2), 0).max(1)
@@ -185,9 +187,9 @@ def _choose_trials(X: np.ndarray, mask: np.ndarray | None, view: RecurrentNetwor
 def _results(
     rehearsal: Rehearsal, module: nn.Module, comparison: Comparison
 ) -> Callable[..., list[Tensor]]:
-    """Return a function that runs a copy of the module and returns what was compared of it.
+    """Return a function of a copy of the module that runs it and returns what was compared.
 
-    Its second argument are the trials, by default those of the comparison.
+    The second argument of that function is the trials, by default those of the comparison.
     """
     name = next(n for n, part in named_parts(module) if part is comparison.module)
 

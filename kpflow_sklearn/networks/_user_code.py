@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 @contextmanager
 def failures_of(label: str, given: str, advice: Callable[[Exception], str]) -> Iterator[None]:
-    """Raise an UnsupportedNetworkError that names the user's part that fails inside the block.
+    """If a user's code fails inside the block, raise an error that names this part.
 
     Parameters
     ----------
     label : str
-        The part in words, such as "the step advance".
+        The part's role and name, such as "the step advance".
     given : str
         What it was given.
     advice : callable
@@ -34,7 +34,8 @@ def failures_of(label: str, given: str, advice: Callable[[Exception], str]) -> I
     Raises
     ------
     UnsupportedNetworkError
-        If the block raises any error; the package's own errors and a lack of memory are passed on.
+        If the block raises an error, unless it is one of these or a lack of memory, which are
+        passed on.
     """
     try:
         yield
@@ -62,7 +63,7 @@ def run_seeded(function: Callable[..., T], seed: int, *inputs: Any) -> T:
 
 
 def arguments_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the arguments of a function by name; none if it has no signature, as some of C."""
+    """Return the named arguments of a function; none if it has no signature, as some C code."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -71,7 +72,7 @@ def arguments_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def refuse_scripted(module: nn.Module, role: str) -> None:
-    """Refuse modules of ``torch.jit``, whose code can neither be differentiated nor copied.
+    """Refuse modules of ``torch.jit``, which the analysis can neither differentiate nor copy.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ def refuse_complex(part: nn.Module, role: str) -> None:
     Parameters
     ----------
     part : Module
-        A part of the network; of a `FunctionOf`, the parameters that it counts are checked.
+        A part of the network. Of a `FunctionOf`, only its own parameters are checked.
     role : str
         The name of the part, for the error.
 
@@ -129,7 +130,7 @@ def refuse_complex(part: nn.Module, role: str) -> None:
 def refuse_bound(
     module: nn.Module, given: Callable[..., Any], role: str, n_arguments: int
 ) -> None:
-    """Refuse a method that is bound to a module, or a module, where a function is expected.
+    """Refuse a module, or a method bound to one, where a function of the network is expected.
 
     Parameters
     ----------
@@ -140,13 +141,13 @@ def refuse_bound(
     role : str
         The name of the argument, for the error.
     n_arguments : int
-        The number of arguments of a function, of which the first is the network.
+        The number of arguments that the function takes, the network first.
 
     Raises
     ------
     UnsupportedNetworkError
-        If it is bound and does not take the network as an argument, so that it would use the
-        weights of this module instead of those of the analysed copy.
+        If ``given`` is a module or bound to one and does not take the network as an argument: it
+        would use the weights of that module instead of those of the analysed copy.
     """
     owner = given if isinstance(given, nn.Module) else getattr(given, "__self__", None)
     if not isinstance(owner, nn.Module) or _takes(given, n_arguments):
@@ -169,7 +170,7 @@ def refuse_bound(
 
 
 def _takes(given: Callable[..., Any], n_arguments: int) -> bool:
-    """Tell whether a callable can be called with so many arguments."""
+    """Tell whether a callable can be called with ``n_arguments`` arguments."""
     function = given.forward if isinstance(given, nn.Module) else given
     try:
         inspect.signature(function).bind(*[None] * n_arguments)

@@ -1,18 +1,18 @@
 """The rank of P on the whole space from counts of eigenvalues, without computing any of them.
 
 In one trial P^-1 is bidiagonal in time: (P^-1 q)_t = A_t q_t - J_t q_{t-1}, with A_t the coupling
-of stacked layers within a step (I for one layer). So (P^-1)* P^-1 is block tridiagonal, and by
-Sylvester's law of inertia its eigenvalues below 1/lambda, which are those of PP* above lambda, are
-counted by the negative pivots of a block factorisation along the trial. With M_t = A_t^-1 J_t and
-W_t = A_t^T A_t = (E_t E_t^T)^-1, all of size H x H:
+of stacked layers within a step (I for one layer). So (P^-1)* P^-1 is block tridiagonal. Its
+eigenvalues below 1/lambda are the reciprocals of those of PP* above lambda, and by Sylvester's law
+of inertia there are as many as negative eigenvalues of the pivots of a block factorisation along
+the trial. With M_t = A_t^-1 J_t, E_t = A_t^-1 and W_t = A_t^T A_t, all of size H x H:
 
     lambda < 2:   D_t = W_t - I/lambda + M_{t+1}^T W_{t+1} M_{t+1} - W_t M_t D_{t-1}^-1 M_t^T W_t,
                   and the count is that of the negative eigenvalues of all D_t.
     lambda >= 2:  Y_t = E_t E_t^T + M_t G_{t-1} M_t^T,  G_t = lambda Y_t (lambda I - Y_t)^-1,
                   and the count is that of the eigenvalues of all Y_t above lambda.
 
-On its own, the first recursion loses its digits where eigenvalues reach 1e14, and the second where
-they are near 1. One count costs about as much as the Gramian recursions.
+Neither would do alone: the first recursion loses all digits if there are eigenvalues of 1e14, and
+the second if there are some near 1. One count costs about as much as the Gramian recursions.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from kpflow_sklearn.operators import FlowPropagator
 from kpflow_sklearn.results import Estimate
 from kpflow_sklearn.spectra._gramians import step_matrices
 
-#: Number of counts behind an interpolated rank, and how many are made at a time.
+#: The most counts from which a rank is interpolated, and how many are made at a time.
 N_SHIFTS, _AT_ONCE = 24, 4
 #: Where one recursion takes over from the other.
 _CHANGE = 2.0
-#: Units that are off and the last step give eigenvalues of exactly 1, so no shift is this close.
+#: The distance from 1 of the shifts next to it: units that are off give eigenvalues of exactly 1.
 _OFF_ONE = 1e-6
-#: The least standard error of a whole number, so that 1.96 standard errors reach the next one.
+#: The least standard error of an estimated whole number: 1.96 of it reach the next one.
 ONE = (1 + 1e-12) / 1.96
 
 
@@ -44,8 +44,8 @@ def counted_rank(
 ) -> Estimate:
     """Return the rank of PP* on the whole space, interpolated between counts of eigenvalues.
 
-    The r largest eigenvalues hold the threshold of the trace exactly if the n - r smallest sum to
-    no more than (1 - threshold) tr PP*. So only counts at small values matter.
+    Of n eigenvalues the r largest reach the threshold of the trace if and only if the n - r
+    smallest sum to no more than (1 - threshold) tr PP*. So only counts at small values matter.
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ def counted_rank(
     Returns
     -------
     Estimate
-        The rank. Its standard error is the change on dropping every other count, and its bounds
-        are those that the counts prove.
+        The rank. Its standard error combines ONE with the change if every other count is dropped,
+        and its bounds are the tightest that follow from the counts; if they agree, it is exact.
     """
     counts = _Counts.of(op, (1 - threshold) * total, total, memory)
     least, most = counts.bounds()
@@ -71,7 +71,7 @@ def counted_rank(
     rank = counts.interpolated()
     change = max(abs(rank - counts.without(parity).interpolated()) for parity in (0, 1))
     value = float(np.clip(np.ceil(rank - 1e-9), least, most))
-    # At least to the next whole number, and no further than the farther bound.
+    # 1.96 errors reach the next whole number at least, and the more distant bound at most.
     error = min(float(np.hypot(change, ONE)), max(value - least, most - value) * ONE)
     return Estimate(value, error, method="counted", bounds=(float(least), float(most)))
 
@@ -113,9 +113,9 @@ class _Counts:
         return counts
 
     def next_values(self, n: int) -> np.ndarray:
-        """Return the values to count at next, in the intervals that leave most of a sum open."""
+        """Return the values to count at next, in the intervals that leave a sum most uncertain."""
         inside = -np.diff(self.above)
-        # Values above the point where the smallest eigenvalues surely exceed the rest are skipped.
+        # Values above which the smallest eigenvalues surely sum to more than `rest` are skipped.
         beyond = np.cumsum(inside * self.values[:-1]) > self.rest
         stop = int(np.argmax(beyond)) + 1 if beyond.any() else len(inside)
         low, high = self.values[:stop], self.values[1 : stop + 1]
@@ -138,7 +138,7 @@ class _Counts:
         return ranks[0], ranks[1]
 
     def without(self, parity: int) -> _Counts:
-        """Return the counts without every other value, but with both ends and the step at 1."""
+        """Return every second count, and always both ends and those beside the jump at 1."""
         index = np.arange(len(self.values))
         keep = (index % 2 == parity) | (index == 0) | (index == len(index) - 1)
         keep |= abs(self.values - 1) < 2 * _OFF_ONE
@@ -248,7 +248,7 @@ def _count_small(steps: _Steps, shifts: Tensor) -> Tensor:
 
 
 def _count_large(steps: _Steps, shifts: Tensor) -> Tensor:
-    """Count the eigenvalues of Y_t, (S, B, H, H), above shifts of 2 or more; per shift, (S,)."""
+    """Return how many eigenvalues of Y_t, (S, B, H, H), exceed each shift of 2 or more, (S,)."""
     counts = torch.zeros(len(shifts), dtype=torch.int64, device=shifts.device)
     scale = shifts[:, None, None, None]
     g = None

@@ -1,4 +1,4 @@
-"""Compute ranks on the whole space from Krylov spaces where the full spectrum is too large.
+"""Find ranks on the whole space from Krylov spaces if the full spectrum is too large to compute.
 
 There are two ways, both with bounds:
 
@@ -6,10 +6,11 @@ There are two ways, both with bounds:
   Krylov space sum to no more than the r largest eigenvalues. So the least r for which the r
   largest Ritz values reach the threshold is an upper bound on the rank, and equals it once the
   space holds nearly all of the trace.
-- Quadrature on X = (P^-1)* P^-1, for P if counting its eigenvalues (`_counts`) would cost too
-  much. The nodes mu_i and the weights from m Lanczos steps with a random start bound the spectral
-  measure F of X (Chebyshev, Markov, Stieltjes): F(mu_i) lies between the sum of the weights of all
-  nodes below mu_i and that sum plus the weight of mu_i.
+- Quadrature on X = (P^-1)* P^-1, for P if counting eigenvalues (`_counts`) would cost too much.
+  m Lanczos steps from a start give nodes mu_i and weights, which bound the share F(mu_i) of the
+  start in eigenvectors with eigenvalues up to mu_i (Chebyshev, Markov, Stieltjes). F(mu_i) is at
+  least the sum of the weights of all nodes below mu_i, and at most that plus the weight of mu_i.
+  The mean of F over random starts is the share of such eigenvalues among all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from kpflow_sklearn.spectra._krylov import Krylov, Quadrature, rounding
 from kpflow_sklearn.spectra._sketch import Sketcher
 from kpflow_sklearn.spectra._spectrum import Leading, converged
 
-#: Numbers of first directions of a Krylov space, and of random vectors for the trace outside it.
+#: Number of directions from which a Krylov space grows, and of random vectors that estimate the
+#: trace outside it.
 _WIDTH, _N_PROBES = 16, 16
 #: Steps of the quadrature, more until the error is small enough, and the number of random starts
 #: beyond one for each trial, counted over all trials.
@@ -74,7 +76,7 @@ def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> tuple[Estimate
 def _rank_in(
     sketcher: Sketcher, space: Krylov, threshold: float, outside: np.ndarray, grew: bool
 ) -> Estimate:
-    """Return the rank from a space and the traces outside of it, (n_probes,)."""
+    """Return the rank, given a space and ``outside``, estimates of the trace outside it."""
     values = _pooled(space, space.dimension)
     held = values.sum()
     total = held + outside.mean()
@@ -94,7 +96,7 @@ def _rank_in(
     # Convergence: how much the rank fell while the space grew by its last tenth.
     change = _reached(_pooled(space, int(0.9 * space.dimension)), threshold * total) - rank
     low, high = (_reached(values, threshold * (total + z * error)) for z in (-1.96, 1.96))
-    # Ky Fan for positive matrices: the part outside adds at most its trace to the sum of r values.
+    # By Ky Fan's principle the part outside adds at most its trace to the r largest eigenvalues.
     least = _reached(values, threshold * total - (total - held))
     by_trace = max(rank - low, high - rank) / 1.96
     std_error = float(np.sqrt(change**2 + by_trace**2 + ONE**2))
@@ -105,7 +107,7 @@ def _rank_in(
 def _grow(
     sketcher: Sketcher, space: Krylov, threshold: float, most: int
 ) -> tuple[np.ndarray, bool]:
-    """Extend a space until at most (1 - threshold) / 2 of the trace is outside, or to its end.
+    """Extend a space until (1 - threshold) / 2 of the trace is outside it, or it cannot grow.
 
     Returns
     -------
@@ -136,7 +138,7 @@ def _pooled(space: Krylov, dimension: int) -> np.ndarray:
 
 
 def _reached(values: np.ndarray, goal: float) -> int:
-    """Return how many leading values reach a sum; one more than there are if all do not."""
+    """Return how many leading values reach a sum; if all of them do not, their number plus one."""
     return int(np.searchsorted(np.cumsum(values), goal * (1 - 1e-12))) + 1
 
 
@@ -151,15 +153,15 @@ def _outside(sketcher: Sketcher, space: Krylov) -> np.ndarray:
     return sketcher.squared_images(half, w)
 
 
-# ------------------------------------------------ of P, from its inverse, which couples neighbours
+# ------------------------------------------- of P, whose inverse couples only neighbouring steps
 
 
 def inverse_rank(
     op: FlowPropagator, threshold: float, trace: Estimate, tol: float, seed: int, memory: int
 ) -> Estimate:
-    """Return the rank of PP*, the middle of bounds by quadrature on X, trial by trial.
+    """Return the rank of PP*: the middle of bounds that quadrature on X gives, trial by trial.
 
-    An eigenvalue mu of X is an eigenvalue 1/mu of PP*. The rank is n - c, where n is the
+    If mu is an eigenvalue of X, 1/mu is one of PP*. The rank is n - c, where n is the
     number of eigenvalues and c is the largest number for which the c smallest eigenvalues of PP*
     sum to no more than (1 - threshold) tr PP*.
 
@@ -183,7 +185,7 @@ def inverse_rank(
     Estimate
         The middle of the bounds.
     """
-    # The c smallest eigenvalues must not exceed the upper and the lower limit of
+    # The sums that the c smallest eigenvalues may reach, from the upper and the lower limit of
     # (1 - threshold) tr PP*.
     rest = (1 - threshold) * (trace.value + 1.96 * trace.std_error * np.array([1.0, -1.0]))
     n_starts = 1 + max(1, -(-_N_SPARE // op.out_shape[0]))
@@ -208,7 +210,7 @@ def inverse_rank(
 def _chain(half: HalfFactor, n_starts: int) -> tuple[Quadrature, Tensor]:
     """Return the quadrature on X from random starts, and how many eigenvalues each trial has.
 
-    A trial has as many as valid entries, n, (trials,).
+    There are as many as valid entries; this number n is the second result, (trials,).
     """
     w = half.white(range(n_starts))  # (n_starts, trials, size)
     n_valid = torch.full((half.n_blocks,), float(half.size), dtype=torch.float64)
@@ -227,7 +229,7 @@ def _nodes(chain: Quadrature, n_valid: Tensor, n_steps: int) -> tuple[Tensor, Te
     """
     chain.extend(n_steps)
     mu, weights = chain.rule()
-    # Of n eigenvalues of the trial a node with weight w stands for n w, each between the
+    # Of a trial's n eigenvalues, a node with weight w stands for n w, each of them between the
     # neighbouring nodes. Descending mu make ascending 1/mu.
     values = (1 / mu.clamp(min=1e-300)).transpose(0, 1).cpu()
     count = n_valid[:, None, None] * weights.transpose(0, 1).cpu()
@@ -237,19 +239,19 @@ def _nodes(chain: Quadrature, n_valid: Tensor, n_steps: int) -> tuple[Tensor, Te
 
 
 def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> tuple[float, float]:
-    """Return how many eigenvalues are left without the smallest, which sum to ``rest``.
+    """Return how many eigenvalues remain without the smallest, as many as sum to ``rest``.
 
     Parameters
     ----------
     values, count : ndarray of shape (trials, n_starts, nodes)
-        Eigenvalues, and how many there are of each by each start.
+        Eigenvalues, and how often each of them occurs according to each start.
     rest : float
         The sum.
 
     Returns
     -------
     rank : float
-        The number, with the mean over starts for each trial.
+        The number that remains, from the mean counts over the starts of each trial.
     std_error : float
         Its standard error, from the differences between the starts of each trial.
     """
@@ -260,10 +262,10 @@ def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> tuple[floa
     k = int(np.searchsorted(sums, rest, side="right"))
     if k == len(each):
         return 0.0, 0.0
-    last = sorted_values[k]  # The largest of those left out, x.
+    last = sorted_values[k]  # x, the largest eigenvalue left out.
     more = (rest - (sums[k - 1] if k else 0.0)) / last
-    # To first order a start moves the rank by sum count (1 - value / x) of its values below x:
-    # their number, less what their sum makes room for at x.
+    # To first order a start lowers the rank by the sum of count (1 - value / x) over its values
+    # below x: as many more are left out, less as many x as have the same sum.
     moves = (count * np.clip(1 - values / last, 0, None)).sum(2)
     std_error = float(np.sqrt((moves.var(axis=1, ddof=1) / n_starts).sum()))
     return float(held[-1] - held[k] - more), std_error

@@ -23,7 +23,7 @@ from kpflow_sklearn.spectra._krylov import Krylov, rounding
 from kpflow_sklearn.spectra._sketches import Sketch
 
 #: Steps and random starts of the Krylov spaces. If M has several blocks, each has one start and
-#: half the steps: what the modes of a block miss averages out over the blocks.
+#: half the steps, because what the modes of one block miss averages out over the blocks.
 N_STEPS = 12
 N_STARTS = 2
 _DIMENSION = {"trial": 0, "time": 1, "hidden": 2}
@@ -38,12 +38,12 @@ class _Reduced(NamedTuple):
 
 
 class Sketcher:
-    """Draw sketches of one Gram: its modes once, and random vectors on request.
+    """Draw sketches of one Gram: random vectors on request, and its modes with the first of them.
 
     Parameters
     ----------
     factor : LinearOperator
-        The half-factor up to a scale: G = scale * factor factor^T.
+        A without its scale: G = A A^T = scale * factor factor^T.
     scale : float
         The scale.
     axes : iterable of {"trial", "time", "hidden"}
@@ -87,7 +87,7 @@ class Sketcher:
 
     @property
     def bytes_per_chunk(self) -> int:
-        """Memory of the smallest chunk: one trial or, if trials stay together, one vector."""
+        """Bytes that one trial needs or, if trials cannot be separated, one vector."""
         if not self._cuttable:
             return self.half.bytes_per_trial(1) * len(self.half.trials)
         k = max(self.n_probes, self.n_modes)
@@ -112,7 +112,7 @@ class Sketcher:
         return min(self.n_probes, max(1, self.memory.amount // self.bytes_per_chunk))
 
     def draw(self, first: int, count: int, *, squares: bool = True) -> Sketch:
-        """Return the sketch of random vectors ``first`` to ``first + count`` (0 is the first).
+        """Return the sketch of ``count`` random vectors, beginning with number ``first`` (from 0).
 
         Only the first sketch contains the modes. Without ``squares`` the products M w' are not
         computed, which saves time.
@@ -138,7 +138,7 @@ class Sketcher:
         return [self.half]
 
     def space(self, half: HalfFactor) -> Krylov:
-        """Return Krylov spaces of M for each block; those of the full A are kept, and may grow."""
+        """Return Krylov spaces of M, one per block; those of all trials are kept, and may grow."""
         if half is self.half and self._space is not None:
             return self._space
         n_starts = min(max(1, N_STARTS // self.half.n_blocks), half.size)
@@ -227,7 +227,10 @@ class Sketcher:
     def _reduce(
         self, half: HalfFactor, v: Tensor, *, sum_vectors: bool, pull_back: bool = True
     ) -> _Reduced:
-        """Return the reduced Grams of A v, inner products of A v and of M v, and M v itself."""
+        """Return the reduced Grams of A v, |L^T A v|^2, and the inner products of A v and M v.
+
+        The last result is M v itself; A = L R for a factor of two parts.
+        """
         n = {axis: half.factor.out_shape[_DIMENSION[axis]] for axis in self.axes}
         leading = () if sum_vectors else (len(v),)
         grams = {axis: v.new_zeros(*leading, n[axis], n[axis]) for axis in self.axes}
@@ -251,7 +254,7 @@ class Sketcher:
                 outer[group, group] = inner_products(image)
                 images.append(image)
         joined = torch.cat(images, dim=1) if images else v.new_empty(0)
-        if len(images) > 1:  # Inner products of vectors that were not processed together.
+        if len(images) > 1:  # The inner products of vectors in different groups.
             # <A v_k, A v_l> = <v_k, M v_l>
             between = (v.flatten(1) @ half.blocks(joined).flatten(1).mT).double()
             inner = torch.where(inner == 0, between, inner)
@@ -260,10 +263,11 @@ class Sketcher:
 
 
 def _add_grams(grams: Tensor, steps: Tensor, axis: str, separable: bool) -> None:
-    """Add the Gram of each vector on one axis, by the partial trace over the other axes.
+    """Add the Gram of each A v, reduced to one axis by the partial trace over the others.
 
-    ``grams`` is (k, n, n), or (n, n) for the sum over vectors; ``steps`` is (T, k, B, H). If A
-    maps each trial to itself, the Gram between different trials is zero.
+    ``grams`` is (k, n, n), or (n, n) for the sum over vectors; ``steps`` is (T, k, B, H).
+    If A maps each trial to itself, G is zero between different trials, and only its diagonal
+    blocks are sampled.
     """
     parts = [steps] if grams.ndim == 2 else steps.split(1, dim=1)
     kept = {"trial": 2, "time": 0, "hidden": 3}[axis]

@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 @dataclass
 class RunSettings:
-    """The settings of a training run: the parameters that all trainers share."""
+    """The settings of a training run; a trainer that lacks a parameter has the default."""
 
     optimizer: str | Callable[..., torch.optim.Optimizer]
     learning_rate: float
@@ -44,7 +44,7 @@ class RunSettings:
 
     @classmethod
     def of(cls, trainer: Any) -> RunSettings:
-        """Return those parameters of a trainer; ValueError or TypeError if one is out of range."""
+        """Return the settings of a trainer; ValueError or TypeError if one is out of range."""
         names = [field.name for field in fields(cls) if hasattr(trainer, field.name)]
         settings = cls(**{name: getattr(trainer, name) for name in names})
         settings._check()
@@ -103,7 +103,7 @@ class Run:
     n_samples : int
         Number of samples in the data.
     generator : torch.Generator
-        Source of the order of the samples.
+        Source of the order of the samples, and of noise.
     first_iteration : int, default=0
         Number of updates in earlier fits, for a warm start.
     optimizer_state : dict, optional
@@ -151,7 +151,7 @@ class Run:
         self.planned = {first_iteration + iteration for iteration in planned}
         self.losses: list[float] = []
         self.snapshots: list[Snapshot] = []
-        # The last two states to which the run can go back, the initial one among them.
+        # The last two states to which the run can go back; the initial one counts as one.
         self.last = self.before = Snapshot.take(first_iteration, module)
         self.interrupted = False
         self.optimizer_state: dict[str, Any] | None = None
@@ -167,13 +167,13 @@ class Run:
         return self.first_iteration + self.n_iter
 
     def begin(self) -> None:
-        """Resume the run of the folder, or else take the snapshot before the first update."""
+        """Resume the run of the folder; otherwise take the first snapshot if it is planned."""
         saved = None if self.folder is None else self.folder.load()
         if saved is None:
             self._take_if_planned()
             return
         folder: Any = self.folder
-        *earlier, last = saved["snapshots"]  # The update from the last one will be made again.
+        *earlier, last = saved["snapshots"]  # The update after the last one will be made again.
         states = [Snapshot(i, folder.snapshot(i), folder.updated(i)) for i in earlier]
         states.append(Snapshot(last, folder.snapshot(last)))
         self.snapshots, self.losses = states, saved["losses"]
@@ -184,14 +184,14 @@ class Run:
         self.batches.order, self.batches.start = saved["order"], saved["start"]
 
     def record(self, loss: float) -> None:
-        """Record an update by the loss before it, and take a snapshot if one is planned."""
+        """Record an update and the loss before it, and take a snapshot if one is planned."""
         self.losses.append(loss)
         if self.snapshots and self.snapshots[-1].iteration == self.iteration - 1:
             self._keep_update()
         self._take_if_planned()
 
     def _keep_update(self) -> None:
-        """Keep the state after the update made from the last snapshot."""
+        """Keep the state one update after the last snapshot."""
         updated = Snapshot.take(self.iteration, self.module).state
         self.last = self.snapshots[-1] = replace(self.snapshots[-1], updated=updated)
         if self.folder is not None:
@@ -216,7 +216,7 @@ class Run:
     def drop_snapshot(self) -> None:
         """Drop the snapshot of the present iteration, whose loss is not finite.
 
-        The first state of the run stays even so: there is none to go back to.
+        The first state of the run is kept nevertheless: there is no earlier one to go back to.
         """
         if self.before.iteration < self.last.iteration == self.iteration:
             self.last = self.before
@@ -228,7 +228,7 @@ class Run:
         self.losses = self.losses[: self.last.iteration - self.first_iteration]
 
     def finish(self, *, undone: bool) -> None:
-        """Keep the optimizer's state, and the network's if the run ended before ``max_iter``."""
+        """Keep the optimizer's state, unless undone, and the network's if the run ended early."""
         ended_early = self.n_iter < self.settings.max_iter
         if not self.snapshots or (ended_early and self.snapshots[-1].iteration != self.iteration):
             self.snapshots.append(Snapshot.take(self.iteration, self.module))
