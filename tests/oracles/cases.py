@@ -65,6 +65,7 @@ class Case:
     initial_state: float = 0.0
     mask: np.ndarray | None = None
     dtype: torch.dtype = torch.float64
+    n_units: int = N_UNITS
 
 
 CASES = [
@@ -76,7 +77,7 @@ CASES = [
         for name in CELL_NAMES
     ),
     Case("gru-nonzero_z0", "gru", initial_state=0.5),
-    Case("lstm-3layers-ragged-trained_z0", "lstm", 3, 0.4, True, 0.5, RAGGED),
+    Case("lstm-3layers-ragged-trained_z0", "lstm", 3, 0.4, True, 0.5, RAGGED, n_units=2),
     Case("leaky_voltage-2layers-ragged", "leaky_voltage", 2, mask=RAGGED),
     Case("user", MyCell),
     Case("user-ragged-trained_z0", MyCell, 1, 1.0, True, 0.5, RAGGED),
@@ -91,7 +92,7 @@ IDS = [case.name for case in CASES]
 FAST = {
     *("tanh", "relu", "gru", "lstm", "gru-2layers", "lstm-ragged", "leaky-trained_z0"),
     *("leaky_voltage-2layers-ragged", "lstm-3layers-ragged-trained_z0"),
-    *("user-ragged-trained_z0", "user-nn.GRUCell"),
+    "user-ragged-trained_z0",
 }
 
 
@@ -101,7 +102,7 @@ def build(case: Case) -> tuple[RecurrentNetwork, np.ndarray]:
         case.cell,
         N_FEATURES,
         N_OUTPUTS,
-        hidden_size=N_UNITS,
+        hidden_size=case.n_units,
         n_layers=case.n_layers,
         init_scale=1.3,
         recurrent_init="normal",

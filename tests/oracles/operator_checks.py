@@ -38,6 +38,12 @@ def check_operator(op: LinearOperator, dense: Tensor, adjoint_scale: float = 1.0
     check_scipy(op.T, adjoint_scale * dense.T)
 
 
+def check_matrices(op: LinearOperator, dense: Tensor, adjoint_scale: float = 1.0) -> None:
+    """Check the matrices of an operator and its adjoint: its products are checked elsewhere."""
+    assert distance(op.to_dense(), dense) < TOLERANCE
+    assert distance(op.T.to_dense(), adjoint_scale * dense.T) < TOLERANCE
+
+
 def check_products(op: LinearOperator, dense: Tensor) -> None:
     """Compare products with those of the matrix, for every layout of the argument."""
     assert op.shape == dense.shape

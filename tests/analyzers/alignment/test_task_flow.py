@@ -25,7 +25,6 @@ from tests.oracles.cases import (
     N_OUTPUTS,
     N_TIMESTEPS,
     N_TRIALS,
-    N_UNITS,
     Solved,
     solve,
 )
@@ -139,8 +138,9 @@ def hidden(states: Tensor, name: str) -> Tensor:
     """Return the states without an LSTM's c."""
     if not name.startswith("lstm"):
         return states
-    layers = states.chunk(solve(name).case.n_layers, dim=-1)
-    return torch.cat([layer[..., :N_UNITS] for layer in layers], dim=-1)
+    case = solve(name).case
+    layers = states.chunk(case.n_layers, dim=-1)
+    return torch.cat([layer[..., : case.n_units] for layer in layers], dim=-1)
 
 
 @every_case
