@@ -39,17 +39,17 @@ def test_counts_match_dense(name):
     np.testing.assert_array_equal(count_above(P, SHIFTS, memory=1), expected)
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95, 0.99])
 @pytest.mark.parametrize("name", IDS)
-def test_bounds_hold_and_the_rank_is_near(name, threshold):
+def test_bounds_hold_and_the_rank_is_near(name):
     values = eigenvalues_of(name)
-    rank = counted_rank(solve(name).linearization.P, threshold, values.sum())
-    expected = count_leading(values, threshold - 1e-12)
-    if rank.bounds is None:
-        assert rank.value == expected and rank.std_error == 0
-    else:
-        assert rank.bounds[0] <= expected <= rank.bounds[1]
-        assert abs(rank.value - expected) <= max(1, 1.96 * rank.std_error)
+    for threshold in (0.5, 0.8, 0.95, 0.99):
+        rank = counted_rank(solve(name).linearization.P, threshold, values.sum())
+        expected = count_leading(values, threshold - 1e-12)
+        if rank.bounds is None:
+            assert rank.value == expected and rank.std_error == 0, threshold
+        else:
+            assert rank.bounds[0] <= expected <= rank.bounds[1], threshold
+            assert abs(rank.value - expected) <= max(1, 1.96 * rank.std_error), threshold
 
 
 def count_in_fifty_digits(jacobians: np.ndarray, shift: float) -> int:
@@ -86,7 +86,7 @@ def count_in_fifty_digits(jacobians: np.ndarray, shift: float) -> int:
 
 @pytest.mark.parametrize(
     "gain, n_units, n_timesteps",
-    [(2.0, 6, 30), pytest.param(2.0, 8, 90, marks=pytest.mark.slow)]
+    [(2.5, 5, 20), pytest.param(2.0, 8, 90, marks=pytest.mark.slow)]
     + [pytest.param(3.0, 8, 90, marks=pytest.mark.slow)],
 )
 def test_counts_at_high_gain_match_fifty_digits(gain, n_units, n_timesteps):

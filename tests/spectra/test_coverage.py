@@ -34,7 +34,7 @@ from tests.oracles.spectrum_checks import (
 )
 from tests.spectra.rank_coverage import STRAINS, Strain, measure
 
-N_SEEDS = 200
+N_SEEDS, FEW_SEEDS = 200, 100  # Of the slow and of the fast tier.
 SIZE = 576
 INDEX = np.arange(1, SIZE + 1)
 # Singular values; the eigenvalues of the Gram are their squares.
@@ -125,10 +125,11 @@ def sample(
     *,
     n_probes: int | None = 30,
     n_modes: int = 10,
-    n_seeds: int = N_SEEDS,
+    n_seeds: int | None = None,
 ) -> dict[tuple[str, str], Sample]:
     """Estimate everything with seeds 0, 1, ..."""
-    return _sample(regime, n_probes, n_modes, n_seeds)
+    few = FEW_SEEDS if regime in FAST else N_SEEDS
+    return _sample(regime, n_probes, n_modes, n_seeds or few)
 
 
 @cache
@@ -229,14 +230,14 @@ def test_intervals_cover_the_truth_with_few_probes(regime, n_probes):
 
 @every_quantity(OFTEN)
 def test_intervals_cover_the_truth(regime, axis, quantity):
-    least = binom.ppf(1e-3, N_SEEDS, 0.93)
-    assert sample(regime)[axis, quantity].n_covered >= least
+    measured = sample(regime)[axis, quantity]
+    assert measured.n_covered >= binom.ppf(1e-3, len(measured.error), 0.93)
 
 
 @every_quantity(OFTEN)
 def test_standard_error_is_the_size_of_the_error(regime, axis, quantity):
     measured = sample(regime)[axis, quantity]
-    # A standard deviation from 200 draws errs by 5%, from skewed draws by up to twice that.
+    # A standard deviation from 200 draws errs by 5%, from 100 or skewed draws by up to twice that.
     assert measured.stated / measured.rms == pytest.approx(1, abs=0.2)
     assert (measured.widened > 1 + 1.7 / 30).all()
 
@@ -244,7 +245,7 @@ def test_standard_error_is_the_size_of_the_error(regime, axis, quantity):
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", ["all", "time", "hidden"])
 def test_error_falls_with_the_square_root_of_the_probes(axis):
-    few, many = (sample("gru P", n_probes=m) for m in (10, 30))
+    few, many = (sample("gru P", n_probes=m, n_seeds=N_SEEDS) for m in (10, 30))
     for key in quantities_of("gru P"):
         if key[0] == axis:  # Each of the two errs by 5 to 10%.
             assert few[key].rms / many[key].rms == pytest.approx(np.sqrt(3), rel=0.25), key
@@ -331,7 +332,7 @@ def test_deflated_modes_reduce_the_error_of_steep_spectra(regime, factor):
 @pytest.mark.parametrize("regime", ["geometric", "slow", "gru P"])
 def test_probes_are_drawn_until_their_error_is_small(regime):
     numbers = set()
-    for seed in range(10):
+    for seed in range(4):
         options = {"n_modes": 10, "random_state": seed}
         shared = OperatorSpectra(operator_with_gram(regime)[0], method="randomized", **options)
         dimensions = [shared.on(axis).effective_dimension for axis in AXES]
@@ -379,12 +380,10 @@ RANKS = ("steep", "slow", "flat", *(f"{n} {o}" for n in NETWORKS for o in ("P", 
 THRESHOLDS = (0.8, 0.95, 0.99)
 
 
-@pytest.mark.parametrize(
-    "name, threshold", [("slow", 0.8), ("tanh 1.6 P", 0.95), ("gru 1.3 PKP", 0.99)]
-)
+@pytest.mark.parametrize("name, threshold", [("tanh 1.6 P", 0.95), ("gru 1.3 PKP", 0.99)])
 def test_ranks_on_the_whole_space_are_within_their_error(name, threshold):
-    error, std_error = rank_errors(name, threshold, 5)
-    assert (abs(error) <= 1.96 * std_error).mean() >= 0.8
+    error, std_error = rank_errors(name, threshold, 3)
+    assert (abs(error) <= 1.96 * std_error).all()
 
 
 @pytest.mark.slow

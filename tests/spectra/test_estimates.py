@@ -130,17 +130,17 @@ def test_modes_lie_near_the_leading_eigenvectors(name):
 
 
 @every_name
-@every_axis
-def test_modes_that_span_the_space_leave_nothing_to_sample(name, axis):
-    op = operator(name)
-    measured = spectrum(op, axis, method="randomized", n_modes=10_000, random_state=0)
-    gram = reduce(gram_of(name), op.out_shape, axis, "trace")
-    total, square = np.trace(gram), (gram**2).sum()
-    for quantity, expected in zip(QUANTITIES, (total, square, total**2 / square), strict=True):
-        estimate = getattr(measured, quantity)
-        assert estimate.value == pytest.approx(expected, rel=1e-9)
-        assert estimate.std_error <= 1e-9 * expected
-    assert measured.rank().value == spectrum(op, axis).rank().value
+def test_modes_that_span_the_space_leave_nothing_to_sample(name):
+    shared = randomized(operator(name), axes=AXES, n_modes=10_000)
+    exact = OperatorSpectra(shared.op, axes=AXES)
+    for axis in AXES:
+        gram = reduce(gram_of(name), shared.op.out_shape, axis, "trace")
+        total, square = np.trace(gram), (gram**2).sum()
+        for quantity, expected in zip(QUANTITIES, (total, square, total**2 / square), strict=True):
+            estimate = getattr(shared.on(axis), quantity)
+            assert estimate.value == pytest.approx(expected, rel=1e-9), axis
+            assert estimate.std_error <= 1e-9 * expected, axis
+        assert shared.on(axis).rank().value == exact.on(axis).rank().value, axis
 
 
 @pytest.mark.parametrize("gram", ["natural", "square"])
@@ -156,7 +156,7 @@ def test_half_factors_of_every_operator_add_up_to_its_gram(which, gram):
 
 @pytest.mark.parametrize("name", ["matrix", "gru P", "lstm PKP"])
 def test_modes_and_probes_share_out_the_gram_without_cross_terms(name):
-    m = 1000
+    m = 400
     sketch = sketcher_of(name).draw(0, m)
     for axis in REDUCED:
         exact = sketch.exact[axis].numpy() * sketch.magnitude**2
@@ -184,7 +184,9 @@ def assert_same(measured: Sketch, expected: Sketch) -> None:
             np.testing.assert_allclose(mine[axis], other[axis], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("axes", [REDUCED, ("time", "hidden"), ()])
+@pytest.mark.parametrize(
+    "axes", [REDUCED, ("time", "hidden"), pytest.param((), marks=pytest.mark.slow)]
+)
 @every_name
 def test_sketches_do_not_depend_on_the_memory(name, axes):
     # P, K and PKP* are cut into trials, the last two not on the trial axis; there, and of what
@@ -520,7 +522,7 @@ def test_sampled_eigenvalues_that_overflow_leave_their_ratios(axis):
 def test_sampled_ranks_are_off_by_one_at_most(name, axis):
     op = operator(name)
     expected = spectrum(op, axis).rank().value
-    for seed in range(10):
+    for seed in range(4):
         measured = randomized(op, n_modes=10, random_state=seed).rank(axis)
         assert abs(measured.value - expected) <= 1
         assert np.isfinite(measured.std_error)
@@ -557,8 +559,8 @@ def test_eigenvalues_that_have_not_converged_are_not_counted():
 @every_name
 def test_every_listed_eigenvalue_is_within_its_residual(name, n_modes, n_seeds):
     op, n_outside = operator(name), 0
-    for seed, axis in product(range(n_seeds), AXES):
-        shared = randomized(op, n_modes=n_modes, random_state=seed)
+    of_seeds = [randomized(op, n_modes=n_modes, random_state=seed) for seed in range(n_seeds)]
+    for (seed, shared), axis in product(enumerate(of_seeds), AXES):
         shared.rank(axis, 0.99)  # Eigenvalues computed for the rank are listed too.
         exact, measured = exact_eigenvalues(name, axis), shared.on(axis)
         n = min(len(measured.eigenvalues), len(exact))
@@ -614,8 +616,8 @@ def test_equal_eigenvalues_are_not_counted_once(inputs, threshold):
     net = torch.nn.ModuleDict({"rnn": rnn, "out": torch.nn.Linear(16, 1, dtype=torch.float64)})
     op = linearize(net, inputs * torch.randn(4, 10, 3, dtype=torch.float64)).P
     exact = spectrum(op, method="exact").rank(threshold).value
-    measured = [randomized(op, random_state=seed).rank("all", threshold) for seed in range(20)]
-    assert sum(abs(r.value - exact) <= 1.96 * r.std_error + 0.5 for r in measured) >= 16
+    measured = [randomized(op, random_state=seed).rank("all", threshold) for seed in range(8)]
+    assert sum(abs(r.value - exact) <= 1.96 * r.std_error + 0.5 for r in measured) >= 7
 
 
 def test_rank_of_too_few_modes_is_counted_in_a_larger_space():
@@ -651,41 +653,41 @@ def everything(shared: OperatorSpectra, axis: str) -> list[Estimate]:
 
 
 @pytest.mark.parametrize("n_modes", [0, 5, 60])
-@every_axis
-def test_zero_operator_is_measured_without_a_warning(axis, n_modes):
+def test_zero_operator_is_measured_without_a_warning(n_modes):
     shared = randomized(MatrixOperator(np.zeros((60, 60)), SHAPE), n_modes=n_modes)
-    trace, square, *others = everything(shared, axis)
-    assert trace == Estimate(0.0) and square == Estimate(0.0)
-    for missing in (*others, ritz_rank(shared.sketcher, 0.95, 60)[0]):
-        assert_missing(missing, ZERO)
-    assert np.isfinite(shared.on(axis).eigenvalues).all()
+    assert_missing(ritz_rank(shared.sketcher, 0.95, 60)[0], ZERO)
+    for axis in AXES:
+        trace, square, *others = everything(shared, axis)
+        assert trace == Estimate(0.0) and square == Estimate(0.0)
+        for missing in others:
+            assert_missing(missing, ZERO)
+        assert np.isfinite(shared.on(axis).eigenvalues).all()
 
 
-@every_axis
-def test_numbers_that_overflow_are_missing_and_say_so(axis):
-    for matrix in (
-        np.full((60, 60), 1e308),
-        torch.full((60, 60), 1e38),
-        np.full((60, 60), np.inf),
-    ):
-        shared = randomized(MatrixOperator(matrix, SHAPE), n_modes=5)
-        for missing in (*everything(shared, axis), ritz_rank(shared.sketcher, 0.95, 60)[0]):
-            assert_missing(missing, OVERFLOW)
+@pytest.mark.parametrize(
+    "matrix", [np.full((60, 60), 1e308), torch.full((60, 60), 1e38), np.full((60, 60), np.inf)]
+)
+def test_numbers_that_overflow_are_missing_and_say_so(matrix):
+    shared = randomized(MatrixOperator(matrix, SHAPE), n_modes=5)
+    assert_missing(ritz_rank(shared.sketcher, 0.95, 60)[0], OVERFLOW)
+    for missing in (estimate for axis in AXES for estimate in everything(shared, axis)):
+        assert_missing(missing, OVERFLOW)
 
 
 @pytest.mark.parametrize("scale", [1e-100, 1e-40, 1e30, 1e100])
-@every_axis
-def test_effective_dimension_and_rank_do_not_depend_on_the_scale(scale, axis):
+def test_effective_dimension_and_rank_do_not_depend_on_the_scale(scale):
     matrix = operator("matrix").matrix
     plain, scaled = (randomized(MatrixOperator(s * matrix, SHAPE)) for s in (1.0, scale))
-    for mine, other in zip(everything(scaled, axis)[2:], everything(plain, axis)[2:], strict=True):
-        assert mine == pytest.approx(other)
-    trace, square = everything(scaled, axis)[:2]
-    assert trace[:2] == pytest.approx(scale**2 * np.array(plain.on(axis).trace[:2]), rel=1e-9)
-    if scale == 1e100:
-        assert_missing(square, OVERFLOW)
-    else:
-        assert square.value == pytest.approx(scale**4 * plain.on(axis).square.value, rel=1e-9)
+    for axis in AXES:
+        trace, square, *ratios = everything(scaled, axis)
+        for mine, other in zip(ratios, everything(plain, axis)[2:], strict=True):
+            assert mine == pytest.approx(other)
+        of_plain = plain.on(axis)
+        assert trace[:2] == pytest.approx(scale**2 * np.array(of_plain.trace[:2]), rel=1e-9)
+        if scale == 1e100:
+            assert_missing(square, OVERFLOW)
+        else:
+            assert square.value == pytest.approx(scale**4 * of_plain.square.value, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,10 +21,10 @@ from tests.oracles.spectrum_checks import (
 SHAPE = (3, 5, 4)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("user", "lstm", "gru-2layers")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "gru-2layers")]
 
 
-@pytest.mark.parametrize("case", ["gru", "tanh-ragged", *SLOW])
+@pytest.mark.parametrize("case", ["gru", "tanh-ragged", "user", *SLOW])
 def test_kernel_agreement_matches_dense(case):
     kernel, propagator = (OperatorSpectra(operator_of(case, o)) for o in ("PKP", "P"))
     a, b = (dense_gram(solve(case).dense, o) for o in ("PKP", "P"))
@@ -34,8 +34,9 @@ def test_kernel_agreement_matches_dense(case):
     spanned = (randomized(s.op, n_modes=10_000) for s in (kernel, propagator))
     assert kernel_agreement(*spanned).value == pytest.approx(expected, rel=1e-9)
     cosines = []
-    for seed in range(20):
-        sampled = (randomized(s.op, n_modes=5, random_state=seed) for s in (kernel, propagator))
+    for seed in range(12):
+        options = {"n_modes": 5, "n_probes": 30, "random_state": seed}
+        sampled = (randomized(s.op, **options) for s in (kernel, propagator))
         cosines.append(kernel_agreement(*sampled))
     errors = np.array([(f.value - expected) / f.std_error for f in cosines])
     assert (abs(errors) < 3).all() and 0.5 < errors.std() < 1.5
