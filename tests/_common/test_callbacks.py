@@ -33,7 +33,7 @@ TRAINER = RecurrentTrainer(hidden_size=3, **OPTIONS)
 ESTIMATORS = {
     "recurrent": TRAINER,
     "feedforward": FeedForwardTrainer((3,), **OPTIONS),
-    "kpflow": KPFlowAnalyzer(TRAINER, random_state=0),
+    "kpflow": KPFlowAnalyzer(TRAINER, axes=("time",), analyses=("spectra",), random_state=0),
     "alignment": TaskAlignmentAnalyzer(TRAINER, random_state=0),
     "gram": GramFlowAnalyzer(FeedForwardTrainer((3,), **OPTIONS), random_state=0),
 }
@@ -236,7 +236,8 @@ def test_progress_bars(name, capsys):
 
 def test_progress_of_a_pipeline_reaches_the_training():
     recorder = ForAll()
-    steps = make_pipeline(SequenceScaler(), KPFlowAnalyzer(clone(TRAINER), random_state=0))
+    analyzer = KPFlowAnalyzer(clone(TRAINER), analyses=("modes",), random_state=0)
+    steps = make_pipeline(SequenceScaler(), analyzer)
     steps.set_callbacks(recorder)
     with pytest.warns(UserWarning, match="SequenceScaler does not support callbacks"):
         steps.fit(X, LABELS)

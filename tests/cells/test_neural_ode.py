@@ -71,8 +71,9 @@ def test_the_order_of_the_methods(method, order):
 
 def test_it_is_trained_and_analysed():
     cell = NeuralODE(RateField, dt=0.5, method="midpoint")
-    trainer = RecurrentTrainer(cell, hidden_size=3, max_iter=8, snapshots=2, random_state=0)
-    analyzer = KPFlowAnalyzer(trainer, axes=("time",), random_state=0).fit(X, Y)
+    trainer = RecurrentTrainer(cell, hidden_size=3, max_iter=8, snapshots=1, random_state=0)
+    options = {"axes": ("time",), "analyses": ("spectra",), "random_state": 0}
+    analyzer = KPFlowAnalyzer(trainer, **options).fit(X, Y)
     assert analyzer.verify(X, Y)["passed"].all()
     assert analyzer.loss_curve_[-1] < analyzer.loss_curve_[0]
 

@@ -30,7 +30,7 @@ WEIGHTS = [np.where(np.arange(n) < 2, 0.2, 1.0 + np.arange(n)) for n in LENGTHS]
 
 
 def trainer(cell: str = "gru", **options) -> RecurrentTrainer:
-    settings = {"hidden_size": 4, "max_iter": 12, "snapshots": 2, "learning_rate": 0.02}
+    settings = {"hidden_size": 4, "max_iter": 6, "snapshots": 2, "learning_rate": 0.02}
     return RecurrentTrainer(cell, random_state=0, **settings | options)
 
 

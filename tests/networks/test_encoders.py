@@ -330,8 +330,8 @@ def test_checkpoints_clones_copies_and_pickles(name):
 def test_the_identities_of_both_analyzers(dtype):
     saved = SavedTraining(drawn().to(dtype), encoder="enc", readout=decoded)
     tasks = ["a", "a", "b", "b", "b"]
-    analyzer = KPFlowAnalyzer(saved, axes=("time",), random_state=0).fit(X, Y)
-    assert analyzer.verify(X, Y)["passed"].all()
+    analyzer = KPFlowAnalyzer(saved, analyses=("spectra",), axes=("time",), random_state=0)
+    assert analyzer.fit(X, Y).verify(X, Y)["passed"].all()
     alignment = TaskAlignmentAnalyzer(saved, random_state=0).fit(X, Y, tasks=tasks)
     assert alignment.verify(X, Y, tasks=tasks)["passed"].all()
 
@@ -345,7 +345,7 @@ def test_a_part_that_casts_is_verified_in_its_own_precision():
             )
         }
         saved = SavedTraining(module, **options)
-        analyzer = KPFlowAnalyzer(saved, axes=("time",), operators=("K",), random_state=0)
+        analyzer = KPFlowAnalyzer(saved, analyses=("lyapunov",), random_state=0)
         with pytest.warns(UserWarning, match=f"the {part} <lambda> does not compute in float64"):
             assert analyzer.fit(X, Y).verify(X, Y)["passed"].all()
 

@@ -21,7 +21,7 @@ from kpflow_sklearn import (
 )
 from tests.oracles import cases, oracle
 from tests.oracles.cases import distance
-from tests.oracles.operator_checks import BASIC, check_operator
+from tests.oracles.operator_checks import BASIC, check_matrices
 
 N_TRIALS, N_STEPS, N_FEATURES, N_UNITS, N_OUTPUTS = 2, 3, 2, 3, 2
 RAGGED = cases.RAGGED[::2, :N_STEPS]
@@ -142,12 +142,13 @@ def reference(cell: nn.Module, z0: Tensor, mask=None, learn: bool = False):
 
 def check_basic(lin, dense) -> None:
     for pair in BASIC.values():
-        check_operator(pair.operator(lin), pair.dense(dense))
+        check_matrices(pair.operator(lin), pair.dense(dense))
 
 
 def check_identities(saved, **options) -> KPFlowAnalyzer:
     """Return the analyzer of a trainer, whose identities hold."""
-    analyzer = KPFlowAnalyzer(saved, axes=("time",), random_state=0, **options).fit(X, Y)
+    options = {"analyses": ("weight_maps",), "random_state": 0} | options
+    analyzer = KPFlowAnalyzer(saved, **options).fit(X, Y)
     table = analyzer.verify(X, Y)
     assert table["passed"].all(), table
     return analyzer
@@ -195,8 +196,8 @@ def test_a_trained_initial_state_by_name():
     z0 = torch.cat([module.h0[0], module.s0[0]]).detach()
     dense = reference(Flat(module.cell), z0, learn=True)
     lin = linearize(saved.network_, X)
-    check_operator(lin.K, dense.K)
-    check_operator(lin.K.components["initial_state"], dense.per_parameter("initial_state"))
+    check_matrices(lin.K, dense.K)
+    check_matrices(lin.K.components["initial_state"], dense.per_parameter("initial_state"))
     changed = copy.deepcopy(module.state_dict())
     changed["h0"] = changed["h0"] + 1
     later = SavedTraining(
@@ -304,7 +305,7 @@ def test_K_lives_in_the_raw_parameters(n_layers):
     for k in range(n_layers):
         parametrize.register_parametrization(core, f"weight_hh_l{k}", Dale())
     module = with_readout(core)
-    analyzer = check_identities(SavedTraining(module))
+    analyzer = KPFlowAnalyzer(SavedTraining(module), analyses=("weight_maps",)).fit(X, Y)
     assert len(analyzer.weight_maps_) == 0
     lin = linearize(analyzer.network_, X, RAGGED)
     raw = "parametrizations.weight_hh_l0.original"

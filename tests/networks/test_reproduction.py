@@ -776,7 +776,8 @@ def test_a_tensor_that_does_not_follow_to_float64_is_a_possible_cause_in_verify(
     module = Cached()
     module.gain.requires_grad_(False)
     module(torch.as_tensor(X).float())
-    analyzer = KPFlowAnalyzer(SavedTraining(module, **STEP), axes=("time",), random_state=0)
+    options = {"analyses": ("lyapunov",), "random_state": 0}
+    analyzer = KPFlowAnalyzer(SavedTraining(module, **STEP), **options)
     with pytest.warns(UserWarning, match="does not compute in float64.* register_buffer"):
         assert analyzer.fit(X, Y).verify(X, Y)["passed"].all()
 

@@ -187,7 +187,7 @@ def test_score_is_minus_the_weighted_mean_and_padding_changes_nothing():
 )
 def test_mse_as_a_function_gives_the_numbers_of_mse(options, about, tolerance):
     named, function = (
-        KPFlowAnalyzer(trainer(loss, **options), random_state=0).fit(X, Y, **about)
+        KPFlowAnalyzer(trainer(loss, **options), axes=("time",), random_state=0).fit(X, Y, **about)
         for loss in ("mse", mse)
     )
 
@@ -221,7 +221,8 @@ def test_verify_follows_a_loss_that_casts():
     def single(outputs, y):
         return mse(outputs.float(), y.float())
 
-    fitted = KPFlowAnalyzer(trainer(single, dtype="float32"), random_state=0).fit(X, Y)
+    options = {"analyses": ("lyapunov",), "random_state": 0}
+    fitted = KPFlowAnalyzer(trainer(single, dtype="float32"), **options).fit(X, Y)
     with pytest.warns(
         UserWarning,
         match=r"the loss single does not compute in float64, .* verified in torch.float32",

@@ -40,7 +40,7 @@ from tests.training.plain_torch import (
 
 
 def analyzer(trainer, **options) -> KPFlowAnalyzer:
-    return KPFlowAnalyzer(trainer, random_state=0, **options)
+    return KPFlowAnalyzer(trainer, axes=("time",), random_state=0, **options)
 
 
 @cache

@@ -618,11 +618,12 @@ def test_diabetes_by_layer():
 
 
 def test_digits_by_layer():
-    x, labels = load_digits(return_X_y=True)
+    x, labels = (a[:500] for a in load_digits(return_X_y=True))
+    x = x[:, x.std(0) > 0]
     y = np.eye(10)[labels]
     given = FeedForwardTrainer((32, 32), max_iter=60, snapshots=2, learning_rate=0.1)
     analyzer = GramFlowAnalyzer(given, n_components=2, random_state=0).fit(scale(x), y)
-    assert analyzer.eigenvectors_.shape == (17970, 2)
+    assert analyzer.eigenvectors_.shape == (5000, 2)
     losses = select(analyzer.results_, "network", "loss")["value"]
     changes = analyzer.layer_table_.loc[60, "loss_change"]
     assert changes.sum() == pytest.approx(losses[60] - losses[0], rel=1e-9)

@@ -72,7 +72,9 @@ SETUPS = {
     "user cell": Setup(MyCell),
     "user cell, trained z0, mask": Setup(MyCell, {"learn_initial_state": True}, MASK),
 }
-every_setup = pytest.mark.parametrize("name", SETUPS)
+every_setup = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "user cell")) for n in SETUPS]
+)
 
 
 def trainer(cell: str | Callable = "gru", **options) -> RecurrentTrainer:
@@ -359,7 +361,7 @@ def test_weight_maps_are_described_where_there_are_any():
     assert (table["K_time_rank"] <= N_STEPS).all()
     assert (table["K_unit_rank"] <= table["K_unit_rank_bound"]).all()
     assert not table.isna().any().any()
-    assert analysed("user cell").weight_maps_.empty
+    assert analysed("user cell, trained z0, mask").weight_maps_.empty
 
 
 # ------------------------------------------------------------------------------- flow of training
@@ -372,7 +374,7 @@ def agreement(fitted: KPFlowAnalyzer, quantity: str) -> pd.DataFrame:
 @pytest.mark.parametrize("options", [{}, {"learn_initial_state": True}, {"cell": "lstm"}])
 def test_small_steps_of_gradient_descent_follow_the_flow(options):
     slow = trainer(optimizer="sgd", learning_rate=1e-4, max_iter=4, snapshots=[0, 2, 4], **options)
-    fitted = analyzer(slow).fit(X, Y, X_analysis=X, y_analysis=Y)
+    fitted = analyzer(slow, analyses=("signals",)).fit(X, Y, X_analysis=X, y_analysis=Y)
     for quantity in ("flow_agreement", "interval_agreement"):
         assert agreement(fitted, quantity)["value"].iloc[:-1].min() > 0.999
 
@@ -380,7 +382,7 @@ def test_small_steps_of_gradient_descent_follow_the_flow(options):
 def test_flow_agreement_shows_what_is_not_gradient_descent():
     # The flow of other targets on the same trials is another flow.
     slow = trainer(optimizer="sgd", learning_rate=1e-4, max_iter=2, snapshots=2)
-    fitted = analyzer(slow).fit(X, Y, X_analysis=X, y_analysis=-Y)
+    fitted = analyzer(slow, analyses=("signals",)).fit(X, Y, X_analysis=X, y_analysis=-Y)
     assert agreement(fitted, "flow_agreement")["value"].iloc[0] < 0.9
 
 
@@ -403,16 +405,18 @@ def test_agreement_is_the_cosine_of_predicted_and_measured_change():
 
 def test_exact_gradient_descent_agrees_with_its_next_update_far_from_the_next_snapshot():
     long = trainer(optimizer="sgd", learning_rate=0.3, max_iter=400, snapshots=[0, 20, 400])
-    fitted = analyzer(long).fit(X, Y, X_analysis=X, y_analysis=Y)
+    fitted = analyzer(long, analyses=("signals",)).fit(X, Y, X_analysis=X, y_analysis=Y)
     assert agreement(fitted, "flow_agreement")["value"].iloc[:-1].min() > 0.95
     assert agreement(fitted, "interval_agreement")["value"].loc[20] < 0.9
 
 
 def test_a_change_below_the_rounding_of_the_states_has_no_direction():
     tiny = trainer(optimizer="sgd", learning_rate=1e-7, max_iter=1, snapshots=2, dtype="float32")
-    row = agreement(analyzer(tiny).fit(X, Y), "flow_agreement").iloc[0]
+    of_signals = {"analyses": ("signals",)}
+    row = agreement(analyzer(tiny, **of_signals).fit(X, Y), "flow_agreement").iloc[0]
     assert row["reason"] == "the change of the states is close to the rounding of float32"
-    double = analyzer(tiny.set_params(dtype="float64")).fit(X, Y, X_analysis=X, y_analysis=Y)
+    double = analyzer(tiny.set_params(dtype="float64"), **of_signals)
+    double.fit(X, Y, X_analysis=X, y_analysis=Y)
     assert agreement(double, "flow_agreement")["value"].iloc[0] > 0.99999
 
 
@@ -422,7 +426,7 @@ def test_no_motion_says_what_is_zero():
         for bias in (relu.network_.recurrent.bias_ih_l0, relu.network_.recurrent.bias_hh_l0):
             bias.fill_(-100)
     relu.snapshots_ = [Snapshot.take(0, relu.network_)]
-    silent = analyzer(FrozenEstimator(relu))
+    silent = analyzer(FrozenEstimator(relu), analyses=("signals",))
     reason = agreement(silent.fit(X, Y), "direction_agreement")["reason"].iloc[0]
     assert reason == "KP*Err is zero: no parameter responds to the error signal"
     solved = silent.fit(X, silent.predict(X))
@@ -443,19 +447,20 @@ def test_an_exact_analysis_needs_no_kernel_that_was_not_asked_for(operators):
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "flatten"])
 def test_transform_pools_the_projected_states(pooling):
-    fitted = analyzer(axes=AXES, pooling=pooling).fit(X, Y)
+    options = {"operators": ("PKP",), "axes": ("time",), "analyses": ("modes",)}
+    fitted = analyzer(pooling=pooling, **options).fit(X, Y)
     projected = np.einsum("bth,kh->btk", fitted.trajectories(X), fitted.components_)
-    for mask, options in ((np.ones_like(MASK), {}), (MASK, {"mask": MASK})):
+    for mask, about in ((np.ones_like(MASK), {}), (MASK, {"mask": MASK})):
         lengths, valid = mask.sum(1), projected * mask[..., None]
         expected = {
             "last": projected[np.arange(N_TRIALS), lengths - 1],
             "mean": valid.sum(1) / lengths[:, None],
             "flatten": valid.reshape(N_TRIALS, -1),
         }[pooling]
-        assert_allclose(fitted.transform(X, **options), expected, atol=1e-12)
+        assert_allclose(fitted.transform(X, **about), expected, atol=1e-12)
     assert fitted.transform(X).shape[1] == len(fitted.get_feature_names_out())
     # Both steps at once are the same, and single precision stays.
-    masked = analyzer(axes=AXES, pooling=pooling)
+    masked = analyzer(pooling=pooling, **options)
     projected = masked.fit_transform(X, Y, mask=MASK)
     np.testing.assert_array_equal(projected, masked.transform(X, mask=MASK))
     assert not np.allclose(projected, fitted.transform(X))
@@ -477,7 +482,9 @@ def test_the_trainer_answers_for_the_analyzer():
     np.testing.assert_array_equal(fitted.loss_curve_, alone.loss_curve_)
 
 
-@pytest.mark.parametrize("setup", ["gru", "lstm", "user cell"])
+@pytest.mark.parametrize(
+    "setup", ["lstm", *(pytest.param(s, marks=pytest.mark.slow) for s in ("gru", "user cell"))]
+)
 def test_trailing_padding_changes_nothing(setup):
     source = trainer(SETUPS[setup].cell)
     longer = [(0, 0), (0, 3), (0, 0)]
@@ -601,7 +608,7 @@ def test_estimates_carry_their_error_and_are_near_the_exact_values():
 @pytest.mark.parametrize("axes", [("all", "time", "hidden"), AXES])
 def test_numbers_do_not_depend_on_the_memory_limit(axes):
     # One trial, or one random vector where the trial axis is asked for, at a time.
-    options = {"axes": axes, "method": "randomized"}
+    options = {"axes": axes, "method": "randomized", "n_probes": 4}
     source = trainer(max_iter=0, snapshots=1)
     free, bound = (analyzer(source, memory_limit=m, **options).fit(X, Y) for m in (None, 1))
     keys = ["operator", "axis", "quantity", "method", "reason"]
@@ -804,12 +811,12 @@ REASONS = {
 
 
 @pytest.mark.filterwarnings("ignore:the gradient vanished")  # As it does for silent units.
-@pytest.mark.parametrize("method", ["auto", "randomized"])
+@pytest.mark.parametrize("method, snapshots", [("auto", [0, 3]), ("randomized", [3])])
 @pytest.mark.parametrize("name", EXTREMES)
-def test_extremes_give_numbers_or_reasons(name, method):
+def test_extremes_give_numbers_or_reasons(name, method, snapshots):
     extreme = EXTREMES[name]
-    options = {"snapshots": [0, 3], "max_iter": 3} | extreme.options
-    fitted = analyzer(trainer(**options), method=method, axes=AXES)
+    options = {"snapshots": snapshots, "max_iter": 3} | extreme.options
+    fitted = analyzer(trainer(**options), method=method, n_probes=6, axes=AXES)
     fitted.fit(extreme.X, extreme.y, mask=extreme.mask)
     results = fitted.results_
     missing = check_reasons(results)
@@ -850,7 +857,7 @@ def test_a_diverged_training_is_analysed_as_far_as_numbers_go():
 # -------------------------------------------------------------------------------------- real runs
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_memory_pro_is_learnt_and_K_is_the_narrow_one(seed):
     settings = {"stimulus": 8, "memory": 8, "response": 8}
     inputs, targets = make_memory_pro(32, **settings, random_state=0)
@@ -859,7 +866,7 @@ def test_memory_pro_is_learnt_and_K_is_the_narrow_one(seed):
         "gru", hidden_size=16, init_scale=1.0, max_iter=100, snapshots=2, learning_rate=0.02,
         random_state=seed,
     )  # fmt: skip
-    fitted = analyzer(source, axes=("time",))
+    fitted = analyzer(source, axes=("time",), analyses=("spectra",))
     fitted.fit(inputs, targets, X_analysis=angles[0], y_analysis=angles[1])
     loss = select(fitted.results_, "network", "loss")["value"]
     assert loss.iloc[-1] < 0.08 < 0.25 < loss.iloc[0]
