@@ -129,9 +129,9 @@ def test_a_callable_cell_has_one_layer():
 
 
 def test_exact_refuses_what_is_too_large_for_it():
-    many = np.zeros((2, 900, 1))
-    source = trainer(hidden_size=10, max_iter=0, snapshots=1)
-    message = r"method='exact' is limited to 8192 .*, got 9000 .* axis 'time'; .*method='auto'"
+    many = np.zeros((2, 91, 1))
+    source = trainer(hidden_size=91, max_iter=0, snapshots=1)
+    message = r"method='exact' is limited to 8192 .*, got 8281 .* axis 'time'; .*method='auto'"
     with pytest.raises(ValueError, match=message):
         analyzer(source, method="exact", operators=("P",)).fit(many, many)
 

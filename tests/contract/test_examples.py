@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import matplotlib
@@ -48,7 +47,7 @@ PERIODS = (
     "dict(stimulus=3, memory=2, response=2)",
 )
 
-FEW_DIGITS = [(name, f"{name}[:300]") for name in ("digits.images", "digits.target")]
+FEW_DIGITS = [(name, f"{name}[:200]") for name in ("digits.images", "digits.target")]
 
 
 def test_memory_pro():
@@ -148,7 +147,8 @@ def test_digits_pipeline(capsys):
 def test_the_whole_workflow_in_less_than_40_lines(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ("hidden_size=32, max_iter=300", "hidden_size=8, max_iter=4, snapshots=2")
-    run_reduced("workflow.py", *FEW_DIGITS, small, ("[0.5, 1.5]", "[1.5]"))
+    few = ('axes=("time",)', 'axes=("time",), analysis_trials=8')
+    run_reduced("workflow.py", *FEW_DIGITS, small, few, ("[0.5, 1.5]", "[1.5]"))
     assert {p.name for p in tmp_path.iterdir()} == {
         "bottleneck.png", "spectrum.png", "digits.joblib",
     }  # fmt: skip
@@ -180,7 +180,10 @@ def test_neurogym_task(capsys):
 
 
 def test_task_alignment():
-    scope = runpy.run_path(str(EXAMPLES / "task_alignment.py"))
+    scope = run_reduced(
+        "task_alignment.py", ("EVERY, N_PERMUTATIONS = 32", "EVERY, N_PERMUTATIONS = 4"),
+        ("hidden_size=64", "hidden_size=8"),
+    )  # fmt: skip
     row = scope["run"](0, 25)
     assert row["seed"] == 0 and row["state"] in (0, 25)
     assert {f"call: {kind}" for kind in ("update", "flow", "gradient", "state")} <= set(row)

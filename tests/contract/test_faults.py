@@ -49,7 +49,7 @@ def feedforward(**options) -> FeedForwardTrainer:
 
 
 ANALYSES: dict[str, Callable[[Any], Any]] = {
-    "KPFlowAnalyzer": lambda t: KPFlowAnalyzer(t, random_state=0).fit(X, Y),
+    "KPFlowAnalyzer": lambda t: KPFlowAnalyzer(t, n_probes=8, random_state=0).fit(X, Y),
     "TaskAlignmentAnalyzer":
         lambda t: TaskAlignmentAnalyzer(t, random_state=0).fit(X, Y, tasks=TASKS),
     "GramFlowAnalyzer": lambda t: GramFlowAnalyzer(t, random_state=0).fit(ROWS, VALUES),
@@ -185,7 +185,8 @@ def test_a_loss_at_its_minimum_is_named_as_a_cause():
 def test_faults_are_told_where_the_fit_was_called(fault, nested):
     options = {"constraint": silence} if fault == "vanished" else {"learning_rate": 1e300}
     source = recurrent(cell="relu", optimizer="sgd", **options)
-    analyzer = KPFlowAnalyzer(source, random_state=0) if nested else source
+    options = {"analyses": ("lyapunov",), "random_state": 0}
+    analyzer = KPFlowAnalyzer(source, **options) if nested else source
     with pytest.warns(ConvergenceWarning, match=fault) as caught:
         line = inspect.currentframe().f_lineno + 1
         analyzer.fit(X, Y)

@@ -35,17 +35,17 @@ def private_folders(names: list[str]) -> set[str]:
     return folders
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_private_files_are_imported_only_by_the_tests_that_mirror_their_folder(file):
-    names = imported_names(ROOT / file)
-    assert [name for name in names if ".test_" in name] == []
-    mirrored = ".".join(Path(file).parent.parts[1:])
-    related = {
-        folder
-        for folder in private_folders(names)
-        if f"{mirrored}.".startswith(f"{folder}.") or folder.startswith(f"{mirrored}.")
-    }
-    assert private_folders(names) == related or file == MEASURES_STAGES
+def test_private_files_are_imported_only_by_the_tests_that_mirror_their_folder():
+    for file in FILES:
+        names = imported_names(ROOT / file)
+        assert [name for name in names if ".test_" in name] == [], file
+        mirrored = ".".join(Path(file).parent.parts[1:])
+        related = {
+            folder
+            for folder in private_folders(names)
+            if f"{mirrored}.".startswith(f"{folder}.") or folder.startswith(f"{mirrored}.")
+        }
+        assert private_folders(names) == related or file == MEASURES_STAGES, file
 
 
 @pytest.mark.parametrize("face", FACES)

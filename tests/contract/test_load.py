@@ -183,7 +183,7 @@ def test_a_thousand_snapshots_take_no_more_memory():
 
 @pytest.mark.parametrize(
     "n_timesteps, n_trials, hidden_size",
-    [(120, 2, 4), pytest.param(2000, 16, 64, marks=pytest.mark.slow)],
+    [(80, 2, 4), pytest.param(2000, 16, 64, marks=pytest.mark.slow)],
 )
 def test_long_trials_are_analysed(n_timesteps, n_trials, hidden_size):
     X = np.random.default_rng(0).standard_normal((n_trials, n_timesteps, 2)).astype(np.float32)

@@ -38,12 +38,12 @@ X = rng.standard_normal((24, 6, 2)) + np.linspace(0, 2, 6)[:, None]
 X += np.array([[-1.0, 0], [1, 0], [0, 1]] * 8)[:, None]
 Y = X.cumsum(1)
 TRAINER = RecurrentTrainer(
-    hidden_size=5, max_iter=15, snapshots=2, learning_rate=0.05, random_state=0
+    hidden_size=5, max_iter=15, snapshots=1, learning_rate=0.05, random_state=0
 )
 
 
-#: Small analyses: operators and axes do not matter to scikit-learn.
-FEW = {"operators": ("PKP",), "axes": ("time",), "random_state": 0}
+#: Small analyses: what is measured does not matter to scikit-learn.
+FEW = {"operators": ("PKP",), "axes": ("time",), "analyses": ("modes",), "random_state": 0}
 
 
 def pipeline() -> Pipeline:
@@ -238,11 +238,13 @@ def test_sample_weight_is_refused_by_name():
 
 # ------------------------------------------- checks that scikit-learn's suite leaves out
 
-SHORT = RecurrentTrainer(hidden_size=3, max_iter=2, snapshots=2)
+SHORT = RecurrentTrainer(hidden_size=3, max_iter=1, snapshots=1)
 TRANSFORMERS = {
-    "kpflow": KPFlowAnalyzer(SHORT, n_components=3, operators=("PKP",), axes=("time",)),
+    "kpflow": KPFlowAnalyzer(
+        SHORT, n_components=3, operators=("PKP",), axes=("time",), analyses=("modes",)
+    ),
     "alignment": TaskAlignmentAnalyzer(SHORT),
-    "gram": GramFlowAnalyzer(FeedForwardTrainer((3,), max_iter=2, snapshots=2), n_components=2),
+    "gram": GramFlowAnalyzer(FeedForwardTrainer((3,), max_iter=1, snapshots=1), n_components=2),
     "vectorizer": SequenceVectorizer(),
 }
 OUTPUT_CHECKS = [
@@ -316,8 +318,9 @@ def test_a_subclass_of_another_package_has_no_page_here(project_urls):
 
 
 def test_tables_go_into_papers():
-    options = {"axes": ("time",), "random_state": 0}
-    analyzer = KPFlowAnalyzer(clone(TRAINER), **options).fit(X, Y)
+    options = {"axes": ("time",), "analyses": ("spectra", "weight_maps"), "random_state": 0}
+    trainer = clone(TRAINER).set_params(snapshots=2)
+    analyzer = KPFlowAnalyzer(trainer, **options).fit(X, Y)
     ranks = analyzer.results_.query("quantity == 'rank' and axis == 'time'")
     wide = ranks.pivot(index="iteration", columns="operator", values="value")
     assert wide.columns.tolist() == ["K", "P", "PKP"] and wide.index.tolist() == [0, 15]

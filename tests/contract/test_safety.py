@@ -63,9 +63,9 @@ def dangers(source: str) -> list[str]:
     return calls
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: p.stem)
-def test_the_package_calls_nothing_that_runs_data(path):
-    assert dangers(path.read_text(encoding="utf-8")) == []
+def test_the_package_calls_nothing_that_runs_data():
+    found = {str(p): dangers(p.read_text(encoding="utf-8")) for p in SOURCE.rglob("*.py")}
+    assert len(found) > 100 and {p: calls for p, calls in found.items() if calls} == {}
 
 
 def test_dangers_are_found():
