@@ -34,17 +34,21 @@ def small_file(tmp_path, *, with_y=True):
 
 
 @pytest.fixture(scope="module")
-def memory_pro(tmp_path_factory):
-    """Return what the command prints for Memory-Pro, in one line, and the table that it writes."""
-    folder, printed = tmp_path_factory.mktemp("memory_pro"), io.StringIO()
+def of_file(tmp_path_factory):
+    """Return what the command prints, in one line, the table that it writes, and its options."""
+    folder, printed = tmp_path_factory.mktemp("of_file"), io.StringIO()
+    X = np.random.default_rng(0).standard_normal((12, 6, 2))
+    np.savez(folder / "trials.npz", X=X, y=X.cumsum(1))
+    options = ("--data", str(folder / "trials.npz"), "--seed", "5", "--cell", "tanh")
     with redirect_stdout(printed):
-        assert run(folder, "--seed", "5", "--cell", "tanh") == 0
+        assert run(folder, *options) == 0
     assert (folder / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
-    return " ".join(printed.getvalue().split()), read_results(folder / "out" / "results.csv")
+    table = read_results(folder / "out" / "results.csv")
+    return " ".join(printed.getvalue().split()), table, options
 
 
-def test_the_table_and_the_words_agree_with_the_results(memory_pro):
-    printed, results = memory_pro
+def test_the_table_and_the_words_agree_with_the_results(of_file):
+    printed, results, _ = of_file
     for heading in ("loss", "rank K", "eff. dim. P", "rank PKP*", "narrower"):
         assert heading in printed
     loss = select(results, "network", "loss")["value"]
@@ -54,8 +58,8 @@ def test_the_table_and_the_words_agree_with_the_results(memory_pro):
     assert f"is {k[0]} for K" in printed or f"is {k[0]} to {k[-1]} for K" in printed
 
 
-def test_provenance_and_training_are_written(memory_pro):
-    printed, results = memory_pro
+def test_provenance_and_training_are_written(of_file):
+    printed, results, _ = of_file
     about = results.attrs
     assert about["seed"] == "5" and about["dtype"] == "float32"
     assert about["torch"].startswith("2.") and "--hidden-size 6" in about["command"]
@@ -64,11 +68,16 @@ def test_provenance_and_training_are_written(memory_pro):
     assert about["training"].startswith(words) and "hidden_size=6" in about["network"]
 
 
-@pytest.mark.slow
-def test_same_seed_same_numbers(memory_pro, tmp_path):
-    assert run(tmp_path, "--seed", "5", "--cell", "tanh") == 0
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Write figures without drawing them, where a test is about the other files."""
+    monkeypatch.setattr(command, "_save", lambda figure, path: path.write_bytes(b"\x89PNG"))
+
+
+def test_same_seed_same_numbers(of_file, undrawn, tmp_path):
+    assert run(tmp_path, *of_file[2]) == 0
     again = read_results(tmp_path / "out" / "results.csv")
-    np.testing.assert_array_equal(again["value"], memory_pro[1]["value"])
+    np.testing.assert_array_equal(again["value"], of_file[1]["value"])
 
 
 @pytest.fixture
@@ -97,7 +106,7 @@ def check_figure(figure, n_panels, n_bars):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task, n_bars", [("flip_flop", 0), ("digits", 1)])
+@pytest.mark.parametrize("task, n_bars", [("memory_pro", 1), ("flip_flop", 0), ("digits", 1)])
 def test_other_tasks_of_one_kind_of_trial(task, n_bars, tmp_path, figures):
     assert run(tmp_path, "--task", task) == 0
     assert len(select(read_results(tmp_path / "out" / "results.csv"), "network", "loss")) == 2
@@ -128,6 +137,7 @@ def test_sub_tasks_are_aligned(tmp_path, capsys, figures):
     check_figure(*figures, 3, 2)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_sub_tasks_of_a_file_are_aligned(tmp_path, capsys):
     rng = np.random.default_rng(0)
     X, tasks = rng.standard_normal((12, 6, 2)), np.repeat(["a", "b"], 6)
@@ -136,6 +146,7 @@ def test_sub_tasks_of_a_file_are_aligned(tmp_path, capsys):
     check_alignment(tmp_path, capsys.readouterr().out)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_file_may_have_no_y(tmp_path):
     assert run(tmp_path, *small_file(tmp_path, with_y=False)) == 0
     assert (tmp_path / "out" / "figure.png").exists()
@@ -299,6 +310,7 @@ def test_words_say_where_a_transition_is_at_the_edge():
         assert where in read_alignment_in_words(analyzer)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("is_file", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_report_says_what_the_command_prints(is_file, tmp_path, capsys):
     options = small_file(tmp_path) if is_file else ("--task", "multitask")
@@ -318,6 +330,7 @@ def test_a_report_says_what_the_command_prints(is_file, tmp_path, capsys):
     assert command.startswith(f"python -m kpflow_sklearn {' '.join(options)} --report")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_earlier_run_is_replaced_with_notice(tmp_path, capsys):
     out, file = tmp_path / "out", small_file(tmp_path)
     seen = ""
@@ -330,6 +343,7 @@ def test_an_earlier_run_is_replaced_with_notice(tmp_path, capsys):
     assert not (out / "report.html").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_masks_and_weights_of_a_file_are_used_and_other_arrays_refused(tmp_path, capsys):
     rng = np.random.default_rng(0)
     X, steps = rng.standard_normal((12, 6, 2)), rng.integers(2, 7, 12)
@@ -380,6 +394,7 @@ def test_trajectories_are_coloured_by_what_means_something(tmp_path):
             assert task.color_by is None  # Then the display colours by the step.
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_masked_steps_are_not_drawn(tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(

@@ -59,7 +59,8 @@ def recurrent_trainer(**options):
 
 @pytest.fixture(scope="module")
 def kpflow():
-    analyzer = KPFlowAnalyzer(recurrent_trainer(), method="randomized", random_state=0)
+    options = {"method": "randomized", "n_probes": 30, "random_state": 0}
+    analyzer = KPFlowAnalyzer(recurrent_trainer(), **options)
     return analyzer.fit(TRIALS, TRIALS.cumsum(1))
 
 
@@ -352,7 +353,7 @@ def test_hostile_text_is_shown_and_does_nothing(pages, gram, page_of):
 def test_settings_tell_what_was_changed(pages):
     tables = pages["kpflow"].tables
     changed = {name for name, _, word in tables["KPFlowAnalyzer"].texts if word == "yes"}
-    assert changed == {"method", "random_state"}
+    assert changed == {"method", "n_probes", "random_state"}
     values = dict(row[:2] for row in tables["RecurrentTrainer"].texts)
     assert values["hidden_size"] == "5" and values["snapshots"] == "[0, 3, 6]"
 
@@ -400,7 +401,7 @@ def test_a_sequential_trained_elsewhere(page_of):
     ],
 )
 def test_few_operators_and_classes(y, operators, words, n_figures, page_of):
-    trainer = recurrent_trainer(cell="tanh", learn_initial_state=True)
+    trainer = recurrent_trainer(cell="tanh", learn_initial_state=True, snapshots=[0, 6])
     options = {"operators": operators, "axes": ("time",), "random_state": 0}
     analyzer = KPFlowAnalyzer(trainer, **options).fit(TRIALS, y)
     page = page_of(analyzer, TRIALS, y, figures=n_figures > 0)
@@ -423,7 +424,8 @@ def test_single_steps_and_frozen_trainers(page_of):
 
 def test_masked_steps_are_judged_and_drawn_as_such(page_of):
     mask = np.arange(8) < np.random.default_rng(2).integers(3, 9, 9)[:, None]
-    analyzer = KPFlowAnalyzer(recurrent_trainer(), axes=("time",), random_state=0)
+    trainer = recurrent_trainer(snapshots=[6])
+    analyzer = KPFlowAnalyzer(trainer, axes=("time",), random_state=0)
     analyzer.fit(TRIALS, TRIALS, mask=mask)
     padded = [np.where(mask[..., None], TRIALS, padding) for padding in (0.0, 50.0)]
     drawings = [draw_trajectories(analyzer, X, mask, None, False, "") for X in padded]
@@ -435,7 +437,8 @@ def test_masked_steps_are_judged_and_drawn_as_such(page_of):
 
 def test_the_score_is_weighted_as_the_loss_is(page_of):
     weight = np.where(np.arange(8) < 5, 0.0, 1.0) * np.ones((9, 1))
-    analyzer = KPFlowAnalyzer(recurrent_trainer(), axes=("time",), random_state=0)
+    trainer = recurrent_trainer(snapshots=[6])
+    analyzer = KPFlowAnalyzer(trainer, axes=("time",), random_state=0)
     analyzer.fit(TRIALS, TRIALS, loss_weight=weight)
     score = analyzer.score(TRIALS, TRIALS, loss_weight=weight)
     assert f"{score:.3g}" != f"{analyzer.score(TRIALS, TRIALS, loss_weight=1 + 0 * weight):.3g}"
@@ -449,7 +452,8 @@ def test_a_function_as_loss_is_named(page_of):
     def absolute(outputs, y):
         return (outputs - y).abs().mean(-1)
 
-    analyzer = KPFlowAnalyzer(recurrent_trainer(loss=absolute), axes=("time",), random_state=0)
+    trainer = recurrent_trainer(loss=absolute, snapshots=[6])
+    analyzer = KPFlowAnalyzer(trainer, axes=("time",), random_state=0)
     analyzer.fit(TRIALS, TRIALS)
     page = page_of(analyzer, TRIALS, TRIALS)
     score = f"{analyzer.score(TRIALS, TRIALS):.3g}"

@@ -64,6 +64,7 @@ def task():
 
 def analyzer(**options) -> KPFlowAnalyzer:
     trainer = RecurrentTrainer(hidden_size=4, max_iter=4, snapshots=2, learning_rate=0.02)
+    options = {"axes": ("time",), "analyses": ("spectra", "lyapunov")} | options
     return KPFlowAnalyzer(trainer, method="exact", **options)
 
 
