@@ -92,7 +92,7 @@ FORMULAS: dict[tuple[str, tuple[str, ...]], list[tuple[str, str, str]]] = {
     ("spectra/_growth.py", ("test_lyapunov",)): [
         ("growth that forgets the product before",
          "torch.bmm(y.mT, step.mT", "torch.bmm(self.q.mT, step.mT"),
-        ("rounding that does not grow", "noise * after / before + rounding", "rounding"),
+        ("rounding that does not grow", "noise * after / before + rounding", "rounding / before"),
     ],
     ("spectra/_counts.py", ("spectra/test_counts",)): [
         ("pivots of P without the step after",
