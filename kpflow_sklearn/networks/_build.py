@@ -14,11 +14,10 @@ from kpflow_sklearn._common.random import torch_generator
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.cells import UserStep, make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._coupling import refuse_coupled_trials
 from kpflow_sklearn.networks._layers import MappedLayer, RecurrentWeights, UserLayer
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._trained_parameters import warn_of_gradient_hooks
 from kpflow_sklearn.networks._user_code import run_seeded
+from kpflow_sklearn.networks.agreement import refuse_coupled_trials, warn_of_gradient_hooks
 
 
 def build_network(

@@ -83,7 +83,7 @@ FORMULAS: dict[tuple[str, tuple[str, ...]], list[tuple[str, str, str]]] = {
         ("Lanczos weights without their square",
          "vectors[..., 0, :].square()", "vectors[..., 0, :].abs()"),
         ("Lanczos without the step before",
-         ".sub_(betas[-1] * before)", ""),
+         ".sub_(self._betas[-1] * self._before)", ""),
     ],
     ("spectra/_lanczos_rank.py", QUADRATURE): [
         ("eigenvalues of P counted without their sum",

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from kpflow_sklearn.networks._forward_arguments import arguments_not_given
 from kpflow_sklearn.networks._initial_state import IN_THE_STEP, parts_of
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._parameter_use import ParameterUse, first_few
+from kpflow_sklearn.networks.agreement._forward_arguments import arguments_not_given
+from kpflow_sklearn.networks.agreement._parameter_use import ParameterUse, first_few
 
 _OPT_OUT = (
     "SavedTraining(..., check_outputs=False) analyses that readout nevertheless: outputs, loss "

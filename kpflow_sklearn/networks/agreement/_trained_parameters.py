@@ -13,8 +13,8 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import describe
 from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._parameter_use import ParameterUse, Rehearsal, first_few
-from kpflow_sklearn.networks._shared_parameters import refuse_only_shared
+from kpflow_sklearn.networks.agreement._parameter_use import ParameterUse, Rehearsal, first_few
+from kpflow_sklearn.networks.agreement._shared_parameters import refuse_only_shared
 
 
 def refuse_untrained(

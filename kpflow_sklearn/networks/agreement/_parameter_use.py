@@ -17,7 +17,7 @@ from kpflow_sklearn.networks._dependence import leaves_of, let_all_train
 from kpflow_sklearn.networks._functions import FunctionOf
 from kpflow_sklearn.networks._initial_state import parts_of
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._step_errors import run_step
+from kpflow_sklearn.networks.agreement._step_errors import run_step
 
 
 @dataclass(frozen=True)

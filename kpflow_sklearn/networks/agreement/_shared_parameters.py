@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kpflow_sklearn._common.modules import named_once, parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import TWO_USES
-from kpflow_sklearn.networks._parameter_use import ParameterUse
+from kpflow_sklearn.networks.agreement._parameter_use import ParameterUse
 
 
 def refuse_shared(original: nn.Module, use: ParameterUse) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.modules import named_once
-from kpflow_sklearn.networks._differences import matching_pair
 from kpflow_sklearn.networks._initial_state import IN_THE_STEP
-from kpflow_sklearn.networks._module_run import Trials
-from kpflow_sklearn.networks._parameter_use import Rehearsal
+from kpflow_sklearn.networks.agreement._differences import matching_pair
+from kpflow_sklearn.networks.agreement._module_run import Trials
+from kpflow_sklearn.networks.agreement._parameter_use import Rehearsal
 
 #: Relative difference of two gradients above rounding in single precision.
 _CLEARLY = 1e-2

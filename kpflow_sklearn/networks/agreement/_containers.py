@@ -7,7 +7,7 @@ from torch import nn
 from kpflow_sklearn._common.modules import named_once, parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._parameter_use import ParameterUse
+from kpflow_sklearn.networks.agreement._parameter_use import ParameterUse
 
 CONTAINERS = (nn.ModuleDict, nn.ModuleList)
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._target_values import Targets
-from kpflow_sklearn.networks._user_loss import Loss, weighted_losses
+from kpflow_sklearn.networks.loss._target_values import Targets
+from kpflow_sklearn.networks.loss._user_loss import Loss, weighted_losses
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import as_array
-from kpflow_sklearn.networks._containers import CONTAINERS
-from kpflow_sklearn.networks._module_run import tensors_in
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
-from kpflow_sklearn.networks._objective import Objective
-from kpflow_sklearn.networks._target_values import Targets
-from kpflow_sklearn.networks._targets import TargetEncoder
 from kpflow_sklearn.networks._user_code import run_seeded
+from kpflow_sklearn.networks.agreement._containers import CONTAINERS
+from kpflow_sklearn.networks.agreement._module_run import tensors_in
+from kpflow_sklearn.networks.loss import Objective, TargetEncoder, Targets
 
 N_TRIALS, N_STEPS = 64, 200  # Size of the data on which the two readings are compared.
 CLEARLY = 0.5  # A loss below this share of another decides between the two.

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._differences import tolerance
 from kpflow_sklearn.networks._encoders import describe, run_encoder
 from kpflow_sklearn.networks._functions import parts_in_network
 from kpflow_sklearn.networks._user_code import run_seeded, run_twice
+from kpflow_sklearn.networks.agreement._differences import tolerance
 
 
 def refuse_coupled_trials(

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 
 from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._coupling import refuse_coupled_encoder, refuse_coupled_trials
-from kpflow_sklearn.networks._differences import first_difference, tolerance
 from kpflow_sklearn.networks._initial_state import with_advice
 from kpflow_sklearn.networks._layers import UserLayer
-from kpflow_sklearn.networks._module_run import Trials
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._step_errors import KEEPS, run_step
 from kpflow_sklearn.networks._user_code import run_twice
+from kpflow_sklearn.networks.agreement._coupling import (
+    refuse_coupled_encoder,
+    refuse_coupled_trials,
+)
+from kpflow_sklearn.networks.agreement._differences import first_difference, tolerance
+from kpflow_sklearn.networks.agreement._module_run import Trials
+from kpflow_sklearn.networks.agreement._step_errors import KEEPS, run_step
 
 _RANDOM = {
     False: "It is random even in evaluation mode: noise='frozen' analyses one realisation of the "

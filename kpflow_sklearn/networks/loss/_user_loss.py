@@ -11,7 +11,7 @@ from torch import Tensor
 from kpflow_sklearn._common.fingerprints import name_of
 from kpflow_sklearn._common.memory import ran_out
 from kpflow_sklearn._common.tensors import as_tensor
-from kpflow_sklearn.networks._target_values import Targets
+from kpflow_sklearn.networks.loss._target_values import Targets
 
 #: loss(outputs, y) of the shapes (n_trials, n_timesteps, n_outputs) and that of y, which returns
 #: (n_trials, n_timesteps).

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from kpflow_sklearn._common.random import isolated_torch_seed
-from kpflow_sklearn.networks._forward_arguments import takes_lengths_second
 from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks.agreement._forward_arguments import takes_lengths_second
 
 
 @dataclass(frozen=True)

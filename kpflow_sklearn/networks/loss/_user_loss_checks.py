@@ -13,9 +13,9 @@ from kpflow_sklearn._common.fingerprints import name_of
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn._common.tensors import with_gradients
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
-from kpflow_sklearn.networks._objective import Objective
-from kpflow_sklearn.networks._target_values import Targets
-from kpflow_sklearn.networks._user_loss import UserLoss, loss_arguments, losses_of
+from kpflow_sklearn.networks.loss._objective import Objective
+from kpflow_sklearn.networks.loss._target_values import Targets
+from kpflow_sklearn.networks.loss._user_loss import UserLoss, loss_arguments, losses_of
 
 N_FEW = 4  # Trials on which a loss is checked.
 

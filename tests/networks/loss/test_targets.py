@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from kpflow_sklearn.networks._target_values import Targets
-from kpflow_sklearn.networks._targets import TargetEncoder
+from kpflow_sklearn.networks import TargetEncoder, Targets
 
 N_TRIALS, N_STEPS, N_FEATURES = 4, 3, 2
 rng = np.random.default_rng(0)

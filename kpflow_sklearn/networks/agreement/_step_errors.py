@@ -6,10 +6,10 @@ import re
 
 from torch import Tensor
 
-from kpflow_sklearn.networks._coupling import batch_norms
 from kpflow_sklearn.networks._layers import UserLayer
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._user_code import failures_of
+from kpflow_sklearn.networks.agreement._coupling import batch_norms
 
 #: Said of a step that is not a function of input and state.
 KEEPS = (

@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from kpflow_sklearn._common.modules import named_parts
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.cells import ConstantDraws
-from kpflow_sklearn.networks._comparison import Comparison
-from kpflow_sklearn.networks._containers import callable_part, refuse_unused
-from kpflow_sklearn.networks._gradients import warn_of_other_gradients
 from kpflow_sklearn.networks._initial_state import axes_advice, find_start, is_given_as_values
-from kpflow_sklearn.networks._module_run import Trials, run_module
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors, unfrozen
-from kpflow_sklearn.networks._parameter_use import Rehearsal
-from kpflow_sklearn.networks._rebuilt_states import (
+from kpflow_sklearn.networks.agreement._comparison import Comparison
+from kpflow_sklearn.networks.agreement._containers import callable_part, refuse_unused
+from kpflow_sklearn.networks.agreement._gradients import warn_of_other_gradients
+from kpflow_sklearn.networks.agreement._module_run import Trials, run_module
+from kpflow_sklearn.networks.agreement._parameter_use import Rehearsal
+from kpflow_sklearn.networks.agreement._rebuilt_states import (
     checked_states,
     finite_states,
     refuse_coupled_steps,
 )
-from kpflow_sklearn.networks._remedies import further_parameters
-from kpflow_sklearn.networks._shared_parameters import refuse_shared
-from kpflow_sklearn.networks._trained_parameters import (
+from kpflow_sklearn.networks.agreement._remedies import further_parameters
+from kpflow_sklearn.networks.agreement._shared_parameters import refuse_shared
+from kpflow_sklearn.networks.agreement._trained_parameters import (
     refuse_embeddings,
     refuse_left_out,
     warn_of_gradient_hooks,

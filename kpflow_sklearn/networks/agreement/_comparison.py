@@ -7,13 +7,19 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._differences import compare
 from kpflow_sklearn.networks._encoders import TWO_USES, describe
 from kpflow_sklearn.networks._functions import is_kept_apart
-from kpflow_sklearn.networks._module_run import Form, ModuleRun, Trials, forms_of, run_module
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._readouts import READS_X
-from kpflow_sklearn.networks._remedies import REMEDIES, START, Problem, arguments_remedy
+from kpflow_sklearn.networks.agreement._differences import compare
+from kpflow_sklearn.networks.agreement._module_run import (
+    Form,
+    ModuleRun,
+    Trials,
+    forms_of,
+    run_module,
+)
+from kpflow_sklearn.networks.agreement._remedies import REMEDIES, START, Problem, arguments_remedy
 
 
 class Comparison:

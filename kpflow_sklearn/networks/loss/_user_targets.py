@@ -9,9 +9,9 @@ import numpy as np
 from kpflow_sklearn._common.arrays import check_numbers
 from kpflow_sklearn._common.checks import last_valid_step
 from kpflow_sklearn._common.fingerprints import name_of
-from kpflow_sklearn.networks._target_values import narrowed
-from kpflow_sklearn.networks._targets import LOSSES, TargetEncoder
-from kpflow_sklearn.networks._user_loss import Loss
+from kpflow_sklearn.networks.loss._target_values import narrowed
+from kpflow_sklearn.networks.loss._targets import LOSSES, TargetEncoder
+from kpflow_sklearn.networks.loss._user_loss import Loss
 
 
 def target_encoder(loss: Loss) -> TargetEncoder:

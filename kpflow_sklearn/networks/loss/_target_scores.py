@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, r2_score
 
 from kpflow_sklearn._common.arrays import check_squares
 from kpflow_sklearn._common.callbacks import warn_caller
-from kpflow_sklearn.networks._target_values import Targets, as_labels
+from kpflow_sklearn.networks.loss._target_values import Targets, as_labels
 
 
 def weighted_accuracy(targets: Targets, outputs: np.ndarray, is_new: np.ndarray | None) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kpflow_sklearn.networks._module_run import Trials
+from kpflow_sklearn.networks.agreement._module_run import Trials
 
 #: Relative differences between a run in half precision, float16 or bfloat16, and one in float32.
 _HALF_PRECISION = (1e-4, 3e-2)

@@ -10,12 +10,12 @@ from sklearn.utils import column_or_1d
 
 from kpflow_sklearn._common.arrays import check_numbers, naming
 from kpflow_sklearn._common.checks import check_choice, last_valid_step
-from kpflow_sklearn.networks._target_scores import (
+from kpflow_sklearn.networks.loss._target_scores import (
     weighted_accuracy,
     weighted_r2,
     without_new_labels,
 )
-from kpflow_sklearn.networks._target_values import (
+from kpflow_sklearn.networks.loss._target_values import (
     Targets,
     as_floats,
     as_labels,
