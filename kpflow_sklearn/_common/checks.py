@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -168,10 +168,18 @@ def is_finite(value: Any) -> bool:
         return False
 
 
+def is_sequence(value: Any) -> bool:
+    """Return whether ``value`` can be iterated, and is not a string, mapping or iterator.
+
+    An iterator can be read only once, whereas a parameter is read in every fit.
+    """
+    is_other = isinstance(value, str | bytes | Mapping | Iterator)
+    return isinstance(value, Iterable) and not is_other
+
+
 def check_subset(value: Any, name: str, choices: tuple[str, ...]) -> tuple[str, ...]:
     """Return ``value`` as a tuple if it is a non-empty sequence of distinct ``choices``."""
-    is_sequence = isinstance(value, Iterable) and not isinstance(value, str)
-    words = tuple(value) if is_sequence and np.ndim(value) != 0 else ()
+    words = tuple(value) if is_sequence(value) and np.ndim(value) != 0 else ()
     valid = all(isinstance(word, str) and word in choices for word in words)
     if not (words and valid and len(set(words)) == len(words)):
         raise ValueError(

@@ -104,10 +104,7 @@ def sweep(
         hasattr(analyzer, "get_params") and hasattr(analyzer, "fit")
     ):
         raise TypeError(f"analyzer must be an estimator, got {analyzer!r}.")
-    grids = [grid] if isinstance(grid, Mapping) else grid
-    is_sequence = isinstance(grids, Iterable) and not isinstance(grids, str)
-    if not (is_sequence and list(grids) and all(isinstance(g, Mapping) for g in grids)):
-        raise TypeError(f"grid must be a mapping or a sequence of mappings, got {grid!r}.")
+    grids = _as_grids(grid)
     if n_jobs is not None:
         check_positive_int(n_jobs, "n_jobs", minimum=-LARGEST_COUNT)
     check_positive_int(n_seeds, "n_seeds")
@@ -116,7 +113,7 @@ def sweep(
         base.set_params(trainer=RecurrentTrainer())
     cells = [
         {_full_name(base, name): value for name, value in cell.items()} | {"seed": seed}
-        for cell in ParameterGrid(grid)
+        for cell in ParameterGrid(grids)
         for seed in range(n_seeds)
     ]
     cache = None if cache_dir is None else CellCache(check_folder(cache_dir, "cache_dir"))
@@ -132,6 +129,15 @@ def sweep(
             stacklevel=2,
         )
     return _table(cells, all_records)
+
+
+def _as_grids(grid: Any) -> list[Mapping[str, Sequence]]:
+    """Return a grid as a list of mappings, or refuse it."""
+    is_sequence = isinstance(grid, Iterable) and not isinstance(grid, str)
+    grids = [grid] if isinstance(grid, Mapping) else list(grid) if is_sequence else []
+    if not (grids and all(isinstance(g, Mapping) for g in grids)):
+        raise TypeError(f"grid must be a mapping or a sequence of mappings, got {grid!r}.")
+    return grids
 
 
 def _full_name(analyzer: Any, name: str) -> str:

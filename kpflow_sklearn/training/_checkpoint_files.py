@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kpflow_sklearn._common.checks import is_sequence
 from kpflow_sklearn.exceptions import CheckpointError
 from kpflow_sklearn.training._names import numbers_in_names, sort_key
 from kpflow_sklearn.training._stand_ins import StandIn, load_weights
@@ -64,11 +65,13 @@ def find_sources(
     """
     if isinstance(checkpoints, (str, os.PathLike)):
         checkpoints = sorted(_matching(os.fspath(checkpoints)), key=sort_key)
-    is_one = isinstance(checkpoints, Mapping) or not isinstance(checkpoints, Iterable)
-    if is_one or isinstance(checkpoints, bytes):
+    if not is_sequence(checkpoints):
+        remedy = "a single state_dict as [state_dict]"
+        if isinstance(checkpoints, Iterator):
+            remedy = "the list of its values, because it can be read only once"
         raise CheckpointError(
             "checkpoints must be a file, a pattern, or a sequence of state_dicts or files, got a "
-            f"{type(checkpoints).__name__}; give a single state_dict as [state_dict]."
+            f"{type(checkpoints).__name__}; give {remedy}."
         )
     sources = [_source(content, index) for index, content in enumerate(checkpoints)]
     if iterations is not None or not all(isinstance(s.content, Path) for s in sources):

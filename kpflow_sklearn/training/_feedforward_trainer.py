@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,13 @@ from numpy.typing import ArrayLike
 
 from kpflow_sklearn._common.arrays import as_array
 from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
-from kpflow_sklearn._common.checks import check_choice, check_flag, check_positive_int, check_real
+from kpflow_sklearn._common.checks import (
+    check_choice,
+    check_flag,
+    check_positive_int,
+    check_real,
+    is_sequence,
+)
 from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn._common.fingerprints import values_digest
 from kpflow_sklearn._common.random import draw_seed, torch_generator
@@ -200,7 +206,7 @@ class FeedForwardTrainer(FeedForwardModel):
 
     def _check_parameters(self) -> RunSettings:
         sizes = self.hidden_sizes
-        if isinstance(sizes, str | Mapping) or not isinstance(sizes, Iterable) or not tuple(sizes):
+        if not (is_sequence(sizes) and tuple(sizes)):
             raise ValueError(
                 "hidden_sizes must be a sequence of at least one number of units, one per layer, "
                 f"got {sizes!r}. A network without hidden layers (depth 0) is linear regression."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from kpflow_sklearn._common.callbacks import warn_caller
+from kpflow_sklearn._common.checks import is_sequence
 from kpflow_sklearn._common.modules import parameters_of, set_training
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.networks import is_kept_apart, parts_in_network, refuse_unusable
@@ -76,8 +77,7 @@ def train_alone(module: nn.Module, patterns: Sequence[str]) -> None:
         If the patterns are not a sequence of strings, or if one of them matches no parameter that
         trains.
     """
-    is_sequence = isinstance(patterns, Iterable) and not isinstance(patterns, str | Mapping)
-    if not (is_sequence and all(isinstance(pattern, str) for pattern in patterns)):
+    if not (is_sequence(patterns) and all(isinstance(pattern, str) for pattern in patterns)):
         raise ValueError(f"parameters must be a sequence of names, got {patterns!r}.")
     named = parameters_of(module)
     frozen = {name for name, p in named.items() if not p.requires_grad}

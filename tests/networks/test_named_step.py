@@ -282,6 +282,8 @@ def test_parameters_choose_theta():
         ValueError, match="parameters: 'core.w' is not a parameter of ModuleDict; it"
     ):
         fitted(module, parameters=["core.w"])
+    with pytest.raises(ValueError, match="parameters must be a sequence of names, got <list_it"):
+        fitted(module, parameters=iter(["core.bias*"]))
     with pytest.raises(UnsupportedNetworkError, match="no parameter of the recurrent part trains"):
         fitted(module, parameters=["out.weight"])
 

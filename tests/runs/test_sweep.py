@@ -133,6 +133,7 @@ def test_grids_may_be_lists_and_names_full():
     assert list(table)[:4] == ["cell", "seed", "hidden_size", "param_method"]
     assert set(table["method"]) >= {"exact"}
     assert table.groupby(["cell"], dropna=False).ngroups == 2
+    assert_equal(sweep(analyzer(), iter(grid), *task()), table)
 
 
 def test_the_default_trainer_has_parameters_too():

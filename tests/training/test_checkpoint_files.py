@@ -257,6 +257,18 @@ def test_a_checkpoint_without_weights_is_described(content, message):
         saved([content])
 
 
+@pytest.mark.parametrize(
+    "given, remedy",
+    [
+        (states()[0], r"a OrderedDict; give a single state_dict as \[state_dict\]"),
+        (iter(states()), "a list_iterator; give the list of its values, because it can be read"),
+    ],
+)
+def test_checkpoints_that_are_not_a_sequence_are_refused(given, remedy):
+    with pytest.raises(CheckpointError, match=f"must be a file, .* got {remedy}"):
+        saved(given)
+
+
 class Wrapped(nn.Module):
     """A network around the one that was trained, which changes its inputs."""
 

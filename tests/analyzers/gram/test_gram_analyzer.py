@@ -516,6 +516,7 @@ def test_bad_data_is_refused(kind, x, y, message):
             "hidden_sizes must be a sequence of at least one.*depth 0",
         ),
         ({"trainer__hidden_sizes": 8}, "hidden_sizes must be a sequence of at least one.*got 8"),
+        ({"trainer__hidden_sizes": iter((8, 7))}, "hidden_sizes must be a seq.*got <tuple_it"),
         ({"trainer__activation": "step"}, "activation must be one of 'relu', 'leaky_relu'.*step"),
         ({"trainer__snapshots": [50]}, "snapshots must lie between 0 and max_iter=30"),
         ({"rank_threshold": 0}, "rank_threshold == 0"),
