@@ -200,6 +200,12 @@ class CollapseDisplay(TableDisplay):
         CollapseDisplay
             This display.
 
+        Raises
+        ------
+        ValueError
+            If the table has no losses, there are several runs but no hue, or runs of one colour
+            have no iteration in common.
+
         Examples
         --------
         >>> from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer
@@ -212,6 +218,8 @@ class CollapseDisplay(TableDisplay):
         'loss, analysis trials'
         """
         rows = self._rows(["network"], "loss")
+        if rows.empty:
+            raise ValueError("the table has no losses, for example because every run failed.")
         self._start(ax)
         self._draw_lines(rows, "iteration", "value", color="black", marker="o")
         if (rows["value"] > 0).all():

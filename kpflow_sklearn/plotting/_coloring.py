@@ -45,7 +45,7 @@ class Coloring:
         self.cyclic, self.label = cyclic, label
         values = _plain(values)
         self.categories: np.ndarray | None = None
-        if values.dtype.kind not in "fc" and not cyclic:
+        if values.dtype.kind != "f" and not cyclic:
             distinct = np.unique(values)
             if values.dtype.kind not in "iu" or len(distinct) <= _MAX_CATEGORIES:
                 self.categories = distinct

@@ -143,7 +143,7 @@ class TrajectoryDisplay(Display):
         Raises
         ------
         ValueError
-            If ``color_by`` does not fit the trials.
+            If ``color_by`` does not fit the trials, or is not numbers although ``cyclic`` is True.
 
         Examples
         --------
@@ -172,6 +172,10 @@ class TrajectoryDisplay(Display):
                 )
             if values.dtype.kind in "fc" and not np.isfinite(values).all():
                 raise ValueError("color_by must be finite, got NaN or infinity.")
+            if cyclic and values.dtype.kind not in "iuf":
+                raise ValueError(
+                    f"color_by must be angles in radians if cyclic=True, got dtype {values.dtype}."
+                )
         self._project()
         self._start(ax)
         valid = np.ones(shape, bool) if self.mask is None else np.asarray(self.mask, dtype=bool)

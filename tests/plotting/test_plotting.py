@@ -21,7 +21,7 @@ from kpflow_sklearn.plotting import (
     plot_range,
 )
 from kpflow_sklearn.plotting._style import plain_log_scale
-from kpflow_sklearn.results import OPERATORS, select
+from kpflow_sklearn.results import COLUMNS, OPERATORS, select
 
 matplotlib.use("agg")
 
@@ -213,6 +213,8 @@ def test_bottleneck_draws_ranks_and_names_the_narrower(exact, ax):
 def test_displays_refuse_what_is_not_there(exact, aligned, trials):
     history = aligned.alignment_history_
     no_margin = aligned.grouping_history_.assign(margin=np.nan)
+    failed = exact.results_.assign(seed=0, error="failed").iloc[:2]
+    failed[list(COLUMNS)] = pd.NA  # As `sweep` returns cells that failed.
     no_exponents = pd.DataFrame(columns=["index", "exponent", "std_error"])
     for draw, message in (
         (lambda: CollapseDisplay.from_estimator(exact, quantity="norm", axis="trial"),
@@ -227,6 +229,13 @@ def test_displays_refuse_what_is_not_there(exact, aligned, trials):
         (lambda: AlignmentDisplay(history, no_margin).plot_history(), "no margin to draw"),
         (lambda: TrajectoryDisplay.from_estimator(exact, trials, color_by=np.arange(5)),
          r"color_by must have one value per trial, shape \(6,\), .* got shape \(5,\)"),
+        (lambda: TrajectoryDisplay(trials).plot(color_by=list("abcabc"), cyclic=True),
+         "color_by must be angles in radians if cyclic=True, got dtype <U1"),
+        (lambda: TrajectoryDisplay(trials).plot(color_by=trials[:, 0, 0] > 0, cyclic=True),
+         "color_by must be angles in radians if cyclic=True, got dtype bool"),
+        (lambda: CollapseDisplay(failed).plot(), "the table has no quantity"),
+        (lambda: CollapseDisplay(failed, hue="seed").plot_loss(), "the table has no losses"),
+        (lambda: BottleneckDisplay.from_results(failed), "there are no ranks to compare"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             draw()
