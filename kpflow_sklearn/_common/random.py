@@ -47,11 +47,17 @@ _GLOBAL_GENERATOR = threading.RLock()
 
 @contextmanager
 def isolated_torch_seed(seed: int) -> Iterator[None]:
-    """Seed torch's global generator inside the block and restore it afterwards.
+    """Seed torch's global generators inside the block and restore them afterwards.
 
-    This is only meant for code outside the package, such as a user's module factory, that has no
-    other source of random numbers. Threads take turns.
+    These are the generators of the CPU and, if CUDA is initialised, of every GPU. This is only
+    meant for code outside the package, such as a user's module factory, that has no other source
+    of random numbers. Threads take turns.
     """
-    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    # Not torch.manual_seed: it also seeds a GPU that is first used later, which nobody restores.
+    has_gpus = torch.cuda.is_initialized()
+    gpus = range(torch.cuda.device_count()) if has_gpus else ()
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(gpus, device_type="cuda"):
+        torch.default_generator.manual_seed(seed)
+        if has_gpus:
+            torch.cuda.manual_seed_all(seed)
         yield

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, linearize
+from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.spectra import OperatorSpectra
 from tests.oracles.cases import CASES, build, solve
@@ -96,3 +97,17 @@ def test_a_model_trained_here_loads_on_the_cpu():
     assert next(again.network_.parameters()).is_cuda
     expected = analyzer.trainer_.fit(X, y).predict(X)
     np.testing.assert_allclose(again.predict(X), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_seeded_block_restores_the_generator_of_the_gpu():
+    def drawn() -> torch.Tensor:
+        return torch.rand(4, device="cuda")
+
+    torch.manual_seed(5)
+    expected = drawn()
+    torch.manual_seed(5)
+    with isolated_torch_seed(3):
+        inside = drawn()
+    assert torch.equal(drawn(), expected)
+    torch.manual_seed(3)
+    assert torch.equal(drawn(), inside)

@@ -10,11 +10,16 @@ import numpy as np
 import torch
 
 
+def _states_of_gpus() -> list[torch.Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
 def global_state() -> dict[str, object]:
     """Return the settings that no call of the package may change."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
+        "cuda": [s.numpy().tobytes() for s in _states_of_gpus()],
         "numpy": (kind, keys.tobytes(), position, has_gauss, gauss),
         "random": random.getstate(),
         "threads": torch.get_num_threads(),
