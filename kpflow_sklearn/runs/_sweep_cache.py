@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from kpflow_sklearn._common.fingerprints import code_in_words, is_code
 from kpflow_sklearn._common.modules import state_of
 from kpflow_sklearn.results import COLUMNS, SCHEMA_VERSION, provenance
 from kpflow_sklearn.training import Snapshot, find_sources
+
+logger = logging.getLogger("kpflow_sklearn")
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,14 @@ class CellCache:
         return str(joblib.hash((shared, items)))
 
     def read(self, key: str) -> list[dict[str, Any]] | None:
-        """Return the records of a cell, or None if it has no valid file."""
+        """Return the records of a cell, or None if it has no valid file that can be read."""
         path = self.folder / f"{key}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+        except OSError as error:  # For example, the file of another user.
+            logger.warning("a cached cell is computed again, because it cannot be read: %s", error)
             return None
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             return None

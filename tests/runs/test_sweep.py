@@ -249,6 +249,18 @@ def test_a_full_disk_costs_the_cache_and_not_the_sweep(tmp_path, monkeypatch, ca
     assert "is not cached: [Errno 28] cannot be written: No space left" in caplog.text
 
 
+def test_a_file_that_cannot_be_read_is_computed_again(tmp_path, monkeypatch, caplog):
+    small = {"init_scale": [0.5]}
+    whole = sweep(analyzer(), small, *task(), cache_dir=tmp_path)
+
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert_equal(sweep(analyzer(), small, *task(), cache_dir=tmp_path), whole)
+    assert "a cached cell is computed again, because it cannot be read: [Errno 13]" in caplog.text
+
+
 def test_the_cache_knows_checkpoints_by_their_contents(tmp_path):
     module = torch.nn.ModuleDict({"core": torch.nn.RNN(3, 4), "out": torch.nn.Linear(4, 3)})
     saved = KPFlowAnalyzer(SavedTraining(module, str(tmp_path / "step_*.pt")), random_state=0)
