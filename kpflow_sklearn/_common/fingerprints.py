@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from functools import partial
 from typing import Any
 
@@ -37,8 +38,16 @@ def is_code(value: Any) -> bool:
 
 
 def in_words(value: Any) -> str:
-    """Describe a setting: a callable by `code_in_words`, any other value by its repr."""
-    return code_in_words(value) if is_code(value) or callable(value) else repr(value)
+    """Describe a setting: a callable by `code_in_words`, any other value by its repr.
+
+    The memory addresses in a repr and the order of a set differ between processes. They are left
+    out.
+    """
+    if is_code(value) or callable(value):
+        return code_in_words(value)
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(in_words, value)))}}}"
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", repr(value))
 
 
 def code_in_words(value: Any, depth: int = 3) -> str:

@@ -144,7 +144,10 @@ def test_code_goes_by_what_it_was_made_with():
     assert len(set(words)) == 3 and "with 0.9, 0.9" in words[1]
     clipped = name_settings({"f": partial(_clip, at=2.0)})["f"]
     assert clipped == name_settings({"f": _clip})["f"] + " given at=2.0"
-    assert " at 0x" not in name_settings({"f": partial(map, _clip)})["f"]
+    for f in (partial(map, _clip), partial(_clip, at=object()), [object()]):
+        assert " at 0x" not in name_settings({"f": f})["f"]
+    words = name_settings({"f": partial(_clip, at=set("badc"))})["f"]
+    assert words.endswith(" given at={'a', 'b', 'c', 'd'}")
 
 
 def test_a_function_of_other_source_makes_another_run(tmp_path):
