@@ -210,7 +210,7 @@ def _check_given(analyzer: Any, X: Any, **others: Any) -> None:
     given = [name for name, value in others.items() if value is not None]
     if X is None and given:
         raise ValueError(f"{given[0]} was given without X.")
-    for name in {"tasks", "color_by"}.intersection(given):
+    for name in (name for name in ("tasks", "color_by") if name in given):
         shape, n_trials = np.shape(others[name]), len(as_array(X, "X"))
         if shape[:1] != (n_trials,):
             raise ValueError(

@@ -601,6 +601,12 @@ def test_a_missing_folder_is_named_before_anything_is_computed(gram, tmp_path, m
             {"color_by": [1, 2]},
             "color_by must have one value for each",
         ),
+        (
+            "kpflow",
+            (TRIALS, TRIALS),
+            {"color_by": [1, 2], "tasks": [1]},  # The same error for every seed of the hashes.
+            "tasks must have one value for each",
+        ),
         ("gram", (ROWS,), {}, "y is required with X"),
         ("gram", (ROWS, TARGETS), {"mask": np.ones(12)}, "mask is only for recurrent networks"),
     ],
