@@ -38,7 +38,7 @@ def brief(value: Any) -> Any:
         Networks, checkpoints and large arrays are replaced by their type, number or shape; other
         values are returned unchanged.
     """
-    if isinstance(value, BaseEstimator) and not isinstance(value, type):
+    if isinstance(value, BaseEstimator):
         # Without the __repr__ of the estimator's class, so that scikit-learn prints it.
         kind = type(type(value).__name__, (BaseEstimator,), {"__init__": type(value).__init__})
         shown: Any = object.__new__(kind)
