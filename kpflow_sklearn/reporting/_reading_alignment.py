@@ -64,12 +64,12 @@ def read_alignment_in_words(analyzer: Any) -> str:
         A paragraph.
     """
     history, losses = analyzer.grouping_history_, losses_of(analyzer)
-    last = losses.iloc[-1]
+    last = losses.iloc[-1].dropna()
     return say(
         "alignment.txt",
         loss=course(losses.mean(axis=1)),
-        worst=(last.idxmax(), last.max()),
-        best=(last.idxmin(), last.min()),
+        worst=(last.idxmax(), last.max()) if len(last) else None,
+        best=(last.idxmin(), last.min()) if len(last) else None,
         groups=_groups(analyzer) if len(analyzer.tasks_) > 2 else None,
         conflict=_conflict(analyzer) if len(analyzer.tasks_) > 1 else None,
         limit=_CONFLICT,
@@ -105,12 +105,13 @@ def _conflict(analyzer: Any) -> dict[str, Any]:
     iteration, *tasks = history.idxmin()
     by_map = analyzer.interference_by_map_.set_index(["iteration", "task", "other_task"])
     carriers = by_map.loc[(iteration, *tasks)].set_index("weight_map")["value"]
+    carriers = carriers.drop("readout", errors="ignore").dropna()  # NaN if it overflows.
     last = analyzer.alignment_matrices_["gradient"].to_numpy()
     return {
         "cosine": cosine,
         "tasks": tasks,
         "iteration": iteration,
-        "carrier": carriers.drop("readout", errors="ignore").idxmin(),
+        "carrier": carriers.idxmin() if len(carriers) else None,
         "n_now": int((np.triu(last, 1) < _CONFLICT).sum()),
         "n_pairs": len(last) * (len(last) - 1) // 2,
     }

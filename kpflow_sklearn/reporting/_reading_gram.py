@@ -74,18 +74,23 @@ def _ends(rows: pd.DataFrame, form: str) -> list[str]:
 
 
 def _prediction(analyzer: Any) -> dict[str, Any]:
-    """Return the last predicted loss, the loss measured there, and the largest difference."""
+    """Return the last predicted loss, the loss measured there, and the largest difference.
+
+    The difference is relative to the measured loss, so updates with a loss of zero are left out.
+    """
     predicted, measured = analyzer.predicted_loss_curve_, np.asarray(analyzer.loss_curve_)
     if predicted is None:
         return {}
     finite = np.flatnonzero(np.isfinite(predicted))
     if not len(finite):
         return {"before": None}
-    differences = abs(predicted - measured)[finite] / measured[finite]
+    positive = finite[measured[finite] > 0]
+    differences = abs(predicted - measured)[positive] / measured[positive]
     last = finite[-1]
     return {
         "before": last + 1,
         "loss": predicted[last],
         "measured": measured[last],
-        "worst": differences.max(),
+        "worst": differences.max() if len(differences) else None,
+        "all_positive": len(positive) == len(finite),
     }

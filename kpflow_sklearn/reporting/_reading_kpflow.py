@@ -53,7 +53,10 @@ def with_errors(rows: pd.DataFrame, form: str) -> pd.Series:
 
 
 def course(values: pd.Series) -> dict[str, Any]:
-    """Return the first and last values of a series over iterations."""
+    """Return the first and last measured values over iterations; nothing if all are missing."""
+    values = values.dropna()
+    if not len(values):
+        return {}
     start, end = values.index[0], values.index[-1]
     return {"start": start, "end": end, "first": values.iloc[0], "last": values.iloc[-1]}
 

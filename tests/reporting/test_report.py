@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import tomllib
@@ -159,6 +160,40 @@ def test_the_reading_is_the_command_s_and_the_results_can_be_saved(pages, cases,
     table = read_results(tmp_path / "results.csv")
     pd.testing.assert_frame_equal(table, analyzer.results_, check_categorical=False)
     assert table.attrs["seed"] == "0" and "updates by" in table.attrs["training"]
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_reading_says_if_no_loss_is_finite(cases, name):
+    analyzer, _, _, read = cases[name]
+    fitted, without = copy.copy(analyzer), analyzer.results_.copy()
+    without.loc[without["quantity"] == "loss", "value"] = np.nan
+    fitted.results_ = without
+    words = read(fitted)
+    assert words.startswith("At no snapshot is the loss o") and "nan" not in words
+
+
+def test_a_conflict_beyond_float64_has_no_carrier(alignment):
+    fitted = copy.copy(alignment)
+    fitted.alignment_history_ = alignment.alignment_history_ | {
+        "gradient": alignment.alignment_history_["gradient"] * 0 - 0.5
+    }
+    assert "with the largest contribution from the weights of" in read_alignment_in_words(fitted)
+    fitted.interference_by_map_ = alignment.interference_by_map_.assign(value=np.nan)
+    words = read_alignment_in_words(fitted)
+    assert "(gradient cosine -0.50); at the last snapshot" in words
+
+
+@pytest.mark.parametrize(
+    "loss, sentence",
+    [(2.0, "over all predicted updates is 0.5."), (0.0, "with a loss above zero is 0.5.")],
+)
+def test_a_difference_is_relative_to_losses_above_zero(gram, loss, sentence):
+    fitted = copy.copy(gram)
+    fitted.loss_curve_ = np.r_[loss, np.full(len(gram.loss_curve_) - 1, 2.0)]
+    fitted.predicted_loss_curve_ = np.full(len(gram.loss_curve_), 1.0)
+    assert sentence in read_gram_in_words(fitted)
+    fitted.loss_curve_ = np.zeros(len(gram.loss_curve_))
+    assert "largest relative difference" not in read_gram_in_words(fitted)
 
 
 # ------------------------------------------------------------------- numbers are the attributes'
