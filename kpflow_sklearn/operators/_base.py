@@ -426,6 +426,16 @@ class _Sum(LinearOperator):
     def _transpose_scale(self) -> float:
         return self._a._transpose_scale()
 
+    @property
+    def separable(self) -> bool:
+        return self._a.separable and self._b.separable
+
+    def on_trials(self, trials: slice) -> LinearOperator | None:
+        # A separable summand loses columns too, so that it no longer fits one that is not.
+        alike = self._a.separable == self._b.separable
+        a, b = (op.on_trials(trials) if alike else None for op in (self._a, self._b))
+        return None if a is None or b is None else a + b
+
 
 class _Scaled(LinearOperator):
     def __init__(self, op: LinearOperator, factor: float) -> None:
@@ -440,3 +450,11 @@ class _Scaled(LinearOperator):
 
     def _transpose_scale(self) -> float:
         return self._op._transpose_scale()
+
+    @property
+    def separable(self) -> bool:
+        return self._op.separable
+
+    def on_trials(self, trials: slice) -> LinearOperator | None:
+        part = self._op.on_trials(trials)
+        return None if part is None else self._factor * part

@@ -78,6 +78,13 @@ OPERATORS = {
     "(P / 3) @ K": WithMatrix(
         lambda lin: (lin.P * (1 / 3)) @ lin.K, lambda s: s.dense.P @ s.dense.K / 3
     ),
+    "P - P.T / 2": WithMatrix(
+        lambda lin: lin.P - 0.5 * lin.P.T, lambda s: s.dense.P - s.dense.P.T / 2, True
+    ),
+    "2 P @ J - J": WithMatrix(
+        lambda lin: 2 * lin.P @ lin.J_theta - lin.J_theta,
+        lambda s: 2 * s.dense.P @ jacobian(s) - jacobian(s),
+    ),
 }
 BASIC = ("K", "P", "P.T", "inverse", "inverse.T", "J", "J.T", "PKP")
 every_operator = pytest.mark.parametrize("operator", OPERATORS)
@@ -213,7 +220,7 @@ def test_separable_says_whether_trials_are_kept_apart(name):
             assert blocks_between_trials(matrix_of(name, operator), op.in_shape).any(), operator
 
 
-CUTTABLE = [o for o in OPERATORS if OPERATORS[o].separable or o in ("J", "P @ J")]
+CUTTABLE = [o for o in OPERATORS if OPERATORS[o].separable or o in ("J", "P @ J", "2 P @ J - J")]
 
 
 def cut_matrix(name: str, operator: str, trials: slice) -> Tensor:
