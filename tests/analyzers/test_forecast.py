@@ -17,6 +17,7 @@ from kpflow_sklearn import (
 )
 from kpflow_sklearn.analyzers._forecast import Forecast
 from kpflow_sklearn.analyzers.kpflow import _analyzer as kpflow
+from kpflow_sklearn.analyzers.kpflow import _planned
 
 NAME = "kpflow_sklearn"
 rng = np.random.default_rng(0)
@@ -81,6 +82,15 @@ def test_a_step_of_ones_own_is_named_as_the_slow_path(monkeypatch):
     assert "automatic differentiation" in own.slow_path and "nn.GRU" in own.slow_path
     assert not built_in.slow_path
     assert str(own._replace(seconds=12.0)).count("automatic differentiation") == 1
+
+
+@pytest.mark.parametrize("analyses, n_products", [(("signals",), 20), (("weight_maps",), 1)])
+def test_agreements_are_forecast_only_if_they_are_computed(analyses, n_products, monkeypatch):
+    asked = []
+    monkeypatch.setattr(_planned, "seconds_of", lambda total, lin: asked.append(total) or 1.0)
+    KPFlowAnalyzer(trainer(), analyses=analyses, random_state=0).fit(X, X)
+    per_product = 8 * len(X) * X.shape[1] * 4**2  # The recurrent weights of four units.
+    assert asked[0].products == 2 * n_products * per_product  # Two snapshots.
 
 
 @pytest.mark.slow

@@ -59,7 +59,8 @@ def forecast(
     lin = snapshot.linearization
     n_trials, n_timesteps, n_states = lin.states.shape
     product = 8.0 * n_trials * n_timesteps * lin.tangent.n_weights
-    total = Operations(n_snapshots * _N_AGREEMENTS * product)
+    # PKP*Err of every snapshot is computed in any case.
+    total = Operations(n_snapshots * product * (_N_AGREEMENTS if "signals" in analyses else 1))
     for name in settings.operators if "spectra" in analyses else ():
         each = planned_operations(spectra[name], settings.axes)
         total = total.plus(Operations(n_snapshots * each.products, n_snapshots * each.matrices))
