@@ -124,8 +124,12 @@ class FeedForwardKernel:
 
     def dense(self) -> dict[str, Tensor]:
         """Return each K_l as a matrix (n_entries, n_entries)."""
-        factors = layer_factors(self.network, forward_fields(self.network, self.X))
-        return {name: coactivation_gram(u, s) for name, u, s in factors}
+        layers = zip(*self._factors(), strict=True)  # Of each layer, the factors of all chunks.
+        grams = {}
+        for chunks in layers:
+            u, s = torch.cat([c.u for c in chunks]), torch.cat([c.s for c in chunks])
+            grams[chunks[0].name] = coactivation_gram(u, s)
+        return grams
 
 
 def _columns(v: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 from kpflow_sklearn import linearize
+from kpflow_sklearn.feedforward import _kernel
 from kpflow_sklearn.feedforward._fields import field_rates, forward_fields
 from kpflow_sklearn.feedforward._kernel import FeedForwardKernel
 from kpflow_sklearn.feedforward._recognition import recognise_feedforward
@@ -94,6 +95,23 @@ def test_products_traces_and_forms_need_no_matrix(depth, chunk, cache):
     traces, forms = kernel.traces().values(), kernel.quadratic_forms(v).values()
     assert list(traces) == pytest.approx([float(K.trace()) for K in expected], rel=1e-12)
     assert list(forms) == pytest.approx([float(v @ K @ v) for K in expected], rel=1e-12)
+
+
+@pytest.mark.parametrize("chunk, cache, sizes", [(4, 2**28, []), (4, 0, [4, 4, 1])])
+def test_matrices_are_made_of_the_factors_of_the_chunks(chunk, cache, sizes, monkeypatch):
+    module, X = case(2, 3, train_readout=True)
+    kernel = FeedForwardKernel(recognise_feedforward(module), X, chunk=chunk, cache=cache)
+    computed = []
+
+    def counted(network, rows):
+        computed.append(len(rows))
+        return forward_fields(network, rows)
+
+    monkeypatch.setattr(_kernel, "forward_fields", counted)
+    expected = oracle.layer_kernels(module, X).values()
+    for mine, theirs in zip(kernel.dense().values(), expected, strict=True):
+        close(mine, theirs)
+    assert computed == sizes
 
 
 def test_products_with_other_samples():
