@@ -17,7 +17,6 @@ from kpflow_sklearn.operators import Linearization
 from kpflow_sklearn.results import Estimate, row
 from kpflow_sklearn.spectra import spectrum_of_gram
 
-MATRICES = ("interference", "gradient", "flow", "update", "state")
 #: How update and state compare the trials of different tasks.
 MATCHED, MOMENTS = "matched conditions", "second moments"
 

@@ -19,11 +19,12 @@ from kpflow_sklearn.analyzers.alignment._grouping import (
 )
 from kpflow_sklearn.analyzers.alignment._history import AlignmentHistory
 from kpflow_sklearn.analyzers.alignment._sub_tasks import tasks_by_label
-from kpflow_sklearn.analyzers.alignment._task_flow import MATRICES, TaskFlow
+from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
 from kpflow_sklearn.datasets import make_flip_flop, make_multitask
 from kpflow_sklearn.results import COLUMNS
 
 PERIODS = {"context": 2, "stimulus": 3, "memory": 3, "response": 2}
+MATRICES = ("interference", "gradient", "flow", "update", "state")
 NAMES = ("MemoryPro", "MemoryAnti", "DelayPro", "ReactAnti")
 ITERATIONS = [0, 2, 8]
 X, Y, TASKS, ANGLES = make_multitask(
