@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kpflow_sklearn._common.arrays import as_array, naming
 from kpflow_sklearn._common.checks import check_positive_int
+from kpflow_sklearn._common.spacing import evenly_spaced
 from kpflow_sklearn._common.tensors import with_gradients
 from kpflow_sklearn.networks.tangents import NetworkTangent
 from kpflow_sklearn.operators import Linearization
@@ -133,7 +134,7 @@ def lyapunov_spectrum(
     if tangent.mask is not None:  # Trials without a step after burn_in are left out.
         chosen = chosen[tangent.mask.sum(0).flatten().cpu() > burn_in + 1]
     if n_trials is not None:
-        chosen = _evenly(chosen, check_positive_int(n_trials, "n_trials"))
+        chosen = chosen[evenly_spaced(len(chosen), check_positive_int(n_trials, "n_trials"))]
     # For a single trial, blocks of steps take the place of trials.
     n_blocks = min(_N_BLOCKS, longest - 1 - burn_in) if len(chosen) == 1 else 1
     blocks = np.array_split(np.arange(burn_in, longest - 1), n_blocks)
@@ -147,13 +148,6 @@ def lyapunov_spectrum(
     sums = [_leading_growth(part, k, edges).between(edges) for part in parts]
     logs, steps = (np.concatenate(x) for x in zip(*sums, strict=True))
     return _averaged(logs, steps)
-
-
-def _evenly(indices: Tensor, n: int) -> Tensor:
-    """Return at most n of the indices, including the first and the last if n is two or more."""
-    if len(indices) <= n:
-        return indices
-    return indices[torch.linspace(0, len(indices) - 1, n).round().long()]
 
 
 def _leading_growth(tangent: NetworkTangent, k: int, stops: list[int]) -> Growth:

@@ -16,6 +16,7 @@ import numpy as np
 from kpflow_sklearn._cli._options import N_ALIGNMENT_SNAPSHOTS, N_SNAPSHOTS, make_parser
 from kpflow_sklearn._cli._tasks import Task, load_file, load_task
 from kpflow_sklearn._common.files import write_whole
+from kpflow_sklearn._common.spacing import evenly_spaced
 from kpflow_sklearn._common.threads import threads
 from kpflow_sklearn.analyzers import KPFlowAnalyzer, TaskAlignmentAnalyzer
 from kpflow_sklearn.plotting import N_DRAWN, matplotlib_is_here
@@ -112,7 +113,7 @@ def _write(
             color_by=task.color_by,
             cyclic=task.cyclic,
             color_label=task.color_label,
-            title=f"{network_in_words(analyzer)} on {options.data or options.task}",
+            title=_title(analyzer, options),
             about=about,
         )
     print(f"wrote {_listed([str(path) for path in files.values()])}")
@@ -141,7 +142,8 @@ def _trainer(task: Task, options: argparse.Namespace) -> RecurrentTrainer:
     snapshots: Any = options.snapshots or N_SNAPSHOTS
     if task.tasks is not None:
         count = options.snapshots or N_ALIGNMENT_SNAPSHOTS
-        snapshots = np.unique(np.linspace(0, max_iter, count).astype(int)).tolist()
+        # A single snapshot is the last one, as for a trainer.
+        snapshots = evenly_spaced(max_iter + 1, count).tolist() if count > 1 else 1
     return RecurrentTrainer(
         options.cell,
         hidden_size=options.hidden_size,
@@ -159,13 +161,13 @@ def _trainer(task: Task, options: argparse.Namespace) -> RecurrentTrainer:
     )
 
 
-def _network(options: argparse.Namespace) -> str:
-    return f"{options.cell.upper()}, {options.hidden_size} units, {options.data or options.task}"
+def _title(analyzer: Any, options: argparse.Namespace) -> str:
+    return f"{network_in_words(analyzer)} on {options.data or options.task}"
 
 
 def _print_alignment(analyzer: TaskAlignmentAnalyzer, options: argparse.Namespace) -> None:
     print(
-        f"\n{_network(options)}; {training_in_words(analyzer)}\n\n"
+        f"\n{_title(analyzer, options)}; {training_in_words(analyzer)}\n\n"
         f"{read_alignment_in_words(analyzer)}\n\n"
         f"Matrices at iteration {analyzer.snapshots_[-1].iteration}; in interference, gradient "
         "and flow, the error of task j (column) acts on task i (row).\n\n"
@@ -177,7 +179,7 @@ def _print_kpflow(analyzer: KPFlowAnalyzer, options: argparse.Namespace) -> None
     n_trials, n_timesteps, _ = analyzer.eigenfunctions_["P"].shape[1:]
     table = table_of(analyzer.results_, analyzer.bottleneck_)
     print(
-        f"\n{_network(options)}; {n_trials} analysis trials of {n_timesteps} steps\n"
+        f"\n{_title(analyzer, options)}; {n_trials} analysis trials of {n_timesteps} steps\n"
         f"{training_in_words(analyzer)}\n"
         f"Ranks at {analyzer.rank_threshold:.0%} of the trace and effective dimensions (eff. "
         "dim.) are on the time axis, ± standard error where estimated.\nnarrower: the operator, "
@@ -199,7 +201,7 @@ def _draw_kpflow(analyzer: KPFlowAnalyzer, task: Task, path: Path) -> None:
     collapse.plot_loss(ax=axes[0])
     BottleneckDisplay.from_estimator(analyzer, ax=axes[1])
     collapse.plot(ax=axes[2])
-    some = np.linspace(0, len(task.drawn) - 1, min(N_DRAWN, len(task.drawn))).astype(int)
+    some = evenly_spaced(len(task.drawn), N_DRAWN)
     TrajectoryDisplay.from_estimator(
         analyzer,
         np.asarray(task.drawn)[some],

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kpflow_sklearn._common.spacing import evenly_spaced
 from kpflow_sklearn.results import select
 
 MOST_ROWS = 100
@@ -90,11 +91,6 @@ def error_cell(row: pd.Series, quantity: str) -> Cell:
     if row["std_error"] == 0 and quantity == "rank":
         return Cell("bracketed", 0.0)
     return cell(row["std_error"], digits=2)
-
-
-def evenly(n: int, at_most: int) -> np.ndarray:
-    """Return up to ``at_most`` indices below n, evenly spaced from the first to the last."""
-    return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)
 
 
 def over_training(
@@ -175,7 +171,7 @@ def from_frame(
     if total > MOST_ROWS and "iteration" in frame:
         iterations = frame["iteration"].unique()
         at_most = max(1, MOST_ROWS * len(iterations) // total)
-        kept = iterations[evenly(len(iterations), at_most)]
+        kept = iterations[evenly_spaced(len(iterations), at_most)]
         frame = frame[frame["iteration"].isin(kept)]
         notes.append(
             f"{len(frame)} of {total} rows are shown, at evenly spaced snapshots; the analyzer "

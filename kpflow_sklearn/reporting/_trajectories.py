@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kpflow_sklearn._common.spacing import evenly_spaced
 from kpflow_sklearn.plotting import N_DRAWN, TrajectoryDisplay
 from kpflow_sklearn.reporting._pictures import Drawing, drawn
-from kpflow_sklearn.reporting._tables import evenly
 
 
 def choose_colors(
@@ -52,7 +52,7 @@ def draw_trajectories(
     trials = np.asarray(X)
     if trials.ndim == 2 or trials.shape[1] == 1:
         return "trials of a single step have no trajectories"
-    some = evenly(len(trials), N_DRAWN)
+    some = evenly_spaced(len(trials), N_DRAWN)
     options = {
         "mask": None if mask is None else np.asarray(mask)[some],
         "color_by": None if color_by is None else np.asarray(color_by)[some],

@@ -13,6 +13,7 @@ import pytest
 from kpflow_sklearn import RecurrentTrainer, TaskAlignmentAnalyzer
 from kpflow_sklearn._cli import _main as command
 from kpflow_sklearn._cli._main import main
+from kpflow_sklearn._cli._options import make_parser
 from kpflow_sklearn._cli._tasks import load_file, load_task
 from kpflow_sklearn.analyzers.alignment import margin
 from kpflow_sklearn.reporting import matrices_in_print, read_alignment_in_words
@@ -64,7 +65,7 @@ def test_provenance_and_training_are_written(of_file):
     assert about["seed"] == "5" and about["dtype"] == "float32"
     assert about["torch"].startswith("2.") and "--hidden-size 6" in about["command"]
     words = "4 updates by adam on the mean squared error (every step), learning rate 0.01"
-    assert words in printed
+    assert words in printed and "tanh network, 6 units on memory_pro; " in printed
     assert about["training"].startswith(words) and "hidden_size=6" in about["network"]
 
 
@@ -276,6 +277,16 @@ def test_help_names_every_option(capsys):
         "report",
     ):
         assert f"--{option}" in printed
+
+
+@pytest.mark.parametrize(
+    "given, snapshots",
+    [((), [*range(0, 501, 10)]), (("--snapshots", "4"), [0, 167, 333, 500]),
+     (("--snapshots", "1"), 1)],
+)  # fmt: skip
+def test_snapshots_of_sub_tasks_are_evenly_spaced(given, snapshots):
+    options = make_parser().parse_args(["--task", "multitask", *given])
+    assert command._trainer(load_task("multitask", 0), options).snapshots == snapshots
 
 
 def words_of(**options):
