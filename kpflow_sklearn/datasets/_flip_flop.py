@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from kpflow_sklearn._common.checks import check_flag
+from kpflow_sklearn._common.checks import check_flag, check_positive_int, check_real
 from kpflow_sklearn._common.random import local_generator
 from kpflow_sklearn.datasets._periods import (
     FloatArray,
     RandomStateLike,
     add_noise,
-    check_count,
-    check_number,
 )
 
 
@@ -69,7 +67,7 @@ def make_flip_flop(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If `n_trials`, `n_bits` or `n_timesteps` is not a positive integer, `pulse_probability`
         or `noise_std` is negative or not finite, `dt` is not positive, or `evenly_spaced` is
         not a bool.
@@ -93,12 +91,12 @@ def make_flip_flop(
            [ 1., -1.],
            [ 1.,  1.]])
     """
-    n_trials = check_count("n_trials", n_trials)
-    n_bits = check_count("n_bits", n_bits)
-    n_timesteps = check_count("n_timesteps", n_timesteps)
-    pulse_probability = check_number("pulse_probability", pulse_probability)
-    dt = check_number("dt", dt, positive=True)
-    noise_std = check_number("noise_std", noise_std)
+    n_trials = check_positive_int(n_trials, "n_trials")
+    n_bits = check_positive_int(n_bits, "n_bits")
+    n_timesteps = check_positive_int(n_timesteps, "n_timesteps")
+    pulse_probability = check_real(pulse_probability, "pulse_probability", 0)
+    dt = check_real(dt, "dt", 0, open_minimum=True)
+    noise_std = check_real(noise_std, "noise_std", 0)
     evenly_spaced = check_flag(evenly_spaced, "evenly_spaced")
 
     rng = local_generator(random_state)

@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from kpflow_sklearn._common.checks import check_flag
+from kpflow_sklearn._common.checks import check_flag, check_positive_int, check_real
 from kpflow_sklearn._common.random import local_generator
 from kpflow_sklearn.datasets._periods import (
     RandomStateLike,
     Rule,
     add_noise,
     build_trials,
-    check_count,
-    check_number,
     count_steps,
     draw_angles,
 )
@@ -82,7 +80,7 @@ def make_memory_pro(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If `n_trials` is not a positive integer, a length or `noise_std` is negative or not
         finite, `dt` is not positive, the stimulus or response period has no step, or
         `evenly_spaced` or `return_stimuli` is not a bool.
@@ -123,8 +121,8 @@ def make_memory_pro(
            [0., 1., 0.],
            [0., 1., 0.]])
     """
-    n_trials = check_count("n_trials", n_trials)
-    noise_std = check_number("noise_std", noise_std)
+    n_trials = check_positive_int(n_trials, "n_trials")
+    noise_std = check_real(noise_std, "noise_std", 0)
     evenly_spaced = check_flag(evenly_spaced, "evenly_spaced")
     return_stimuli = check_flag(return_stimuli, "return_stimuli")
     periods = count_steps(dt, context=context, stimulus=stimulus, memory=memory, response=response)

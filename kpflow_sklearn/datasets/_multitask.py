@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpflow_sklearn._common.checks import check_flag
+from kpflow_sklearn._common.checks import check_flag, check_positive_int, check_real
 from kpflow_sklearn._common.random import local_generator
 from kpflow_sklearn.datasets._periods import (
     N_CHANNELS,
@@ -18,8 +18,6 @@ from kpflow_sklearn.datasets._periods import (
     Rule,
     add_noise,
     build_trials,
-    check_count,
-    check_number,
     count_steps,
     draw_angles,
 )
@@ -113,7 +111,7 @@ def make_multitask(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a task is unknown or named twice, `tasks` is empty or not a sequence of names,
         `n_trials` is not a positive integer, a length or `noise_std` is negative or not
         finite, `dt` is not positive, the stimulus or response period has no step, or
@@ -167,8 +165,8 @@ def make_multitask(
            [0., 1.],
            [0., 1.]])
     """
-    n_trials = check_count("n_trials", n_trials)
-    noise_std = check_number("noise_std", noise_std)
+    n_trials = check_positive_int(n_trials, "n_trials")
+    noise_std = check_real(noise_std, "noise_std", 0)
     evenly_spaced = check_flag(evenly_spaced, "evenly_spaced")
     return_stimuli = check_flag(return_stimuli, "return_stimuli")
     names = _canonical_names(tasks)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from kpflow_sklearn._common.checks import check_positive_int
 from kpflow_sklearn._common.random import draw_seed
 from kpflow_sklearn.datasets._padding import pad_sequences
-from kpflow_sklearn.datasets._periods import RandomStateLike, check_count
+from kpflow_sklearn.datasets._periods import RandomStateLike
 
 
 def fetch_neurogym(
@@ -51,7 +52,7 @@ def fetch_neurogym(
     ------
     ModuleNotFoundError
         If ``task`` is a name and neurogym is not installed.
-    ValueError
+    TypeError, ValueError
         If ``n_trials`` is not a positive integer, ``task`` is not a name or an environment, or
         ``task_params`` is not a mapping.
 
@@ -62,7 +63,7 @@ def fetch_neurogym(
     ... )  # doctest: +SKIP
     >>> KPFlowAnalyzer().fit(X, y, mask=mask)  # doctest: +SKIP
     """
-    n_trials = check_count("n_trials", n_trials)
+    n_trials = check_positive_int(n_trials, "n_trials")
     if task_params is not None and not isinstance(task_params, Mapping):
         raise ValueError(f"task_params must be a mapping or None, got {task_params!r}.")
     if not isinstance(task, str) and not hasattr(task, "unwrapped"):

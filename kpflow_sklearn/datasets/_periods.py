@@ -1,15 +1,14 @@
-"""Common parts of the task generators: argument checks, trial periods, and trials from rules."""
+"""Common parts of the task generators: periods of a trial, and trials from rules."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from kpflow_sklearn._common.checks import LARGEST_COUNT, is_finite
+from kpflow_sklearn._common.checks import check_real
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 RandomStateLike: TypeAlias = int | np.random.RandomState | None
@@ -17,25 +16,6 @@ RandomStateLike: TypeAlias = int | np.random.RandomState | None
 FIXATION = 0
 DIRECTION = slice(1, 3)  # the cosine and the sine of an angle
 N_CHANNELS = 3
-
-
-def check_count(name: str, value: Any) -> int:
-    """Return `value` as an int if it is a positive integer."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-    if int(value) > LARGEST_COUNT:
-        raise ValueError(f"{name} must be at most {LARGEST_COUNT}, got {value!r}.")
-    return int(value)
-
-
-def check_number(name: str, value: Any, *, positive: bool = False) -> float:
-    """Return `value` as a float if it is finite and not negative (and not 0 if ``positive``)."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating))
-    is_number = is_number and not isinstance(value, bool) and is_finite(value)
-    if not is_number or value < 0 or (positive and value == 0):
-        kind = "positive" if positive else "non-negative"
-        raise ValueError(f"{name} must be a {kind} finite number, got {value!r}.")
-    return float(value)
 
 
 @dataclass(frozen=True)
@@ -70,9 +50,9 @@ class Periods:
 
 def count_steps(dt: Any, *, context: Any, stimulus: Any, memory: Any, response: Any) -> Periods:
     """Convert the lengths of the periods from units of time to steps."""
-    dt = check_number("dt", dt, positive=True)
+    dt = check_real(dt, "dt", 0, open_minimum=True)
     lengths = {"context": context, "stimulus": stimulus, "memory": memory, "response": response}
-    steps = {name: round(check_number(name, length) / dt) for name, length in lengths.items()}
+    steps = {name: round(check_real(length, name, 0) / dt) for name, length in lengths.items()}
     # A trial needs a stimulus and a response.
     for name in ("stimulus", "response"):
         if steps[name] == 0:

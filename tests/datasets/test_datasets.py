@@ -28,17 +28,30 @@ ALL_TASKS = list(ALIASES)
 PERIODS = {"context": 2, "stimulus": 3, "memory": 4, "response": 5}
 STIMULUS, MEMORY, RESPONSE, END = 2, 5, 9, 14
 
-# What a message says was expected, the functions and arguments it is said of, values to refuse.
+# The error, its message, the functions and arguments that it is about, and values to refuse.
 FLIP_FLOP = [make_flip_flop]
+NO_INTEGER = "{name} must be an instance of int, not {kind}."
+NO_NUMBER = "{name} must be an instance of float, not {kind}."
+NEGATIVE, NOT_FINITE = "{name} == {value!r}, must be >= 0.", "{name} must be finite, got {value!r}."
+NO_FLAG = "{name} must be True or False, got {value!r}."
+NUMBERS = ["dt", "noise_std"]
 REFUSED = [
-    ("a positive integer", MAKERS, ["n_trials"], [0, -3, 2.0, True, "many", None]),
-    ("a positive integer", FLIP_FLOP, ["n_bits", "n_timesteps"], [0, 1.5, False]),
-    ("a positive finite number", MAKERS, ["dt"], [0, -1.0, np.inf, np.nan, "1", True]),
-    ("a non-negative finite number", MAKERS, ["noise_std"], [-0.1, np.nan, np.inf, None]),
-    ("a non-negative finite number", FLIP_FLOP, ["pulse_probability"], [-0.1, np.nan, "often"]),
-    ("a non-negative finite number", ANGLE_MAKERS, list(PERIODS), [-1, np.inf, "10", None]),
-    ("True or False", MAKERS, ["evenly_spaced"], ["no", None]),
-    ("True or False", ANGLE_MAKERS, ["return_stimuli"], [1, "yes"]),
+    (TypeError, NO_INTEGER, MAKERS, ["n_trials"], [2.0, True, "many", None]),
+    (TypeError, NO_INTEGER, FLIP_FLOP, ["n_bits", "n_timesteps"], [1.5, False]),
+    (ValueError, "{name} == {value!r}, must be >= 1.", MAKERS, ["n_trials"], [0, -3]),
+    (ValueError, "{name} == {value!r}, must be >= 1.", FLIP_FLOP, ["n_bits", "n_timesteps"], [0]),
+    (TypeError, NO_NUMBER, MAKERS, NUMBERS, ["1", True, None]),
+    (TypeError, NO_NUMBER, FLIP_FLOP, ["pulse_probability"], ["often"]),
+    (TypeError, NO_NUMBER, ANGLE_MAKERS, list(PERIODS), ["10", None]),
+    (ValueError, "{name} == {value!r}, must be > 0.", MAKERS, ["dt"], [0, -1.0]),
+    (ValueError, NEGATIVE, MAKERS, ["noise_std"], [-0.1]),
+    (ValueError, NEGATIVE, FLIP_FLOP, ["pulse_probability"], [-0.1]),
+    (ValueError, NEGATIVE, ANGLE_MAKERS, list(PERIODS), [-1]),
+    (ValueError, NOT_FINITE, MAKERS, NUMBERS, [np.inf, np.nan]),
+    (ValueError, NOT_FINITE, FLIP_FLOP, ["pulse_probability"], [np.nan]),
+    (ValueError, NOT_FINITE, ANGLE_MAKERS, list(PERIODS), [np.inf]),
+    (ValueError, NO_FLAG, MAKERS, ["evenly_spaced"], ["no", None]),
+    (ValueError, NO_FLAG, ANGLE_MAKERS, ["return_stimuli"], [1, "yes"]),
 ]
 
 
@@ -282,9 +295,9 @@ class TestFlipFlop:
         np.testing.assert_array_equal(signs, [[-1] * 70, [-1] * 69 + [1]])
 
 
-@pytest.mark.parametrize(("expected", "makers", "names", "values"), REFUSED)
-def test_refused_arguments(expected, makers, names, values):
+@pytest.mark.parametrize(("error", "message", "makers", "names", "values"), REFUSED)
+def test_refused_arguments(error, message, makers, names, values):
     for make, name, value in itertools.product(makers, names, values):
-        message = re.escape(f"{name} must be {expected}, got {value!r}.")
-        with pytest.raises(ValueError, match=f"^{message}$"):
+        expected = message.format(name=name, value=value, kind=type(value).__name__)
+        with pytest.raises(error, match=f"^{re.escape(expected)}$"):
             make(**{name: value})

@@ -66,7 +66,7 @@ def test_neurogym_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "neurogym", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'kpflow-sklearn\[neurogym\]'"):
         fetch_neurogym("PerceptualDecisionMaking-v0")
-    with pytest.raises(ValueError, match="n_trials must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match="n_trials == 0, must be >= 1"):
         fetch_neurogym(Task(), 0)
 
 
