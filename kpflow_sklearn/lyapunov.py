@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from kpflow_sklearn._common.arrays import as_array, naming
 from kpflow_sklearn._common.checks import check_positive_int

@@ -12,7 +12,7 @@ TASKS = ("memory_pro", "flip_flop", "multitask", "digits")
 #: Numbers of snapshots; groups of sub-tasks change faster than dimensions.
 N_SNAPSHOTS, N_ALIGNMENT_SNAPSHOTS = 8, 51
 
-DESCRIPTION = (
+PURPOSE = (
     "Train a recurrent network on a task and show how the parameter operator K and the flow "
     "propagator P change over training, as a table, a summary in words, results.csv and "
     "figure.png. For several sub-tasks (--task multitask, or a file with an array tasks), show "
@@ -117,7 +117,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m kpflow_sklearn", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="python -m kpflow_sklearn", description=PURPOSE)
     parser.add_argument("--version", action="version", version=f"kpflow_sklearn {__version__}")
     source = parser.add_mutually_exclusive_group()
     for name, settings in SOURCES.items():

@@ -21,7 +21,7 @@ from kpflow_sklearn.operators import Linearization, ParameterOperator
 from kpflow_sklearn.spectra import OperatorSpectra, map_blocks, parameter_gram
 
 #: Tolerance for identities in float64, relative to the size of their sides.
-ROUNDING = 1e-9
+TOLERANCE = 1e-9
 
 
 def verify_network(
@@ -79,7 +79,7 @@ def as_precise_as_possible(
     elif _loss_casts(objective, precise, trials):
         name = f"the loss {name_of(objective.loss)}"
     else:
-        return precise, ROUNDING
+        return precise, TOLERANCE
     plain = converted(copy.deepcopy(network), device="cpu")
     tolerance = 1e4 * torch.finfo(plain.dtype).eps
     warn_caller(

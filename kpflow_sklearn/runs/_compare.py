@@ -24,7 +24,16 @@ from kpflow_sklearn.runs._trial_time_gram import TrialTimeGram, is_small, trial_
 from kpflow_sklearn.spectra import widening
 
 COMPARED = ("states", *OPERATORS)
-COLUMNS = ["run", "other_run", "operator", "value", "std_error", "method", "n_trials", "reason"]
+PAIR_COLUMNS = [
+    "run",
+    "other_run",
+    "operator",
+    "value",
+    "std_error",
+    "method",
+    "n_trials",
+    "reason",
+]
 
 
 def compare(
@@ -105,7 +114,7 @@ def compare(
             names = {"run": str(run), "other_run": str(other), "operator": operator}
             cosine = gram_cosine(grams[run], grams[other])._asdict()
             rows.append(names | cosine | {"n_trials": len(trials)})
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=PAIR_COLUMNS)
 
 
 def _linearize(name: str, run: Any, X: np.ndarray, mask: np.ndarray | None) -> Linearization:

@@ -18,7 +18,7 @@ from kpflow_sklearn.networks import (
 )
 
 #: How much smoother the last axis of X must be for it to be taken for time.
-SMOOTH = 0.25
+SMOOTH_SHARE = 0.25
 
 
 def warn_of_steps_first(
@@ -90,7 +90,7 @@ def warn_of_channels_first(X: np.ndarray) -> None:
         spread = 2 * few.var(axis=(1, 2)).mean()
         along_features = (np.diff(few, axis=2) ** 2).mean()
         along_steps = (np.diff(few, axis=1) ** 2).mean() if n_steps > 1 else spread
-        is_smooth = along_features < SMOOTH * min(spread, along_steps)
+        is_smooth = along_features < SMOOTH_SHARE * min(spread, along_steps)
     if is_smooth:
         warn_caller(
             f"X of shape {X.shape} is read as trials of {n_steps} step(s) with {n_features} "

@@ -56,3 +56,21 @@ def test_only_public_names_are_listed(face):
     assert private == (set() if face else {"__version__"})
     assert set(module.__all__) <= set(listed)
     assert all(hasattr(module, name) for name in listed)
+
+
+def constants_of(path: Path) -> set[str]:
+    """Return the upper-case names that a file assigns, except those that begin with "_"."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    assigned = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    targets = [t for a in assigned for t in getattr(a, "targets", None) or [a.target]]
+    names = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return {n for n in names if n.isupper() and len(n) > 1 and not n.startswith("_")}
+
+
+def test_a_constant_has_a_name_of_its_own():
+    """One name stands for one thing; names that begin with "_" belong to their file."""
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "kpflow_sklearn").rglob("*.py")):
+        for name in constants_of(path):
+            places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

@@ -32,7 +32,10 @@ STIMULUS, MEMORY, RESPONSE, END = 2, 5, 9, 14
 FLIP_FLOP = [make_flip_flop]
 NO_INTEGER = "{name} must be an instance of int, not {kind}."
 NO_NUMBER = "{name} must be an instance of float, not {kind}."
-NEGATIVE, NOT_FINITE = "{name} == {value!r}, must be >= 0.", "{name} must be finite, got {value!r}."
+NEGATIVE, NOT_FINITE = (
+    "{name} == {value!r}, must be >= 0.",
+    "{name} must be finite, got {value!r}.",
+)
 NO_FLAG = "{name} must be True or False, got {value!r}."
 NUMBERS = ["dt", "noise_std"]
 REFUSED = [

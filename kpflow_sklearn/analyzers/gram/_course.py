@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from kpflow_sklearn._common.tensors import as_tensor
-from kpflow_sklearn.analyzers.gram._modes import ROUNDING
+from kpflow_sklearn.analyzers.gram._modes import NEGLIGIBLE
 from kpflow_sklearn.analyzers.gram._prediction import (
     CLOSED,
     FULL_BATCH,
@@ -98,7 +98,7 @@ class GramTraining:
         kernel = self.at(snapshot).kernel
         along = kernel.product_at(as_tensor(X, torch.float64), as_tensor(vectors)).numpy()
         # 1 / sqrt(lambda_i), or 0 for eigenvalues that are zero up to rounding.
-        positive = values > ROUNDING * values.max(initial=0.0)
+        positive = values > NEGLIGIBLE * values.max(initial=0.0)
         scale = np.where(positive, 1 / np.sqrt(np.where(positive, values, 1.0)), 0.0)
         return (along * scale).reshape(len(X), -1)
 

@@ -17,7 +17,7 @@ from kpflow_sklearn.results import OVERFLOW, Estimate
 from kpflow_sklearn.spectra import Spectrum, missing_spectrum, spectrum_of_eigenvalues
 
 #: Share of the largest eigenvalue below which an eigenvalue counts as zero.
-ROUNDING = 1e-12
+NEGLIGIBLE = 1e-12
 GROWS = (
     "eta lambda / N is above 2, so that the prediction with a constant K grows: keep more early "
     "snapshots or lower learning_rate"

@@ -35,7 +35,7 @@ LAYER_COLUMNS = (
 )
 #: Number of samples whose fields are in memory at a time.
 CHUNK = 2048
-SMOOTH = "a smooth activation has no gates"
+NO_GATES = "a smooth activation has no gates"
 INDEFINITE = "slopes of both signs make some G indefinite, without an effective dimension"
 FIRST = "there is no earlier snapshot to compare with"
 
@@ -233,7 +233,9 @@ class GramSnapshot:
             counts = [piece[name] for piece in pieces]
             numbers = [count for count in counts if count is not None]
             is_smooth = len(numbers) < len(counts)
-            flips[name] = Estimate.missing(SMOOTH) if is_smooth else Estimate(float(sum(numbers)))
+            flips[name] = (
+                Estimate.missing(NO_GATES) if is_smooth else Estimate(float(sum(numbers)))
+            )
         return flips
 
     def _balance_drift(self, first: GramSnapshot) -> dict[str, Estimate]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kpflow_sklearn._common.random import torch_generator
-from kpflow_sklearn.analyzers._verification import ROUNDING, relative, table_of_checks
+from kpflow_sklearn.analyzers._verification import TOLERANCE, relative, table_of_checks
 from kpflow_sklearn.analyzers.gram._snapshot import GramSnapshot
 from kpflow_sklearn.feedforward import FeedForwardNetwork
 
@@ -48,20 +48,20 @@ def verify_kernel(last: GramSnapshot, first: GramSnapshot, seed: int = 0) -> pd.
             (
                 "r^T K_l r = |N dL/dW_l|^2",
                 relative(_stacked(forms, names), _squares(pulled["r"], names)),
-                ROUNDING,
+                TOLERANCE,
             ),
             (
                 "u^T K v = <J^T u, J^T v>",
                 abs(float(u @ (kernel @ v)) - products) / max(max(sizes) ** 2, 1e-300),
-                ROUNDING,
+                TOLERANCE,
             ),
-            ("tr K_l = sum over outputs of |df/dW_l|^2", _trace_error(last), ROUNDING),
-            ("sum of the K_l v = K v", _sum_error(last, v), ROUNDING),
+            ("tr K_l = sum over outputs of |df/dW_l|^2", _trace_error(last), TOLERANCE),
+            ("sum of the K_l v = K v", _sum_error(last, v), TOLERANCE),
             ("gradient step moves residuals by -(eta / N) K r", *_one_step(last)),
             (
                 "layers' shares of the change of the loss sum to it",
                 abs(sum(changes.values()) - moved) / max(last.loss, first.loss, 1e-300),
-                ROUNDING,
+                TOLERANCE,
             ),
         ]
     )
@@ -120,7 +120,7 @@ def _one_step(at: GramSnapshot) -> tuple[float, float]:
     predicted = _on_rows(predicted, smooth)
     size = float(predicted.norm())
     if size == 0:
-        return 0.0, ROUNDING
+        return 0.0, TOLERANCE
     # The step is so small that few gates flip.
     eta = 1e-6 * max(float(at.residuals.norm()), 1e-300) / size
     small, large = (_step_error(at, step, predicted, smooth) for step in (eta, 10 * eta))

@@ -14,7 +14,7 @@ from kpflow_sklearn.networks.agreement._containers import CONTAINERS
 from kpflow_sklearn.networks.agreement._module_run import tensors_in
 from kpflow_sklearn.networks.loss import Objective, TargetEncoder, Targets
 
-N_TRIALS, N_STEPS = 64, 200  # Size of the data on which the two readings are compared.
+_N_TRIALS, _N_STEPS = 64, 200  # Size of the data on which the two readings are compared.
 CLEARLY = 0.5  # A loss below this share of another decides between the two.
 
 
@@ -127,9 +127,11 @@ def _loss(
     X: np.ndarray,
     y: np.ndarray | None,
 ) -> float:
-    X = np.ascontiguousarray(X[:N_TRIALS, :N_STEPS] if y is None or y.ndim > 1 else X[:N_TRIALS])
+    X = np.ascontiguousarray(
+        X[:_N_TRIALS, :_N_STEPS] if y is None or y.ndim > 1 else X[:_N_TRIALS]
+    )
     if y is not None:
-        y = y[:N_TRIALS, :N_STEPS] if y.ndim > 1 else y[:N_TRIALS]
+        y = y[:_N_TRIALS, :_N_STEPS] if y.ndim > 1 else y[:_N_TRIALS]
     targets = encoder.encode(X, y)
     try:
         states = network.states(to_tensors(X, None, network)[0])

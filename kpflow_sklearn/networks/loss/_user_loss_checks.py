@@ -17,7 +17,7 @@ from kpflow_sklearn.networks.loss._objective import Objective
 from kpflow_sklearn.networks.loss._target_values import Targets
 from kpflow_sklearn.networks.loss._user_loss import UserLoss, loss_arguments, losses_of
 
-N_FEW = 4  # Trials on which a loss is checked.
+N_JUDGED = 4  # Trials on which a loss is checked.
 
 
 @with_gradients
@@ -78,7 +78,7 @@ def _choose_few(targets: Targets, mask: np.ndarray | None) -> np.ndarray:
     # The shortest first; among equally short ones, those with weights first.
     order = np.lexsort((~counts, lengths))
     others = [i for i in np.flatnonzero(counts) if i != order[0]]
-    return np.resize([order[0], *others[: N_FEW - 1]], N_FEW)
+    return np.resize([order[0], *others[: N_JUDGED - 1]], N_JUDGED)
 
 
 def _check_derivative(loss: UserLoss, outputs: Tensor, y: Tensor, weight: Tensor) -> None:
@@ -158,7 +158,7 @@ def _check_trials_apart(loss: UserLoss, outputs: Tensor, y: Tensor) -> None:
     difference = _difference(together, alone)
     if difference:
         raise ValueError(
-            f"loss: {name_of(loss)} must judge each trial on its own, got losses of {N_FEW} "
+            f"loss: {name_of(loss)} must judge each trial on its own, got losses of {N_JUDGED} "
             f"trials that differ by up to {difference:.3g} from those of the same trials in "
             "smaller groups. Leave out means, norms and other operations over the first axis; if "
             "y has no axis of outputs, compare it with outputs[..., 0], so that shapes agree."
