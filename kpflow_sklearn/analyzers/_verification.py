@@ -16,7 +16,13 @@ from kpflow_sklearn._common.modules import converted
 from kpflow_sklearn._common.random import draw_seed, torch_generator
 from kpflow_sklearn.analyzers._trials import AnalysisTrials
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks import Objective, RecurrentNetwork, check_user_loss, to_tensors
+from kpflow_sklearn.networks import (
+    Objective,
+    RecurrentNetwork,
+    check_user_loss,
+    label_of,
+    to_tensors,
+)
 from kpflow_sklearn.operators import Linearization, ParameterOperator
 from kpflow_sklearn.spectra import OperatorSpectra, map_blocks, parameter_gram
 
@@ -75,7 +81,7 @@ def as_precise_as_possible(
     precise = converted(copy.deepcopy(network), torch.float64, "cpu")
     casting = _casting_part(precise, trials)
     if casting is not None:
-        name = f"the {getattr(casting, 'label', type(casting).__name__)}"
+        name = f"the {label_of(casting)}"
     elif _loss_casts(objective, precise, trials):
         name = f"the loss {name_of(objective.loss)}"
     else:

@@ -32,6 +32,8 @@ class UserStep:
     prefix : str, default=""
         What to put before the names of the ``parameters`` given to a call to get the module's own
         names. A step that is a function of a network uses the names of the whole network.
+    label : str, optional
+        The step in words; by default "cell" and the class of the module.
     """
 
     def __init__(
@@ -41,16 +43,16 @@ class UserStep:
         is_tuple: bool = False,
         seed: int | None = None,
         prefix: str = "",
+        label: str | None = None,
     ) -> None:
         self.module, self.sizes, self.is_tuple, self.seed = module, sizes, is_tuple, seed
-        self.prefix = prefix
+        self.prefix, self.label = prefix, label or f"cell {type(module).__name__}"
         #: The draws recorded for each step, dtype and device.
         self._draws: dict[tuple, list[Draw] | None] = {}
 
-    @property
-    def label(self) -> str:
-        """The step in words: its role and name if it is a function, otherwise its class."""
-        return getattr(self.module, "label", f"cell {type(self.module).__name__}")
+    def unfrozen(self) -> UserStep:
+        """Return the same step, which draws random numbers anew."""
+        return UserStep(self.module, self.sizes, self.is_tuple, None, self.prefix, self.label)
 
     def state_in_words(self, n_rows: int) -> str:
         """Describe the states that the module is given for ``n_rows`` trials."""

@@ -11,7 +11,7 @@
 """
 
 from kpflow_sklearn.networks._build import build_network
-from kpflow_sklearn.networks._functions import is_kept_apart, parts_in_network
+from kpflow_sklearn.networks._functions import is_kept_apart, label_of, parts_in_network
 from kpflow_sklearn.networks._initial_state import is_given_as_values
 from kpflow_sklearn.networks._named_step import Part, Step
 from kpflow_sklearn.networks._network import RecurrentNetwork, refuse_unusable, to_tensors
@@ -54,6 +54,7 @@ __all__ = [
     "is_given_as_values",
     "is_kept_apart",
     "is_prefix_both_ways",
+    "label_of",
     "losses_by_layout",
     "parts_in_network",
     "recognise_network",

@@ -187,6 +187,7 @@ def step_layers(
 ) -> tuple[list[Layer], Tensor]:
     """Return a user's cell as the only layer, and z_0, (n_states,), from its parts."""
     sizes = tuple(part.numel() for part in start)
-    prefix = cell.prefix if isinstance(cell, FunctionOf) else ""
-    step = UserStep(cell, sizes, is_tuple, FROZEN_SEED if frozen else None, prefix)
+    seed = FROZEN_SEED if frozen else None
+    named = (cell.prefix, cell.label) if isinstance(cell, FunctionOf) else ()
+    step = UserStep(cell, sizes, is_tuple, seed, *named)
     return [UserLayer(step)], torch.cat([part.flatten() for part in start])

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.modules import state_of
 from kpflow_sklearn._common.tensors import as_tensor, copy_module, copy_value, to_cpu
-from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import run_encoder
 from kpflow_sklearn.networks._layers import MappedLayer, UserLayer
@@ -229,10 +228,7 @@ def unfrozen(network: RecurrentNetwork) -> RecurrentNetwork:
     new = network.__class__.__new__(network.__class__)
     new.__dict__.update(network.__dict__)
     new.layers = [
-        UserLayer(UserStep(y.step.module, y.step.sizes, y.step.is_tuple))
-        if isinstance(y, UserLayer)
-        else y
-        for y in network.layers
+        UserLayer(y.step.unfrozen()) if isinstance(y, UserLayer) else y for y in network.layers
     ]
     return new
 

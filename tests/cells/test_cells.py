@@ -396,9 +396,10 @@ def test_a_step_must_return_the_next_state(answer, expected, came):
 
 def test_an_error_of_a_named_step_bears_its_name():
     module = Wrong(lambda h: h[:, :2])
-    module.label = "step advance"
-    with pytest.raises(UnsupportedNetworkError, match="the step advance must return"):
-        UserStep(module, (4,))(0, torch.zeros(3, 2), torch.zeros(3, 4))
+    module.label = 7  # The user's own attribute.
+    for label, words in ((None, "the cell Wrong"), ("step advance", "the step advance")):
+        with pytest.raises(UnsupportedNetworkError, match=f"{words} must return"):
+            UserStep(module, (4,), label=label)(0, torch.zeros(3, 2), torch.zeros(3, 4))
 
 
 class DrivenGain(Cell):
