@@ -311,11 +311,7 @@ class SequenceVectorizer(SequenceTransformer):
         check_is_fitted(self, "n_timesteps_")
         trials, valid, _ = self._check_trials(X, mask, reset=False)
         self._warn_if_padded(trials, valid)
-        if self.pooling == "flatten" and trials.shape[1] != self.n_timesteps_:
-            raise ValueError(
-                f"pooling='flatten' needs X with {self.n_timesteps_} steps as on fit, got "
-                f"{trials.shape[1]}."
-            )
+        check_steps(self.pooling, trials, self.n_timesteps_)
         if valid is not None:
             trials = trials * valid[..., None]
         return pooled(trials, valid, self.pooling)
@@ -357,6 +353,14 @@ class SequenceVectorizer(SequenceTransformer):
 
 
 POOLINGS = ("last", "mean", "flatten")
+
+
+def check_steps(pooling: str, trials: np.ndarray, n_timesteps: int) -> None:
+    """Check that trials whose steps are concatenated have as many steps as on fit."""
+    if pooling == "flatten" and trials.shape[1] != n_timesteps:
+        raise ValueError(
+            f"pooling='flatten' needs X with {n_timesteps} steps as on fit, got {trials.shape[1]}."
+        )
 
 
 def pooled(values: np.ndarray, valid: np.ndarray | None, pooling: str) -> np.ndarray:

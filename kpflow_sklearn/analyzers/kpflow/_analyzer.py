@@ -32,7 +32,7 @@ from kpflow_sklearn.analyzers.kpflow._snapshot import (
 )
 from kpflow_sklearn.analyzers.kpflow._weight_maps import weight_map_table
 from kpflow_sklearn.lyapunov import N_FOLLOWED, lyapunov_spectrum
-from kpflow_sklearn.preprocessing import POOLINGS, pooled
+from kpflow_sklearn.preprocessing import POOLINGS, check_steps, pooled
 from kpflow_sklearn.results import (
     OPERATORS,
     Estimate,
@@ -495,11 +495,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         """
         self._check_components()
         trials, valid, _ = self._check_trials(X, mask)
-        if self.pooling == "flatten" and trials.shape[1] != self._n_timesteps:
-            raise ValueError(
-                f"pooling='flatten' needs X with {self._n_timesteps} steps as on fit, got "
-                f"{trials.shape[1]}."
-            )
+        check_steps(self.pooling, trials, self._n_timesteps)
         states = self.trainer_.trajectories(X, mask=mask)
         projected = states @ self.components_.T.astype(states.dtype)
         return pooled(projected, valid, self.pooling)
