@@ -36,7 +36,9 @@ _WIDTH, _N_PROBES = 16, 16
 _N_STEPS, _N_SPARE = (16, 32, 64), 16
 
 
-def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> tuple[Estimate, Leading]:
+def ritz_rank(
+    sketcher: Sketcher, threshold: float, most: int, remedy: str = "analyse fewer trials or steps"
+) -> tuple[Estimate, Leading]:
     """Return the rank of a Gram on the whole space and the Ritz values that have converged.
 
     Parameters
@@ -47,6 +49,8 @@ def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> tuple[Estimate
         Share of the trace.
     most : int
         The largest dimension that the Krylov space of each block may have.
+    remedy : str
+        What to do if the rank is missing, for its reason.
 
     Returns
     -------
@@ -60,13 +64,11 @@ def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> tuple[Estimate
         return Estimate.missing(OVERFLOW, "randomized"), nothing
     half = sketcher.half
     if most < min(2 * _WIDTH, half.size):
-        reason = (
-            "too many directions would have to be computed; use method='exact', or analyse fewer "
-            "trials or steps"
-        )
+        reason = f"too many directions would have to be computed; {remedy}"
         return Estimate.missing(reason, "randomized"), nothing
     space = Krylov(lambda v: sketcher.gram(half, v), half.white(range(min(_WIDTH, half.size))))
-    rank = _rank_in(sketcher, space, threshold, *_grow(sketcher, space, threshold, most))
+    grown = _grow(sketcher, space, threshold, most)
+    rank = _rank_in(sketcher, space, threshold, *grown, remedy)
     values, _, residuals = space.ritz()
     residuals = residuals + rounding(values, half.factor.dtype)
     leading = converged(values.clamp(min=0).cpu().numpy(), residuals.cpu().numpy())
@@ -74,7 +76,12 @@ def ritz_rank(sketcher: Sketcher, threshold: float, most: int) -> tuple[Estimate
 
 
 def _rank_in(
-    sketcher: Sketcher, space: Krylov, threshold: float, outside: np.ndarray, grew: bool
+    sketcher: Sketcher,
+    space: Krylov,
+    threshold: float,
+    outside: np.ndarray,
+    grew: bool,
+    remedy: str,
 ) -> Estimate:
     """Return the rank, given a space and ``outside``, estimates of the trace outside it."""
     values = _pooled(space, space.dimension)
@@ -88,8 +95,7 @@ def _rank_in(
     if held < threshold * (total + 1.96 * error):
         return Estimate.missing(
             f"the {len(values)} leading directions that were computed hold {held / total:.0%} of "
-            f"the trace, too little for a rank at {threshold:.0%}; use method='exact', or analyse "
-            "fewer trials or steps",
+            f"the trace, too little for a rank at {threshold:.0%}; {remedy}",
             "randomized",
         )
     rank = _reached(values, threshold * total)

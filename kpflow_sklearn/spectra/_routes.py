@@ -281,7 +281,9 @@ def rank_on_whole_space(spectra: Spectra, threshold: float) -> tuple[Estimate, L
         most = min(most, (np.sqrt(p**2 + 4 * n * KRYLOV_BUDGET) - p) / (2 * n))
         if most < _ABOVE_LEAST * spectra.sketch.least_rank(threshold):
             most = 0
-    return ritz_rank(spectra.sketcher, threshold, int(most))
+    also = "use method='exact', or " if op.shape[0] <= EXACT_LIMIT else ""
+    remedy = f"{also}analyse fewer trials or steps"
+    return ritz_rank(spectra.sketcher, threshold, int(most), remedy)
 
 
 # ------------------------------------------------------------ costs, in floating-point operations

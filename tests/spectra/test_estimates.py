@@ -19,7 +19,7 @@ from kpflow_sklearn import linearize
 from kpflow_sklearn._common.memory import Allowance
 from kpflow_sklearn.operators import LinearOperator
 from kpflow_sklearn.results import NOISY, OVERFLOW, ZERO, Estimate
-from kpflow_sklearn.spectra import OperatorSpectra, spectrum
+from kpflow_sklearn.spectra import OperatorSpectra, _routes, spectrum
 from kpflow_sklearn.spectra._gramians import gram_factor
 from kpflow_sklearn.spectra._half_factor import HalfFactor
 from kpflow_sklearn.spectra._krylov import Krylov
@@ -632,8 +632,16 @@ def test_rank_of_too_few_modes_is_counted_in_a_larger_space():
 def test_a_space_that_may_not_grow_gives_no_rank():
     sketcher = randomized(operator("matrix")).sketcher
     for most, reason in ((16, "too many directions"), (32, "the 32 leading directions")):
-        rank, _ = ritz_rank(sketcher, 0.999, most)
-        assert rank.reason.startswith(reason) and "method='exact'" in rank.reason
+        rank, _ = ritz_rank(sketcher, 0.999, most, "do better")
+        assert rank.reason.startswith(reason) and rank.reason.endswith("; do better")
+
+
+@pytest.mark.parametrize("limit, remedy", [(8192, "; use method='exact', or an"), (10, "; an")])
+def test_the_exact_method_is_advised_only_where_it_is_possible(limit, remedy, monkeypatch):
+    monkeypatch.setattr(_routes, "EXACT_LIMIT", limit)
+    monkeypatch.setattr(_routes, "KRYLOV_BUDGET", 0.0)
+    reason = randomized(operator("matrix"), n_modes=5).rank("all", 0.999).reason
+    assert reason.endswith(f"{remedy}alyse fewer trials or steps")
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95, 0.99])
