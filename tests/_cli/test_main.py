@@ -65,7 +65,7 @@ def test_provenance_and_training_are_written(of_file):
     assert about["seed"] == "5" and about["dtype"] == "float32"
     assert about["torch"].startswith("2.") and "--hidden-size 6" in about["command"]
     words = "4 updates by adam on the mean squared error (every step), learning rate 0.01"
-    assert words in printed and "tanh network, 6 units on memory_pro; " in printed
+    assert words in printed and "tanh network, 6 units on " in printed
     assert about["training"].startswith(words) and "hidden_size=6" in about["network"]
 
 
