@@ -38,13 +38,12 @@ def is_code(value: Any) -> bool:
 
 
 def in_words(value: Any) -> str:
-    """Describe a setting: a callable by `code_in_words`, any other value by its repr.
+    """Describe a setting: a callable by `code_in_words`, any other value by `lasting_repr`."""
+    return code_in_words(value) if is_code(value) or callable(value) else lasting_repr(value)
 
-    The memory addresses in a repr and the order of a set differ between processes. They are left
-    out.
-    """
-    if is_code(value) or callable(value):
-        return code_in_words(value)
+
+def lasting_repr(value: Any) -> str:
+    """Return the repr without what differs between processes: addresses, and the order of sets."""
     if isinstance(value, (set, frozenset)):
         return f"{{{', '.join(sorted(map(in_words, value)))}}}"
     return re.sub(r" at 0x[0-9A-Fa-f]+", "", repr(value))

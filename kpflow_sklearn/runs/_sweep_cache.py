@@ -14,7 +14,7 @@ import joblib
 from sklearn.frozen import FrozenEstimator
 
 from kpflow_sklearn._common.files import write_whole
-from kpflow_sklearn._common.fingerprints import code_in_words, is_code
+from kpflow_sklearn._common.fingerprints import code_in_words, is_code, lasting_repr
 from kpflow_sklearn._common.modules import state_of
 from kpflow_sklearn.results import COLUMNS, SCHEMA_VERSION, provenance
 from kpflow_sklearn.training import Snapshot, find_sources
@@ -121,7 +121,8 @@ def _by_contents(value: Any) -> Any:
     if is_code(value):
         return (value, code_in_words(value))
     if hasattr(value, "_save_to_state_dict"):
-        return (code_in_words(type(value)), repr(value), _by_contents(state_of(value)))
+        words = code_in_words(type(value)), lasting_repr(value)
+        return (*words, _by_contents(state_of(value)))
     if callable(value) and hasattr(value, "__dict__"):
         return (code_in_words(value), _by_contents(vars(value)))
     return value.detach().cpu().numpy() if hasattr(value, "detach") else value

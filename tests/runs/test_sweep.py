@@ -327,14 +327,29 @@ print(key_of_a_saved_training(Path("."), 1.0))
 """
 
 
+class Readout(torch.nn.Linear):
+    """A readout whose representation holds a memory address."""
+
+    part = object()
+
+    def extra_repr(self) -> str:
+        return repr(self.part)
+
+
 def key_of_a_saved_training(folder: Path, value: float) -> str:
-    core, out = torch.nn.GRU(2, 3), torch.nn.Linear(3, 1)
+    core, out = torch.nn.GRU(2, 3), Readout(3, 1)
     module = torch.nn.ModuleDict({"core": core, "out": out})
     with torch.no_grad():
         for p in module.parameters():
             p.fill_(value)
     saved = SavedTraining(module, [module.state_dict()])
     return CellCache(folder).shared_key(KPFlowAnalyzer(saved), (np.ones(3), None, {}))
+
+
+def test_addresses_are_not_part_of_a_key(tmp_path, monkeypatch):
+    key = key_of_a_saved_training(tmp_path, 1.0)
+    monkeypatch.setattr(Readout, "part", object())
+    assert key_of_a_saved_training(tmp_path, 1.0) == key
 
 
 @pytest.mark.slow
