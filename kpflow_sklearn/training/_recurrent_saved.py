@@ -259,7 +259,7 @@ class SavedTraining(RecurrentModel):
         if self.target_encoder_.classes_ is not None:
             self.classes_ = self.target_encoder_.classes_
         with FitTask.root(self, X=X, y=y):
-            self.snapshots_, view = network.load()
+            self.snapshots_, view = network.read_checkpoints()
         network.check_rebuilt(view, original=network.original)
         check_user_loss(self.objective_, view, trials, targets, valid)
         if self.layout == "auto" and not single_step:

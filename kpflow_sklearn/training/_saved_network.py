@@ -80,7 +80,7 @@ class SavedNetwork:
             self.module, view, inputs, self.saved.initial_state, self.saved.parameters
         )
 
-    def load(self) -> tuple[list[Snapshot], RecurrentNetwork]:
+    def read_checkpoints(self) -> tuple[list[Snapshot], RecurrentNetwork]:
         """Load one checkpoint after the other, and return their snapshots and the last view.
 
         Raises CheckpointError or ValueError as `load_each` does, and UnsupportedNetworkError if
