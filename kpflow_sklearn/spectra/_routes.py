@@ -54,9 +54,9 @@ N_PROBES = 30
 CHEAP = 2e10
 #: Floating-point operations allowed for a rank on the whole space: by counts of eigenvalues for
 #: P, by Krylov spaces otherwise; no limit if ``method="exact"``.
-COUNT_BUDGET, KRYLOV_BUDGET = 7e10, 4e10
+COUNT_BUDGET, KRYLOV_BUDGET = 7e10, 6e10
 #: The ratio of a rank on the whole space to its lower bound (`Sketch.least_rank`), typically.
-_ABOVE_LEAST = 1.5
+_ABOVE_LEAST = 2.0
 #: Activity left out of K (relative Frobenius norm) if all of its columns would cost too much.
 ACTIVITY_TOL = 1e-4
 
