@@ -111,8 +111,12 @@ def lyapunov_spectrum(
     burn_in: int = 0,
     *,
     n_trials: int | None = None,
+    memory_limit: int | None = None,
 ) -> LyapunovSpectrum:
-    """Return the results of `lyapunov_exponents` for the same arguments, and the dimension."""
+    """Return the results of `lyapunov_exponents` for the same arguments, and the dimension.
+
+    ``memory_limit`` bounds the bytes that chunks of trials use.
+    """
     if not isinstance(linearization, Linearization):
         raise TypeError(
             f"linearization must be a result of linearize, got a {type(linearization).__name__}."
@@ -138,7 +142,8 @@ def lyapunov_spectrum(
     n_blocks = min(_N_BLOCKS, longest - 1 - burn_in) if len(chosen) == 1 else 1
     blocks = np.array_split(np.arange(burn_in, longest - 1), n_blocks)
     edges = [burn_in, *(int(block[-1]) + 1 for block in blocks)]
-    chunk = max(1, _MEMORY // (20 * 8 * n_states**2))
+    memory = _MEMORY if memory_limit is None else min(_MEMORY, memory_limit)
+    chunk = max(1, memory // (20 * 8 * n_states**2))
     parts = (
         [tangent]
         if chunk >= len(chosen) == n_available

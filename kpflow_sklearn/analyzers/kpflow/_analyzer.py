@@ -549,7 +549,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.kaplan_yorke_dimension_: float | None = None
         self.kaplan_yorke_std_error_: float | None = None
         if last.longest_trial >= 2:
-            growth = lyapunov_spectrum(last.linearization, n_trials=N_FOLLOWED)
+            growth = lyapunov_spectrum(
+                last.linearization, n_trials=N_FOLLOWED, memory_limit=self.memory_limit
+            )
             dt = getattr(self.trainer_, "dt", 1.0)
             self.lyapunov_exponents_ = growth.exponents / dt
             self.lyapunov_std_error_ = growth.std_error / dt
