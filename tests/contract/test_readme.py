@@ -16,7 +16,7 @@ def test_exactly_two_one_line_commands_that_make_their_own_environment():
         assert command.count("\n") == 1
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")
     assert commands[0].strip().endswith("-m kpflow_sklearn")
-    assert commands[1].strip().endswith("-m pytest -n auto --dist worksteal")
+    assert commands[1].strip().endswith("-m pytest -n auto")
 
 
 def test_linked_files_exist():
