@@ -13,8 +13,9 @@ from tests.tools.benchmarks.tables import Table
 from tests.tools.benchmarks.timing import alternate, medians, milliseconds
 
 WHOLE = "the whole fit"
-#: Few iterations of a small step size: the networks stay near their initial weights.
-_N_ITERATIONS, _LEARNING_RATE = 7, 1e-4
+_N_SNAPSHOTS = 8
+#: A small step size, so that the networks stay near their initial weights.
+_LEARNING_RATE = 1e-4
 
 
 def _analysis(problem: Problem, n_snapshots: int, *only: str) -> Callable[[], object]:
@@ -22,8 +23,8 @@ def _analysis(problem: Problem, n_snapshots: int, *only: str) -> Callable[[], ob
     trainer = RecurrentTrainer(
         problem.size.cell,
         hidden_size=problem.size.hidden,
-        max_iter=_N_ITERATIONS,
-        snapshots=n_snapshots,
+        max_iter=_N_SNAPSHOTS - 1,
+        snapshots=range(n_snapshots),
         learning_rate=_LEARNING_RATE,
         random_state=0,
     ).fit(problem.X, problem.y)
@@ -41,7 +42,7 @@ def fit(size: Size, repeats: int) -> Table:
     )
     # Each is (analyses, number of snapshots); the training iteration has none.
     runs = {(name, 1): _analysis(problem, 1, name) for name in KPFlowAnalyzer().analyses}
-    runs |= {(WHOLE, n): _analysis(problem, n) for n in (1, 8)}
+    runs |= {(WHOLE, n): _analysis(problem, n) for n in (1, _N_SNAPSHOTS)}
     runs[TRAINING, 0] = training_iteration(problem)
     times = alternate({str(key): run for key, run in runs.items()}, repeats)
     middle = medians(times)
