@@ -38,7 +38,7 @@ def fit(size: Size, repeats: int) -> Table:
     problem = make_problem(size)
     table = Table(
         f"Fit: {size.label()}",
-        ("analyses", "snapshots", "training iterations", "s, median", "ms, median (range)"),
+        ("analyses", "snapshots", "training iterations", "ms, median (range)"),
     )
     # Each is (analyses, number of snapshots); the training iteration has none.
     runs = {(name, 1): _analysis(problem, 1, name) for name in KPFlowAnalyzer().analyses}
@@ -50,7 +50,7 @@ def fit(size: Size, repeats: int) -> Table:
     for name, n_snapshots in runs:
         seconds = middle[str((name, n_snapshots))]
         spread = milliseconds(times[str((name, n_snapshots))])
-        table.add(name, n_snapshots or None, seconds / unit, seconds, spread)
+        table.add(name, n_snapshots or None, seconds / unit, spread)
     table.remarks.append(
         "Analyses alone add up to more than the whole fit, which shares work among them."
     )
