@@ -194,7 +194,7 @@ def linearize(
         If X or mask has the wrong shape or contains NaN or infinity, or if the states overflow.
     UnsupportedNetworkError
         If the analysis does not support this kind of module, or if its step and readout do not
-        reproduce its states or outputs on the first eight trials.
+        reproduce its states or outputs on eight trials, spread over X.
 
     Warns
     -----

@@ -157,8 +157,8 @@ def _leading_vectors(
             best.append((float(ritz_values[block, j]), first + block, v / v.norm()))
         best = sorted(best, key=lambda pair: -pair[0])[:k]
     values, places, vectors = zip(*best, strict=True)
-    found_values = torch.tensor(values, dtype=torch.float64, device=whole.factor.device)
-    return found_values, list(places), torch.stack(vectors)
+    eigenvalues = torch.tensor(values, dtype=torch.float64, device=whole.factor.device)
+    return eigenvalues, list(places), torch.stack(vectors)
 
 
 def _problems(sketcher: Sketcher, memory: int) -> Iterator[tuple[HalfFactor, Krylov]]:

@@ -107,8 +107,8 @@ class SavedTraining(RecurrentModel):
         trials first.
     check_outputs : bool, default=True
         Whether the outputs of the module must equal its readout applied to its states; this is
-        checked on the first eight trials. With False, only the states are compared. Outputs, loss,
-        error signal and predictions are then those of the readout, whether or not the module
+        checked on eight trials, spread over X. With False, only the states are compared. Outputs,
+        loss, error signal and predictions are then those of the readout, whether or not the module
         returns the same. Anything else that the module does between its states and its outputs (a
         normalisation, a second readout, a softmax) is left out of the analysis. In either case,
         the trainable parameters on which the states depend must belong to a part.
