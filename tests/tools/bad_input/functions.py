@@ -215,12 +215,13 @@ def _spectra() -> Iterator[Entry]:
         yield Entry(f"OperatorSpectra.{method}", getattr(of_k, method), dict, {})
     yield Entry("Spectrum.rank", of_k.on("time").rank, fixed(threshold=0.75),
                 {"threshold": threshold})  # fmt: skip
-    for name in ("lyapunov_exponents", "lyapunov_spectrum"):
+    limit = {"memory_limit": count(optional=True, largest=False)}
+    for name, more in (("lyapunov_exponents", {}), ("lyapunov_spectrum", limit)):
         yield Entry(
             name, getattr(lyapunov, name),
-            fixed(linearization=lin, n_exponents=2, burn_in=0, n_trials=3),
+            fixed(linearization=lin, n_exponents=2, burn_in=0, n_trials=3, **dict.fromkeys(more)),
             {"linearization": any_of(network(), lin.P), "n_exponents": count(optional=True),
-             "n_trials": count(optional=True), "burn_in": count(0)},
+             "n_trials": count(optional=True), "burn_in": count(0), **more},
         )  # fmt: skip
     yield Entry(
         "kaplan_yorke_dimension", lyapunov.kaplan_yorke_dimension,
