@@ -19,6 +19,7 @@ from kpflow_sklearn.networks._recognition import recognise_network
 from kpflow_sklearn.networks._user_code import refuse_scripted
 from kpflow_sklearn.networks.agreement import (
     CLEARLY,
+    check_features,
     check_rebuilt,
     is_prefix_both_ways,
     losses_by_layout,
@@ -49,6 +50,7 @@ __all__ = [
     "Targets",
     "as_labels",
     "build_network",
+    "check_features",
     "check_rebuilt",
     "check_user_loss",
     "is_given_as_values",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import check_numbers
@@ -115,6 +116,11 @@ def _part(module: nn.Module, spec: Any) -> Tensor:
     if isinstance(spec, str) and isinstance(part, Tensor):
         return part
     return as_tensor(check_numbers(part, "initial_state"))
+
+
+def join_parts(start: Sequence[Tensor], n_layers: int) -> Tensor:
+    """Return z_0, (n_states,), layer by layer, from parts that each hold all layers."""
+    return torch.cat([part.reshape(n_layers, -1) for part in start], dim=1).flatten()
 
 
 def axes_advice(start: Sequence[Tensor] | None) -> str:

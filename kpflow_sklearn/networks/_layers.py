@@ -10,7 +10,7 @@ from kpflow_sklearn._common.modules import parameters_of
 from kpflow_sklearn.cells import Cell, UserStep, make_cell
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._functions import FunctionOf
-from kpflow_sklearn.networks._initial_state import IN_THE_STEP
+from kpflow_sklearn.networks._initial_state import IN_THE_STEP, join_parts
 from kpflow_sklearn.networks.tangents import LayerWeights, MappedTangent, UserTangent, WeightReader
 
 FROZEN_SEED = 0
@@ -179,7 +179,7 @@ def stacked_layers(core: nn.RNNBase, start: list[Tensor] | None) -> tuple[list[L
             f"if it differs between them, {IN_THE_STEP}."
         )
     layers: list[Layer] = [MappedLayer(cell, core, k) for k in range(core.num_layers)]
-    return layers, torch.stack([part.reshape(shape) for part in start], dim=1).flatten()
+    return layers, join_parts(start, core.num_layers)
 
 
 def step_layers(
@@ -190,4 +190,4 @@ def step_layers(
     seed = FROZEN_SEED if frozen else None
     named = (cell.prefix, cell.label) if isinstance(cell, FunctionOf) else ()
     step = UserStep(cell, sizes, is_tuple, seed, *named)
-    return [UserLayer(step)], torch.cat([part.flatten() for part in start])
+    return [UserLayer(step)], join_parts(start, 1)

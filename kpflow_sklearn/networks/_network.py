@@ -233,6 +233,17 @@ def unfrozen(network: RecurrentNetwork) -> RecurrentNetwork:
     return new
 
 
+def started_from(network: RecurrentNetwork, initial_state: Tensor) -> RecurrentNetwork:
+    """Return a network with the same modules and another z_0, which autograd may follow."""
+    new = network.__class__.__new__(network.__class__)
+    new.__dict__.update(network.__dict__)
+    for kind in ("_parameters", "_buffers"):
+        kept = {n: v for n, v in network.__dict__[kind].items() if n != "initial_state"}
+        new.__dict__[kind] = kept
+    new.__dict__["initial_state"] = initial_state
+    return new
+
+
 def to_tensors(
     X: np.ndarray, mask: np.ndarray | None, network: RecurrentNetwork
 ) -> tuple[Tensor, Tensor | None]:

@@ -16,6 +16,7 @@ from kpflow_sklearn.networks import (
     Loss,
     Objective,
     RecurrentNetwork,
+    check_features,
     check_rebuilt,
     check_user_loss,
     recognise_network,
@@ -225,11 +226,7 @@ def linearize(
     refuse_unusable(view, "network")
     array = check_sequences(X)
     valid = check_mask(mask, array)
-    if view.n_features not in (None, array.shape[-1]):
-        raise ValueError(
-            f"X has {array.shape[-1]} features, but the network takes {view.n_features}. If a "
-            "part of it transforms X first, name that part in SavedTraining(..., encoder=...)."
-        )
+    check_features(view, array)
     warn_without_mask(network, array, valid)
     lin = Linearization(view, *to_tensors(array, valid, view))
     if not lin.states.isfinite().all():

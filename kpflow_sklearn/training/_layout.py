@@ -1,4 +1,4 @@
-"""Check the features of X, and warn of axes other than (n_trials, n_timesteps, n_features)."""
+"""Warn of axes of X other than (n_trials, n_timesteps, n_features)."""
 
 from __future__ import annotations
 
@@ -101,20 +101,3 @@ def warn_of_channels_first(X: np.ndarray) -> None:
             'layout="trials_first") confirms that X is right.',
             UserWarning,
         )
-
-
-def check_features(network: RecurrentNetwork, X: np.ndarray) -> None:
-    """Check that a network takes the features of X (n_trials, n_timesteps, n_features).
-
-    Raises ValueError if it takes another number.
-    """
-    expected = network.n_features
-    if expected in (None, X.shape[-1]):
-        return
-    advice = " If it transforms X before its recurrent part, give that as encoder=..."
-    if X.shape[1] == expected:
-        advice = (
-            f" The second axis of X has {expected}: if X has the shape (n_trials, n_channels, "
-            "n_timesteps), as in aeon, give X.transpose(0, 2, 1)."
-        )
-    raise ValueError(f"X has {X.shape[-1]} features, but the network takes {expected}.{advice}")

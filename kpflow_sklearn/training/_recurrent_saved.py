@@ -14,12 +14,15 @@ from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
 from kpflow_sklearn._common.checks import check_choice, check_flag
 from kpflow_sklearn._common.estimators import undone_if_it_fails
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks import Loss, Part, Step, check_user_loss, warn_without_mask
-from kpflow_sklearn.training._layout import (
+from kpflow_sklearn.networks import (
+    Loss,
+    Part,
+    Step,
     check_features,
-    warn_of_channels_first,
-    warn_of_steps_first,
+    check_user_loss,
+    warn_without_mask,
 )
+from kpflow_sklearn.training._layout import warn_of_channels_first, warn_of_steps_first
 from kpflow_sklearn.training._recurrent_model import RecurrentModel
 from kpflow_sklearn.training._recurrent_parts import check_part, dropout_in
 from kpflow_sklearn.training._saved_network import SavedNetwork

@@ -446,7 +446,7 @@ REFUSED = {
     ),
     "no encoder": (
         {"encoder": None},
-        "but the network takes 4. If it transforms X .* give that as encoder=",
+        "but the network takes 4. If a part .* name that part: .*encoder=",
     ),
 }
 

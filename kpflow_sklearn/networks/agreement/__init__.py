@@ -8,13 +8,14 @@
   ``_gradients`` their gradients; ``_remedies`` says what to do.
 - ``_parameter_use`` finds what depends on which parameters, ``_shared_parameters`` refuses those
   in two places, and ``_trained_parameters`` checks those that train.
-- ``_layout`` finds out whether a module takes steps first.
+- ``_layout`` checks the features of X, and whether a module takes steps first.
 """
 
 from kpflow_sklearn.networks.agreement._coupling import refuse_coupled_trials
 from kpflow_sklearn.networks.agreement._forward_arguments import warn_without_mask
 from kpflow_sklearn.networks.agreement._layout import (
     CLEARLY,
+    check_features,
     is_prefix_both_ways,
     losses_by_layout,
     takes_steps_first,
@@ -28,6 +29,7 @@ from kpflow_sklearn.networks.agreement._trained_parameters import (
 
 __all__ = [
     "CLEARLY",
+    "check_features",
     "check_rebuilt",
     "is_prefix_both_ways",
     "losses_by_layout",

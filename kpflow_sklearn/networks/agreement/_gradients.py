@@ -44,7 +44,7 @@ def warn_of_other_gradients(
     results : callable
         Runs the copied module on trials and returns what was compared, in a list of one.
     theta : collection of str
-        The names of the parameters in theta that belong to the step.
+        The names of the parameters in theta.
     trials : Trials
         The trials.
     has_values : bool
@@ -113,7 +113,7 @@ def _gaps(
 
 def _readings(rehearsal: Rehearsal) -> Iterator[Callable[[Tensor], Tensor]]:
     """Yield what a module may return, as functions of X: outputs, or rates."""
-    view = rehearsal.view
+    view = rehearsal.with_start()
     if view.readout is not None:
         yield lambda X: view.outputs(view.states(X))
     yield lambda X: view.rates(view.states(X))

@@ -1,4 +1,4 @@
-"""Find out whether a user's module takes steps first, and whether the data fit better that way."""
+"""Whether X has the features that a network takes, and whether a module takes steps first."""
 
 from __future__ import annotations
 
@@ -16,6 +16,26 @@ from kpflow_sklearn.networks.loss import Objective, TargetEncoder, Targets
 
 _N_TRIALS, _N_STEPS = 64, 200  # Size of the data on which the two readings are compared.
 CLEARLY = 0.5  # A loss below this share of another decides between the two.
+
+
+def check_features(network: RecurrentNetwork, X: np.ndarray) -> None:
+    """Check that a network takes the features of X (n_trials, n_timesteps, n_features).
+
+    Raises ValueError if it takes another number.
+    """
+    expected = network.n_features
+    if expected in (None, X.shape[-1]):
+        return
+    advice = (
+        " If a part of it transforms X before the recurrent part, name that part: "
+        "SavedTraining(..., encoder=...)."
+    )
+    if X.shape[1] == expected:
+        advice = (
+            f" The second axis of X has {expected}: if X has the shape (n_trials, n_channels, "
+            "n_timesteps), as in aeon, give X.transpose(0, 2, 1)."
+        )
+    raise ValueError(f"X has {X.shape[-1]} features, but the network takes {expected}.{advice}")
 
 
 def takes_steps_first(module: nn.Module, network: RecurrentNetwork, X: np.ndarray) -> bool | None:

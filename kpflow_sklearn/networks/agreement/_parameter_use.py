@@ -15,8 +15,8 @@ from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._dependence import leaves_of, let_all_train
 from kpflow_sklearn.networks._functions import FunctionOf
-from kpflow_sklearn.networks._initial_state import parts_of
-from kpflow_sklearn.networks._network import RecurrentNetwork
+from kpflow_sklearn.networks._initial_state import find_start, join_parts, parts_of
+from kpflow_sklearn.networks._network import RecurrentNetwork, started_from
 from kpflow_sklearn.networks.agreement._step_errors import run_step
 
 
@@ -81,6 +81,7 @@ class Rehearsal:
         every = parameters_of(self.module)
         specs = [spec for spec in parts_of(initial_state) if isinstance(spec, str)]
         self._start = {self._names[id(every[spec])] for spec in specs if spec in every}
+        self._initial_state = initial_state
         self._trained = {name for name, p in named.items() if p.requires_grad}
         self._sizes = {name: p.numel() for name, p in named.items()}
         let_all_train(self.module)
@@ -103,6 +104,15 @@ class Rehearsal:
             self._trained,
             self._sizes,
         )
+
+    def with_start(self) -> RecurrentNetwork:
+        """Return the rebuilt network with z_0 as a function of the copied module's parameters."""
+        if not self._start:
+            return self.view
+        parts, _ = find_start(self.module, self._initial_state)
+        like = self.view.initial_state
+        joined = join_parts([p.to(like) for p in parts or ()], len(self.view.layers))
+        return started_from(self.view, joined)
 
     def of(self, run: Callable[[nn.Module], Iterable[Tensor]]) -> list[str]:
         """Return the parameters on which the tensors of ``run(module)`` depend, in order."""

@@ -160,7 +160,7 @@ def _check_parts(
             type(whole).__name__,
             rehearsal,
             results,
-            use.step & use.trained,
+            use.theta,
             trials,
             is_given_as_values(initial_state),
         )

@@ -817,6 +817,40 @@ def test_gradients_that_the_module_cuts_or_changes_are_said(name, options):
         SavedTraining(variant(), **options).fit(X, Y)
 
 
+class TrainedStart(nn.Module):
+    """Two LSTM layers that start from parameters; the gradient of h_0 may be cut."""
+
+    def __init__(self, is_cut: bool) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(N_FEATURES, N_UNITS, num_layers=2, batch_first=True)
+        self.out = nn.Linear(N_UNITS, N_OUTPUTS)
+        self.h0, self.c0 = (nn.Parameter(torch.rand(2, 1, N_UNITS)) for _ in range(2))
+        self.is_cut = is_cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        h0 = self.h0.detach() if self.is_cut else self.h0
+        start = tuple(part.expand(-1, len(x), -1).contiguous() for part in (h0, self.c0))
+        return self.out(self.rnn(x, start)[0])
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_gradient_of_z0_that_the_module_cuts_is_said(trains):
+    def fit(is_cut):
+        module = TrainedStart(is_cut).double()
+        for part in (module.h0, module.c0):
+            part.requires_grad_(trains)
+        SavedTraining(module, initial_state=("h0", "c0")).fit(X, Y)
+
+    with warnings.catch_warnings():  # Equal gradients, or none, give no warning.
+        warnings.simplefilter("error")
+        fit(False)
+        if not trains:
+            fit(True)
+    if trains:
+        with pytest.warns(UserWarning, match=r"gradients of TrainedStart .* by h0 \(100%\),"):
+            fit(True)
+
+
 def test_gradients_are_not_blamed_for_chaos():
     module = nn.ModuleDict({"rnn": nn.RNN(3, 64, batch_first=True), "out": nn.Linear(64, 2)})
 
