@@ -142,8 +142,9 @@ def lyapunov_spectrum(
     n_blocks = min(_N_BLOCKS, longest - 1 - burn_in) if len(chosen) == 1 else 1
     blocks = np.array_split(np.arange(burn_in, longest - 1), n_blocks)
     edges = [burn_in, *(int(block[-1]) + 1 for block in blocks)]
-    limit = _MEMORY if memory_limit is None else check_positive_int(memory_limit, "memory_limit")
-    chunk = max(1, min(_MEMORY, limit) // (20 * 8 * n_states**2))
+    if memory_limit is not None:
+        check_positive_int(memory_limit, "memory_limit", maximum=None)
+    chunk = max(1, min(_MEMORY, memory_limit or _MEMORY) // (20 * 8 * n_states**2))
     parts = (
         [tangent]
         if chunk >= len(chosen) == n_available

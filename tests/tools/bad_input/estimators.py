@@ -43,6 +43,7 @@ from tests.tools.bad_input.settings import (
     flag,
     function,
     losses,
+    memory,
     path,
     real,
     seed,
@@ -157,7 +158,7 @@ PARAMETERS: dict[str, dict[str, list[Hostile]]] = {
         "rank_threshold": share(open_low=True),
         "gram": choice(), "reduction": choice(), "method": choice(),
         "n_probes": count(4, optional=True), "tol": real(open_low=True),
-        "activity_tol": share(), "memory_limit": count(optional=True, largest=False),
+        "activity_tol": share(), "memory_limit": memory(),
         "pooling": choice(),
     },
     "TaskAlignmentAnalyzer": COMMON | {

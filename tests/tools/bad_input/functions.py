@@ -44,6 +44,7 @@ from tests.tools.bad_input.settings import (
     count,
     flag,
     losses,
+    memory,
     path,
     real,
     seed,
@@ -185,7 +186,7 @@ def _spectra() -> Iterator[Entry]:
         ],
         "gram": choice(), "reduction": choice(), "method": choice(), "n_modes": count(0),
         "n_probes": count(4, optional=True), "tol": real(open_low=True),
-        "memory_limit": count(optional=True, largest=False),
+        "memory_limit": memory(),
         "random_state": seed(),
     }  # fmt: skip
     good = {"op": lin.PKP, "gram": "natural", "reduction": "trace", "method": "auto", "n_modes": 2,
@@ -215,7 +216,7 @@ def _spectra() -> Iterator[Entry]:
         yield Entry(f"OperatorSpectra.{method}", getattr(of_k, method), dict, {})
     yield Entry("Spectrum.rank", of_k.on("time").rank, fixed(threshold=0.75),
                 {"threshold": threshold})  # fmt: skip
-    limit = {"memory_limit": count(optional=True, largest=False)}
+    limit = {"memory_limit": memory()}
     for name, more in (("lyapunov_exponents", {}), ("lyapunov_spectrum", limit)):
         yield Entry(
             name, getattr(lyapunov, name),

@@ -39,6 +39,11 @@ def count(minimum: int = 1, *, optional: bool = False, largest: bool = True) -> 
     ]  # fmt: skip
 
 
+def memory() -> list[Hostile]:
+    """Return hostile limits of memory; more than 2 GiB is valid."""
+    return [*count(optional=True, largest=False), *plain("same", 2**32)]
+
+
 def real(
     low: float = 0, high: float = INF, *, open_low: bool = False, optional: bool = False
 ) -> list[Hostile]:
