@@ -61,8 +61,8 @@ def lyapunov_exponents(
         Per step, in descending order. Minus infinity for directions that vanish, or shrink below
         the resolution of float64, within one step of any trial.
     standard_error : ndarray of shape (n_exponents,)
-        Standard errors over trials or, for a single trial, over ten blocks of consecutive steps;
-        NaN for a single step.
+        Standard errors over trials or, for a single trial, over at most ten blocks of consecutive
+        steps; NaN for a single step.
 
     Raises
     ------
@@ -168,8 +168,8 @@ def _leading_growth(tangent: NetworkTangent, k: int, stops: list[int]) -> Growth
 def _averaged(logs: np.ndarray, steps: np.ndarray) -> LyapunovSpectrum:
     """Average the log growth over steps and trials.
 
-    ``logs`` (n_trials, n_blocks, k) are sums over the steps of a block, ``steps`` (n_trials,
-    n_blocks) their numbers.
+    ``logs`` (n_trials, n_blocks, k) are sums over the steps of each block, and ``steps``
+    (n_trials, n_blocks) is the number of these steps.
     """
     means = logs.sum(1) / steps.sum(1)[:, None]
     parts = means if len(means) > 1 else logs[0] / steps[0][:, None]

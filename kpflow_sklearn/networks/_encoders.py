@@ -24,8 +24,9 @@ _ALONE = (
 
 #: What to do about a part that the network uses in two places of each step.
 TWO_USES = (
-    "If the network uses it in two places, write one step that contains both uses (step=..., "
-    "without encoder=), whose state is a tuple of both states, that of the readout first."
+    "If the network uses one part in two places, write one step that contains both uses "
+    "(step=..., without encoder=), whose state is a tuple of both states, that of the readout "
+    "first."
 )
 
 

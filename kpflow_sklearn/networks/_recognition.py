@@ -42,8 +42,8 @@ def recognise_network(
     recurrent : str, optional
         Name of the submodule that holds the step and its parameters.
     readout : str, Module or callable, optional
-        Name of a submodule or method, a module, or a function ``(network, states) -> outputs``,
-        which maps each state alone.
+        Name of a submodule or method, a module, or a function ``(network, states) -> outputs``.
+        The outputs for one state must not depend on other states.
     step : str or callable, optional
         Name of a submodule or method ``(x_t, h) -> h``, or a function ``(network, x_t, h) -> h``.
     initial_state : None, str, array-like or tuple of these
@@ -51,7 +51,8 @@ def recognise_network(
     encoder : str, Module or callable, optional
         Name of a submodule or method, a module, or a function ``(network, X) -> inputs``.
     X : Tensor of shape (n_trials, n_timesteps, n_features), optional
-        A few trials, which show the parameters of an encoder that is a method or function.
+        A few trials, on which an encoder that is a method or function is run to find the
+        parameters it uses.
     frozen : bool, default=False
         Whether the step's random numbers, including those of dropout, are frozen.
     needs_readout : bool, default=True
@@ -132,7 +133,7 @@ def _any_parameter(module: nn.Module) -> Tensor:
 def _find_stack(
     module: nn.Module, base: nn.Module, outside: Collection[nn.Module], frozen: bool
 ) -> nn.RNNBase:
-    """Return ``base``, or the one part of the whole module, that is a stack of torch's layers."""
+    """Return the only stack of torch's layers: ``base`` or, if it is ``module``, a part of it."""
     modules = dict(named_parts(module)) if base is module else {"": base}
     every = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase)}
     stacks = {n: m for n, m in every.items() if m not in outside}
@@ -168,8 +169,9 @@ def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:
         (
             core.proj_size > 0,
             f"proj_size={core.proj_size}",
-            "give a step that computes it from the same weights: step=lambda network, x, state: "
-            "..., with initial_state=(h, c), of proj_size and hidden_size values",
+            "write its step as a function that uses the same weights, step=lambda network, x, "
+            "state: ..., and give initial_state=(h, c), where h has proj_size values and c has "
+            "hidden_size",
         ),
         (core.dropout > 0 and core.training, f"dropout={core.dropout}", "call module.eval()"),
         (
@@ -179,8 +181,8 @@ def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:
         ),
         (
             len(every) > len(set(map(id, every))),
-            "weights that are shared between its tensors",
-            "name a step that uses them as one, with step='...'",
+            "tensors that share weights",
+            "name a step that uses each shared weight as one parameter, with step='...'",
         ),
         (
             hooked,

@@ -161,7 +161,8 @@ class ParameterOperator(LinearOperator):
     """K = J_theta J_theta*, self-adjoint and positive semidefinite.
 
     Equation: K = (1/N) J_theta J_theta^T, where N is the number of valid (trial, step) pairs. For
-    built-in cells, K is block diagonal over hidden units (over pairs (h_i, c_i) for the LSTM).
+    built-in cells with a fixed z_0, K is block diagonal over hidden units (over pairs (h_i, c_i)
+    for the LSTM).
 
     Parameters
     ----------
@@ -175,7 +176,8 @@ class ParameterOperator(LinearOperator):
     jacobian : ParameterJacobian
         J_theta.
     activity_error : float
-        Share of tr K that `compress` left out, or 0 for an operator that is not compressed.
+        Share of the trace of the weight maps' part of K that `compress` left out, or 0 for an
+        operator that is not compressed.
 
     Examples
     --------
@@ -199,7 +201,7 @@ class ParameterOperator(LinearOperator):
         return self.jacobian @ (self.jacobian.T @ q)
 
     def _apply_in_place(self, q: Tensor) -> Tensor:
-        # J_theta* q, much smaller than q, is complete before J_theta overwrites q.
+        # J_theta* q is complete before J_theta overwrites q.
         v, out = self.jacobian.T @ q, steps_first(q)
         self.jacobian.write(v, out)
         return as_trajectories(out, q.shape[:-3])
@@ -219,15 +221,16 @@ class ParameterOperator(LinearOperator):
     def compress(self, tolerance: float = 0.0, rank: int | None = None) -> ParameterOperator:
         """Return K with the activity u_j of each weight map projected on its leading directions.
 
-        The difference to K is positive semidefinite, so no eigenvalue of the result exceeds that
-        of K, and their sum is smaller by the share ``activity_error`` of tr K. The cost of a
-        product decreases in proportion to the number of directions kept. The terms of a user's
-        cell and of a trained initial state are not compressed, and not counted in that share.
+        K minus the result is positive semidefinite, so each eigenvalue of the result is at most
+        the corresponding one of K, and the trace of the weight maps' part is smaller by the share
+        ``activity_error``. The cost of a product decreases in proportion to the number of
+        directions kept. The terms of a user's cell, of weights that are computed from others and
+        of a trained initial state are not compressed.
 
         Parameters
         ----------
         tolerance : float, default=0.0
-            Largest relative error of each u_j, in the Frobenius norm.
+            Largest relative error of each u_j, in the Frobenius norm, unless ``rank`` is smaller.
         rank : int, optional
             Largest number of directions kept per weight map.
 

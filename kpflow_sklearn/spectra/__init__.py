@@ -2,10 +2,11 @@
 
 ``_functions`` are the public functions, ``_operator_spectra`` answers all questions about one
 operator, ``_routes`` chooses how, by cost, and ``_plan`` adds the costs up. Exact: ``_units`` (K)
-and ``_gramians`` (P). Estimated: ``_half_factor`` (A of G = A A^T, by chunks of trials),
-``_sketch`` and ``_sketches`` (its random vectors), ``_moments`` (traces), ``_krylov``,
-``_lanczos_rank``; ``_modes`` are leading eigenvectors, ``_spectrum`` holds a Gram's eigenvalues
-and their errors. ``_growth`` follows perturbations along the Jacobians.
+and ``_gramians`` (P). ``_counts`` interpolates P's rank between counts of eigenvalues. Estimated:
+``_half_factor`` (A of G = A A^T, by chunks of trials), ``_sketch`` and ``_sketches`` (its random
+vectors), ``_moments`` (traces), ``_krylov``, ``_lanczos_rank``; ``_modes`` are leading
+eigenvectors, ``_spectrum`` holds a Gram's eigenvalues and their errors. ``_growth`` follows
+perturbations along the Jacobians.
 """
 
 from kpflow_sklearn._common.public import public_names

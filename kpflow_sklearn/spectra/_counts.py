@@ -2,9 +2,11 @@
 
 In one trial P^-1 is bidiagonal in time: (P^-1 q)_t = A_t q_t - J_t q_{t-1}, with A_t the coupling
 of stacked layers within a step (I for one layer). So (P^-1)* P^-1 is block tridiagonal. Its
-eigenvalues below 1/lambda are the reciprocals of those of PP* above lambda, and by Sylvester's law
-of inertia there are as many as negative eigenvalues of the pivots of a block factorisation along
-the trial. With M_t = A_t^-1 J_t, E_t = A_t^-1 and W_t = A_t^T A_t, all of size H x H:
+eigenvalues below 1/lambda are the reciprocals of those of PP* above lambda. By Sylvester's law of
+inertia, their number is that of the negative eigenvalues of the pivots when (P^-1)* P^-1 -
+I/lambda is factorised block by block along the trial; for large lambda, the pivots of
+lambda I - PP* take their place. With M_t = A_t^-1 J_t, E_t = A_t^-1 and W_t = A_t^T A_t, all of
+size H x H:
 
     lambda < 2:   D_t = W_t - I/lambda + M_{t+1}^T W_{t+1} M_{t+1} - W_t M_t D_{t-1}^-1 M_t^T W_t,
                   and the count is that of the negative eigenvalues of all D_t.
@@ -33,9 +35,9 @@ from kpflow_sklearn.spectra._gramians import step_matrices
 N_SHIFTS, _AT_ONCE = 24, 4
 #: Where one recursion takes over from the other.
 _CHANGE = 2.0
-#: The distance from 1 of the shifts next to it: units that are off give eigenvalues of exactly 1.
+#: How far from 1 the nearest shifts are: units that are off give eigenvalues of exactly 1.
 _OFF_ONE = 1e-6
-#: The least standard error of an estimated whole number: 1.96 of it reach the next one.
+#: The least standard error of an estimated whole number: 1.96 times it reaches the next one.
 ONE = (1 + 1e-12) / 1.96
 
 
@@ -71,7 +73,7 @@ def counted_rank(
     rank = counts.interpolated()
     change = max(abs(rank - counts.without(parity).interpolated()) for parity in (0, 1))
     value = float(np.clip(np.ceil(rank - 1e-9), least, most))
-    # 1.96 errors reach the next whole number at least, and the more distant bound at most.
+    # 1.96 times the error reaches at least the next whole number, at most the farther bound.
     error = min(float(np.hypot(change, ONE)), max(value - least, most - value) * ONE)
     return Estimate(value, error, method="counted", bounds=(float(least), float(most)))
 
@@ -113,9 +115,12 @@ class _Counts:
         return counts
 
     def next_values(self, n: int) -> np.ndarray:
-        """Return the values to count at next, in the intervals that leave a sum most uncertain."""
+        """Return the next values at which to count.
+
+        They split the intervals in which the sum of the eigenvalues is most uncertain.
+        """
         inside = -np.diff(self.above)
-        # Values above which the smallest eigenvalues surely sum to more than `rest` are skipped.
+        # Once the eigenvalues up to a value surely sum to more than `rest`, stop.
         beyond = np.cumsum(inside * self.values[:-1]) > self.rest
         stop = int(np.argmax(beyond)) + 1 if beyond.any() else len(inside)
         low, high = self.values[:stop], self.values[1 : stop + 1]

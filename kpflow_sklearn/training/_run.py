@@ -143,8 +143,8 @@ class Run:
             self.batches.size,
             1,
             f"one update on {self.batches.size} of {n_samples} samples does not fit in memory, "
-            "even one sample at a time. Make the network (hidden_size, n_layers) or the trials "
-            "smaller, or use dtype='float32'; a smaller batch_size alone does not help.",
+            "even one sample at a time. Make the network or the samples smaller, or use "
+            "dtype='float32'; a smaller batch_size alone does not help.",
         )
         self.first_iteration = first_iteration
         planned = snapshot_iterations(settings.snapshots, settings.max_iter)
@@ -173,7 +173,8 @@ class Run:
             self._take_if_planned()
             return
         folder: Any = self.folder
-        *earlier, last = saved["snapshots"]  # The update after the last one will be made again.
+        # The update after the last snapshot will be made again, so its result is not read.
+        *earlier, last = saved["snapshots"]
         states = [Snapshot(i, folder.snapshot(i), folder.updated(i)) for i in earlier]
         states.append(Snapshot(last, folder.snapshot(last)))
         self.snapshots, self.losses = states, saved["losses"]
@@ -228,7 +229,10 @@ class Run:
         self.losses = self.losses[: self.last.iteration - self.first_iteration]
 
     def finish(self, *, undone: bool) -> None:
-        """Keep the optimizer's state, unless undone, and the network's if the run ended early."""
+        """Take the last snapshot if it is missing; keep the optimizer's state unless undone.
+
+        Updates are ``undone`` if the loss became NaN or infinite.
+        """
         ended_early = self.n_iter < self.settings.max_iter
         if not self.snapshots or (ended_early and self.snapshots[-1].iteration != self.iteration):
             self.snapshots.append(Snapshot.take(self.iteration, self.module))

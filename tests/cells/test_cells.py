@@ -301,7 +301,7 @@ class Two(nn.Module):
     "module, message",
     [
         (torch_module("gru", bidirectional=True), "GRU with bidirectional=True .* later inputs"),
-        (torch_module("lstm", proj_size=3), "LSTM with proj_size=3 .*: give a step"),
+        (torch_module("lstm", proj_size=3), "LSTM with proj_size=3 .*: write its step"),
         (torch_module("gru", 2, dropout=0.1), r"GRU with dropout=0.1 .* module.eval\(\)"),
     ],
     ids=["bidirectional", "proj_size", "dropout"],

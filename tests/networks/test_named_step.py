@@ -343,7 +343,7 @@ def test_weights_that_cannot_be_followed_are_refused():
     tied = drawn(nn.GRU, N_UNITS, N_UNITS)
     tied.weight_ih_l0 = tied.weight_hh_l0
     inputs = np.zeros((N_TRIALS, N_STEPS, N_UNITS))
-    with pytest.raises(UnsupportedNetworkError, match="weights that are shared"):
+    with pytest.raises(UnsupportedNetworkError, match="with tensors that share weights"):
         SavedTraining(with_readout(tied)).fit(inputs, Y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -442,7 +442,7 @@ def test_half_precision_inside_forward_is_named_as_a_cause(parts):
 def test_a_projected_lstm_is_analysed_as_a_step():
     network = drawn(lambda: Recurrent(nn.LSTM(3, N_UNITS, proj_size=2, batch_first=True)))
     network.out = nn.Linear(2, 2)
-    assert "with proj_size=2 cannot be analysed: give a step" in refusal(network, **ALONE)
+    assert "with proj_size=2 cannot be analysed: write its step" in refusal(network, **ALONE)
 
     def step(network, x, state):
         h, c = state

@@ -1,4 +1,4 @@
-"""All measurements of one snapshot: spectra, signals, modes, weight maps and their rows."""
+"""The measurements of one snapshot: spectra, signals, agreements and their rows of results."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class SnapshotAnalysis:
         mask = lin.mask
         with torch.no_grad():
             self.loss = float(objective.value(network, lin.states, trials.targets, mask))
-        # PKP* uses K with compressed activity; the operator K itself is measured uncompressed.
+        # The operator PKP* uses K with compressed activity; the operator K and the signals do not.
         K = lin.K.compress(activity_tol) if activity_tol else lin.K  # noqa: N806
         self.operators: dict[str, LinearOperator] = {
             "K": lin.K,
@@ -256,7 +256,7 @@ class SnapshotAnalysis:
         """Return the effective dimension (hidden axis, uncentred) of each signal."""
         out: dict[str, Any] = {"iteration": self.iteration}
         for name, signal in self.signals.items():
-            # G = sum_b q_b^T q_b, (n_states, n_states), with q / max |q| for q to avoid overflow.
+            # G = sum_b q_b^T q_b, (n_states, n_states), of q / max |q|, so that nothing overflows.
             largest = torch.linalg.vector_norm(signal, torch.inf)
             scale = largest.double().clamp(min=torch.finfo(torch.float64).tiny)
             trials = (trial.double() / scale for trial in signal)
