@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from kpflow_sklearn._common.arrays import as_array, naming
-from kpflow_sklearn._common.checks import check_positive_int
+from kpflow_sklearn._common.checks import check_positive_int, check_real
 from kpflow_sklearn._common.spacing import evenly_spaced
 from kpflow_sklearn._common.tensors import with_gradients
 from kpflow_sklearn.networks.tangents import NetworkTangent
@@ -24,6 +25,9 @@ N_FOLLOWED = 256
 _MEMORY = 2**28
 #: Blocks of steps over which the standard error of a single trial is computed.
 _N_BLOCKS = 10
+#: Trials that are followed between two looks at the errors, which fewer would make unreliable.
+_AT_ONCE = 16
+_GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
 @with_gradients
@@ -111,11 +115,14 @@ def lyapunov_spectrum(
     burn_in: int = 0,
     *,
     n_trials: int | None = None,
+    tol: float | None = None,
     memory_limit: int | None = None,
 ) -> LyapunovSpectrum:
     """Return the results of `lyapunov_exponents` for the same arguments, and the dimension.
 
-    ``memory_limit`` bounds the bytes that chunks of trials use.
+    With ``tol``, only as many trials are followed, 16 at a time, as are needed for relative
+    standard errors of at most ``tol`` in every growth per step, exp(lambda_i), and in the
+    dimension. ``memory_limit`` bounds the bytes that the matrices of the followed trials use.
     """
     if not isinstance(linearization, Linearization):
         raise TypeError(
@@ -133,26 +140,45 @@ def lyapunov_spectrum(
             f"burn_in must leave at least one of the {longest - 1} Jacobians J_2..J_T, got "
             f"{burn_in}."
         )
-    chosen = torch.arange(n_available)
-    if tangent.mask is not None:  # Trials without a step after burn_in are left out.
-        chosen = chosen[tangent.mask.sum(0).flatten().cpu() > burn_in + 1]
     if n_trials is not None:
-        chosen = chosen[evenly_spaced(len(chosen), check_positive_int(n_trials, "n_trials"))]
+        check_positive_int(n_trials, "n_trials")
+    if tol is not None:
+        check_real(tol, "tol", 0, open_minimum=True)
+    if memory_limit is not None:
+        check_positive_int(memory_limit, "memory_limit", maximum=None)
+    chosen = _choose_trials(tangent, burn_in, n_trials)
     # For a single trial, blocks of steps take the place of trials.
     n_blocks = min(_N_BLOCKS, longest - 1 - burn_in) if len(chosen) == 1 else 1
     blocks = np.array_split(np.arange(burn_in, longest - 1), n_blocks)
     edges = [burn_in, *(int(block[-1]) + 1 for block in blocks)]
-    if memory_limit is not None:
-        check_positive_int(memory_limit, "memory_limit", maximum=None)
     chunk = max(1, min(_MEMORY, memory_limit or _MEMORY) // (20 * 8 * n_states**2))
-    parts = (
-        [tangent]
-        if chunk >= len(chosen) == n_available
-        else map(tangent.select, chosen.split(chunk))
-    )
-    sums = [_leading_growth(part, k, edges).between(edges) for part in parts]
-    logs, steps = (np.concatenate(x) for x in zip(*sums, strict=True))
+    if tol is None and chunk >= len(chosen) == n_available:
+        return _averaged(*_leading_growth(tangent, k, edges).between(edges))
+    logs, steps = np.empty((0, n_blocks, k)), np.empty((0, n_blocks))
+    for trials in chosen.split(chunk if tol is None else min(chunk, _AT_ONCE)):
+        more = _leading_growth(tangent.select(trials), k, edges).between(edges)
+        logs, steps = np.concatenate([logs, more[0]]), np.concatenate([steps, more[1]])
+        if tol is not None and len(logs) >= _AT_ONCE and _is_known(_averaged(logs, steps), tol):
+            break
     return _averaged(logs, steps)
+
+
+def _choose_trials(tangent: NetworkTangent, burn_in: int, n_trials: int | None) -> Tensor:
+    """Return the indices of the trials to follow; the first of them are spread over all."""
+    chosen = torch.arange(tangent.shape[0])
+    if tangent.mask is not None:  # Trials without a step after burn_in are left out.
+        chosen = chosen[tangent.mask.sum(0).flatten().cpu() > burn_in + 1]
+    if n_trials is not None:
+        chosen = chosen[evenly_spaced(len(chosen), n_trials)]
+    # The multiples of the golden ratio fill the unit interval evenly, however many there are.
+    return chosen[np.argsort(np.arange(len(chosen)) * _GOLDEN_RATIO % 1)]
+
+
+def _is_known(spectrum: LyapunovSpectrum, tol: float) -> bool:
+    """Tell whether all exp(lambda_i) and the dimension have relative standard errors up to tol."""
+    dimension = spectrum.dimension
+    # The relative error of exp(lambda) is the error of lambda.
+    return spectrum.std_error.max() <= tol and dimension.std_error <= tol * dimension.value
 
 
 def _leading_growth(tangent: NetworkTangent, k: int, stops: list[int]) -> Growth:

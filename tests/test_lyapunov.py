@@ -552,3 +552,31 @@ def test_trials_without_a_step_that_counts_are_not_chosen():
     growth = np.full((3, n, 1), 0.5)
     measured, _ = exponents_of(diagonal_jacobians(growth), mask, n_trials=3)
     assert measured == pytest.approx([0.5])
+
+
+def test_with_tol_as_many_trials_are_followed_as_the_errors_need():
+    def followed(growth, tol):
+        selected = []
+        lin = given(diagonal_jacobians(growth))
+        select = lin.tangent.select
+        lin.tangent.select = lambda trials: selected.append(len(trials)) or select(trials)
+        return lyapunov_spectrum(lin, tol=tol), lyapunov_spectrum(lin), sum(selected)
+
+    def contracting(spread, seed):
+        conditions = np.repeat([-spread, spread], 100)[:, None]  # Sorted, as in many data sets.
+        noise = np.random.default_rng(seed).standard_normal((6, 200, 3))
+        return conditions + spread * noise - 1 - np.arange(3)
+
+    n_within = 0
+    for seed in range(20):
+        some, every, n = followed(contracting(0.03, seed), 0.02)
+        assert n == 16 and some.std_error.max() <= 0.02
+        n_within += (abs(some.exponents - every.exponents) <= 1.96 * some.std_error).sum()
+    assert n_within >= 54
+    some, every, n = followed(contracting(0.3, 0), 0.02)  # All trials are too few.
+    assert n == 200 and some.std_error.min() > 0.02
+    np.testing.assert_allclose(some.exponents, every.exponents, rtol=1e-12)
+    # Here the exponents need 16 trials, and the dimension, about 1.5, needs more.
+    near_zero = np.linspace(-0.02, 0.02, 64)[:, None] * np.ones((3, 1, 1)) + [0.05, -0.1]
+    some, every, n = followed(near_zero, 0.02)
+    assert 16 < n < 64 and some.dimension.std_error <= 0.02 * some.dimension.value

@@ -108,8 +108,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
     n_probes : int, optional
         Number of random vectors per estimate. By default as many as ``tol`` needs, from 30 to 120.
     tol : float, default=0.02
-        Relative standard error at which an estimate is accurate enough. A value left less accurate
-        has a larger ``std_error`` in ``results_``.
+        Relative standard error at which an estimate is accurate enough, by more random vectors or,
+        for Lyapunov exponents, by following more trials. A value left less accurate has a larger
+        ``std_error`` in ``results_``.
     analyses : sequence of str, default=("spectra", "modes", "lyapunov", "weight_maps", "signals")
         What to compute. "spectra" are the traces, norms, effective dimensions and ranks of all
         snapshots; "signals" are the dimensions of the signals and the agreement of the flow with
@@ -550,7 +551,10 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.kaplan_yorke_std_error_: float | None = None
         if last.longest_trial >= 2:
             growth = lyapunov_spectrum(
-                last.linearization, n_trials=N_FOLLOWED, memory_limit=self.memory_limit
+                last.linearization,
+                n_trials=N_FOLLOWED,
+                tol=None if self.method == "exact" else self.tol,
+                memory_limit=self.memory_limit,
             )
             dt = getattr(self.trainer_, "dt", 1.0)
             self.lyapunov_exponents_ = growth.exponents / dt

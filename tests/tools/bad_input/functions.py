@@ -216,8 +216,8 @@ def _spectra() -> Iterator[Entry]:
         yield Entry(f"OperatorSpectra.{method}", getattr(of_k, method), dict, {})
     yield Entry("Spectrum.rank", of_k.on("time").rank, fixed(threshold=0.75),
                 {"threshold": threshold})  # fmt: skip
-    limit = {"memory_limit": memory()}
-    for name, more in (("lyapunov_exponents", {}), ("lyapunov_spectrum", limit)):
+    limits = {"memory_limit": memory(), "tol": real(open_low=True, optional=True)}
+    for name, more in (("lyapunov_exponents", {}), ("lyapunov_spectrum", limits)):
         yield Entry(
             name, getattr(lyapunov, name),
             fixed(linearization=lin, n_exponents=2, burn_in=0, n_trials=3, **dict.fromkeys(more)),
