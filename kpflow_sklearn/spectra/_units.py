@@ -69,6 +69,7 @@ class UnitGrams:
     def __init__(self, op: ParameterOperator, memory: Allowance | None = None) -> None:
         self.op, self._memory = op, memory
         self._kept: list[tuple[int, range, Tensor]] | None = None
+        self._values: dict[tuple[int, range], Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[int, range, Tensor]]:
         """Yield the groups of `unit_grams`."""
@@ -92,18 +93,26 @@ class UnitGrams:
         layers = _by_layer(self.op).values()
         return sum(8 * blocks[0].n_units * _n_columns(blocks) ** 2 for blocks in layers)
 
-    def of_maps(self, start: int, grams: Tensor) -> list[Tensor]:
-        """Return the diagonal blocks of a group's Grams: those of each weight map alone.
+    def with_eigenvalues(self) -> Iterator[tuple[int, range, Tensor, Tensor]]:
+        """Yield the groups, each with the ascending eigenvalues of its Grams, (units, columns)."""
+        for start, units, grams in self:
+            if (start, units) not in self._values:
+                self._values[start, units] = eigenvalues(grams)
+            yield start, units, grams, self._values[start, units]
 
-        ``start`` is the first state of the layer. The maps are in the order of ``op.components``.
-        """
-        ends = np.cumsum([0] + [block.n_columns for block in _by_layer(self.op)[start]])
-        return [grams[:, a:b, a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    def eigenvalues_of_maps(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name of each weight map and the eigenvalues of its own unit Grams."""
+        layers = _by_layer(self.op)
+        for start, _, grams, values in self.with_eigenvalues():
+            ends = np.cumsum([0] + [block.n_columns for block in layers[start]])
+            maps = [b.name for b in self.op.jacobian.blocks if b.states.start == start]
+            for name, a, b in zip(maps, ends[:-1], ends[1:], strict=True):
+                yield name, values if len(maps) == 1 else eigenvalues(grams[:, a:b, a:b])
 
 
 def unit_eigenvalues(units: UnitGrams) -> np.ndarray:
     """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
-    of_units = [eigenvalues(grams).flatten() for _, _, grams in units]
+    of_units = [values.flatten() for *_, values in units.with_eigenvalues()]
     if not of_units:
         return np.empty(0)
     values = torch.cat(of_units).clamp(min=0).sort(descending=True).values
@@ -160,11 +169,10 @@ def unit_modes(units: UnitGrams, k: int) -> tuple[np.ndarray, Tensor]:
     """
     op = units.op
     candidates: list[tuple[float, int, int, Tensor]] = []
-    for start, group, grams in units:
-        if not grams.isfinite().all():
+    for start, group, grams, values in units.with_eigenvalues():
+        if not values.isfinite().all():
             none = torch.zeros(0, *op.in_shape, dtype=op.dtype, device=op.device)
             return np.empty(0), none
-        values = torch.linalg.eigvalsh(grams)
         floor = candidates[-1][0] if len(candidates) == k else 0.0
         # Eigenvectors are only needed of units with one of the k largest eigenvalues so far.
         largest = values[:, -k:].flatten()

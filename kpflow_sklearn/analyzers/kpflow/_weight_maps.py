@@ -15,6 +15,7 @@ from kpflow_sklearn.spectra import (
     OperatorSpectra,
     map_blocks,
     parameter_gram,
+    spectrum_of_eigenvalues,
     spectrum_of_gram,
 )
 
@@ -57,13 +58,12 @@ def weight_map_table(spectra: OperatorSpectra, rank_threshold: float) -> pd.Data
 
 
 def _unit_ranks(spectra: OperatorSpectra, threshold: float) -> dict[str, int]:
-    """Return, for each map, the largest rank of K_j,i over units i, from Grams (F, F)."""
+    """Return, for each map, the largest rank of K_j,i over units i."""
     ranks: dict[str, int] = {}
-    for start, _, grams in spectra.units:
-        names = [b.name for b in spectra.op.jacobian.blocks if b.states.start == start]  # type: ignore[attr-defined]
-        for name, of_map in zip(names, spectra.units.of_maps(start, grams), strict=True):
-            largest = max(_rank(gram, threshold) for gram in of_map)
-            ranks[name] = max(ranks.get(name, 0), largest)
+    for name, of_units in spectra.units.eigenvalues_of_maps():
+        for values in of_units.flip(1).clamp(min=0).cpu().numpy():
+            rank = spectrum_of_eigenvalues(values).rank(threshold)
+            ranks[name] = max(ranks.get(name, 0), 0 if rank.reason else int(rank.value))
     return ranks
 
 
@@ -101,11 +101,6 @@ def _exact_rank(gram: Tensor) -> int:
     """Return the numerical rank of a Gram, to the rounding of float32 activity."""
     values = torch.linalg.eigvalsh(gram)
     return int((values > 1e-12 * len(gram) * values[-1].clamp(min=0)).sum())
-
-
-def _rank(gram: Tensor, threshold: float) -> int:
-    rank = spectrum_of_gram(gram).rank(threshold)
-    return 0 if rank.reason else int(rank.value)
 
 
 def _unit_bound(u_gram: Tensor, block: MapBlock, threshold: float) -> int:
