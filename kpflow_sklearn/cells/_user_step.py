@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from kpflow_sklearn._common.modules import named_parts
+from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn._common.random import isolated_torch_seed
 from kpflow_sklearn.cells._frozen_draws import Draw, Replay, joined, record
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
@@ -47,6 +47,11 @@ class UserStep:
     ) -> None:
         self.module, self.sizes, self.is_tuple, self.seed = module, sizes, is_tuple, seed
         self.prefix, self.label = prefix, label or f"cell {type(module).__name__}"
+        names: dict[int, list[str]] = {}
+        for name, p in parameters_of(module).items():
+            names.setdefault(id(p), []).append(name)
+        #: All names of the parameter with a name: tied weights have several.
+        self._names = {name: every for every in names.values() for name in every}
         #: The draws recorded for each step, dtype and device.
         self._draws: dict[tuple, list[Draw] | None] = {}
 
@@ -73,7 +78,7 @@ class UserStep:
                 return self._plain(x, z, parameters)
 
     def along(self, inputs: Tensor, previous: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the states (T, B, n_states) that follow ``previous`` at every step."""
+        """Return the states (T, B, n_states) that follow ``previous``, by one call if it can."""
         flat = inputs.flatten(0, 1), previous.flatten(0, 1)
         if self.seed is None:
             return self._plain(*flat, parameters).reshape(previous.shape)
@@ -81,9 +86,16 @@ class UserStep:
         with _dropout_acts(self.module):
             draws = joined([self._draws_of(t, *pair, parameters) for t, pair in enumerate(pairs)])
             if draws is None:
-                return torch.stack([self(t, *pair, parameters) for t, pair in enumerate(pairs)])
+                return self.one_by_one(inputs, previous, parameters)
             with Replay(draws):
                 return self._plain(*flat, parameters).reshape(previous.shape)
+
+    def one_by_one(
+        self, inputs: Tensor, previous: Tensor, parameters: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return what `along` returns, with a call for each step."""
+        pairs = zip(inputs, previous, strict=True)
+        return torch.stack([self(t, *pair, parameters) for t, pair in enumerate(pairs)])
 
     def _draws_of(
         self, t: int, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None
@@ -119,7 +131,12 @@ class UserStep:
         if parameters is None:
             new = self.module(x, state)
         else:
-            named = {self.prefix + name: value for name, value in parameters.items()}
+            # Under all of their names: torch finds those of tied weights only without a prefix.
+            named = {
+                every: value
+                for name, value in parameters.items()
+                for every in self._names[self.prefix + name]
+            }
             new = functional_call(self.module, named, (x, state))
         if self.is_tuple:
             self._check_parts(new, len(z))

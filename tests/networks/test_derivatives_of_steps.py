@@ -66,15 +66,8 @@ def test_weight_norm_has_no_forward_mode(by_name):
         assert analyzer.verify(X, Y)["passed"].all()
 
 
-class Net(nn.Module):
-    """A network whose step is a method, computed by ``self.advance``."""
-
-    def __init__(self, advance):
-        super().__init__()
-        self.w, self.out, self.advance = nn.Linear(5, 3), nn.Linear(3, 1), advance
-
-    def step(self, x, h):
-        return self.advance(self.w, torch.cat([x, h], -1), h)
+class OwnStep(nn.Module):
+    """A network whose step is a method of its own."""
 
     def forward(self, x):
         h, outputs = x.new_zeros(len(x), 3), []
@@ -84,8 +77,19 @@ class Net(nn.Module):
         return torch.stack(outputs, 1)
 
 
-def saved_step(network):
-    return SavedTraining(network, step="step", readout="out", initial_state=torch.zeros(3))
+class Net(OwnStep):
+    """A network whose step is computed by ``self.advance``."""
+
+    def __init__(self, advance):
+        super().__init__()
+        self.w, self.out, self.advance = nn.Linear(5, 3), nn.Linear(3, 1), advance
+
+    def step(self, x, h):
+        return self.advance(self.w, torch.cat([x, h], -1), h)
+
+
+def saved_step(network, step="step"):
+    return SavedTraining(network, step=step, readout="out", initial_state=torch.zeros(3))
 
 
 def adaptive(w, both, h):
@@ -164,3 +168,102 @@ def test_a_wrong_derivative_fails_in_low_precision_too():
     )
     with pytest.warns(UserWarning, match="casts"):
         assert not analyzer.verify(X.astype("f4"), Y)["passed"].all()
+
+
+# ------------------------------------------- steps whose parameters or branches torch.func misses
+
+
+class TwoMaps(OwnStep):
+    """Maps of x and of h, in a step that the variants below change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.out = nn.Linear(3, 1)
+
+    def step(self, x, h):
+        return torch.tanh(self.a(x) + self.b(h))
+
+
+class Tied(TwoMaps):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b.weight = self.a.weight
+
+
+class Alias(TwoMaps):
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.recurrent_weight = nn.Parameter(torch.randn(3, 3))
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.b.weight = self.recurrent_weight  # Kept under two names, for a regulariser.
+        self.out = nn.Linear(3, 1)
+
+
+class Phase(TwoMaps):
+    def step(self, x, h):
+        if (x[:, 2] > 0).all():  # The same for all trials of a step.
+            return torch.tanh(self.a(x) + h)
+        return torch.tanh(self.b(x) - h)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+@pytest.mark.parametrize("kind", [Tied, Alias, Phase])
+def test_gradient_and_K_of_a_step_of_ones_own(kind, by_name):
+    inputs = rng.standard_normal((4, 5, 3))
+    inputs[..., 2] = np.array([1, 1, -1, 1, -1])
+    targets = inputs.cumsum(1)[..., :1]
+    network = drawn(kind)
+    step = "step" if by_name else lambda network, x, h: network.step(x, h)
+    saved = saved_step(network, step)
+    lin = linearize(saved.fit(inputs, targets).network_, inputs)
+    theta = {n: p for n, p in network.named_parameters() if "out" not in n}
+    # J_theta* P* Err is the gradient of the loss.
+    gradient = lin.J_theta.to_parameters(lin.J_theta.T @ (lin.P.T @ lin.error(targets)))
+    (network(torch.as_tensor(inputs)) - torch.as_tensor(targets)).square().mean().backward()
+    assert gradient.keys() == theta.keys()
+    assert all(torch.allclose(g, theta[n].grad, atol=1e-14) for n, g in gradient.items())
+    # K from one step after the other.
+    before = torch.cat([torch.zeros_like(lin.states[:, :1]), lin.states[:, :-1]], dim=1)
+    steps = zip(torch.as_tensor(inputs).unbind(1), before.unbind(1), strict=True)
+    after = torch.stack([network.step(x, z) for x, z in steps], dim=1)
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    rows = [torch.autograd.grad(z, list(theta.values()), **options) for z in after.flatten()]
+    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    assert torch.allclose(lin.K.to_dense(), jacobian @ jacobian.T / 20, atol=1e-14)
+
+
+class FirstDecides(TwoMaps):
+    def step(self, x, h):
+        return torch.tanh(self.a(x) + h if x[0, 0] > 0 else self.b(x) - h)
+
+
+class Sparse(TwoMaps):
+    def step(self, x, h):
+        places = torch.arange(3).expand(2, 3)
+        weight = torch.sparse_coo_tensor(places, self.b.bias, (3, 3), check_invariants=False)
+        return torch.tanh(self.a(x) + torch.sparse.mm(weight, h.T).T)
+
+
+class Clipped(TwoMaps):
+    def step(self, x, h):
+        z = self.a(x) + self.b(h)
+        if z.requires_grad:
+            z.register_hook(lambda gradient: gradient.clamp(-0.1, 0.1))
+        return torch.tanh(z)
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        (FirstDecides, "couples trials: .* in another order"),
+        (Sparse, "two different derivatives: .* sparse tensor"),
+        (Clipped, "two different derivatives: .* hook on a tensor"),
+    ],
+)
+def test_steps_without_a_right_derivative_are_refused(kind, message):
+    inputs = rng.standard_normal((5, 4, 3))
+    inputs[:, :, 0] = abs(inputs[:, :, 0]) * np.array([1, 1, 1, 1, -1])[:, None]
+    saved = saved_step(drawn(kind))
+    with pytest.raises(UnsupportedNetworkError, match=message):
+        linearize(saved.fit(inputs, inputs[..., :1]).network_, inputs)

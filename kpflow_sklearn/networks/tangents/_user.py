@@ -17,6 +17,9 @@ from torch import Tensor
 from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.networks.tangents._blocks import TensorBlock
 from kpflow_sklearn.networks.tangents._products import forward_product, reverse_map
+from kpflow_sklearn.networks.tangents._user_checks import computes_at_once, refuse_other_transpose
+
+N_CHECKED = 8  # The most trials on which it is decided how derivatives are computed.
 
 
 class UserBlock(TensorBlock):
@@ -69,6 +72,15 @@ class UserTangent:
         self.n_weights = sum(p.numel() for p in named.values())
         self._trainable = {n: p.detach().clone() for n, p in named.items() if p.requires_grad}
         self._frozen = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
+        few = self.inputs[:, :N_CHECKED], self.previous[:, :N_CHECKED]
+        every: dict[str, Tensor] = {**self._frozen, **self._trainable}
+        #: f at all steps.
+        self._run = step.along if computes_at_once(step, *few, every) else step.one_by_one
+        t = len(inputs) // 2
+        refuse_other_transpose(lambda z: step(t, few[0][t], z, every), few[1][t])
+        if self._trainable:
+            at = self._trainable
+            refuse_other_transpose(lambda theta: self._run(*few, {**every, **theta}), at)
 
     def _at_step(self, t: int, q: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
         """Return the step as a function of the state, the states, and ``q`` as rows."""
@@ -104,7 +116,7 @@ class UserTangent:
     def step(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return f(x_t, z_{t-1}; theta) of every trial and step, at fixed z_{t-1}."""
         named = {**self._frozen, **self._trainable, **parameters}
-        return self._step.along(self.inputs, self.previous, named)
+        return self._run(self.inputs, self.previous, named)
 
     def blocks(self) -> list[UserBlock]:
         """Return the blocks of J_theta: one for all parameters of the cell that train."""
