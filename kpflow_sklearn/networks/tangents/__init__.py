@@ -3,8 +3,8 @@
 ``_mapped`` differentiates cells that declare weight maps, ``_user`` any other step, and
 ``_network`` a whole network of stacked layers. ``_blocks`` are parameters as blocks of J_theta,
 ``_raw`` those from which weights are computed; ``_products`` are those with the derivatives of a
-user's functions. ``_coactivation`` is the product of activity Gram and co-activation, over time or
-depth.
+user's functions, and ``_user_checks`` shows on a few trials how these can be computed.
+``_coactivation`` is the product of activity Gram and co-activation, over time or depth.
 """
 
 from kpflow_sklearn.networks.tangents._blocks import MapBlock
