@@ -68,7 +68,8 @@ def refuse_other_transpose(function: Callable[[Any], Any], at: Any) -> None:
     u, v = _flat(u), _flat(v)
     scale = u.norm() * moved.norm() + pulled.norm() * v.norm()
     gap = (u @ moved - pulled @ v).abs()
-    if not gap > 100 * torch.finfo(value.dtype).eps * scale:
+    # Ten times more than rounding explains, for products in TF32 too.
+    if not gap > 1000 * torch.finfo(value.dtype).eps * scale:
         return
     raise UnsupportedNetworkError(
         "the network's step has two different derivatives: torch's forward mode is not the "
