@@ -27,7 +27,7 @@ IN_THE_STEP = (
 
 
 def parts_of(initial_state: Any) -> tuple[Any, ...]:
-    """Return z_0 as the user gives it by its parts, of which only a tuple has several."""
+    """Return the parts of z_0 as the user gives it; only a tuple has several."""
     return initial_state if isinstance(initial_state, tuple) else (initial_state,)
 
 

@@ -7,9 +7,10 @@ There are two ways, both with bounds:
   largest Ritz values reach the threshold is an upper bound on the rank, and equals it once the
   space holds nearly all of the trace.
 - Quadrature on X = (P^-1)* P^-1, for P if counting eigenvalues (`_counts`) would cost too much.
-  m Lanczos steps from a start give nodes mu_i and weights, which bound the share F(mu_i) of the
-  start in eigenvectors with eigenvalues up to mu_i (Chebyshev, Markov, Stieltjes). F(mu_i) is at
-  least the sum of the weights of all nodes below mu_i, and at most that plus the weight of mu_i.
+  m Lanczos steps from a unit vector give nodes mu_i and weights. Let F(mu_i) be the part of the
+  squared norm of that vector that lies along eigenvectors with eigenvalues up to mu_i. It is at
+  least the sum of the weights of all nodes below mu_i, and at most that plus the weight of mu_i
+  (Chebyshev, Markov, Stieltjes).
   The mean of F over random starts is the share of such eigenvalues among all.
 """
 
@@ -31,8 +32,8 @@ from kpflow_sklearn.spectra._spectrum import Leading, converged
 #: Number of directions from which a Krylov space grows, and of random vectors that estimate the
 #: trace outside it.
 _WIDTH, _N_PROBES = 16, 16
-#: Steps of the quadrature, more until the error is small enough, and the number of random starts
-#: beyond one for each trial, counted over all trials.
+#: Numbers of Lanczos steps, tried in turn until the error is small enough; and how many random
+#: starts there are at least, over all trials, besides one for each trial.
 _N_STEPS, _N_SPARE = (16, 32, 64), 16
 
 
@@ -50,7 +51,7 @@ def ritz_rank(
     most : int
         The largest dimension that the Krylov space of each block may have.
     remedy : str
-        What to do if the rank is missing, for its reason.
+        Advice that ends the reason if too little of the spectrum can be computed for a rank.
 
     Returns
     -------
@@ -144,7 +145,7 @@ def _pooled(space: Krylov, dimension: int) -> np.ndarray:
 
 
 def _reached(values: np.ndarray, goal: float) -> int:
-    """Return how many leading values reach a sum; if all of them do not, their number plus one."""
+    """Return how many leading values reach a sum; one more than all if even all fall short."""
     return int(np.searchsorted(np.cumsum(values), goal * (1 - 1e-12))) + 1
 
 
@@ -191,7 +192,7 @@ def inverse_rank(
     Estimate
         The middle of the bounds.
     """
-    # The sums that the c smallest eigenvalues may reach, from the upper and the lower limit of
+    # What the c smallest eigenvalues may sum to: first the upper, then the lower 95% limit of
     # (1 - threshold) tr PP*.
     rest = (1 - threshold) * (trace.value + 1.96 * trace.std_error * np.array([1.0, -1.0]))
     n_starts = 1 + max(1, -(-_N_SPARE // op.out_shape[0]))
@@ -245,7 +246,7 @@ def _nodes(chain: Quadrature, n_valid: Tensor, n_steps: int) -> tuple[Tensor, Te
 
 
 def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> tuple[float, float]:
-    """Return how many eigenvalues remain without the smallest, as many as sum to ``rest``.
+    """Return how many eigenvalues remain without the smallest ones, up to a sum of ``rest``.
 
     Parameters
     ----------
@@ -270,8 +271,8 @@ def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> tuple[floa
         return 0.0, 0.0
     last = sorted_values[k]  # x, the largest eigenvalue left out.
     more = (rest - (sums[k - 1] if k else 0.0)) / last
-    # To first order a start lowers the rank by the sum of count (1 - value / x) over its values
-    # below x: as many more are left out, less as many x as have the same sum.
+    # To first order, each eigenvalue v < x that a start counts lowers the rank by 1 - v / x: v is
+    # left out itself, but v / x fewer eigenvalues of size x are, because it uses up v of `rest`.
     moves = (count * np.clip(1 - values / last, 0, None)).sum(2)
     std_error = float(np.sqrt((moves.var(axis=1, ddof=1) / n_starts).sum()))
     return float(held[-1] - held[k] - more), std_error

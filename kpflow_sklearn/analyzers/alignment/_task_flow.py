@@ -17,7 +17,7 @@ from kpflow_sklearn.operators import Linearization
 from kpflow_sklearn.results import Estimate, row
 from kpflow_sklearn.spectra import spectrum_of_gram
 
-#: How update and state compare the trials of different tasks.
+#: How the matrices "update" and "state" compare the trials of different tasks.
 MATCHED, MOMENTS = "matched conditions", "second moments"
 
 
@@ -93,7 +93,7 @@ class TaskFlow:
 
     @property
     def comparison(self) -> str:
-        """How update and state compare trials of different tasks."""
+        """How the matrices "update" and "state" compare the trials of different tasks."""
         return MOMENTS if self.tasks.conditions is None else MATCHED
 
     @cached_property
@@ -102,7 +102,7 @@ class TaskFlow:
 
         They are interference <g_i, g_j>, gradient (its cosine), flow cos(delta_ii, delta_ij),
         update cos(delta_ii, delta_jj) and, if tasks are groups of trials, state cos(Z_i, Z_j).
-        Entries of a task without a gradient are NaN.
+        In gradient, flow and update, entries of a task without a gradient are NaN.
         """
         matrices = {
             "interference": self.gradients @ self.gradients.T,
@@ -189,14 +189,15 @@ class TaskFlow:
         )
 
     def interference_by_period(self, periods: dict[str, np.ndarray]) -> pd.DataFrame:
-        """Return <g_i, g_j> split by the periods in which the weights of either act.
+        """Return <g_i, g_j> split by pairs of periods: steps of the first in g_i, second in g_j.
 
         Every step belongs to exactly one period, given by a mask (n_timesteps,), so the parts sum
         to the interference.
         """
         gradients = {}
         for name, steps in periods.items():
-            # The part of g_j from the steps of one period: J_theta* of a_j, zero at other steps.
+            # The part of g_j from the steps of one period: J_theta* applied to a_j, in which all
+            # other steps are set to zero.
             chosen = torch.as_tensor(steps).to(self.adjoints)[:, None]
             parts = self._gradients(self.adjoints * chosen).values()
             gradients[name] = torch.cat([g.double() for g in parts], dim=1)
@@ -228,7 +229,7 @@ class TaskFlow:
         """
         subspaces = []
         for change in self.own_changes:
-            # Rows are (trial, step), columns units; scaled, so that squares do not overflow.
+            # Rows are (trial, step), columns states; scaled, so that squares do not overflow.
             flat = change.flatten(0, 1).double()
             flat = flat / flat.abs().max().clamp(min=torch.finfo(flat.dtype).tiny)
             gram = flat.mT @ flat
@@ -243,9 +244,9 @@ class TaskFlow:
 class _Losses(NamedTuple):
     """The loss L_j of each task with its derivatives.
 
-    ``values`` has shape (n_tasks,), ``errors`` Err_j = w dl/dz (n_tasks, n_trials, n_timesteps,
-    n_states), zero outside the task's trials and outputs, and ``readout`` dL_j/dphi (n_tasks,
-    n_readout_parameters).
+    ``values`` holds L_j, (n_tasks,). ``errors`` holds Err_j = w dl/dz, (n_tasks, n_trials,
+    n_timesteps, n_states), which is zero outside the task's trials. ``readout`` holds dL_j/dphi,
+    (n_tasks, n_readout_parameters).
     """
 
     values: Tensor
