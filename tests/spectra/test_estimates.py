@@ -602,6 +602,9 @@ def test_leading_eigenvalues_are_doubted_by_their_residuals():
     assert sampled_spectrum(certain, "all").rank(two).value == 2
     doubtful = replace(certain, mode_residuals=0.2 * sketch.mode_values)
     assert "have not converged" in sampled_spectrum(doubtful, "all").rank(two).reason
+    # Of equal eigenvalues the modes hold one: as much as it may be left outside of them.
+    unseen = replace(certain, squares=0 * sketch.squares + 4 * sketch.mode_values.max() ** 2)
+    assert "have not converged" in sampled_spectrum(unseen, "all").rank(two).reason
 
 
 @pytest.mark.parametrize("threshold", [0.1, pytest.param(0.9, marks=pytest.mark.slow)])
