@@ -3,7 +3,7 @@
 K = J J^T with J = df/dtheta is a sum over layers of K_l = Q_{l-1} * S_l, an elementwise product.
 Q_{l-1} is the Gram of the layer's inputs (and of ones, for a trained bias), and S_l = B_l B_l^T.
 This holds for any depth, elementwise activation and number of outputs. A trained readout is one
-more layer, with S = 1.
+more layer, for which S is the identity over outputs.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class FeedForwardKernel:
         return total
 
     def quadratic_forms(self, v: Tensor) -> dict[str, float]:
-        """Return v^T K_l v = |J_l^T v|^2 for each layer, by one backward pass."""
+        """Return v^T K_l v = |J_l^T v|^2 for each layer, from one `pull`."""
         return {name: float((pulled**2).sum()) for name, pulled in self.pull(v).items()}
 
     def dense(self) -> dict[str, Tensor]:

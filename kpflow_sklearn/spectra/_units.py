@@ -18,7 +18,7 @@ from kpflow_sklearn.networks.tangents import LayerBlock, MapBlock, coactivation_
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 
 ROUNDING = 1e-12
-#: Bytes that unit Grams held at a time, and the products they are made of, use at most.
+#: Default limit, in bytes, of the unit Grams in memory at a time and of what they are made of.
 _MEMORY = 2**29
 
 
@@ -41,8 +41,8 @@ def map_blocks(op: LinearOperator) -> list[tuple[MapBlock, slice]] | None:
 def without_rounding(op: ParameterOperator) -> ParameterOperator:
     """Return K without the directions of its activity that are at the level of rounding.
 
-    Activity of few directions makes the unit Grams small; what is left out is about the square of
-    the rounding error as a share of tr K.
+    If the activity spans few directions, the unit Grams then have few columns. The share of tr K
+    that is left out is about the square of the rounding error.
     """
     return op.compress(10 * torch.finfo(op.dtype).eps)
 
@@ -63,7 +63,8 @@ class UnitGrams:
     op : ParameterOperator
         K, made of weight maps.
     memory : Allowance, optional
-        Bytes to use at a time, if less than by default; a quarter of them to keep the Grams.
+        Bytes to use at a time, if they are fewer than by default. The Grams are kept if they take
+        at most a quarter of them.
     """
 
     def __init__(self, op: ParameterOperator, memory: Allowance | None = None) -> None:
@@ -111,7 +112,7 @@ class UnitGrams:
 
 
 def unit_eigenvalues(units: UnitGrams) -> np.ndarray:
-    """Return every non-zero eigenvalue of K, in descending order, from its unit blocks."""
+    """Return all eigenvalues of K's unit blocks, in descending order: K has no other but zeros."""
     of_units = [values.flatten() for *_, values in units.with_eigenvalues()]
     if not of_units:
         return np.empty(0)
@@ -174,7 +175,7 @@ def unit_modes(units: UnitGrams, k: int) -> tuple[np.ndarray, Tensor]:
             none = torch.zeros(0, *op.in_shape, dtype=op.dtype, device=op.device)
             return np.empty(0), none
         floor = candidates[-1][0] if len(candidates) == k else 0.0
-        # Eigenvectors are only needed of units with one of the k largest eigenvalues so far.
+        # Eigenvectors are needed only for units that have one of the k largest eigenvalues so far.
         largest = values[:, -k:].flatten()
         floor = max(floor, float(largest.topk(min(k, len(largest))).values[-1]))
         for i in (values[:, -1] >= floor).nonzero()[:, 0].tolist():
@@ -243,7 +244,7 @@ def _group_grams(blocks: list[MapBlock], units: range, memory: int | None) -> Te
 def _add_grams(
     gram: Tensor, blocks: list[MapBlock], units: range, steps: slice, memory: int
 ) -> None:
-    """Add the upper half of F_i^T F_i: one matrix product gives a stretch of columns of all units.
+    """Add the upper half of F_i^T F_i: one matrix product gives some of its rows, for all units.
 
     (F_i^T F_i)_{jk} = sum over rows of W_jk,i u_j u_k^T. The products are computed in double:
     rounded to single precision, they would look like further directions.

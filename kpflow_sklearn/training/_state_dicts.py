@@ -133,10 +133,11 @@ def load_checkpoint(
     """Load one checkpoint into a module, or raise a CheckpointError that says what does not fit.
 
     The checkpoint is a state_dict, or contains one under a key of ``NESTED_KEYS`` or another. Its
-    keys may have the prefix ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), or the
-    name of the network in a LightningModule or other module that it was part of; or the network
-    may be part of ``module``. Entries that are missing because they are tied to others
-    (``safetensors.torch.save_model``) or in one of the ``fixed`` parts are not needed.
+    keys may begin with ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), or the name
+    that the network had inside a larger module, such as a LightningModule. Conversely, the saved
+    network may be only a part of ``module``. Entries may be missing if they are tied to others
+    that are present (``safetensors.torch.save_model`` leaves them out), or if the whole of one of
+    the ``fixed`` parts is missing.
     """
     if not isinstance(checkpoint, Mapping):
         kind = type(checkpoint).__name__
@@ -177,7 +178,8 @@ def _state_in(checkpoint: Mapping, present: Mapping[str, Any], label: str) -> di
     best = max(candidates, key=n_shared)
     if n_shared(best):
         return best
-    # None is under a usual key, so the key may be any other, but only one of them.
+    # No usual key holds the network's state_dict. Of the others, take the one that shares most
+    # names with the network, unless several share equally many.
     others = {
         keys: _renamed(mapping, present, label) for keys, mapping in _mappings_in(checkpoint)
     }
@@ -194,7 +196,7 @@ def _state_in(checkpoint: Mapping, present: Mapping[str, Any], label: str) -> di
 def _mappings_in(
     checkpoint: Mapping, usual: Iterable[Any] | None = None, depth: int = 3
 ) -> Iterator[tuple[str, Mapping]]:
-    """Yield the dicts in a checkpoint, and those in them, with their keys in words.
+    """Yield the dicts in a checkpoint, and those nested in them, each with its path in words.
 
     Only those under the ``usual`` keys, in their order, are yielded if these are given.
     """
@@ -275,7 +277,7 @@ def _is_array(value: object) -> bool:
 def _without_prefix(
     state: dict[str, Any], present: Mapping[str, Tensor], label: str
 ) -> dict[str, Any]:
-    """Return the entries with the prefix that precedes most of the network's names, without it.
+    """Find the prefix that precedes most of the network's names; return its entries without it.
 
     Entries with another prefix belong to other parts of a module that contained the network.
     """
