@@ -8,7 +8,11 @@ from sklearn.metrics import accuracy_score, r2_score
 
 from kpflow_sklearn._common.arrays import check_squares
 from kpflow_sklearn._common.callbacks import warn_caller
-from kpflow_sklearn.networks.loss._target_values import Targets, as_labels
+from kpflow_sklearn.networks.loss._target_values import (
+    Targets,
+    as_labels,
+    refuse_ignored,
+)
 
 
 def weighted_accuracy(targets: Targets, outputs: np.ndarray, is_new: np.ndarray | None) -> float:
@@ -99,8 +103,14 @@ def without_new_labels(
         Labels that are among the classes.
     is_new : ndarray of bool, or None
         Where labels were replaced; None if none was.
+
+    Raises
+    ------
+    ValueError
+        If a label on a valid step is -100, which torch's cross entropy leaves out.
     """
     labels = as_labels(y, "y")
+    refuse_ignored(labels, mask, "y")
     is_new = ~np.isin(labels, classes)
     if mask is not None and mask.shape == labels.shape:
         is_new &= mask  # The padding may hold any value.

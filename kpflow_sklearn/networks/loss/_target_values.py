@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike
 
 from kpflow_sklearn._common.arrays import as_array, check_numbers
 
+#: The label of targets that ``torch.nn.functional.cross_entropy`` leaves out by default.
+IGNORE_INDEX = -100
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -74,8 +77,47 @@ def classes_in(y: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
             "loss='cross_entropy' needs class labels in y, got continuous values: Unknown "
             "label type: continuous."
         )
+    refuse_ignored(y, mask, "y")
     # The padding may hold any value, which is not a class.
     return np.unique(y if mask is None or y.ndim == 1 else y[mask])
+
+
+def refuse_ignored(labels: np.ndarray, mask: np.ndarray | None, name: str) -> None:
+    """Refuse the label by which torch's cross entropy leaves targets out; here it is a class.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_trials[, n_timesteps])
+        Labels.
+    mask : ndarray of bool, shape (n_trials, n_timesteps), or None
+        Valid steps; labels of other steps may be anything.
+    name : str
+        The name of the labels in the error.
+
+    Raises
+    ------
+    ValueError
+        If a label on a valid step is -100.
+    """
+    if labels.dtype.kind not in "ifc":
+        return
+    is_ignored = labels == IGNORE_INDEX
+    if mask is not None and mask.shape == labels.shape:
+        is_ignored &= mask
+    if not is_ignored.any():
+        return
+    what, instead = "trials", "leave them out of X and y, or give them a loss_weight of 0"
+    if labels.ndim == 2:
+        what = "steps"
+        instead = (
+            "give mask=(y != -100) if they end their trials, or loss_weight=(y != -100) if not"
+        )
+    raise ValueError(
+        f"{name} holds the label -100 at {is_ignored.sum()} of {labels.size} targets, which "
+        "torch's cross_entropy leaves out (its ignore_index), but which would be a class here. "
+        f"For these {what}, {instead}, with any valid class as their label, for example "
+        "y = np.where(y == -100, y.max(), y)."
+    )
 
 
 def steps_first_advice(X: np.ndarray, n_targets: int, name: str) -> str:

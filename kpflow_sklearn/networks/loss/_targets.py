@@ -23,6 +23,7 @@ from kpflow_sklearn.networks.loss._target_values import (
     classes_in,
     narrowed,
     next_input,
+    refuse_ignored,
     steps_first_advice,
 )
 
@@ -253,6 +254,7 @@ class TargetEncoder:
                     f"{values.shape[-1]}."
                 )
             return values
+        refuse_ignored(y, valid, name)
         if y.ndim == 2 and y.shape == valid.shape:
             y = np.where(valid, y, self.classes_[0])
         unknown = np.setdiff1d(y, self.classes_)

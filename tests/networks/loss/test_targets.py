@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from kpflow_sklearn import KPFlowAnalyzer, RecurrentTrainer, SavedTraining, linearize
 from kpflow_sklearn.networks import TargetEncoder, Targets
 
 N_TRIALS, N_STEPS, N_FEATURES = 4, 3, 2
@@ -288,3 +291,52 @@ def test_loss_weight_refuses(name):
     encoder = TargetEncoder().fit(X, FORMS[form].y)
     with pytest.raises(ValueError, match=message):
         encoder.encode(X, FORMS[form].y, loss_weight=weight)
+
+
+IGNORING = {  # Five distinct labels for five outputs, one of them torch's ignore_index.
+    "per step": np.where(
+        np.eye(4, 5, 1, dtype=int) > 0, -100, np.arange(20).reshape(4, 5) % 4 + 1
+    ),
+    "per trial": np.array([1, -100, 3, 2]),
+    "per trial, as numbers": np.array([1.0, -100.0, 3.0, 2.0]),
+}
+READERS = {
+    "a trainer": lambda saved, X, y, clean: RecurrentTrainer(max_iter=1, loss=saved.loss).fit(
+        X, y
+    ),
+    "a saved network": lambda saved, X, y, clean: saved.fit(X, y),
+    "its score": lambda saved, X, y, clean: saved.fit(X, clean).score(X, y),
+    "error": lambda saved, X, y, clean: linearize(saved.network, X).error(y, loss="cross_entropy"),
+    "an analyzer": lambda saved, X, y, clean: KPFlowAnalyzer(saved, random_state=0).fit(X, y),
+    "an analysis set": lambda saved, X, y, clean: KPFlowAnalyzer(saved, random_state=0).fit(
+        X, clean, analysis_set={"X": X, "y": y}
+    ),
+}
+
+
+@pytest.mark.parametrize("form", IGNORING)
+@pytest.mark.parametrize("reader", READERS)
+def test_the_label_that_torch_ignores_is_refused_wherever_labels_are_read(reader, form):
+    y = IGNORING[form]
+    n_outputs = 5 if y.dtype.kind == "i" else 3  # Labels that are floats name every output.
+    torch.manual_seed(0)
+    network = nn.ModuleDict(
+        {"rnn": nn.GRU(2, 3, batch_first=True), "out": nn.Linear(3, n_outputs)}
+    )
+    saved = SavedTraining(network, layout="trials_first", loss="cross_entropy")
+    X = np.random.default_rng(0).standard_normal((4, 5, 2)).astype(np.float32)
+    clean = np.where(y == -100, y.max(), y)
+    with pytest.raises(ValueError, match="y.* holds the label -100 at .* targets.*loss_weight"):
+        READERS[reader](saved, X, y, clean)
+
+
+def test_the_advice_on_the_label_that_torch_ignores_leaves_these_steps_out():
+    y = IGNORING["per step"]
+    X = np.random.default_rng(0).standard_normal((*y.shape, 2))
+    encoder = TargetEncoder().fit(X, clean := np.where(y == -100, y.max(), y))
+    targets = encoder.encode(X, clean, loss_weight=(y != -100))
+    np.testing.assert_array_equal(targets.weight > 0, y != -100)
+    ends = np.array([[1, 2, 3, 4, -100]] * 4)  # Labels on masked steps may be anything.
+    assert list(TargetEncoder().fit(X, ends, mask=ends != -100).classes_) == [1, 2, 3, 4]
+    signs = np.array([1, -1, -1, 1])  # The labels of scikit-learn's binary classifiers.
+    assert list(TargetEncoder().fit(X, signs).classes_) == [-1, 1]
