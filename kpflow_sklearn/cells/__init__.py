@@ -18,8 +18,10 @@ from kpflow_sklearn.cells._builtin import (
     make_cell,
 )
 from kpflow_sklearn.cells._frozen_draws import ConstantDraws as ConstantDraws
+from kpflow_sklearn.cells._frozen_draws import Recorder as Recorder
 from kpflow_sklearn.cells._ode import NeuralODE, NeuralODECell
 from kpflow_sklearn.cells._user_step import UserStep as UserStep
+from kpflow_sklearn.cells._user_step import dropout_acts as dropout_acts
 
 __all__ = [
     "CELL_NAMES",

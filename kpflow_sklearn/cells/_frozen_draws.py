@@ -39,21 +39,26 @@ class Recorder(TorchDispatchMode):
     ----------
     results : list of Tensor
         Copies of the results.
-    can_replay : bool
-        Whether every result depended only on the generator and the shapes of arguments.
+    n_draws : int
+        The number of random operations.
+    of_tensors : list of str
+        The operations whose results depended on the values of tensors too, and not only on the
+        generator and the shapes of arguments. If there are any, the results cannot be replayed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.results: list[Tensor] = []
-        self.can_replay = True
+        self.n_draws, self.of_tensors = 0, list[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the operation, and keep its result if it is random."""
         out = func(*args, **(kwargs or {}))
         if _is_random(func):
-            self.can_replay &= _depends_on_shapes_alone(func)
-            if self.can_replay:
+            self.n_draws += 1
+            if not _depends_on_shapes_alone(func):
+                self.of_tensors.append(func._schema.name.removeprefix("aten::"))
+            if not self.of_tensors:
                 self.results.append(out.detach().clone())
         return out
 
@@ -165,7 +170,7 @@ def record(call: Callable[[int], None]) -> list[Draw] | None:
     for n_trials in (1, 2):
         with Recorder() as recorder:
             call(n_trials)
-        if not recorder.can_replay:
+        if recorder.of_tensors:
             return None
         runs.append(recorder.results)
     one, two = runs

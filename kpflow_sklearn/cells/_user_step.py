@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.func import functional_call
 
 from kpflow_sklearn._common.modules import named_parts, parameters_of
 from kpflow_sklearn._common.random import isolated_torch_seed
-from kpflow_sklearn.cells._frozen_draws import Draw, Replay, joined, record
+from kpflow_sklearn.cells._frozen_draws import Draw, Recorder, Replay, joined, record
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
 
@@ -59,6 +60,11 @@ class UserStep:
         """Return the same step, which draws random numbers anew."""
         return UserStep(self.module, self.sizes, self.is_tuple, None, self.prefix, self.label)
 
+    @property
+    def has_drawn(self) -> bool:
+        """Whether any step that was run with frozen numbers draws some."""
+        return any(draws is None or draws for draws in self._draws.values())
+
     def state_in_words(self, n_rows: int) -> str:
         """Describe the states that the module is given for ``n_rows`` trials."""
         shapes = [(n_rows, size) for size in self.sizes]
@@ -70,7 +76,7 @@ class UserStep:
         """Return the states (n, n_states) that follow ``z`` at step ``t``, for inputs ``x``."""
         if self.seed is None:
             return self._plain(x, z, parameters)
-        with _dropout_acts(self.module):
+        with dropout_acts(self.module):
             draws = self._draws_of(t, x, z, parameters)
             if draws is None:
                 return self._trial_by_trial(t, x, z, parameters)
@@ -83,7 +89,7 @@ class UserStep:
         if self.seed is None:
             return self._plain(*flat, parameters).reshape(previous.shape)
         pairs = list(zip(inputs, previous, strict=True))
-        with _dropout_acts(self.module):
+        with dropout_acts(self.module):
             draws = joined([self._draws_of(t, *pair, parameters) for t, pair in enumerate(pairs)])
             if draws is None:
                 return self.one_by_one(inputs, previous, parameters)
@@ -124,7 +130,27 @@ class UserStep:
             return self._plain(x[None], z[None], parameters)[0]
 
         with isolated_torch_seed(self._seed_of(t)):
-            return torch.vmap(of_one, randomness="same")(x, z)
+            try:
+                return torch.vmap(of_one, randomness="same")(x, z)
+            except RuntimeError as error:
+                if "vmap" not in str(error).lower():
+                    raise
+                self._refuse_draws(x, z, error)
+
+    def _refuse_draws(self, x: Tensor, z: Tensor, error: Exception) -> NoReturn:
+        """Say that what the step draws cannot be the same for all trials."""
+        with Recorder() as recorder, torch.no_grad():
+            self._plain(x[:1], z[:1], None)
+        names = ", ".join(dict.fromkeys(recorder.of_tensors)) or "an operation"
+        raise UnsupportedNetworkError(
+            f"the {self.label} draws random numbers by {names}, whose distribution is given by "
+            "tensors (as in torch.bernoulli, torch.multinomial and Categorical): noise='frozen' "
+            "cannot make such draws the same for all trials. Draw numbers whose distribution "
+            "depends on shapes alone, and transform them: torch.rand_like(p) < p for bernoulli, "
+            "mean + std * torch.randn_like(mean) for normal, and "
+            "(logits - torch.log(-torch.log(torch.rand_like(logits)))).argmax(-1) for a "
+            "categorical distribution."
+        ) from error
 
     def _plain(self, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
         state = z.split(self.sizes, dim=-1) if self.is_tuple else z
@@ -171,7 +197,7 @@ class UserStep:
 
 
 @contextmanager
-def _dropout_acts(module: nn.Module) -> Iterator[None]:
+def dropout_acts(module: nn.Module) -> Iterator[None]:
     """Let the dropout in a module act inside the block, by putting it in training mode."""
     dropouts = [p for _, p in named_parts(module) if isinstance(p, nn.modules.dropout._DropoutNd)]
     modes = [part.training for part in dropouts]

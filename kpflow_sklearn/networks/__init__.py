@@ -27,6 +27,7 @@ from kpflow_sklearn.networks.agreement import (
     refuse_untrained,
     takes_steps_first,
     warn_of_gradient_hooks,
+    warn_without_draws,
     warn_without_mask,
 )
 from kpflow_sklearn.networks.loss import (
@@ -68,5 +69,6 @@ __all__ = [
     "target_encoder",
     "to_tensors",
     "warn_of_gradient_hooks",
+    "warn_without_draws",
     "warn_without_mask",
 ]

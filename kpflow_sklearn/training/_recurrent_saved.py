@@ -20,6 +20,8 @@ from kpflow_sklearn.networks import (
     Step,
     check_features,
     check_user_loss,
+    label_of,
+    warn_without_draws,
     warn_without_mask,
 )
 from kpflow_sklearn.training._layout import warn_of_channels_first, warn_of_steps_first
@@ -99,8 +101,9 @@ class SavedTraining(RecurrentModel):
     noise : {"off", "frozen"}, default="off"
         How a random step is analysed. "off" uses evaluation mode, and raises an error if the step
         is random even then. "frozen" uses one realisation of the random numbers that the step
-        draws from torch's generator, including those of dropout. The numbers differ between steps,
-        are shared by all trials, and are the same in every run. The module itself draws other
+        draws from torch's generator, including those of ``nn.Dropout``; a step whose noise depends
+        on ``self.training`` in another way raises an error. The numbers differ between steps, are
+        shared by all trials, and are the same in every run. The module itself draws other
         numbers, so it is compared with the rebuilt network with dropout off and every random
         number replaced by the same constant. A warning says if this is not possible.
     layout : {"auto", "trials_first"}, default="auto"
@@ -264,6 +267,8 @@ class SavedTraining(RecurrentModel):
         with FitTask.root(self, X=X, y=y):
             self.snapshots_, view = network.read_checkpoints()
         network.check_rebuilt(view, original=network.original)
+        if self.noise == "frozen" and not view.is_frozen:
+            warn_without_draws(label_of(view.recurrent))
         check_user_loss(self.objective_, view, trials, targets, valid)
         if self.layout == "auto" and not single_step:
             warn_of_steps_first(

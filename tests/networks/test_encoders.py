@@ -357,7 +357,9 @@ def test_dropout_of_the_readout_is_off_when_the_step_is_frozen():
     saved = SavedTraining(
         module, step="advance", readout=decoded, encoder="enc", noise="frozen",
         initial_state=np.zeros(N_UNITS),
-    ).fit(X, Y)  # fmt: skip
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="noise='frozen' has no effect"):
+        saved.fit(X, Y)
     np.testing.assert_allclose(saved.predict(X), outputs_of(module.eval()), atol=1e-13)
 
 

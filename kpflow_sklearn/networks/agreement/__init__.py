@@ -1,8 +1,8 @@
 """Whether a network that was rebuilt of parts computes what the user's module computes.
 
 - ``_reproduction`` asks the question. ``_rebuilt_states`` checks the states of the network,
-  ``_coupling`` that trials do not influence one another; ``_step_errors`` runs the step and adds
-  advice to its errors.
+  ``_coupling`` that trials do not influence one another, and ``_hidden_draws`` that frozen noise
+  is all the noise of the step; ``_step_errors`` runs the step and adds advice to its errors.
 - ``_module_run`` runs the module (with ``_forward_arguments``, or a part of ``_containers``),
   ``_differences`` compares two results, ``_comparison`` all that passes through the two, and
   ``_gradients`` their gradients; ``_remedies`` says what to do.
@@ -13,6 +13,7 @@
 
 from kpflow_sklearn.networks.agreement._coupling import refuse_coupled_trials
 from kpflow_sklearn.networks.agreement._forward_arguments import warn_without_mask
+from kpflow_sklearn.networks.agreement._hidden_draws import warn_without_draws
 from kpflow_sklearn.networks.agreement._layout import (
     CLEARLY,
     check_features,
@@ -38,5 +39,6 @@ __all__ = [
     "refuse_untrained",
     "takes_steps_first",
     "warn_of_gradient_hooks",
+    "warn_without_draws",
     "warn_without_mask",
 ]

@@ -17,6 +17,7 @@ from kpflow_sklearn.networks.agreement._coupling import (
     refuse_coupled_trials,
 )
 from kpflow_sklearn.networks.agreement._differences import first_difference, tolerance
+from kpflow_sklearn.networks.agreement._hidden_draws import refuse_hidden_draws
 from kpflow_sklearn.networks.agreement._module_run import Trials
 from kpflow_sklearn.networks.agreement._step_errors import KEEPS, run_step
 
@@ -92,13 +93,16 @@ def _reproducible_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
         return states
     # The same numbers are added up in the same step, perhaps in another order.
     bound = 100 * torch.finfo(states.dtype).eps * max(1.0, float(states.abs().max()))
-    again = _shuffled_states(step, view.encode(trials.X), _before(view, states))
+    inputs, before = view.encode(trials.X), _before(view, states)
+    again = _shuffled_states(step, inputs, before)
     if not float((again - states).abs().max()) <= bound:
         where = first_difference(again, states, trials.rows, bound)
         raise UnsupportedNetworkError(
             f"the {label} returns another state when it is run again, out of order, with the "
             f"same x_t and h, first at {where}. Thus {KEEPS}"
         )
+    if view.is_frozen:
+        refuse_hidden_draws(step, inputs, before)
     return states
 
 
