@@ -88,7 +88,7 @@ class SavedFeedForward(FeedForwardModel):
         self._y_is_column = as_array(y, "y").ndim == 2
         self.snapshots_ = []
         with FitTask.root(self, X=X, y=y):
-            for iteration in load_each(module, self.checkpoints, self.iterations):
+            for iteration in load_each(lambda: module, self.checkpoints, self.iterations):
                 _check_outputs(module, view, inputs[:8])
                 self.snapshots_.append(Snapshot.take(iteration, view))
         named = named_once(original)

@@ -13,6 +13,7 @@ from torch import nn
 from kpflow_sklearn._common.callbacks import FitTask, with_callbacks
 from kpflow_sklearn._common.checks import check_choice, check_flag
 from kpflow_sklearn._common.estimators import undone_if_it_fails
+from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
     Loss,
@@ -266,6 +267,8 @@ class SavedTraining(RecurrentModel):
             self.classes_ = self.target_encoder_.classes_
         with FitTask.root(self, X=X, y=y):
             self.snapshots_, view = network.read_checkpoints()
+        # A network that is run may keep values of its weights, which other snapshots must not see.
+        self._unrun = copy_module(view)
         network.check_rebuilt(view, original=network.original)
         if self.noise == "frozen" and not view.is_frozen:
             warn_without_draws(label_of(view.recurrent))
@@ -278,6 +281,10 @@ class SavedTraining(RecurrentModel):
         self.n_iter_ = self.snapshots_[-1].iteration
         self.loss_curve_ = np.empty(0)
         return self
+
+    @property
+    def _to_copy(self) -> Any:
+        return self._unrun
 
     def _check_parameters(self) -> None:
         if not isinstance(self.network, nn.Module):

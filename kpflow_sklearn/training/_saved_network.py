@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from kpflow_sklearn._common.modules import parameters_of
+from kpflow_sklearn._common.modules import named_once, parameters_of
 from kpflow_sklearn._common.tensors import as_tensor
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks import (
@@ -47,13 +48,22 @@ class SavedNetwork:
         self.saved, self.X, self.mask = saved, X, mask
         self.few = X[:N_FEW] if mask is None else np.where(mask[:N_FEW, :, None], X[:N_FEW], 0)
         self.original = unwrapped(saved.network)
-        self.module, self.parts = copied_with_parts(
+        # A copy that is never run, so that it keeps no values that are computed from its weights.
+        self._unrun, self._unrun_parts = copied_with_parts(
             self.original, readout=saved.readout, encoder=saved.encoder
         )
         if saved.checkpoints is None:
-            refuse_unusable(self.module, "network")
+            refuse_unusable(self._unrun, "network")
         if saved.parameters is not None:
-            train_alone(self.module, saved.parameters)
+            train_alone(self._unrun, saved.parameters)
+        #: Names of the parameters that differ between a checkpoint and the network as given.
+        self.changed: set[str] = set()
+        self.renewed()
+
+    def renewed(self) -> nn.Module:
+        """Replace the copy by a new one, which has not been run, and return it."""
+        self.module, self.parts = copied_with_parts(self._unrun, **self._unrun_parts)
+        return self.module
 
     def view(self) -> RecurrentNetwork:
         """Return the copy in its present state, split into its parts."""
@@ -81,15 +91,16 @@ class SavedNetwork:
         )
 
     def read_checkpoints(self) -> tuple[list[Snapshot], RecurrentNetwork]:
-        """Load one checkpoint after the other, and return their snapshots and the last view.
+        """Load each checkpoint into a new copy, and return their snapshots and the last view.
 
         Raises CheckpointError or ValueError as `load_each` does, and UnsupportedNetworkError if
         z_0, given as values, is not that of the module at the first checkpoint.
         """
         saved, snapshots = self.saved, []
         fixed = fixed_parts(self.original)
-        for iteration in load_each(self.module, saved.checkpoints, saved.iterations, fixed):
+        for iteration in load_each(self.renewed, saved.checkpoints, saved.iterations, fixed):
             view = self.view()  # z_0 may be a copy of what was loaded.
+            self._note_changes()
             snapshots.append(Snapshot.take(iteration, view))
             is_first = saved.checkpoints is not None and len(snapshots) == 1
             if is_first and is_given_as_values(saved.initial_state):
@@ -97,6 +108,14 @@ class SavedNetwork:
         if len(snapshots) > 1:
             warn_of_parts_without_checkpoints(self.module, **self.parts)
         return snapshots, view
+
+    def _note_changes(self) -> None:
+        given = named_once(self._unrun)
+        self.changed |= {
+            name
+            for name, p in named_once(self.module).items()
+            if given[name].is_meta or not torch.equal(p, given[name])
+        }
 
     def _check_start(self, view: RecurrentNetwork) -> None:
         try:
@@ -116,5 +135,6 @@ class SavedNetwork:
             self.mask,
             initial_state=self.saved.initial_state,
             check_outputs=self.saved.check_outputs,
+            changed=self.changed,
             **options,
         )

@@ -73,9 +73,14 @@ class NetworkSource(CallbackSupportMixin, Estimator):
         return None if state is None else self._in_state(state)
 
     def _in_state(self, state: dict[str, Tensor]) -> Any:
-        network = copy_module(self.network_)
+        network = copy_module(self._to_copy)
         load_state(network, state)
         return network
+
+    @property
+    def _to_copy(self) -> Any:
+        """The network that is copied and filled with the state of a snapshot."""
+        return self.network_
 
     def _so_far(self) -> dict[str, Any]:
         """Return the fitted attributes as if training ended now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -51,17 +51,18 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def load_each(
-    module: nn.Module,
+    module_to_fill: Callable[[], nn.Module],
     checkpoints: Checkpoints,
     iterations: Sequence[int] | None,
     fixed: Sequence[frozenset[str]] = (),
 ) -> Iterator[int]:
-    """Load one checkpoint after the other into ``module``; yield the iteration of each.
+    """Load one checkpoint after the other into a module; yield the iteration of each.
 
     Parameters
     ----------
-    module : Module
-        The module whose parameters and buffers are overwritten.
+    module_to_fill : callable
+        Returns, for each checkpoint, the module whose parameters and buffers are overwritten. A
+        module that was run may keep values that it computed from the weights it had then.
     checkpoints : None, str, path-like, or sequence of state_dict or path-like
         The checkpoints, in any form that `SavedTraining` accepts; None for the present state.
     iterations : sequence of int, optional
@@ -81,10 +82,11 @@ def load_each(
     ValueError
         If the iterations do not fit.
     """
-    present = [state_of(module)] if checkpoints is None else checkpoints
+    present = [state_of(module_to_fill())] if checkpoints is None else checkpoints
     sources, numbers = find_sources(present, iterations)
     counted = check_iterations(numbers if iterations is None else iterations, len(sources))
     for index, (iteration, source) in enumerate(zip(counted, sources, strict=True)):
+        module = module_to_fill()
         load_checkpoint(module, source.read(), source.label, fixed)
         refuse_unusable(module, "network" if checkpoints is None else f"checkpoints[{index}]")
         yield iteration

@@ -14,7 +14,7 @@ from kpflow_sklearn._common.modules import named_once, parameters_of, tensors_of
 from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._dependence import leaves_of, let_all_train
-from kpflow_sklearn.networks._functions import FunctionOf
+from kpflow_sklearn.networks._functions import FunctionOf, parameters_in
 from kpflow_sklearn.networks._initial_state import find_start, join_parts, parts_of
 from kpflow_sklearn.networks._network import RecurrentNetwork, started_from
 from kpflow_sklearn.networks.agreement._step_errors import run_step
@@ -85,6 +85,12 @@ class Rehearsal:
         self._trained = {name for name, p in named.items() if p.requires_grad}
         self._sizes = {name: p.numel() for name, p in named.items()}
         let_all_train(self.module)
+
+    @property
+    def in_theta(self) -> set[str]:
+        """The parameters that train and count as those of the step, used or not."""
+        counted = parameters_in(self.view.recurrent)
+        return {self._names[id(p)] for p in counted if id(p) in self._names} & self._trained
 
     def rebuilt(self, X: Tensor, n_steps: int | None = None) -> ParameterUse:
         """Return what the encoder, the step and the readout depend on, on ``X``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors, unfro
 from kpflow_sklearn.networks.agreement._comparison import Comparison
 from kpflow_sklearn.networks.agreement._containers import callable_part, refuse_unused
 from kpflow_sklearn.networks.agreement._gradients import warn_of_other_gradients
-from kpflow_sklearn.networks.agreement._module_run import Trials, run_module
+from kpflow_sklearn.networks.agreement._module_run import ModuleRun, Trials, run_module
 from kpflow_sklearn.networks.agreement._parameter_use import Rehearsal
 from kpflow_sklearn.networks.agreement._rebuilt_states import (
     checked_states,
@@ -32,6 +32,7 @@ from kpflow_sklearn.networks.agreement._trained_parameters import (
     refuse_left_out,
     warn_of_gradient_hooks,
     warn_of_trained_encoder,
+    warn_of_unused,
 )
 
 N_CHECKED = 8  # The most trials on which the rebuilt network and the module are compared.
@@ -54,6 +55,7 @@ def check_rebuilt(
     original: nn.Module | None = None,
     initial_state: Any = None,
     check_outputs: bool = True,
+    changed: Collection[str] = (),
 ) -> None:
     """Compare a rebuilt network's states and outputs with the module's, on a few trials.
 
@@ -74,6 +76,8 @@ def check_rebuilt(
         z_0 as the user gave it to `recognise_network`.
     check_outputs : bool, default=True
         Whether the module must return the readout of the states. False only compares the states.
+    changed : collection of str, default=()
+        The parameters whose values differ between a checkpoint and the network as it was given.
 
     Raises
     ------
@@ -81,13 +85,14 @@ def check_rebuilt(
         If the two differ (the message names the first step and trial); if the step or the module
         is random, or couples trials; if the module cannot be run on X, but is to be compared; if
         it trains a parameter that belongs to no recognised part, or to two, or an embedding whose
-        gradient is not the derivative.
+        gradient is not the derivative; or if it keeps tensors computed from another checkpoint.
 
     Warns
     -----
     UserWarning
         If gradients of the module differ from those of the rebuilt network or have hooks, if an
-        encoder trains, or if the two cannot be compared.
+        encoder trains, if nothing depends on a parameter in theta, or if the two cannot be
+        compared.
     """
     if module is view:
         return
@@ -99,6 +104,7 @@ def check_rebuilt(
         original=module if original is None else original,
         initial_state=initial_state,
         check_outputs=check_outputs,
+        changed=changed,
     )
     advice = axes_advice(find_start(module, initial_state)[0])
     states = checked_states(view, trials, advice)
@@ -124,6 +130,7 @@ def _check_parts(
     original: nn.Module,
     initial_state: Any,
     check_outputs: bool,
+    changed: Collection[str],
     draws: ConstantDraws | None = None,
 ) -> None:
     """Make the comparison of `check_rebuilt`, with states that have been checked."""
@@ -147,7 +154,7 @@ def _check_parts(
     if problem is not None and draws is not None and draws.other:
         comparison.warn_not_compared(_OTHER_DRAWS.format(draws.other))
         problem = None
-    results = _results(rehearsal, module, comparison)
+    results = _results(rehearsal, module, comparison, comparison.compared)
     left_out = use.left_out(use.sizes)
     if left_out:
         left_out = use.left_out(rehearsal.of(results))
@@ -155,6 +162,11 @@ def _check_parts(
     if problem is not None:
         comparison.refuse(problem, further if draws is None else f"{further} {_CONSTANT}".strip())
     refuse_left_out(left_out, use, further, comparison.is_compared)
+    unused = [name for name in use.left_out(use.sizes) if name in rehearsal.in_theta]
+    if unused:
+        returned = rehearsal.of(_results(rehearsal, module, comparison, ModuleRun.tensors))
+        if returned:  # Otherwise the module could not be run.
+            warn_of_unused(original, [n for n in unused if n not in returned], changed)
     if comparison.is_compared:
         warn_of_other_gradients(
             type(whole).__name__,
@@ -185,9 +197,12 @@ def _choose_trials(X: np.ndarray, mask: np.ndarray | None, view: RecurrentNetwor
 
 
 def _results(
-    rehearsal: Rehearsal, module: nn.Module, comparison: Comparison
+    rehearsal: Rehearsal,
+    module: nn.Module,
+    comparison: Comparison,
+    choice: Callable[[ModuleRun], list[Tensor]],
 ) -> Callable[..., list[Tensor]]:
-    """Return a function of a copy of the module that runs it and returns what was compared.
+    """Return a function of a copy of the module that runs it and returns a choice of its tensors.
 
     The second argument of that function is the trials, by default those of the comparison.
     """
@@ -195,6 +210,6 @@ def _results(
 
     def run(copied: nn.Module, trials: Trials = comparison.trials) -> list[Tensor]:
         part = copied.get_submodule(name)
-        return comparison.compared(run_module(part, rehearsal.view, trials, comparison.form))
+        return choice(run_module(part, rehearsal.view, trials, comparison.form))
 
     return run

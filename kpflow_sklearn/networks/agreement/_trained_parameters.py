@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -152,6 +152,57 @@ def refuse_left_out(
         remedy += "; or, to treat them as fixed, set their requires_grad to False"
     if left_out:
         raise UnsupportedNetworkError(f"{further} {remedy}.")
+
+
+def warn_of_unused(original: nn.Module, names: Sequence[str], changed: Collection[str]) -> None:
+    """Warn of parameters in theta on which nothing depends, so that K lacks them.
+
+    Parameters
+    ----------
+    original : Module
+        The user's network, not a copy.
+    names : sequence of str
+        The names of the parameters.
+    changed : collection of str
+        The parameters whose values differ between a checkpoint and the network as it was given.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If some of them changed, and the network keeps tensors that may be computed from them.
+    """
+    if not names:
+        return
+    what = (
+        f"{first_few(list(names))} of {type(original).__name__} train and belong to theta, but "
+        "nothing that the module returns depends on them in evaluation mode"
+    )
+    kept = _kept_tensors(original)
+    if kept and any(name in changed for name in names):
+        raise UnsupportedNetworkError(
+            f"{what}, although their values differ between the checkpoints and the network. It "
+            f"keeps {first_few(kept)}, probably computed from other values of these parameters: "
+            "give a network that has not been run in evaluation mode, whose forward computes "
+            "these tensors anew at every call."
+        )
+    warn_caller(
+        f"{what}, so that K lacks them. Evaluation mode may have merged them into other "
+        "weights (as LoRA does), or the network may keep weights that it computed from them: give "
+        "the network in training mode (network.train(); evaluation mode is analysed in any case), "
+        "and compute weights anew at every call, for example with torch.nn.utils.parametrize. If "
+        "these parameters are not used, call requires_grad_(False) on them.",
+        UserWarning,
+    )
+
+
+def _kept_tensors(module: nn.Module) -> list[str]:
+    """Return the names of the tensors that are attributes, but not parameters or buffers."""
+    return [
+        f"{name}.{key}".removeprefix(".")
+        for name, part in named_parts(module)
+        for key, value in vars(part).items()
+        if isinstance(value, Tensor)
+    ]
 
 
 def warn_of_trained_encoder(module: nn.Module, view: RecurrentNetwork, use: ParameterUse) -> None:

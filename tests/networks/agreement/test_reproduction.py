@@ -384,7 +384,7 @@ class OwnStep(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.linspace(0.1, 0.9, N_UNITS))
         self.inputs = nn.Linear(N_FEATURES, N_UNITS)
-        self.norm = nn.BatchNorm1d(N_UNITS, track_running_stats=False)
+        self.norm = nn.BatchNorm1d(N_UNITS, affine=False, track_running_stats=False)
         self.out = Gained(self.gain) if readout == "shared" else nn.Linear(N_UNITS, N_OUTPUTS)
 
     def mix(self, h: Tensor) -> Tensor:
