@@ -161,7 +161,7 @@ def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:
     """Refuse the options of torch's layers that the analysis does not cover."""
     every = list(parameters_of(core).values())
     hooked = not all(
-        is_parametrized(core, n) or isinstance(getattr(core, n), nn.Parameter)
+        is_parametrized(core, n) or isinstance(getattr(core, n, None), nn.Parameter)
         for n in core._flat_weights_names
     )
     for condition, what, remedy in (
@@ -186,7 +186,7 @@ def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:
         ),
         (
             hooked,
-            "weights that a hook computes",
+            "weights that a hook computes, or a module around it (as in AWD-LSTM)",
             "use torch.nn.utils.parametrize or torch.nn.utils.parametrizations",
         ),
     ):

@@ -19,7 +19,7 @@ from kpflow_sklearn.networks.agreement._coupling import (
 from kpflow_sklearn.networks.agreement._differences import first_difference, tolerance
 from kpflow_sklearn.networks.agreement._hidden_draws import refuse_hidden_draws
 from kpflow_sklearn.networks.agreement._module_run import Trials
-from kpflow_sklearn.networks.agreement._step_errors import KEEPS, run_step
+from kpflow_sklearn.networks.agreement._step_errors import KEEPS, refuse_assigned_weights, run_step
 
 _RANDOM = {
     False: "It is random even in evaluation mode: noise='frozen' analyses one realisation of the "
@@ -101,6 +101,7 @@ def _reproducible_states(view: RecurrentNetwork, trials: Trials) -> Tensor:
             f"the {label} returns another state when it is run again, out of order, with the "
             f"same x_t and h, first at {where}. Thus {KEEPS}"
         )
+    refuse_assigned_weights(step, inputs[:2, 0], before[:2, 0])
     if view.is_frozen:
         refuse_hidden_draws(step, inputs, before)
     return states

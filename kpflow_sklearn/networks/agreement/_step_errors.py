@@ -6,6 +6,8 @@ import re
 
 from torch import Tensor
 
+from kpflow_sklearn.cells import UserStep
+from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._layers import UserLayer
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._user_code import failures_of
@@ -21,11 +23,19 @@ _ATTRIBUTE = (
     "parameters inside the step, and let what is kept from step to step be a part of the state, a "
     "tuple with initial_state=(...)."
 )
+#: Said of a module that assigns a parameter at every call, as the weight drop of AWD-LSTM does.
+_ASSIGNS = (
+    "It assigns a weight that it computes to the name of a parameter. Let it assign a tensor, in "
+    "evaluation mode too, where dropout returns the raw parameter itself: raw.clone(), for "
+    "example (as fastai does), after del module._parameters[name]. Or compute the weight by "
+    "torch.nn.utils.parametrize."
+)
 _CALL = (
     "A submodule or method is called as step(x_t, h), a function as step(network, x_t, h); each "
     "must return the next h."
 )
 _FORM = "unpack|tuple|iterable|size|shape|dimension|expand|index|out of range|expected hx"
+_PARAMETER = "cannot assign .* as parameter"
 _SWITCHES = "positional argument|keyword argument"
 
 
@@ -63,11 +73,41 @@ def run_step(view: RecurrentNetwork, inputs: Tensor) -> Tensor:
         return view.run(inputs)
 
 
+def refuse_assigned_weights(step: UserStep, x: Tensor, z: Tensor) -> None:
+    """Refuse a step that cannot be run as a function of its parameters, because it assigns them.
+
+    Parameters
+    ----------
+    step : UserStep
+        The step, which runs with the parameters that it has.
+    x : Tensor of shape (n_trials, n_features)
+        Inputs.
+    z : Tensor of shape (n_trials, n_states)
+        The states before the step.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If it assigns a tensor where torch expects a parameter.
+    """
+    values = {name: p.detach().clone() for name, p in step.module.named_parameters()}
+    try:
+        step(0, x, z, values)
+    except Exception as error:  # Other errors are those of the derivatives.
+        if not re.search(_PARAMETER, str(error)):
+            return
+        raise UnsupportedNetworkError(
+            f"the {step.label} is not a function of its parameters: {error}. {_ASSIGNS}"
+        ) from error
+
+
 def _advice(error: Exception, view: RecurrentNetwork) -> str:
     """Return what to do about a kind of error; "" if its text must speak for itself."""
     text = str(error)
     if isinstance(error, AttributeError) and not re.search("'(tuple|Tensor)' object", text):
         return _ATTRIBUTE if "has no attribute" in text else ""
+    if isinstance(error, TypeError) and re.search(_PARAMETER, text):
+        return _ASSIGNS
     if isinstance(error, TypeError) and re.search(_SWITCHES, text):
         return _CALL
     if not isinstance(error, AttributeError) and not re.search(_FORM, text, re.IGNORECASE):
