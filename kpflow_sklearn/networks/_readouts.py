@@ -25,6 +25,13 @@ READS_X = (
     "torch.cat([h, x], -1), with initial_state=torch.zeros(n_units + n_inputs) (see 'Outputs that "
     "depend on the input too' in the documentation, under 'Any trained network')."
 )
+#: What to do about outputs that depend on the states of all steps.
+POOLS = (
+    "If the network pools over time (the mean or maximum of the states, attention), let the step "
+    "return the running sum or maximum as the first part of a tuple, which the readout receives; "
+    "or give check_outputs=False, the readout of each state, and as loss a function that pools "
+    "the outputs (see 'Pooling over time' in the documentation, under 'Any trained network')."
+)
 
 
 def find_readout(
@@ -145,13 +152,13 @@ def _check_each_alone(copied: nn.Module, states: Tensor) -> None:
     if together.ndim != 3 or together.shape[:2] != states.shape[:2]:
         raise UnsupportedNetworkError(
             f"readout: the {kind} must map states (2, 3, {n_units}) to outputs (2, 3, n_outputs), "
-            f"got shape {tuple(together.shape)}."
+            f"got shape {tuple(together.shape)}." + (f" {POOLS}" if together.ndim == 2 else "")
         )
     tolerance = _TOLERANCE * torch.finfo(states.dtype).eps * (1 + together.abs().max())
     if (together.flatten(0, 1) - alone).abs().max() > tolerance:
         raise UnsupportedNetworkError(
             f"readout: what the {kind} returns for one state depends on the other states, or on "
-            "chance; it must map each state alone."
+            f"chance; it must map each state alone. {POOLS}"
         )
     if together is not states and id(states) not in leaves_of([together]):
         raise UnsupportedNetworkError(

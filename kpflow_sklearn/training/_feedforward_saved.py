@@ -23,7 +23,7 @@ from kpflow_sklearn.networks import (
 )
 from kpflow_sklearn.training._feedforward_model import FeedForwardModel, check_table, check_values
 from kpflow_sklearn.training._snapshots import Snapshot
-from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, unwrapped
+from kpflow_sklearn.training._state_dicts import Checkpoints, load_each, refuse_meta, unwrapped
 
 
 class SavedFeedForward(FeedForwardModel):
@@ -75,9 +75,11 @@ class SavedFeedForward(FeedForwardModel):
             If X, y or the number of iterations does not fit.
         """
         inputs = check_table(self, X, reset=True)
+        original = unwrapped(self.network)
         if self.checkpoints is None:
             refuse_unusable(self.network, "network")
-        original = unwrapped(self.network)
+        else:
+            refuse_meta(original)
         module = set_training(converted(copy_module(original), device="cpu"), False)
         view = recognise_feedforward(module)
         if inputs.shape[1] != view.n_features:

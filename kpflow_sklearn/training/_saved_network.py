@@ -26,7 +26,7 @@ from kpflow_sklearn.training._recurrent_parts import (
     warn_of_parts_without_checkpoints,
 )
 from kpflow_sklearn.training._snapshots import Snapshot
-from kpflow_sklearn.training._state_dicts import fixed_parts, load_each, unwrapped
+from kpflow_sklearn.training._state_dicts import fixed_parts, load_each, refuse_meta, unwrapped
 
 N_FEW = 8  # Number of trials on which the parts are recognised.
 
@@ -54,6 +54,8 @@ class SavedNetwork:
         )
         if saved.checkpoints is None:
             refuse_unusable(self._unrun, "network")
+        else:
+            refuse_meta(self._unrun)
         if saved.parameters is not None:
             train_alone(self._unrun, saved.parameters)
         #: Names of the parameters that differ between a checkpoint and the network as given.
@@ -112,9 +114,7 @@ class SavedNetwork:
     def _note_changes(self) -> None:
         given = named_once(self._unrun)
         self.changed |= {
-            name
-            for name, p in named_once(self.module).items()
-            if given[name].is_meta or not torch.equal(p, given[name])
+            name for name, p in named_once(self.module).items() if not torch.equal(p, given[name])
         }
 
     def _check_start(self, view: RecurrentNetwork) -> None:

@@ -50,6 +50,23 @@ def unwrapped(network: nn.Module) -> nn.Module:
         network = inner
 
 
+def refuse_meta(module: nn.Module) -> None:
+    """Refuse a network on the meta device, which no checkpoint can fill.
+
+    Raises
+    ------
+    CheckpointError
+        If one of its tensors is on the meta device.
+    """
+    for name, value in state_of(module).items():
+        if isinstance(value, Tensor) and value.is_meta:
+            raise CheckpointError(
+                f"network: {name!r} of {type(module).__name__} is on device 'meta', where "
+                "checkpoints cannot be loaded. Make the network outside torch.device('meta'), or "
+                "call network.to_empty(device='cpu') if the checkpoints contain all its tensors."
+            )
+
+
 def load_each(
     module_to_fill: Callable[[], nn.Module],
     checkpoints: Checkpoints,

@@ -119,6 +119,20 @@ def test_outputs_that_depend_on_the_input_are_analysed_as_the_page_says():
     assert (flow[..., 8:] == 0).all() and (flow[..., :8] != 0).any()
 
 
+def test_networks_that_pool_over_time_are_analysed_as_the_page_says():
+    text = (ROOT / "docs/howto/own_network.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    scope: dict = {}
+    exec(next(block for block in blocks if "class Pooled" in block), scope)
+    by_step = scope["flow"]
+    exec(next(block for block in blocks if "pooled_cross_entropy" in block), scope)
+    # Both ways describe the same training, which changes the states in the same way.
+    torch.testing.assert_close(by_step[..., 8:], scope["flow"])
+    outputs = scope["net"](torch.as_tensor(scope["X"]).float())
+    loss = torch.nn.functional.cross_entropy(outputs.detach(), torch.as_tensor(scope["y"]))
+    assert -scope["pooled"].score(scope["X"], scope["y"]) == pytest.approx(float(loss))
+
+
 def test_initial_states_of_single_trials_are_analysed_as_the_page_says():
     text = (ROOT / "docs/howto/own_network.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)

@@ -10,7 +10,7 @@ from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import TWO_USES, describe
 from kpflow_sklearn.networks._functions import is_kept_apart
 from kpflow_sklearn.networks._network import RecurrentNetwork
-from kpflow_sklearn.networks._readouts import READS_X
+from kpflow_sklearn.networks._readouts import POOLS, READS_X
 from kpflow_sklearn.networks.agreement._differences import compare
 from kpflow_sklearn.networks.agreement._module_run import (
     Form,
@@ -127,6 +127,8 @@ class Comparison:
                 # States that agree before they are read show that z_0 is right.
                 starts_apart = difference.at_start and (stage == 2 or run.states is None)
                 remedy = self._calls_remedy(run) or (START if starts_apart else "")
+                if stage == 3 and _is_one_per_trial(theirs):
+                    remedy = f"{remedy} {POOLS}".strip()
                 return Problem(stage, f"{name} {difference.words}", remedy)
         self.passes = run.states is not None or compare(self.rates, run.read, trials) is not None
         if self.passes and not self.check_outputs:
@@ -149,6 +151,8 @@ class Comparison:
             return Problem(0, "does not show its states")
         reads_more = run.read is not None and run.read.shape[-1] > self.rates.shape[-1]
         remedy = READS_X if self.passes or reads_more else self._calls_remedy(run)
+        if run.outputs and _is_one_per_trial(run.outputs[0]):
+            remedy = f"{POOLS} {remedy}".strip()
         if not differences:
             return Problem(4, f"it returns {run.returned}", remedy)
         remedy = remedy or (START if differences[0].at_start else "")
@@ -169,11 +173,18 @@ class Comparison:
         what = "outputs" if self.check_outputs else "states"
         message = f"{part} does not reproduce the {what} of {name}: "
         message += f"{name} {text}." if stage == 0 else f"{text}."
-        if stage and self._is_random():
+        if stage and self._differs(0, 0):
+            raise UnsupportedNetworkError(
+                f"two calls of {name} on the same trials return different numbers, although they "
+                "start from the same seed. If it keeps a state between calls (self.h, for "
+                "example), let forward start anew each time; if it draws numbers from NumPy or "
+                "from a generator of its own, switch these off in evaluation mode."
+            )
+        if stage and self._differs(0, 1):
             raise UnsupportedNetworkError(
                 f"{name} is random even in evaluation mode: two calls on the same trials return "
                 "different numbers. Look for torch.nn.functional.dropout without "
-                "training=self.training, and for noise that forward draws (torch.randn, NumPy); "
+                "training=self.training, and for noise that forward draws (torch.randn); "
                 "switch it off in evaluation mode, or, if it belongs to the step, put it there "
                 "(step='...') and give noise='frozen'."
             )
@@ -183,8 +194,13 @@ class Comparison:
         raise UnsupportedNetworkError(" ".join(filter(None, sentences)))
 
     @torch.no_grad()
-    def _is_random(self) -> bool:
-        """Tell whether two calls of the module on the same trials differ."""
-        first, second = (self._run(seed).tensors() for seed in (0, 1))
+    def _differs(self, *seeds: int) -> bool:
+        """Tell whether two calls of the module on the same trials, with these seeds, differ."""
+        first, second = (self._run(seed).tensors() for seed in seeds)
         pairs = zip(first, second, strict=False)
         return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+
+
+def _is_one_per_trial(result: Tensor | None) -> bool:
+    """Tell whether a result has no axis of steps, (n_trials, n_values)."""
+    return result is not None and result.ndim == 2

@@ -89,7 +89,8 @@ def refuse_coupled_encoder(encoder: nn.Module, X: Tensor) -> None:
         raise UnsupportedNetworkError(
             f"{label} is random even in evaluation mode: two calls on the same trials return "
             "different numbers. Look for torch.nn.functional.dropout without "
-            "training=self.training, and for noise; switch it off in evaluation mode."
+            "training=self.training, and for noise, and switch it off in evaluation mode; or for "
+            "something that it keeps between calls, such as a state on self."
         )
     _refuse_coupled(encoder, (X,), together, label.removeprefix("the "), "results", encoder)
 
