@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any, Self
@@ -20,7 +20,7 @@ from kpflow_sklearn._common.brief import brief
 from kpflow_sklearn._common.callbacks import warn_caller
 from kpflow_sklearn._common.checks import check_estimator_sequences, check_mask, ends_constant
 from kpflow_sklearn._common.modules import tensors_of
-from kpflow_sklearn._common.tensors import copy_module, to_cpu, with_gradients
+from kpflow_sklearn._common.tensors import copy_module, copy_value, to_cpu, with_gradients
 
 
 @cache
@@ -136,13 +136,16 @@ class Estimator(BaseEstimator):
         which `fit` looks for. Every `fit` copies a module before it uses it.
         """
         params = self.get_params(deep=False)
-        modules = {name: v for name, v in params.items() if isinstance(v, nn.Module)}
-        if not modules:
+        kept = {name: v for name, v in params.items() if isinstance(v, nn.Module)}
+        # Of state_dicts, deepcopy cannot copy sparse tensors.
+        states = {name: v for name, v in params.items() if _holds_mappings(v)}
+        kept |= {name: copy_value(v, {}, name) for name, v in states.items()}
+        if not kept:
             return super().__sklearn_clone__()
         others = self._stand_in()
-        for name in modules:
+        for name in kept:
             setattr(others, name, None)
-        return super(Estimator, others).__sklearn_clone__().set_params(**modules)
+        return super(Estimator, others).__sklearn_clone__().set_params(**kept)
 
     def _stand_in(self) -> Self:
         """Return a shallow copy, on which a check may set attributes."""
@@ -161,6 +164,10 @@ class Estimator(BaseEstimator):
             delattr(self, name)
         if not hasattr(self, "_before_fits"):
             self._before_fits = frozenset(present)
+
+
+def _holds_mappings(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(isinstance(v, Mapping) for v in value)
 
 
 class SequenceEstimator(Estimator):

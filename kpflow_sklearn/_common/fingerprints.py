@@ -94,7 +94,7 @@ def _held_in_words(value: Any, depth: int = 1) -> str:
     if isinstance(value, (bool, int, float, str)):
         return repr(value)
     if hasattr(value, "detach") and hasattr(value, "numpy"):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu().to_dense().numpy()  # Dense tensors stay as they are.
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return f"{value.dtype} {values_digest(value)[:16]}"
     package = str(getattr(value, "__module__", None) or "builtins").partition(".")[0]

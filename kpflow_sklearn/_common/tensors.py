@@ -26,6 +26,13 @@ def as_tensor(
     return torch.as_tensor(array, dtype=dtype, device=device)
 
 
+def stored_values(tensor: Tensor) -> Tensor:
+    """Return the stored entries of a tensor; those of a sparse one in any order."""
+    if tensor.layout == torch.strided:
+        return tensor
+    return tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
+
+
 def with_gradients(function: Callable) -> Callable:
     """Let a function compute derivatives, whatever modes of torch its caller has chosen.
 
@@ -113,6 +120,9 @@ def _replace_uncopyable(value: Any, name: str, memo: dict[int, Any], seen: set[i
         _replace_uncopyable(part, f"{name}.{key}", memo, seen)
     error = _copying_fails(value, memo)
     if error is None:
+        return
+    if isinstance(value, nn.Parameter) and value.layout != torch.strided:
+        memo[id(value)] = nn.Parameter(value.detach().clone(), value.requires_grad)
         return
     if isinstance(value, (nn.Module, nn.Parameter)):
         raise ValueError(

@@ -161,7 +161,7 @@ class UserStep:
             named = {
                 every: value
                 for name, value in parameters.items()
-                for every in self._names[self.prefix + name]
+                for every in self._names.get(self.prefix + name, [self.prefix + name])
             }
             new = functional_call(self.module, named, (x, state))
         if self.is_tuple:

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.modules import state_of
-from kpflow_sklearn._common.tensors import as_tensor, copy_module, copy_value, to_cpu
+from kpflow_sklearn._common.tensors import (
+    as_tensor,
+    copy_module,
+    copy_value,
+    stored_values,
+    to_cpu,
+)
 from kpflow_sklearn.exceptions import CheckpointError, UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import run_encoder
 from kpflow_sklearn.networks._layers import MappedLayer, UserLayer
@@ -37,7 +43,7 @@ def refuse_unusable(module: nn.Module, label: str) -> None:
             continue
         if value.is_meta or isinstance(value, nn.UninitializedParameter):
             raise CheckpointError(f"{label} must hold values, but {name!r} has none yet.")
-        if not torch.isfinite(value).all():
+        if not torch.isfinite(stored_values(value)).all():
             raise CheckpointError(
                 f"{label} must be finite, but {name!r} holds NaN or infinity, because training "
                 "diverged; leave this state out."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -17,7 +18,7 @@ from kpflow_sklearn.networks._layers import stacked_layers, step_layers
 from kpflow_sklearn.networks._named_step import Part, Step, find_named_parts
 from kpflow_sklearn.networks._network import RecurrentNetwork
 from kpflow_sklearn.networks._readouts import check_readout, find_readout, read_width
-from kpflow_sklearn.networks._user_code import refuse_complex, refuse_scripted
+from kpflow_sklearn.networks._user_code import refuse_complex, refuse_scripted, refuse_sparse
 
 
 def recognise_network(
@@ -104,6 +105,7 @@ def recognise_network(
                 f"none is left for the step. {TWO_USES}"
             )
         refuse_complex(core, "step")
+        refuse_sparse(core, "step")
         start = start or [like.new_zeros(n_units)] * (2 if is_pair else 1)
         layers, z0 = step_layers(core, start, is_pair or isinstance(initial_state, tuple), frozen)
     return RecurrentNetwork(core, layers, reader, z0, named.start_trains, ahead)
@@ -120,14 +122,15 @@ def _refuse_parts(**parts: Any) -> None:
 
 
 def _any_parameter(module: nn.Module) -> Tensor:
-    """Return a parameter, which shows the data type and the device."""
+    """Return an empty tensor with the data type and the device of a parameter."""
     parameters = list(parameters_of(module).values())
     if not parameters:
         raise UnsupportedNetworkError(
             f"{type(module).__name__} has no parameters, so that K is zero and there is nothing "
             "to analyse."
         )
-    return next((p for p in parameters if p.is_floating_point()), parameters[0]).detach()
+    p = next((p for p in parameters if p.is_floating_point()), parameters[0])
+    return torch.empty(0, dtype=p.dtype, device=p.device)  # A sparse one has no new_zeros.
 
 
 def _find_stack(

@@ -127,6 +127,32 @@ def refuse_complex(part: nn.Module, role: str) -> None:
             )
 
 
+def refuse_sparse(part: nn.Module, role: str) -> None:
+    """Refuse sparse parameters that train; fixed ones, and buffers, are accepted.
+
+    Parameters
+    ----------
+    part : Module
+        A part of the network. Of a `FunctionOf`, only its own parameters are checked.
+    role : str
+        The name of the part, for the error.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If a parameter that trains is sparse.
+    """
+    for name, p in part.named_parameters():
+        if p.layout != torch.strided and p.requires_grad:
+            raise UnsupportedNetworkError(
+                f"{role}: expected dense parameters, but {name} is a trained tensor of layout "
+                f"{p.layout}, which is unsupported. Store the trained entries as one dense "
+                "vector, torch.nn.Parameter(values), with their rows and columns as buffers, and "
+                "let the step compute torch.zeros(shape).index_put((rows, columns), values). If "
+                "the tensor is fixed, call requires_grad_(False)."
+            )
+
+
 def refuse_bound(
     module: nn.Module, given: Callable[..., Any], role: str, n_arguments: int
 ) -> None:

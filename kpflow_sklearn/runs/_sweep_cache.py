@@ -125,4 +125,4 @@ def _by_contents(value: Any) -> Any:
         return (*words, _by_contents(state_of(value)))
     if callable(value) and hasattr(value, "__dict__"):
         return (code_in_words(value), _by_contents(vars(value)))
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    return value.detach().cpu().to_dense().numpy() if hasattr(value, "detach") else value

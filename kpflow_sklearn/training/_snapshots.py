@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import naming
@@ -45,6 +46,8 @@ def _kept(value: Any, memo: dict[Any, Any]) -> Any:
     """Return a copy of an entry of a state_dict, which torch allows to be other than a tensor."""
     if not isinstance(value, Tensor):
         return copy.deepcopy(value)
+    if value.layout != torch.strided:  # Sparse tensors have no address.
+        return value.detach().cpu().clone()
     place = value.data_ptr(), value.shape, value.stride(), value.dtype
     if place not in memo or not value.numel():
         memo[place] = value.detach().cpu().clone()

@@ -271,7 +271,7 @@ def _with_tied(state: dict[str, Any], module: nn.Module, label: str) -> dict[str
     tied: dict[str, Any] = {}
     for group in names.values():
         present = [name for name in group if isinstance(state.get(name), Tensor)]
-        if any(not torch.equal(state[present[0]], state[name]) for name in present[1:]):
+        if any(not _are_equal(state[present[0]], state[name]) for name in present[1:]):
             raise CheckpointError(
                 f"{label} contains different values of {', '.join(present)}, which are one "
                 f"parameter of {type(module).__name__}. Give a network in which they are separate "
@@ -318,5 +318,12 @@ def _without_prefix(
     return {k.removeprefix(best): v for k, v in state.items() if k.startswith(best)}
 
 
+def _are_equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.to_dense(), b.to_dense())
+
+
 def _shape(value: object) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    layout = "" if value.layout == torch.strided else f" {value.layout}"
+    return f"{tuple(value.shape)}{layout}"

@@ -87,7 +87,7 @@ def refuse_same_memory(
     """
     storages: dict[int, list[tuple[str, nn.Parameter]]] = {}
     for name, p in named_once(original).items():
-        if name in names and p.numel() and not p.is_meta:
+        if name in names and p.numel() and not p.is_meta and p.layout == torch.strided:
             storages.setdefault(p.untyped_storage().data_ptr(), []).append((name, p))
     for named in storages.values():
         for (name, p), (other, q) in combinations(named, 2):

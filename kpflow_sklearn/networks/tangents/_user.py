@@ -71,7 +71,14 @@ class UserTangent:
         named = dict(step.module.named_parameters())
         self.n_weights = sum(p.numel() for p in named.values())
         self._trainable = {n: p.detach().clone() for n, p in named.items() if p.requires_grad}
-        self._frozen = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
+        fixed = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
+        # torch.func does not follow compressed layouts such as CSR, so that these become COO.
+        fixed |= {
+            name.removeprefix(step.prefix): buffer
+            for name, buffer in torch.nn.Module.named_buffers(step.module)
+            if _is_compressed(buffer)
+        }
+        self._frozen = {n: p.to_sparse_coo() if _is_compressed(p) else p for n, p in fixed.items()}
         few = self.inputs[:, :N_CHECKED], self.previous[:, :N_CHECKED]
         every: dict[str, Tensor] = {**self._frozen, **self._trainable}
         #: f at all steps.
@@ -121,3 +128,7 @@ class UserTangent:
     def blocks(self) -> list[UserBlock]:
         """Return the blocks of J_theta: one for all parameters of the cell that train."""
         return [UserBlock("cell", self, self._trainable)] if self._trainable else []
+
+
+def _is_compressed(tensor: Tensor) -> bool:
+    return tensor.layout not in (torch.strided, torch.sparse_coo)
