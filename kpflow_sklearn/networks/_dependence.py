@@ -58,7 +58,7 @@ def with_its_parameters(part: FunctionOf, inputs: Tensor) -> FunctionOf:
     let_all_train(copied.network)
     try:
         with torch.enable_grad():
-            returned = run_seeded(copied, 0, inputs)
+            returned = run_seeded(copied, 0, inputs.clone())
     except Exception:  # A user's function can fail in any way; later checks say how.
         returned = None
     leaves = leaves_of([returned] if isinstance(returned, Tensor) else [])

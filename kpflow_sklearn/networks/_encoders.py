@@ -77,7 +77,7 @@ def run_encoder(encoder: nn.Module, X: Tensor, n_inputs: int | None) -> Tensor:
     """
     label = describe(encoder)
     with failures_of(label, f"X of shape {tuple(X.shape)}", lambda error: _FORM):
-        inputs = encoder(X)
+        inputs = encoder(X.clone())  # It may change X in place.
     is_tensor = isinstance(inputs, Tensor)
     shape = tuple(inputs.shape) if is_tensor else None
     if not is_tensor or len(inputs.shape) != 3 or inputs.shape[:2] != X.shape[:2]:

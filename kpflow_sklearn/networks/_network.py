@@ -185,7 +185,9 @@ class RecurrentNetwork(nn.Module):
                 "no outputs, loss or error signal. Name the readout by SavedTraining(network, "
                 "readout=...).fit(X, y), and linearize its network_."
             )
-        return self.readout(self.rates(states))
+        rates = self.rates(states)
+        # Other readouts than a Linear may change their input in place, as nn.ReLU(True) does.
+        return self.readout(rates if isinstance(self.readout, nn.Linear) else rates.clone())
 
     def forward(self, X: Tensor) -> Tensor:
         """Return the outputs (n_trials, n_timesteps, n_outputs) for inputs ``X``."""

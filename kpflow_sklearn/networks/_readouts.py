@@ -141,8 +141,9 @@ def _check_each_alone(copied: nn.Module, states: Tensor) -> None:
     states.requires_grad_()
     with torch.enable_grad(), isolated_torch_seed(0):
         try:
-            together = _tensor(copied(states))
-            alone = torch.stack([copied(z[None, None])[0, 0] for z in states.flatten(0, 1)])
+            together = _tensor(copied(states.clone()))
+            each = (z[None, None].clone() for z in states.flatten(0, 1))
+            alone = torch.stack([copied(z)[0, 0] for z in each])
         except Exception as error:  # A user's module can fail in any way.
             raise UnsupportedNetworkError(
                 f"readout: the {kind} must map states of shape (n_trials, n_timesteps, {n_units}) "

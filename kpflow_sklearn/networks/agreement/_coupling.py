@@ -42,7 +42,7 @@ def refuse_coupled_trials(
     """
 
     def run(x: Tensor, z: Tensor) -> Tensor:
-        return step(t, x, z)
+        return step(t, x.clone(), z.clone())
 
     with torch.no_grad():
         try:
@@ -109,7 +109,7 @@ def _refuse_coupled(
     half = n_trials // 2
     try:
         with torch.no_grad():
-            alone = run_seeded(run, 0, *(tensor[:half] for tensor in inputs))
+            alone = run_seeded(run, 0, *(tensor[:half].clone() for tensor in inputs))
     except Exception as error:  # A user's module can fail in any way.
         raise UnsupportedNetworkError(
             f"the {label} takes a step of {n_trials} trials, but fails on {half} of them "

@@ -119,24 +119,32 @@ def run_module(
     core = view.recurrent
 
     def at_core(_: nn.Module, args: tuple, kwargs: dict, result: tuple) -> None:
-        received.append(args[0] if args else kwargs.get("input"))
-        states.append(result[0])
+        # Copies, because the module may change these tensors in place afterwards.
+        received.append(_copied(args[0] if args else kwargs.get("input")))
+        states.append(_copied(result[0]))
 
     with ExitStack() as stack, isolated_torch_seed(seed):
         if view.readout is not None:
-            hook = view.readout.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+            hook = view.readout.register_forward_pre_hook(
+                lambda _, inputs: read.append(_copied(inputs[0]))
+            )
             stack.callback(hook.remove)
         if isinstance(core, nn.RNNBase):
             at = core.register_forward_hook(at_core, with_kwargs=True)
             stack.callback(at.remove)
         lengths = [trials.lengths] if takes_lengths_second(module) else []
-        returned = module(X, *lengths)
+        returned = module(X.clone(), *lengths)
     outputs = list(tensors_in(returned))
     shape = tuple(outputs[0].shape) if outputs else None
     words = type(returned).__name__ if shape is None else f"shape {shape}"
     first = getattr(core, "batch_first", True)
     sequences = _joined(received, first), _joined(states, first)
     return ModuleRun(*sequences, _read(read), outputs, words, len(received))
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of a tensor, which keeps its graph, and any other value as it is."""
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def tensors_in(returned: Any) -> Iterator[Tensor]:

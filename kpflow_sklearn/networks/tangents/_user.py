@@ -97,7 +97,7 @@ class UserTangent:
         repeats = (rows.shape[0] // self.inputs.shape[1], 1)
         x, z = self.inputs[t].repeat(repeats), self.previous[t].repeat(repeats)
         named = {**self._frozen, **self._trainable}
-        return lambda state: self._step(t, x, state, named), z, rows
+        return lambda state: self._step(t, x.clone(), state.clone(), named), z, rows
 
     def _masked(self, t: int, q: Tensor) -> Tensor:
         return q if self.mask is None else q * self.mask[t]
