@@ -12,7 +12,7 @@ from kpflow_sklearn._common.checks import check_labels, check_mask
 from kpflow_sklearn._common.memory import explained
 from kpflow_sklearn.analyzers._analysis_set import AnalysisSet
 from kpflow_sklearn.networks import RecurrentNetwork, TargetEncoder, Targets, to_tensors
-from kpflow_sklearn.operators import Linearization
+from kpflow_sklearn.operators import Linearization, refuse_undefined
 
 #: Advice for analyses that run out of memory.
 FEWER = "Analyse fewer or shorter trials (analysis_trials, analysis_set), or in float32."
@@ -63,6 +63,8 @@ class AnalysisTrials:
         ------
         ValueError
             If the states overflow.
+        UnsupportedNetworkError
+            If a derivative of a user's step is NaN.
         MemoryError
             If the states or their derivatives do not fit into memory.
         """
@@ -73,6 +75,7 @@ class AnalysisTrials:
                 f"the network's states overflow at iteration {iteration}; train with a smaller "
                 "init_scale or learning_rate."
             )
+        refuse_undefined(lin.tangent)
         return lin
 
 

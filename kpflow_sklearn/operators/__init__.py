@@ -9,6 +9,7 @@ from kpflow_sklearn._common.public import public_names
 from kpflow_sklearn.operators._base import LinearOperator
 from kpflow_sklearn.operators._base import cut as cut
 from kpflow_sklearn.operators._base import steps_first as steps_first
+from kpflow_sklearn.operators._checks import refuse_undefined as refuse_undefined
 from kpflow_sklearn.operators._linearization import Linearization, linearize
 from kpflow_sklearn.operators._parameter import ParameterJacobian, ParameterOperator
 from kpflow_sklearn.operators._propagator import FlowPropagator, InversePropagator

@@ -25,6 +25,7 @@ from kpflow_sklearn.networks import (
     to_tensors,
     warn_without_mask,
 )
+from kpflow_sklearn.operators._checks import refuse_undefined
 from kpflow_sklearn.operators._parameter import ParameterJacobian, ParameterOperator
 from kpflow_sklearn.operators._propagator import FlowPropagator
 from kpflow_sklearn.operators._tangent_kernel import TangentKernel
@@ -195,7 +196,8 @@ def linearize(
         If X or mask has the wrong shape or contains NaN or infinity, or if the states overflow.
     UnsupportedNetworkError
         If the analysis does not support this kind of module, or if its step and readout do not
-        reproduce its states or outputs on eight trials, spread over X.
+        reproduce its states or outputs on eight trials, spread over X, or if a derivative of the
+        step is NaN.
 
     Warns
     -----
@@ -238,4 +240,5 @@ def linearize(
             "weights."
         )
     check_rebuilt(module, view, array, valid, original=network)
+    refuse_undefined(lin.tangent)
     return lin

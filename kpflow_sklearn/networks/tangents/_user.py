@@ -19,7 +19,10 @@ from kpflow_sklearn.networks.tangents._blocks import TensorBlock
 from kpflow_sklearn.networks.tangents._products import forward_product, reverse_map
 from kpflow_sklearn.networks.tangents._user_checks import computes_at_once, refuse_other_transpose
 
-N_CHECKED = 8  # The most trials on which it is decided how derivatives are computed.
+#: The most trials on which it is decided how derivatives are computed.
+N_CHECKED = 8
+#: Number of trials whose derivatives are checked at once, to bound the memory.
+_N_AT_A_TIME = 64
 
 
 class UserBlock(TensorBlock):
@@ -79,15 +82,18 @@ class UserTangent:
             if _is_compressed(buffer)
         }
         self._frozen = {n: p.to_sparse_coo() if _is_compressed(p) else p for n, p in fixed.items()}
-        few = self.inputs[:, :N_CHECKED], self.previous[:, :N_CHECKED]
+        x, z = self.inputs[:, :N_CHECKED], self.previous[:, :N_CHECKED]
         every: dict[str, Tensor] = {**self._frozen, **self._trainable}
         #: f at all steps.
-        self._run = step.along if computes_at_once(step, *few, every) else step.one_by_one
+        self._run = step.along if computes_at_once(step, x, z, every) else step.one_by_one
         t = len(inputs) // 2
-        refuse_other_transpose(lambda z: step(t, few[0][t], z, every), few[1][t])
+        # Copies, because a step may change its arguments in place.
+        refuse_other_transpose(lambda h: step(t, x[t].clone(), h.clone(), every), z[t])
         if self._trainable:
             at = self._trainable
-            refuse_other_transpose(lambda theta: self._run(*few, {**every, **theta}), at)
+            refuse_other_transpose(
+                lambda theta: self._run(x.clone(), z.clone(), {**every, **theta}), at
+            )
 
     def _at_step(self, t: int, q: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
         """Return the step as a function of the state, the states, and ``q`` as rows."""
@@ -123,7 +129,39 @@ class UserTangent:
     def step(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return f(x_t, z_{t-1}; theta) of every trial and step, at fixed z_{t-1}."""
         named = {**self._frozen, **self._trainable, **parameters}
-        return self._run(self.inputs, self.previous, named)
+        # Copies, because a step may change its arguments in place.
+        return self._run(self.inputs.clone(), self.previous.clone(), named)
+
+    def undefined_by(self, start_trains: bool) -> str:
+        """Say with respect to what the step has no derivative, but NaN; "" if it has all of them.
+
+        The derivative by z_0 counts only if z_0 is a parameter: P does not contain it.
+        """
+        for first in range(0, self.previous.shape[1], _N_AT_A_TIME):
+            part = self.select(slice(first, first + _N_AT_A_TIME))
+            undefined = part._undefined_by(start_trains, first)
+            if undefined:
+                return undefined
+        return ""
+
+    def _undefined_by(self, start_trains: bool, first: int) -> str:
+        """Do the same for few trials, of which the first has the index ``first``."""
+        named = {**self._frozen, **self._trainable}
+        ones = torch.ones_like(self.previous)
+
+        def of_states(z: Tensor) -> Tensor:
+            return self._run(self.inputs.clone(), z.clone(), named)
+
+        # J^T 1 is NaN wherever an entry of J is; all steps and trials at once, (T, B, n_states).
+        is_nan = reverse_map(of_states, self.previous)[1](ones).isnan().any(-1)
+        is_nan[0] &= start_trains
+        if is_nan.any():
+            t, b = is_nan.nonzero()[0].tolist()
+            return f"the state before step {t} of trial {first + b}"
+        if not self._trainable:
+            return ""
+        by_name = reverse_map(self.step, self._trainable)[1](ones)
+        return ", ".join(name for name, slope in by_name.items() if slope.isnan().any())
 
     def blocks(self) -> list[UserBlock]:
         """Return the blocks of J_theta: one for all parameters of the cell that train."""

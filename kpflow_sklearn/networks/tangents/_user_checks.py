@@ -36,9 +36,10 @@ def computes_at_once(
         All parameters.
     """
     with torch.no_grad():
-        alone = step.one_by_one(inputs, previous, parameters)
+        # Copies, because a step may change its arguments in place.
+        alone = step.one_by_one(inputs.clone(), previous.clone(), parameters)
         try:
-            together = step.along(inputs, previous, parameters)
+            together = step.along(inputs.clone(), previous.clone(), parameters)
         except Exception:  # A user's step can fail in any way.
             return False
     # The same numbers are added up, perhaps in another order.
