@@ -122,6 +122,12 @@ class RecurrentNetwork(nn.Module):
         return self.initial_state.dtype
 
     @property
+    def trains(self) -> bool:
+        """Whether theta holds a parameter, so that K is not zero."""
+        every = nn.Module.parameters(self.recurrent)
+        return self.learn_initial_state or any(p.requires_grad for p in every)
+
+    @property
     def n_features(self) -> int | None:
         """Number of features of X; None if the encoder or the step takes any."""
         return None if self.encoder is not None else getattr(self.layers[0], "n_features", None)

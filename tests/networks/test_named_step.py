@@ -284,7 +284,9 @@ def test_parameters_choose_theta():
         fitted(module, parameters=["core.w"])
     with pytest.raises(ValueError, match="parameters must be a sequence of names, got <list_it"):
         fitted(module, parameters=iter(["core.bias*"]))
-    with pytest.raises(UnsupportedNetworkError, match="no parameter of the recurrent part trains"):
+    with pytest.raises(
+        UnsupportedNetworkError, match="names no parameter of the recurrent part, but"
+    ):
         fitted(module, parameters=["out.weight"])
 
 

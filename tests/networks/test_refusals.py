@@ -371,11 +371,8 @@ def test_what_step_and_readout_share_is_not_said_to_be_frozen(parameters):
 
 
 def test_what_alone_trains_outside_the_recurrent_part_is_named():
-    network = drawn().requires_grad_(False)
-    network.out.requires_grad_(True)
-    message = refusal(network)
-    assert "no parameter of the recurrent part trains" in message
-    assert "only out.weight, out.bias would train" in message
+    message = refusal(drawn(), parameters=["out.*"])
+    assert "names no parameter of the recurrent part, but only out.weight, out.bias" in message
 
 
 # ------------------------------------------------- what changes the outputs without a parameter

@@ -29,6 +29,7 @@ from kpflow_sklearn.analyzers.alignment._sub_tasks import (
 )
 from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
 from kpflow_sklearn.analyzers.alignment._verification import verify_tasks
+from kpflow_sklearn.networks import refuse_zero_kernel
 from kpflow_sklearn.results import to_frame
 
 
@@ -200,6 +201,9 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         ------
         ValueError
             If a parameter or an array is not as described; the message names it.
+        UnsupportedNetworkError
+            If no parameter of the recurrent part trains, or if a derivative of the network's step
+            is NaN.
         MemoryError
             If memory runs out.
 
@@ -233,6 +237,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         steps = check_periods(periods, inputs.shape[1])
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
+            refuse_zero_kernel(self.network_)
             encoder = self.trainer_.target_encoder_
             if labels.tasks is None:
                 labels = classes_as_tasks(encoder, y_analysed, **limits)

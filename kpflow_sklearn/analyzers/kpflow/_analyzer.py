@@ -32,6 +32,7 @@ from kpflow_sklearn.analyzers.kpflow._snapshot import (
 )
 from kpflow_sklearn.analyzers.kpflow._weight_maps import weight_map_table
 from kpflow_sklearn.lyapunov import N_FOLLOWED, lyapunov_spectrum
+from kpflow_sklearn.networks import refuse_zero_kernel
 from kpflow_sklearn.preprocessing import POOLINGS, check_steps, pooled
 from kpflow_sklearn.results import (
     OPERATORS,
@@ -89,7 +90,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Number of leading eigenfunctions computed for each operator. It is also the number of
         directions onto which `transform` projects, at most the number of states.
     operators : sequence of {"K", "P", "PKP"}, default=("K", "P", "PKP")
-        Operators to measure.
+        Operators to measure. ("P",) alone also analyses networks of which only the readout trains,
+        such as reservoirs, in which K is zero.
     axes : sequence of {"all", "trial", "time", "hidden"}, default=("all", "time", "hidden")
         Axes to which the Grams are reduced; "all" keeps the whole space. The time axis is always
         measured.
@@ -326,6 +328,9 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         ------
         ValueError
             If a parameter or an array is not as described; the message names it.
+        UnsupportedNetworkError
+            If no parameter of the recurrent part trains, unless ``operators`` is ("P",), or if a
+            derivative of the network's step is NaN.
         MemoryError
             If memory runs out even with the smallest chunks of trials.
 
@@ -344,6 +349,8 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         seed = draw_seed(self.random_state)
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
+            if {"K", "PKP"} & set(self.operators):
+                refuse_zero_kernel(self.network_)
             self._n_timesteps = self._check_inputs(X).shape[1]
             trials = self._choose_trials(
                 X,

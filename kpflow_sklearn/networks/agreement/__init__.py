@@ -25,6 +25,7 @@ from kpflow_sklearn.networks.agreement._reproduction import check_rebuilt
 from kpflow_sklearn.networks.agreement._shared_parameters import refuse_same_memory
 from kpflow_sklearn.networks.agreement._trained_parameters import (
     refuse_untrained,
+    refuse_zero_kernel,
     warn_of_gradient_hooks,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "refuse_coupled_trials",
     "refuse_same_memory",
     "refuse_untrained",
+    "refuse_zero_kernel",
     "takes_steps_first",
     "warn_of_gradient_hooks",
     "warn_without_draws",

@@ -24,7 +24,9 @@ def refuse_untrained(
     initial_state: Any,
     parameters: Collection[str] | None,
 ) -> None:
-    """Refuse a network in which no parameter of the recurrent part trains, and say why.
+    """Refuse a choice of parameters of which none belongs to the recurrent part alone.
+
+    A network in which no parameter of the recurrent part trains is accepted if none was asked for.
 
     Parameters
     ----------
@@ -42,21 +44,44 @@ def refuse_untrained(
     Raises
     ------
     UnsupportedNetworkError
-        If no parameter of the recurrent part trains, or only some that it shares with the encoder
-        or the readout.
+        If no parameter of the recurrent part trains, although the user asked for some, or only
+        some that it shares with the encoder or the readout.
     """
-    if any(p.requires_grad for p in nn.Module.parameters(view.recurrent)):
+    if view.trains:
         return
     trained = [name for name, p in named_once(module).items() if p.requires_grad]
     if trained:  # A function or method does not count what the encoder or the readout use.
         use = Rehearsal(module, view, initial_state).rebuilt(X, n_steps=2)
         refuse_only_shared(module, use)
-    others = f" Of the network, only {', '.join(trained[:4])} would train." if trained else ""
-    raise UnsupportedNetworkError(
-        "no parameter of the recurrent part trains (requires_grad is False for all, or "
-        f"parameters={parameters!r} names none), so K is zero and there is nothing to analyse."
-        + others
-    )
+    if parameters is not None:
+        raise UnsupportedNetworkError(
+            f"parameters={parameters!r} names no parameter of the recurrent part, but only "
+            f"{first_few(trained)}, so that K is zero. Name some of the step, or leave parameters "
+            "out."
+        )
+
+
+def refuse_zero_kernel(network: RecurrentNetwork) -> None:
+    """Refuse to analyse K and PKP* of a network in which both are zero.
+
+    Parameters
+    ----------
+    network : RecurrentNetwork
+        The network.
+
+    Raises
+    ------
+    UnsupportedNetworkError
+        If neither a parameter of the recurrent part nor z_0 trains.
+    """
+    if not network.trains:
+        raise UnsupportedNetworkError(
+            "no parameter of the recurrent part trains (requires_grad is False for all, or its "
+            "weights are buffers), so that K and PKP* are zero. P does not depend on what trains: "
+            'KPFlowAnalyzer(operators=("P",)) analyses it, with the Lyapunov exponents. For K and '
+            "PKP*, let the weights of the step train: call requires_grad_(True) on them, or make "
+            "a buffer W a parameter, torch.nn.Parameter(W)."
+        )
 
 
 def refuse_embeddings(module: nn.Module, use: ParameterUse) -> None:

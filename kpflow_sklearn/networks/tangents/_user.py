@@ -72,7 +72,8 @@ class UserTangent:
         self.inputs, self.previous, self.mask = inputs, previous, mask
         self.n_states, self.n_units = previous.shape[-1], step.sizes[0]
         named = dict(step.module.named_parameters())
-        self.n_weights = sum(p.numel() for p in named.values())
+        # Of a step without parameters, such as a reservoir of buffers, one matrix is assumed.
+        self.n_weights = sum(p.numel() for p in named.values()) or self.n_states**2
         self._trainable = {n: p.detach().clone() for n, p in named.items() if p.requires_grad}
         fixed = {n: p.detach().clone() for n, p in named.items() if not p.requires_grad}
         # torch.func does not follow compressed layouts such as CSR, so that these become COO.
