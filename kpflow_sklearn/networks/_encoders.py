@@ -30,6 +30,14 @@ TWO_USES = (
 )
 
 
+#: What to do about a network that feeds its outputs back into the step.
+FED_BACK = (
+    "If the network feeds its outputs back, name one step (step=...) whose state is the tuple "
+    "(output, h), with readout=torch.nn.Identity() (see 'Outputs that are fed back' in the "
+    "documentation, under 'Coming from ...')."
+)
+
+
 def find_encoder(module: nn.Module, given: Any, X: Tensor | None) -> nn.Module | None:
     """Return the encoder of a user's module, with the parameters that it uses on some trials.
 

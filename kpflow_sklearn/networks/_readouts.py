@@ -14,7 +14,7 @@ from kpflow_sklearn._common.tensors import copy_module
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._dependence import leaves_of, with_its_parameters
 from kpflow_sklearn.networks._functions import FunctionOf, label_of, named_part
-from kpflow_sklearn.networks._user_code import arguments_of, refuse_complex
+from kpflow_sklearn.networks._user_code import arguments_of, refuse_complex, sentence
 
 # In units of the rounding error: products with many rows and with one may sum in another order.
 _TOLERANCE = 1e3
@@ -147,7 +147,7 @@ def _check_each_alone(copied: nn.Module, states: Tensor) -> None:
         except Exception as error:  # A user's module can fail in any way.
             raise UnsupportedNetworkError(
                 f"readout: the {kind} must map states of shape (n_trials, n_timesteps, {n_units}) "
-                f"to outputs (n_trials, n_timesteps, n_outputs), but failed: {error}."
+                f"to outputs (n_trials, n_timesteps, n_outputs), but failed: {sentence(error)}"
                 + (f" {READS_X}" if _takes_more(copied) else "")
             ) from error
     if together.ndim != 3 or together.shape[:2] != states.shape[:2]:
@@ -161,7 +161,7 @@ def _check_each_alone(copied: nn.Module, states: Tensor) -> None:
             f"readout: what the {kind} returns for one state depends on the other states, or on "
             f"chance; it must map each state alone. {POOLS}"
         )
-    if together is not states and id(states) not in leaves_of([together]):
+    if id(states) not in leaves_of([together]):
         raise UnsupportedNetworkError(
             f"readout: the outputs of the {kind} have no derivative by the states, which the "
             "error signal needs; compute them with torch, without torch.no_grad, detach or NumPy."

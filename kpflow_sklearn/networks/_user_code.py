@@ -44,10 +44,15 @@ def failures_of(label: str, given: str, advice: Callable[[Exception], str]) -> I
     except Exception as error:  # A user's code can fail in any way.
         if isinstance(error, MemoryError) or ran_out(error):
             raise
-        what = f"{type(error).__name__} on {given}: {str(error).removesuffix('.')}."
+        what = f"{type(error).__name__} on {given}: {sentence(error)}"
         raise UnsupportedNetworkError(
             f"{label} failed with {what} {advice(error)}".strip()
         ) from error
+
+
+def sentence(error: Exception) -> str:
+    """Return the message of an error, which may end in a period or not, with one at its end."""
+    return f"{str(error).rstrip('. ')}."
 
 
 def run_twice(function: Callable[..., T], *inputs: Any) -> tuple[T, T]:

@@ -6,8 +6,9 @@
 - ``_module_run`` runs the module (with ``_forward_arguments``, or a part of ``_containers``),
   ``_differences`` compares two results, ``_comparison`` all that passes through the two, and
   ``_gradients`` their gradients; ``_remedies`` says what to do.
-- ``_parameter_use`` finds what depends on which parameters, ``_shared_parameters`` refuses those
-  in two places, and ``_trained_parameters`` checks those that train.
+- ``_parameter_use`` finds what depends on which parameters, ``_unregistered`` refuses tensors
+  that are not registered, ``_shared_parameters`` parameters in two places, and
+  ``_trained_parameters`` checks those that train.
 - ``_layout`` checks the features of X, and whether a module takes steps first.
 """
 

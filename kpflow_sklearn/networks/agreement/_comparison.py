@@ -19,7 +19,14 @@ from kpflow_sklearn.networks.agreement._module_run import (
     forms_of,
     run_module,
 )
-from kpflow_sklearn.networks.agreement._remedies import REMEDIES, START, Problem, arguments_remedy
+from kpflow_sklearn.networks.agreement._remedies import (
+    NEEDS_GRAD_REMEDY,
+    REMEDIES,
+    START,
+    Problem,
+    arguments_remedy,
+)
+from kpflow_sklearn.networks.agreement._step_errors import NEEDS_GRAD
 
 
 class Comparison:
@@ -106,7 +113,8 @@ class Comparison:
         try:
             run = self._run()
         except Exception as error:  # A user's forward may take something other than X.
-            return Problem(0, f"fails on X ({type(error).__name__}: {error})")
+            remedy = NEEDS_GRAD_REMEDY if NEEDS_GRAD in str(error) else ""
+            return Problem(0, f"fails on X ({type(error).__name__}: {error})", remedy)
         trials = self.trials
         received = compare(self.inputs, run.received, trials)
         if run.received is not None and (received is None or not received.is_none):
@@ -189,7 +197,7 @@ class Comparison:
                 "(step='...') and give noise='frozen'."
             )
         arguments = arguments_remedy(self.module)
-        remedy = "" if stage == 0 and arguments else REMEDIES[stage]
+        remedy = "" if stage == 0 and (arguments or problem.remedy) else REMEDIES[stage]
         sentences = (message, further, problem.remedy, remedy, arguments)
         raise UnsupportedNetworkError(" ".join(filter(None, sentences)))
 

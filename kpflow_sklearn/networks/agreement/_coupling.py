@@ -11,7 +11,7 @@ from kpflow_sklearn.cells import UserStep
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 from kpflow_sklearn.networks._encoders import describe, run_encoder
 from kpflow_sklearn.networks._functions import parts_in_network
-from kpflow_sklearn.networks._user_code import run_seeded, run_twice
+from kpflow_sklearn.networks._user_code import run_seeded, run_twice, sentence
 from kpflow_sklearn.networks.agreement._differences import tolerance
 
 
@@ -113,7 +113,7 @@ def _refuse_coupled(
     except Exception as error:  # A user's module can fail in any way.
         raise UnsupportedNetworkError(
             f"the {label} takes a step of {n_trials} trials, but fails on {half} of them "
-            f"with {type(error).__name__}: {error}. It must take any number of trials."
+            f"with {type(error).__name__}: {sentence(error)} It must take any number of trials."
             + (f" Perhaps {perhaps}" if perhaps else "")
         ) from error
     gap = float((together[:half] - alone).abs().max())

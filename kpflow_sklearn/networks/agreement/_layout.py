@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from kpflow_sklearn._common.arrays import as_array
+from kpflow_sklearn.networks._encoders import FED_BACK
 from kpflow_sklearn.networks._network import RecurrentNetwork, to_tensors
 from kpflow_sklearn.networks._user_code import run_seeded
 from kpflow_sklearn.networks.agreement._containers import CONTAINERS
@@ -35,6 +36,8 @@ def check_features(network: RecurrentNetwork, X: np.ndarray) -> None:
             f" The second axis of X has {expected}: if X has the shape (n_trials, n_channels, "
             "n_timesteps), as in aeon, give X.transpose(0, 2, 1)."
         )
+    if X.shape[-1] < expected:
+        advice += f" {FED_BACK}"
     raise ValueError(f"X has {X.shape[-1]} features, but the network takes {expected}.{advice}")
 
 

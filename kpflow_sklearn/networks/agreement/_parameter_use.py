@@ -17,7 +17,8 @@ from kpflow_sklearn.networks._dependence import leaves_of, let_all_train
 from kpflow_sklearn.networks._functions import FunctionOf, parameters_in
 from kpflow_sklearn.networks._initial_state import find_start, join_parts, parts_of
 from kpflow_sklearn.networks._network import RecurrentNetwork, started_from
-from kpflow_sklearn.networks.agreement._step_errors import run_step
+from kpflow_sklearn.networks.agreement._step_errors import AUTOGRAD, run_step
+from kpflow_sklearn.networks.agreement._unregistered import refuse_unregistered
 
 
 @dataclass(frozen=True)
@@ -132,21 +133,32 @@ class Rehearsal:
     def _behind(self, results: list[Tensor], part: nn.Module | None) -> set[str]:
         """Return the parameters that a part's results depend on; refuse those of other modules."""
         leaves = leaves_of(results)
-        if isinstance(part, FunctionOf):
-            inside = {id(p) for p in (*tensors_of(self.module), *tensors_of(self.view))}
-            others = [p for key, p in leaves.items() if key not in inside]
-            if others:
-                raise UnsupportedNetworkError(
-                    f"the {part.label} computes with a parameter of shape "
-                    f"{tuple(others[0].shape)} that is not part of the network that it is given, "
-                    f"a copy in the state of a checkpoint. {_advice_on_outside(part)}"
-                )
+        inside = {id(p) for p in (*tensors_of(self.module), *tensors_of(self.view))}
+        for p in (p for key, p in leaves.items() if key not in inside):
+            refuse_unregistered(self.module, p)
+            if isinstance(part, FunctionOf):
+                _refuse_outside(part, p)
         return {name for key, name in self._names.items() if key in leaves}
 
 
 def first_few(names: list[str]) -> str:
     """Return the first four names, with dots if there are more."""
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _refuse_outside(part: FunctionOf, tensor: Tensor) -> None:
+    """Raise an error on a tensor that requires gradients, but is not part of the network."""
+    if not isinstance(tensor, nn.Parameter):
+        raise UnsupportedNetworkError(
+            f"the {part.label} computes with a tensor of shape {tuple(tensor.shape)} that "
+            f"requires gradients, but is not a parameter of the network. {AUTOGRAD} If it is a "
+            "tensor outside the network, make it a torch.nn.Parameter of the network."
+        )
+    raise UnsupportedNetworkError(
+        f"the {part.label} computes with a parameter of shape {tuple(tensor.shape)} that is not "
+        "part of the network that it is given, a copy in the state of a checkpoint. "
+        f"{_advice_on_outside(part)}"
+    )
 
 
 def _advice_on_outside(part: FunctionOf) -> str:

@@ -32,6 +32,12 @@ REMEDIES = {
     "module, or a function readout=lambda network, states: ... . If the module changes the "
     f"outputs of its readout afterwards, {_OPT_OUT}",
 }
+#: What to do about a forward that computes gradients, which are disabled where it is called.
+NEEDS_GRAD_REMEDY = (
+    "It computes gradients of its own: compute them by torch.func.grad, or wrap the network in a "
+    "module whose forward(self, X) returns self.network(X) inside with torch.enable_grad(). Parts "
+    "then have names such as 'network.out'."
+)
 #: What to do if two results differ from their first step on.
 START = (
     "If the states start neither from zero nor from the initial_state that was given, give "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kpflow_sklearn._common.modules import named_once, parameters_of
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
-from kpflow_sklearn.networks._encoders import TWO_USES
+from kpflow_sklearn.networks._encoders import FED_BACK, TWO_USES
 from kpflow_sklearn.networks.agreement._parameter_use import ParameterUse
 
 
@@ -64,7 +64,7 @@ def refuse_only_shared(module: nn.Module, use: ParameterUse) -> None:
                 "by the sum of its gradients in both places, but the flow PKP* Err contains only "
                 "the part through the step. Analyse a network that is trained with separate "
                 "parameters, or let other parameters of the step train and name them in "
-                "parameters=[...]."
+                f"parameters=[...].{f' {FED_BACK}' if part == 'readout' else ''}"
             )
 
 
@@ -108,12 +108,12 @@ def _refuse(original: nn.Module, names: set[str], places: str, others: set[str])
             f", or give SavedTraining(..., parameters={sorted(others)}): the flow is then that of "
             "a training in which the shared ones are held fixed"
         )
-    uses = f" {TWO_USES}" if places == "the encoder and the step" else ""
+    uses = {"the encoder and the step": TWO_USES, "the step and the readout": FED_BACK}
     raise UnsupportedNetworkError(
         f"{places} share {', '.join(every)} of {type(original).__name__}. A gradient step moves "
         "them by the sum of their gradients in all places, but the flow PKP* Err contains only "
         "the part through the step, so it would differ from that of the training. "
-        f"{remedy}.{uses}"
+        f"{remedy}. {uses.get(places, '')}".rstrip()
     )
 
 

@@ -34,6 +34,19 @@ _CALL = (
     "A submodule or method is called as step(x_t, h), a function as step(network, x_t, h); each "
     "must return the next h."
 )
+#: What torch says if torch.autograd.grad or backward is called without gradients.
+NEEDS_GRAD = "does not require grad"
+#: Said of a step that differentiates by itself, which only torch.func does inside derivatives.
+AUTOGRAD = (
+    "If the step computes gradients of its own by torch.autograd.grad or backward, compute them "
+    "by torch.func.grad(energy)(z) instead, where energy is a function of z that returns one "
+    "number."
+)
+_LAYERS_FIRST = (
+    "torch.nn.RNN, GRU and LSTM take h with the layers as its first axis: of one layer, give them "
+    "h[None] and return the new h[0], for example step=lambda network, x, h: "
+    "network.rnn(x[:, None], h[None])[1][0]."
+)
 _FORM = "unpack|tuple|iterable|size|shape|dimension|expand|index|out of range|expected hx"
 _PARAMETER = "cannot assign .* as parameter"
 _SWITCHES = "positional argument|keyword argument"
@@ -104,6 +117,10 @@ def refuse_assigned_weights(step: UserStep, x: Tensor, z: Tensor) -> None:
 def _advice(error: Exception, view: RecurrentNetwork) -> str:
     """Return what to do about a kind of error; "" if its text must speak for itself."""
     text = str(error)
+    if NEEDS_GRAD in text:
+        return AUTOGRAD
+    if "hx should" in text:
+        return _LAYERS_FIRST
     if isinstance(error, AttributeError) and not re.search("'(tuple|Tensor)' object", text):
         return _ATTRIBUTE if "has no attribute" in text else ""
     if isinstance(error, TypeError) and re.search(_PARAMETER, text):

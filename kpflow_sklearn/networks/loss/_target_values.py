@@ -120,6 +120,21 @@ def refuse_ignored(labels: np.ndarray, mask: np.ndarray | None, name: str) -> No
     )
 
 
+def shape_advice(y: np.ndarray, X: np.ndarray, name: str) -> str:
+    """Return how to give y, (n_trials, ...), that has no axis of steps or of outputs, or ""."""
+    n_steps = X.shape[1]
+    if y.ndim != 2:
+        return ""
+    if y.shape[1] == n_steps:
+        return f" For one value per step, give {name}[:, :, None]."
+    return (
+        f" For outputs at the last step alone, repeat {name} over the steps, "
+        f"np.repeat({name}[:, None], {n_steps}, axis=1), and give a loss_weight of shape "
+        f"{X.shape[:2]} that is {n_steps} at the last step and 0 elsewhere; with mask, it is "
+        "mask.sum() / len(mask) at the last valid step of each trial."
+    )
+
+
 def steps_first_advice(X: np.ndarray, n_targets: int, name: str) -> str:
     """Return advice for X whose second axis, not its first, has as many entries as y."""
     if X.shape[1] != n_targets:

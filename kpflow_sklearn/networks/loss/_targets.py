@@ -24,6 +24,7 @@ from kpflow_sklearn.networks.loss._target_values import (
     narrowed,
     next_input,
     refuse_ignored,
+    shape_advice,
     steps_first_advice,
 )
 
@@ -159,14 +160,10 @@ class TargetEncoder:
             return y
         if y.ndim == 2 and y.shape[1] == steps and self._has_steps_alone(y):
             return y
-        hint = (
-            f" For one value per step, give {name}[:, :, None]."
-            if y.ndim == 2 and y.shape[1] == steps
-            else ""
-        )
         raise ValueError(
             f"{name} must have shape ({len(X)}, {steps}, n_outputs), or ({len(X)}, {steps}) with "
-            f"integer classes, or ({len(X)},), got {y.dtype} values of shape {y.shape}.{hint}"
+            f"integer classes, or ({len(X)},), got {y.dtype} values of shape {y.shape}."
+            + shape_advice(y, X, name)
         )
 
     def _as_numbers(self, y: np.ndarray, name: str) -> np.ndarray:

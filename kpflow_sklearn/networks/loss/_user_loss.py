@@ -11,6 +11,7 @@ from torch import Tensor
 from kpflow_sklearn._common.fingerprints import name_of
 from kpflow_sklearn._common.memory import ran_out
 from kpflow_sklearn._common.tensors import as_tensor
+from kpflow_sklearn.networks._user_code import sentence
 from kpflow_sklearn.networks.loss._target_values import Targets
 
 #: loss(outputs, y) of the shapes (n_trials, n_timesteps, n_outputs) and that of y, which returns
@@ -60,7 +61,7 @@ def losses_of(loss: UserLoss, outputs: Tensor, y: Tensor) -> Tensor:
             raise
         raise ValueError(
             f"loss: {name_of(loss)}(outputs, y) got {_in_words(outputs)} as outputs and "
-            f"{_in_words(y)} as y, and failed with {type(error).__name__}: {error}. "
+            f"{_in_words(y)} as y, and failed with {type(error).__name__}: {sentence(error)} "
             f"{_hint(outputs, y)}"
         ) from error
     shape = tuple(outputs.shape[:2])

@@ -14,8 +14,8 @@ from torch.func import jvp, vjp
 
 from kpflow_sklearn.exceptions import UnsupportedNetworkError
 
-#: Causes that torch's message does not name, by a piece of it.
-_CAUSES = {
+#: What to do, by a piece of torch's message.
+_REMEDIES = {
     "'workspace'": "It calls torch.nn.LSTM: compute the step with torch.nn.LSTMCell instead, or "
     "with torch.lstm_cell(x_t, (h, c), lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, "
     "lstm.bias_hh_l0), which uses the same weights.",
@@ -27,11 +27,26 @@ _CAUSES = {
     "torch.utils.checkpoint(use_reentrant=True) and the adjoints of adaptive solvers do: call a "
     "checkpointed function directly; write your own autograd.Function with setup_context; give a "
     'solver a fixed grid, for example method="rk4", without adjoint.',
+    "_scaled_dot_product": "Attention (scaled_dot_product_attention, "
+    "torch.nn.TransformerEncoderLayer) uses a fused kernel: call it in the step inside "
+    "with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH).",
+    "_cdist": "It calls torch.cdist: write the distance out, for example "
+    "((a[:, None] - b) ** 2).sum(-1), with torch.sqrt around it if it is not squared.",
+    "do not have strides": "It uses a sparse tensor of a compressed layout, such as CSR: give the "
+    "network W.to_sparse_coo(), or W.to_dense(), instead.",
+    "requires_grad_()": "It computes gradients of its own by torch.autograd: compute them by "
+    "torch.func.grad(energy)(z), where energy is a function of z that returns one number.",
+    "mutate a captured": "It changes a tensor of the network in place: compute a new tensor, or, "
+    "if the network is to remember it, make it a part of the state.",
+    "modified by an inplace": "It changes in place a tensor that the derivative needs: write "
+    "h = 0.8 * h instead of h *= 0.8, and torch.relu(h) instead of torch.relu_(h).",
+    "data pointer": "It leaves torch, for example for NumPy: write it with operations of torch.",
+    ".item()": "It makes a number of a tensor, by .item(), float() or if: write it with "
+    "operations of torch, such as torch.where.",
 }
 _OTHERWISE = (
-    "It must consist of torch's operations on tensors: .item(), changes in place, NumPy and "
-    "adaptive solvers are unsupported. A solver needs a fixed grid, for example "
-    'method="rk4", because an adaptive one chooses its steps for all trials together.'
+    "Write what torch names with other operations of torch. If the step calls an adaptive solver, "
+    'give that a fixed grid, for example method="rk4".'
 )
 
 
@@ -103,9 +118,9 @@ def _refusing() -> Iterator[None]:
     except (NotImplementedError, RuntimeError) as error:
         if "memory" in str(error):  # Running out of it says nothing about the step.
             raise
-        reason = str(error).splitlines()[0]
-        advice = next((text for sign, text in _CAUSES.items() if sign in reason), _OTHERWISE)
+        reason = str(error).splitlines()[0].partition(" Hint:")[0].rstrip(".")
+        remedy = next((text for sign, text in _REMEDIES.items() if sign in reason), _OTHERWISE)
         raise UnsupportedNetworkError(
-            "the network's step, or a parametrization of its weights, cannot be differentiated by "
-            f"torch.func. {advice} (torch: {type(error).__name__}: {reason})"
+            f"torch.func cannot differentiate the network's step, or a parametrization of its "
+            f"weights ({type(error).__name__}: {reason}). {remedy}"
         ) from error
