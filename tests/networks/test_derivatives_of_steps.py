@@ -241,7 +241,8 @@ class FirstDecides(TwoMaps):
 class Sparse(TwoMaps):
     def step(self, x, h):
         places = torch.arange(3).expand(2, 3)
-        weight = torch.sparse_coo_tensor(places, self.b.bias, (3, 3), check_invariants=False)
+        values = self.b.weight.diagonal() + self.b.bias
+        weight = torch.sparse_coo_tensor(places, values, (3, 3), check_invariants=False)
         return torch.tanh(self.a(x) + torch.sparse.mm(weight, h.T).T)
 
 

@@ -20,7 +20,7 @@ from kpflow_sklearn.networks.tangents._products import forward_product, reverse_
 from kpflow_sklearn.networks.tangents._user_checks import computes_at_once, refuse_other_transpose
 
 #: The most trials on which it is decided how derivatives are computed.
-N_CHECKED = 8
+N_PROBED = 8
 #: Number of trials whose derivatives are checked at once, to bound the memory.
 _N_AT_A_TIME = 64
 
@@ -83,7 +83,7 @@ class UserTangent:
             if _is_compressed(buffer)
         }
         self._frozen = {n: p.to_sparse_coo() if _is_compressed(p) else p for n, p in fixed.items()}
-        x, z = self.inputs[:, :N_CHECKED], self.previous[:, :N_CHECKED]
+        x, z = self.inputs[:, :N_PROBED], self.previous[:, :N_PROBED]
         every: dict[str, Tensor] = {**self._frozen, **self._trainable}
         #: f at all steps.
         self._run = step.along if computes_at_once(step, x, z, every) else step.one_by_one
