@@ -153,6 +153,7 @@ class UserStep:
         ) from error
 
     def _plain(self, x: Tensor, z: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
+        x, z = x.clone(), z.clone()  # The module may change its arguments in place.
         state = z.split(self.sizes, dim=-1) if self.is_tuple else z
         if parameters is None:
             new = self.module(x, state)

@@ -141,7 +141,7 @@ class UserLayer:
         z = initial.expand(len(inputs), -1)
         states = []
         for t, x in enumerate(inputs.unbind(1)):
-            z = self.step(t, x.clone(), z.clone())  # A step may change its arguments in place.
+            z = self.step(t, x, z)
             z = z if noise is None else z + noise[:, t]
             states.append(z)
         return torch.stack(states, dim=1)

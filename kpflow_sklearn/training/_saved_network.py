@@ -26,7 +26,13 @@ from kpflow_sklearn.training._recurrent_parts import (
     warn_of_parts_without_checkpoints,
 )
 from kpflow_sklearn.training._snapshots import Snapshot
-from kpflow_sklearn.training._state_dicts import fixed_parts, load_each, refuse_meta, unwrapped
+from kpflow_sklearn.training._state_dicts import (
+    are_equal,
+    fixed_parts,
+    load_each,
+    refuse_meta,
+    unwrapped,
+)
 
 N_FEW = 8  # Number of trials on which the parts are recognised.
 
@@ -114,7 +120,7 @@ class SavedNetwork:
     def _note_changes(self) -> None:
         given = named_once(self._unrun)
         self.changed |= {
-            name for name, p in named_once(self.module).items() if not torch.equal(p, given[name])
+            name for name, p in named_once(self.module).items() if not are_equal(p, given[name])
         }
 
     def _check_start(self, view: RecurrentNetwork) -> None:

@@ -271,7 +271,7 @@ def _with_tied(state: dict[str, Any], module: nn.Module, label: str) -> dict[str
     tied: dict[str, Any] = {}
     for group in names.values():
         present = [name for name in group if isinstance(state.get(name), Tensor)]
-        if any(not _are_equal(state[present[0]], state[name]) for name in present[1:]):
+        if any(not are_equal(state[present[0]], state[name]) for name in present[1:]):
             raise CheckpointError(
                 f"{label} contains different values of {', '.join(present)}, which are one "
                 f"parameter of {type(module).__name__}. Give a network in which they are separate "
@@ -318,7 +318,8 @@ def _without_prefix(
     return {k.removeprefix(best): v for k, v in state.items() if k.startswith(best)}
 
 
-def _are_equal(a: Tensor, b: Tensor) -> bool:
+def are_equal(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors, perhaps sparse ones, have the same shape and values."""
     return torch.equal(a.to_dense(), b.to_dense())
 
 

@@ -379,7 +379,7 @@ def test_feedforward_training_survives_a_lack_of_memory(monkeypatch):
 
 def test_a_training_that_never_fits_names_its_sizes(monkeypatch):
     limit_samples(monkeypatch, 0)
-    message = "memory ran out: one update on 4 of 12 samples.*hidden_size.*batch_size"
+    message = "memory ran out: one update on 4 of 12 samples.*samples smaller.*batch_size"
     with pytest.raises(MemoryError, match=message):
         recurrent(batch_size=4).fit(X, Y)
 

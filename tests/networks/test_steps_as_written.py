@@ -102,6 +102,7 @@ class Sparse(Net):
 
     def __init__(self, layout: str, as_buffer: bool = True) -> None:
         super().__init__()
+        self.u = None
         W = torch.randn(N_UNITS, N_UNITS, dtype=torch.float64)
         W[::2, 1:] = 0
         W = LAYOUTS[layout](W)
@@ -257,6 +258,10 @@ class Attends(Net):
 class Distances(Net):
     """A step with distances."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.u = nn.Linear(N_UNITS, N_UNITS, bias=False)
+
     def step(self, x, h):
         """Return the next state."""
         return torch.tanh(self.w(x) + torch.cdist(h, self.u.weight))
@@ -338,6 +343,10 @@ def test_attention_is_analysed_with_the_kernel_that_the_error_names():
 
 class Inferring(Net):
     """A step that descends an energy, by torch.autograd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Linear(N_FEATURES, N_UNITS, bias=False)
 
     def energy(self, z, x, start):
         """Return the energy of z."""

@@ -42,7 +42,7 @@ def refuse_coupled_trials(
     """
 
     def run(x: Tensor, z: Tensor) -> Tensor:
-        return step(t, x.clone(), z.clone())
+        return step(t, x, z)
 
     with torch.no_grad():
         try:

@@ -116,7 +116,7 @@ def _shuffled_states(step: UserStep, inputs: Tensor, before: Tensor) -> Tensor:
     states = torch.empty_like(before)
     # A permutation, because a reversed order can be that of a counter too.
     for t in np.random.RandomState(0).permutation(before.shape[1]):
-        states[:, t] = step(int(t), inputs[:, t].clone(), before[:, t].clone())
+        states[:, t] = step(int(t), inputs[:, t], before[:, t])
     return states
 
 

@@ -88,13 +88,10 @@ class UserTangent:
         #: f at all steps.
         self._run = step.along if computes_at_once(step, x, z, every) else step.one_by_one
         t = len(inputs) // 2
-        # Copies, because a step may change its arguments in place.
-        refuse_other_transpose(lambda h: step(t, x[t].clone(), h.clone(), every), z[t])
+        refuse_other_transpose(lambda h: step(t, x[t], h, every), z[t])
         if self._trainable:
             at = self._trainable
-            refuse_other_transpose(
-                lambda theta: self._run(x.clone(), z.clone(), {**every, **theta}), at
-            )
+            refuse_other_transpose(lambda theta: self._run(x, z, {**every, **theta}), at)
 
     def _at_step(self, t: int, q: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
         """Return the step as a function of the state, the states, and ``q`` as rows."""
@@ -104,7 +101,7 @@ class UserTangent:
         repeats = (rows.shape[0] // self.inputs.shape[1], 1)
         x, z = self.inputs[t].repeat(repeats), self.previous[t].repeat(repeats)
         named = {**self._frozen, **self._trainable}
-        return lambda state: self._step(t, x.clone(), state.clone(), named), z, rows
+        return lambda state: self._step(t, x, state, named), z, rows
 
     def _masked(self, t: int, q: Tensor) -> Tensor:
         return q if self.mask is None else q * self.mask[t]
@@ -130,8 +127,7 @@ class UserTangent:
     def step(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return f(x_t, z_{t-1}; theta) of every trial and step, at fixed z_{t-1}."""
         named = {**self._frozen, **self._trainable, **parameters}
-        # Copies, because a step may change its arguments in place.
-        return self._run(self.inputs.clone(), self.previous.clone(), named)
+        return self._run(self.inputs, self.previous, named)
 
     def undefined_by(self, start_trains: bool) -> str:
         """Say with respect to what the step has no derivative, but NaN; "" if it has all of them.
@@ -151,7 +147,7 @@ class UserTangent:
         ones = torch.ones_like(self.previous)
 
         def of_states(z: Tensor) -> Tensor:
-            return self._run(self.inputs.clone(), z.clone(), named)
+            return self._run(self.inputs, z, named)
 
         # J^T 1 is NaN wherever an entry of J is; all steps and trials at once, (T, B, n_states).
         is_nan = reverse_map(of_states, self.previous)[1](ones).isnan().any(-1)
