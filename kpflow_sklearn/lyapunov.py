@@ -102,11 +102,14 @@ class LyapunovSpectrum:
         The Kaplan-Yorke dimension of the mean exponents. Because the errors of the exponents are
         not independent, its error comes from a bootstrap (1000 draws with a fixed seed) over
         trials or, for a single trial, over blocks of steps. NaN for a single step.
+    n_trials : int
+        Number of trials that were followed.
     """
 
     exponents: np.ndarray
     std_error: np.ndarray
     dimension: Estimate
+    n_trials: int
 
 
 def lyapunov_spectrum(
@@ -207,7 +210,7 @@ def _averaged(logs: np.ndarray, steps: np.ndarray) -> LyapunovSpectrum:
             spread = parts.std(0, ddof=1) / len(parts) ** 0.5
         error = np.where(np.isneginf(mean), 0.0, spread)
     dimension = Estimate(kaplan_yorke_dimension(mean), _dimension_error(mean, parts))
-    return LyapunovSpectrum(mean[order], error[order], dimension)
+    return LyapunovSpectrum(mean[order], error[order], dimension, len(logs))
 
 
 def _dimension_error(mean: np.ndarray, parts: np.ndarray) -> float:

@@ -142,7 +142,7 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
     ) -> float:
         """Return the trained network's accuracy (class labels) or R^2 (real-valued targets).
 
-        If the loss is a function, the score is minus its mean. All are weighted by
+        If the loss is a function, the score is minus its mean. Each of these scores is weighted by
         ``loss_weight``; `RecurrentTrainer.score` gives the equations.
 
         Parameters
@@ -155,8 +155,8 @@ class RecurrentAnalyzer(Analyzer, SequenceTransformer):
             True at the valid steps, which must be a prefix of each trial; all steps by default.
             Without it, a UserWarning is issued if `fit` was given one.
         loss_weight : array-like of shape (n_trials, n_timesteps[, n_outputs]), optional
-            Weights w >= 0 of the steps, or of each step's outputs; 1 by default. Without it, a
-            UserWarning is issued if that of `fit` was zero at some targets.
+            Weights w >= 0 of the steps, or of each step's outputs; 1 by default. A UserWarning
+            is issued if it is not given although the loss_weight of `fit` was zero somewhere.
         sample_weight : None
             Must be None; scikit-learn's pipelines pass it. Give weights as ``loss_weight``.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpflow_sklearn._common.modules import state_of
+from kpflow_sklearn._common.modules import parameters_of, state_of
 from kpflow_sklearn._common.tensors import (
     as_tensor,
     copy_module,
@@ -36,17 +36,20 @@ def refuse_unusable(module: nn.Module, label: str) -> None:
     Raises
     ------
     CheckpointError
-        If a parameter or buffer is on the meta device, or holds NaN or infinity.
+        If a parameter or buffer is on the meta device or holds NaN, or a parameter infinity.
     """
+    parameters = parameters_of(module)
     for name, value in state_of(module).items():
         if not isinstance(value, Tensor):
             continue
         if value.is_meta or isinstance(value, nn.UninitializedParameter):
             raise CheckpointError(f"{label} must hold values, but {name!r} has none yet.")
-        if not torch.isfinite(stored_values(value)).all():
+        values = stored_values(value)
+        # A buffer may hold infinity on purpose, as the masks of attention do.
+        if values.isnan().any() or (name in parameters and values.isinf().any()):
             raise CheckpointError(
-                f"{label} must be finite, but {name!r} holds NaN or infinity, because training "
-                "diverged; leave this state out."
+                f"{label} must be finite, but {name!r} holds NaN or infinity, probably because "
+                "training diverged; leave this state out."
             )
 
 
@@ -67,7 +70,7 @@ class RecurrentNetwork(nn.Module):
     learn_initial_state : bool, default=False
         Whether z_0 is a parameter.
     encoder : Module, optional
-        The map e from X to the inputs of the recurrent part, whose parameters are not in theta.
+        The map e from X to the inputs of the recurrent part; the parameters of e are not in theta.
     """
 
     def __init__(
@@ -129,7 +132,7 @@ class RecurrentNetwork(nn.Module):
 
     @property
     def n_features(self) -> int | None:
-        """Number of features of X; None if the encoder or the step takes any."""
+        """Number of features of X; None if there is an encoder or if the step takes any number."""
         return None if self.encoder is not None else getattr(self.layers[0], "n_features", None)
 
     @property

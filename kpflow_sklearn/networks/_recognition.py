@@ -92,7 +92,6 @@ def recognise_network(
         n_units = read_width(reader) if n_units is None else n_units
         with with_advice("" if is_stack else axes_advice(named.start)):
             reader = check_readout(reader, like.new_zeros(n_units))
-    # The layers, which read the module's own parameters.
     start = None if named.start is None else [part.detach().to(like) for part in named.start]
     if is_stack:
         layers, z0 = stacked_layers(core, start)
@@ -136,7 +135,7 @@ def _any_parameter(module: nn.Module) -> Tensor:
 def _find_stack(
     module: nn.Module, base: nn.Module, outside: Collection[nn.Module], frozen: bool
 ) -> nn.RNNBase:
-    """Return the only stack of torch's layers: ``base`` or, if it is ``module``, a part of it."""
+    """Return the only stack of torch's layers in ``base``, which is a submodule or ``module``."""
     modules = dict(named_parts(module)) if base is module else {"": base}
     every = {n: m for n, m in modules.items() if isinstance(m, nn.RNNBase)}
     stacks = {n: m for n, m in every.items() if m not in outside}
@@ -189,7 +188,7 @@ def _refuse_unsupported(core: nn.RNNBase, frozen: bool) -> None:
         ),
         (
             hooked,
-            "weights that a hook computes, or a module around it (as in AWD-LSTM)",
+            "weights that a hook or a wrapping module computes (as in AWD-LSTM)",
             "use torch.nn.utils.parametrize or torch.nn.utils.parametrizations",
         ),
     ):

@@ -69,8 +69,8 @@ class FlowPropagator(_TrialByTrial):
     def _forward(self, q: Tensor, out: Tensor) -> Tensor:
         """Write P q to ``out`` (T, k, B, H) and return it in the shape of ``q``."""
         tangent, steps = self.tangent, steps_first(q)
-        # r = P q, one step (k, B, H) at a time: r_t = (I - A_t)^{-1} (m_t q_t + J_t r_{t-1}), with
-        # the mask m_t, J_t at fixed lower layers, and A_t their influence within step t.
+        # r = P q, one step (k, B, H) at a time: r_t = (I - A_t)^{-1} (m_t q_t + J_t r_{t-1}). m_t
+        # is the mask, J_t holds the lower layers fixed, and A_t is their influence within step t.
         for t, here in enumerate(out):
             push = _valid(tangent, t, steps)
             if t:
@@ -124,6 +124,8 @@ class FlowPropagator(_TrialByTrial):
 
 class InversePropagator(_TrialByTrial):
     """P^{-1}, the push that causes a given response: (P^{-1} q)_t = q_t - J_t q_{t-1}.
+
+    In stacked layers, the influence A_t q_t of the lower layers within the step is subtracted too.
 
     Parameters
     ----------

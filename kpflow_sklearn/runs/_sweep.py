@@ -1,4 +1,4 @@
-"""sweep: one analysis per cell of a grid and seed, in one table."""
+"""sweep: one analysis for each seed and each cell of a grid, all in one table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from sklearn.model_selection import ParameterGrid
 
 from kpflow_sklearn._common.arrays import as_array
 from kpflow_sklearn._common.checks import LARGEST_COUNT, check_folder, check_positive_int
-from kpflow_sklearn.lyapunov import N_FOLLOWED
 from kpflow_sklearn.networks import as_labels
 from kpflow_sklearn.results import COLUMNS, Estimate, row, to_frame
 from kpflow_sklearn.runs._sweep_cache import CellCache
@@ -75,7 +74,7 @@ def sweep(
         and "error". If a cell failed, "error" says why and the columns of ``results_`` are
         missing; otherwise it is empty. If the analyzer computes Lyapunov exponents, there are
         rows for "largest_lyapunov_exponent" and "kaplan_yorke_dimension" at the last snapshot,
-        with standard errors over trials.
+        with standard errors over trials (over blocks of steps if there is only one).
 
     Raises
     ------
@@ -197,12 +196,13 @@ def _lyapunov_rows(analyzer: Any) -> pd.DataFrame:
     rows: list[Cell] = []
     exponents = getattr(analyzer, "lyapunov_exponents_", np.empty(0))
     if len(exponents):
-        n_trials = min(int(analyzer.results_["n_trials"].max()), N_FOLLOWED)
-        about: Cell = {"n_trials": n_trials}
+        about: Cell = {"n_trials": analyzer.lyapunov_n_trials_}
         first = int(np.argmax(exponents))
         largest = Estimate(float(exponents[first]), float(analyzer.lyapunov_std_error_[first]))
         if np.isneginf(largest.value):
-            largest = Estimate.missing("minus infinity: every perturbation vanishes")
+            largest = Estimate.missing(
+                "minus infinity: every perturbation vanishes in at least one trial"
+            )
         dimension = Estimate(analyzer.kaplan_yorke_dimension_, analyzer.kaplan_yorke_std_error_)
         if np.isnan(dimension.std_error):
             dimension = Estimate.missing("a single trial of two steps gives no standard error")

@@ -4,14 +4,14 @@ There are two ways, both with bounds:
 
 - Ritz sums, for K, PKP* and other operators. By Ky Fan's principle the r largest Ritz values of a
   Krylov space sum to no more than the r largest eigenvalues. So the least r for which the r
-  largest Ritz values reach the threshold is an upper bound on the rank, and equals it once the
-  space holds nearly all of the trace.
+  largest Ritz values reach the threshold is an upper bound on the rank, and approaches it
+  as the space comes to hold nearly all of the trace.
 - Quadrature on X = (P^-1)* P^-1, for P if counting eigenvalues (`_counts`) would cost too much.
   m Lanczos steps from a unit vector give nodes mu_i and weights. Let F(mu_i) be the part of the
   squared norm of that vector that lies along eigenvectors with eigenvalues up to mu_i. It is at
   least the sum of the weights of all nodes below mu_i, and at most that plus the weight of mu_i
   (Chebyshev, Markov, Stieltjes).
-  The mean of F over random starts is the share of such eigenvalues among all.
+  The mean of F(mu) over random starts is the share of all eigenvalues that are at most mu.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from kpflow_sklearn.spectra._spectrum import Leading, converged
 #: Number of directions from which a Krylov space grows, and of random vectors that estimate the
 #: trace outside it.
 _WIDTH, _N_PROBES = 16, 16
-#: Numbers of Lanczos steps, tried in turn until the error is small enough; and how many random
-#: starts there are at least, over all trials, besides one for each trial.
+#: Numbers of Lanczos steps, tried in turn until the error is small enough; and the least number
+#: of random starts, summed over all trials, that are added to the first one of each trial.
 _N_STEPS, _N_SPARE = (16, 32, 64), 16
 
 
@@ -160,7 +160,7 @@ def _outside(sketcher: Sketcher, space: Krylov) -> np.ndarray:
     return sketcher.squared_images(half, w)
 
 
-# ------------------------------------------- of P, whose inverse couples only neighbouring steps
+# ------------------------------------- ranks of P, whose inverse couples only neighbouring steps
 
 
 def inverse_rank(
@@ -246,7 +246,7 @@ def _nodes(chain: Quadrature, n_valid: Tensor, n_steps: int) -> tuple[Tensor, Te
 
 
 def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> tuple[float, float]:
-    """Return how many eigenvalues remain without the smallest ones, up to a sum of ``rest``.
+    """Return how many eigenvalues remain once the smallest, with a sum of ``rest``, are left out.
 
     Parameters
     ----------
@@ -271,8 +271,8 @@ def _rank_left(values: np.ndarray, count: np.ndarray, rest: float) -> tuple[floa
         return 0.0, 0.0
     last = sorted_values[k]  # x, the largest eigenvalue left out.
     more = (rest - (sums[k - 1] if k else 0.0)) / last
-    # To first order, each eigenvalue v < x that a start counts lowers the rank by 1 - v / x: v is
-    # left out itself, but v / x fewer eigenvalues of size x are, because it uses up v of `rest`.
+    # To first order, each eigenvalue v < x that a start counts lowers the rank by 1 - v / x. It is
+    # left out itself, but it uses up v of `rest`, so that v / x fewer of size x are left out.
     moves = (count * np.clip(1 - values / last, 0, None)).sum(2)
     std_error = float(np.sqrt((moves.var(axis=1, ddof=1) / n_starts).sum()))
     return float(held[-1] - held[k] - more), std_error

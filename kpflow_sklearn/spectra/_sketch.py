@@ -23,7 +23,7 @@ from kpflow_sklearn.spectra._krylov import Krylov, rounding
 from kpflow_sklearn.spectra._sketches import Sketch
 
 #: Steps and random starts of the Krylov spaces. If M has several blocks, each has one start and
-#: half the steps, because what the modes of one block miss averages out over the blocks.
+#: half the steps: the sampling error due to modes missed in one block averages out over all.
 N_STEPS = 12
 N_STARTS = 2
 _DIMENSION = {"trial": 0, "time": 1, "hidden": 2}
@@ -38,7 +38,7 @@ class _Reduced(NamedTuple):
 
 
 class Sketcher:
-    """Draw sketches of one Gram: random vectors on request, and its modes with the first of them.
+    """Draw sketches of a Gram by random vectors; the first one also contains its leading modes.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Sketcher:
     n_modes : int
         Number of directions in V, per trial if A maps each trial to itself.
     n_probes : int
-        Largest number of random vectors drawn at a time.
+        Largest number of random vectors processed at a time.
     seed : int
         Seed of the random vectors.
     memory : Allowance
@@ -138,7 +138,7 @@ class Sketcher:
         return [self.half]
 
     def space(self, half: HalfFactor) -> Krylov:
-        """Return Krylov spaces of M, one per block; those of all trials are kept, and may grow."""
+        """Return Krylov spaces of M, one per block; if A is uncut, they are kept and may grow."""
         if half is self.half and self._space is not None:
             return self._space
         n_starts = min(max(1, N_STARTS // self.half.n_blocks), half.size)
@@ -227,9 +227,9 @@ class Sketcher:
     def _reduce(
         self, half: HalfFactor, v: Tensor, *, sum_vectors: bool, pull_back: bool = True
     ) -> _Reduced:
-        """Return the reduced Grams of A v, |L^T A v|^2, and the inner products of A v and M v.
+        """Return the reduced Grams of A v, <A v_k, A v_l>, <M v_k, M v_l>, |L^T A v|^2, and M v.
 
-        The last result is M v itself; A = L R for a factor of two parts.
+        L^T A v is taken if A = L R has two parts; otherwise |L^T A v|^2 is zero.
         """
         n = {axis: half.factor.out_shape[_DIMENSION[axis]] for axis in self.axes}
         leading = () if sum_vectors else (len(v),)

@@ -1,8 +1,9 @@
 """Exact spectra of K from its blocks: one for each hidden unit.
 
 K_i = (1/N) F_i F_i^T with F_i = [S_1i * U_1, ..., S_Mi * U_M], so the non-zero eigenvalues of K
-are those of all F_i^T F_i / N; and the entries of K are products of an activity Gram U_j U_j^T
-and a co-activation S_j S_j^T, which give its moments and reduced Grams without any eigenvalue.
+are those of all F_i^T F_i / N. The entries of K are sums over weight maps j of products of an
+entry of the activity Gram U_j U_j^T and sensitivities S_ji. The moments of K and its reduced Grams
+therefore follow from these factors, without any eigenvalue.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from kpflow_sklearn.networks.tangents import LayerBlock, MapBlock, coactivation_
 from kpflow_sklearn.operators import LinearOperator, ParameterOperator
 
 ROUNDING = 1e-12
-#: Default limit, in bytes, of the unit Grams in memory at a time and of what they are made of.
+#: Default limit, in bytes, of the unit Grams held at a time, and of the products that form them.
 _MEMORY = 2**29
 
 
@@ -63,8 +64,8 @@ class UnitGrams:
     op : ParameterOperator
         K, made of weight maps.
     memory : Allowance, optional
-        Bytes to use at a time, if they are fewer than by default. The Grams are kept if they take
-        at most a quarter of them.
+        Bytes to use at a time; never more than the default are used. The Grams are kept if they
+        take at most a quarter of these bytes.
     """
 
     def __init__(self, op: ParameterOperator, memory: Allowance | None = None) -> None:
@@ -112,7 +113,7 @@ class UnitGrams:
 
 
 def unit_eigenvalues(units: UnitGrams) -> np.ndarray:
-    """Return all eigenvalues of K's unit blocks, in descending order: K has no other but zeros."""
+    """Return all eigenvalues of K's unit blocks, in descending order; all others of K are zero."""
     of_units = [values.flatten() for *_, values in units.with_eigenvalues()]
     if not of_units:
         return np.empty(0)
@@ -246,8 +247,8 @@ def _add_grams(
 ) -> None:
     """Add the upper half of F_i^T F_i: one matrix product gives some of its rows, for all units.
 
-    (F_i^T F_i)_{jk} = sum over rows of W_jk,i u_j u_k^T. The products are computed in double:
-    rounded to single precision, they would look like further directions.
+    (F_i^T F_i)_{jk} = sum over rows of W_jk,i u_j u_k^T. The products are computed in double,
+    because rounding to single precision would look like further directions.
     """
     widths = [b.n_columns for b in blocks]
     starts = np.cumsum([0, *widths]).tolist()

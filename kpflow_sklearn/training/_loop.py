@@ -1,4 +1,4 @@
-"""The training loop: one for every trainer of the package."""
+"""The training loop, which all trainers of the package share."""
 
 from __future__ import annotations
 

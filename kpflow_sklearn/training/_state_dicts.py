@@ -78,8 +78,8 @@ def load_each(
     Parameters
     ----------
     module_to_fill : callable
-        Returns, for each checkpoint, the module whose parameters and buffers are overwritten. A
-        module that was run may keep values that it computed from the weights it had then.
+        Returns, for each checkpoint, the module whose parameters and buffers are overwritten. If
+        running the module leaves values in it that depend on the weights, this is a new copy.
     checkpoints : None, str, path-like, or sequence of state_dict or path-like
         The checkpoints, in any form that `SavedTraining` accepts; None for the present state.
     iterations : sequence of int, optional
@@ -133,7 +133,7 @@ def check_iterations(iterations: Sequence[int] | None, n_checkpoints: int) -> li
 
 
 def fixed_parts(module: nn.Module, prefix: str = "") -> list[frozenset[str]]:
-    """Return the names in the largest parts of a module in which no parameter trains."""
+    """Return, for each largest submodule without trainable parameters, the names in it."""
     parts = []
     for name, part in module._modules.items():
         if part is None:
@@ -151,8 +151,8 @@ def load_checkpoint(
 ) -> None:
     """Load one checkpoint into a module, or raise a CheckpointError that says what does not fit.
 
-    The checkpoint is a state_dict, or contains one under a key of ``NESTED_KEYS`` or another. Its
-    keys may begin with ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), or the name
+    The checkpoint is a state_dict, or contains one under any key; ``NESTED_KEYS`` are tried first.
+    Its keys may begin with ``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), or the name
     that the network had inside a larger module, such as a LightningModule. Conversely, the saved
     network may be only a part of ``module``. Entries may be missing if they are tied to others
     that are present (``safetensors.torch.save_model`` leaves them out), or if the whole of one of
@@ -217,7 +217,7 @@ def _mappings_in(
 ) -> Iterator[tuple[str, Mapping]]:
     """Yield the dicts in a checkpoint, and those nested in them, each with its path in words.
 
-    Only those under the ``usual`` keys, in their order, are yielded if these are given.
+    If ``usual`` keys are given, only the dicts under them are yielded, in the order of the keys.
     """
     for key in checkpoint if usual is None else usual:
         value = checkpoint.get(key)
@@ -243,7 +243,7 @@ def _without_weights(checkpoint: Mapping) -> str:
 
 
 def _renamed(mapping: Mapping, present: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """Return the entries of a mapping under the names of the network."""
+    """Return the entries of a mapping, renamed to the names in the network if they fit."""
     state = _without_prefix(_not_compiled(mapping), present, label)
     if not state or present.keys() & state.keys():
         return state
@@ -274,8 +274,8 @@ def _with_tied(state: dict[str, Any], module: nn.Module, label: str) -> dict[str
         if any(not are_equal(state[present[0]], state[name]) for name in present[1:]):
             raise CheckpointError(
                 f"{label} contains different values of {', '.join(present)}, which are one "
-                f"parameter of {type(module).__name__}. Give a network in which they are separate "
-                "if they were so in training, or checkpoints in which they are one."
+                f"parameter of {type(module).__name__}. If they were separate in training, give "
+                "a network in which they are; otherwise give checkpoints in which they are equal."
             )
         tied |= {name: state[present[0]] for name in group if present and name not in state}
     return state | tied
@@ -296,7 +296,7 @@ def _is_array(value: object) -> bool:
 def _without_prefix(
     state: dict[str, Any], present: Mapping[str, Tensor], label: str
 ) -> dict[str, Any]:
-    """Find the prefix that precedes most of the network's names; return its entries without it.
+    """Return the entries under the prefix that most of the network's names have, with it removed.
 
     Entries with another prefix belong to other parts of a module that contained the network.
     """

@@ -705,3 +705,29 @@ def test_a_trained_cell_may_change_its_arguments_in_place():
     analyzer = KPFlowAnalyzer(trainer, **FAST).fit(X, Y)
     assert analyzer.verify(X, Y)["passed"].all()
     np.testing.assert_array_equal(X, before)
+
+
+class Masked(Net):
+    """A step with a fixed mask of minus infinity, as in attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((N_UNITS, N_UNITS), -torch.inf).triu(1))
+
+    def step(self, x, h):
+        """Return the next state."""
+        scores = torch.softmax(self.u(h)[:, :, None] * h[:, None] + self.mask, dim=-1)
+        return torch.tanh(self.w(x) + (scores @ h[:, :, None])[..., 0])
+
+
+def test_a_buffer_may_hold_infinity_and_a_parameter_may_not():
+    network = drawn(Masked)
+    lin = linearize(saved(network).fit(X, Y).network_, X)
+    flow = lin.J_theta.to_parameters(lin.J_theta.T @ (lin.P.T @ lin.error(Y)))
+    ((network(torch.tensor(X)) - torch.tensor(Y)) ** 2).mean().backward()
+    for name, gradient in flow.items():
+        assert torch.allclose(gradient, network.get_parameter(name).grad, atol=1e-14)
+    with torch.no_grad():
+        network.u.weight[0, 0] = torch.inf
+    with pytest.raises(CheckpointError, match="u.weight' holds NaN or infinity"):
+        saved(network).fit(X, Y)

@@ -237,7 +237,6 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         steps = check_periods(periods, inputs.shape[1])
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)
-            refuse_zero_kernel(self.network_)
             encoder = self.trainer_.target_encoder_
             if labels.tasks is None:
                 labels = classes_as_tasks(encoder, y_analysed, **limits)
@@ -272,6 +271,7 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         task: FitTask,
     ) -> None:
         """Measure every snapshot, and set the attributes that describe the measurements."""
+        refuse_zero_kernel(self.network_)
         rows: list[dict[str, Any]] = []
         matrices: dict[str, list[np.ndarray]] = defaultdict(list)
         by_map, by_period = [], []

@@ -189,7 +189,7 @@ class TaskFlow:
         )
 
     def interference_by_period(self, periods: dict[str, np.ndarray]) -> pd.DataFrame:
-        """Return <g_i, g_j> split by pairs of periods: steps of the first in g_i, second in g_j.
+        """Return the part of <g_i, g_j> for each pair of periods, one for g_i and one for g_j.
 
         Every step belongs to exactly one period, given by a mask (n_timesteps,), so the parts sum
         to the interference.
@@ -218,7 +218,7 @@ class TaskFlow:
             **about,
             "task": np.repeat(names, n),
             "other_task": np.tile(names, n),
-            "value": np.where(np.isfinite(values), values, np.nan),  # NaN beyond float64.
+            "value": np.where(np.isfinite(values), values, np.nan),  # Overflow becomes NaN.
         }
         return pd.DataFrame(columns)
 

@@ -60,6 +60,7 @@ ANALYSES = {
         "lyapunov_std_error_",
         "kaplan_yorke_dimension_",
         "kaplan_yorke_std_error_",
+        "lyapunov_n_trials_",
     ),
     "weight_maps": ("weight_maps_",),
     "signals": ("signal_dimensions_",),
@@ -187,11 +188,14 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         Number of rows of ``components_``.
     lyapunov_exponents_, lyapunov_std_error_ : ndarray of shape (n_states,)
         Lyapunov exponents at the last snapshot with their standard errors, per unit of time
-        (``dt`` of the trainer). They are averaged over the analysed trials, or over 256 of
-        them, evenly spaced, if there are more. Both arrays are empty for trials of a single step.
+        (``dt`` of the trainer). They are averaged over as many of the analysed trials as ``tol``
+        needs, at least 16 and at most 256, spread over all of them; over all of these with
+        ``method="exact"``. Both arrays are empty for trials of a single step.
     kaplan_yorke_dimension_, kaplan_yorke_std_error_ : float
         Kaplan-Yorke dimension of these exponents with its bootstrap standard error over trials.
         Both are None if there are no exponents.
+    lyapunov_n_trials_ : int
+        Number of trials over which the exponents are averaged.
     loss_curve_ : ndarray of shape (n_iter_,)
         Training loss of each update's batch, as recorded by the trainer.
     n_iter_ : int
@@ -556,6 +560,7 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
         self.lyapunov_exponents_ = self.lyapunov_std_error_ = np.empty(0)
         self.kaplan_yorke_dimension_: float | None = None
         self.kaplan_yorke_std_error_: float | None = None
+        self.lyapunov_n_trials_ = 0
         if last.longest_trial >= 2:
             growth = lyapunov_spectrum(
                 last.linearization,
@@ -568,3 +573,4 @@ class KPFlowAnalyzer(RecurrentAnalyzer):
             self.lyapunov_std_error_ = growth.std_error / dt
             self.kaplan_yorke_dimension_ = growth.dimension.value
             self.kaplan_yorke_std_error_ = growth.dimension.std_error
+            self.lyapunov_n_trials_ = growth.n_trials

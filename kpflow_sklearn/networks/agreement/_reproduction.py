@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from kpflow_sklearn.networks.agreement._comparison import Comparison
 from kpflow_sklearn.networks.agreement._containers import callable_part, refuse_unused
 from kpflow_sklearn.networks.agreement._gradients import warn_of_other_gradients
 from kpflow_sklearn.networks.agreement._module_run import ModuleRun, Trials, run_module
-from kpflow_sklearn.networks.agreement._parameter_use import Rehearsal
+from kpflow_sklearn.networks.agreement._parameter_use import ParameterUse, Rehearsal
 from kpflow_sklearn.networks.agreement._rebuilt_states import (
     checked_states,
     finite_states,
@@ -162,11 +162,8 @@ def _check_parts(
     if problem is not None:
         comparison.refuse(problem, further if draws is None else f"{further} {_CONSTANT}".strip())
     refuse_left_out(left_out, use, further, comparison.is_compared)
-    unused = [name for name in use.left_out(use.sizes) if name in rehearsal.in_theta]
-    if unused:
-        returned = rehearsal.of(_results(rehearsal, module, comparison, ModuleRun.tensors))
-        if returned:  # Otherwise the module could not be run.
-            warn_of_unused(original, [n for n in unused if n not in returned], changed)
+    every_result = _results(rehearsal, module, comparison, ModuleRun.tensors)
+    warn_of_unused(original, _unused(rehearsal, use, every_result), changed)
     if comparison.is_compared:
         warn_of_other_gradients(
             type(whole).__name__,
@@ -176,6 +173,16 @@ def _check_parts(
             trials,
             is_given_as_values(initial_state),
         )
+
+
+def _unused(
+    rehearsal: Rehearsal, use: ParameterUse, run: Callable[[nn.Module], Iterable[Tensor]]
+) -> list[str]:
+    """Return the parameters in theta on which nothing depends that ``run(module)`` returns."""
+    perhaps = [name for name in use.left_out(use.sizes) if name in rehearsal.in_theta]
+    returned = rehearsal.of(run) if perhaps else []
+    # If no result depends on a parameter, the module could not be run.
+    return [name for name in perhaps if name not in returned] if returned else []
 
 
 def _choose_trials(X: np.ndarray, mask: np.ndarray | None, view: RecurrentNetwork) -> Trials:
