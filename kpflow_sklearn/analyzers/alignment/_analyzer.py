@@ -25,7 +25,7 @@ from kpflow_sklearn.analyzers.alignment._sub_tasks import (
     check_tasks,
     classes_as_tasks,
     divide,
-    refuse_outputs,
+    refuse_user_loss,
 )
 from kpflow_sklearn.analyzers.alignment._task_flow import TaskFlow
 from kpflow_sklearn.analyzers.alignment._verification import verify_tasks
@@ -231,9 +231,8 @@ class TaskAlignmentAnalyzer(RecurrentAnalyzer):
         n_chosen = self.analysis_trials if analysed is None else None
         limits = {"n_groups": self.n_groups, "n_chosen": n_chosen}
         labels = check_tasks(tasks, conditions, len(inputs), seed=seed, **limits)
-        loss = getattr(getattr(self.trainer, "estimator", self.trainer), "loss", None)
-        if labels.tasks is None and callable(loss):
-            refuse_outputs(loss)
+        if labels.tasks is None:
+            refuse_user_loss(self.trainer)
         steps = check_periods(periods, inputs.shape[1])
         with FitTask.root(self, 2, X=X, y=y) as task:
             self._fit_trainer(X, y, seed, task, mask=mask, loss_weight=loss_weight)

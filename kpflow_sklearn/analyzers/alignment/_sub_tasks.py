@@ -164,7 +164,7 @@ def divide(
         conditions = None if labels.conditions is None else labels.conditions[chosen]
         tasks = tasks_by_label(labels.tasks[chosen], trials.targets, conditions)
     elif not encoder.has_loss_per_output:
-        refuse_outputs(encoder.loss_)
+        _refuse_outputs(encoder.loss_)
     else:
         tasks = tasks_by_output(trials.targets, encoder.n_outputs_)
     _check_counts(len(tasks.names), n_groups, None)
@@ -175,7 +175,14 @@ def divide(
     return tasks
 
 
-def refuse_outputs(loss: Any) -> NoReturn:
+def refuse_user_loss(trainer: Any) -> None:
+    """Refuse outputs as sub-tasks if the loss of the trainer is a function."""
+    loss = getattr(getattr(trainer, "estimator", trainer), "loss", None)
+    if callable(loss):
+        _refuse_outputs(loss)
+
+
+def _refuse_outputs(loss: Any) -> NoReturn:
     """Refuse outputs as sub-tasks under a loss that is not a mean over the outputs."""
     why = "y has a class at every step"
     if callable(loss):

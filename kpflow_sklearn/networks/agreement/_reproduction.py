@@ -155,9 +155,7 @@ def _check_parts(
         comparison.warn_not_compared(_OTHER_DRAWS.format(draws.other))
         problem = None
     results = _results(rehearsal, module, comparison, comparison.compared)
-    left_out = use.left_out(use.sizes)
-    if left_out:
-        left_out = use.left_out(rehearsal.of(results))
+    left_out = use.left_out(use.sizes) and use.left_out(rehearsal.of(results))
     further = further_parameters(whole, left_out, use, view, initial_state, check_outputs)
     if problem is not None:
         comparison.refuse(problem, further if draws is None else f"{further} {_CONSTANT}".strip())
