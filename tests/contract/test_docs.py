@@ -101,9 +101,14 @@ def test_the_search_with_a_mask_scores_valid_steps_alone():
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
-def test_the_network_with_an_encoder_is_analysed_as_the_page_says():
+def blocks_of_own_network() -> list[str]:
+    """Return the blocks of Python code on the page about any trained network."""
     text = (ROOT / "docs/howto/own_network.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    return re.findall(r"```python\n(.*?)```", text, flags=re.S)
+
+
+def test_the_network_with_an_encoder_is_analysed_as_the_page_says():
+    blocks = blocks_of_own_network()
     scope: dict = {}
     exec(next(block for block in blocks if "class ConvGRU" in block), scope)
     assert scope["analyzer"].verify(scope["X"], scope["y"])["passed"].all()
@@ -111,8 +116,7 @@ def test_the_network_with_an_encoder_is_analysed_as_the_page_says():
 
 
 def test_outputs_that_depend_on_the_input_are_analysed_as_the_page_says():
-    text = (ROOT / "docs/howto/own_network.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    blocks = blocks_of_own_network()
     scope: dict = {}
     exec(next(block for block in blocks if "class Skip" in block), scope)
     flow = scope["flow"]
@@ -120,8 +124,7 @@ def test_outputs_that_depend_on_the_input_are_analysed_as_the_page_says():
 
 
 def test_networks_that_pool_over_time_are_analysed_as_the_page_says():
-    text = (ROOT / "docs/howto/own_network.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    blocks = blocks_of_own_network()
     scope: dict = {}
     exec(next(block for block in blocks if "class Pooled" in block), scope)
     by_step = scope["flow"]
@@ -134,8 +137,7 @@ def test_networks_that_pool_over_time_are_analysed_as_the_page_says():
 
 
 def test_initial_states_of_single_trials_are_analysed_as_the_page_says():
-    text = (ROOT / "docs/howto/own_network.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    blocks = blocks_of_own_network()
 
     class Net(torch.nn.Module):
         def __init__(self):

@@ -489,7 +489,7 @@ class FrozenLayer(nn.Module):
 
 
 class FrozenCell(Net):
-    """A network of which nothing trains."""
+    """A network without parameters that train."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -82,9 +82,11 @@ class UserTangent:
             for name, buffer in torch.nn.Module.named_buffers(step.module)
             if _is_compressed(buffer)
         }
-        self._frozen = {n: p.to_sparse_coo() if _is_compressed(p) else p for n, p in fixed.items()}
+        fixed = {n: p.to_sparse_coo() if _is_compressed(p) else p for n, p in fixed.items()}
+        #: All parameters of the step, of which `_trainable` are some.
+        self._parameters: dict[str, Tensor] = {**fixed, **self._trainable}
         x, z = self.inputs[:, :N_PROBED], self.previous[:, :N_PROBED]
-        every: dict[str, Tensor] = {**self._frozen, **self._trainable}
+        every = self._parameters
         #: f at all steps.
         self._run = step.along if computes_at_once(step, x, z, every) else step.one_by_one
         t = len(inputs) // 2
@@ -100,8 +102,7 @@ class UserTangent:
         rows = q.reshape(-1, q.shape[-1])
         repeats = (rows.shape[0] // self.inputs.shape[1], 1)
         x, z = self.inputs[t].repeat(repeats), self.previous[t].repeat(repeats)
-        named = {**self._frozen, **self._trainable}
-        return lambda state: self._step(t, x, state, named), z, rows
+        return lambda state: self._step(t, x, state, self._parameters), z, rows
 
     def _masked(self, t: int, q: Tensor) -> Tensor:
         return q if self.mask is None else q * self.mask[t]
@@ -126,8 +127,7 @@ class UserTangent:
 
     def step(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return f(x_t, z_{t-1}; theta) of every trial and step, at fixed z_{t-1}."""
-        named = {**self._frozen, **self._trainable, **parameters}
-        return self._run(self.inputs, self.previous, named)
+        return self._run(self.inputs, self.previous, {**self._parameters, **parameters})
 
     def undefined_by(self, start_trains: bool) -> str:
         """Say with respect to what the step has no derivative, but NaN; "" if it has all of them.
@@ -143,11 +143,10 @@ class UserTangent:
 
     def _undefined_by(self, start_trains: bool, first: int) -> str:
         """Do the same for few trials, of which the first has the index ``first``."""
-        named = {**self._frozen, **self._trainable}
         ones = torch.ones_like(self.previous)
 
         def of_states(z: Tensor) -> Tensor:
-            return self._run(self.inputs, z, named)
+            return self._run(self.inputs, z, self._parameters)
 
         # J^T 1 is NaN wherever an entry of J is; all steps and trials at once, (T, B, n_states).
         is_nan = reverse_map(of_states, self.previous)[1](ones).isnan().any(-1)
